@@ -1,0 +1,1 @@
+"""Prediction tables -> calibrated, blended, validated submission."""

@@ -1,0 +1,1 @@
+"""The engine that every architecture shares: network, recipe, training of one fold, prediction."""

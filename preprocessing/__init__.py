@@ -1,0 +1,1 @@
+"""The competition's files -> checked tables, folds, decoded images, augmented batches."""

@@ -1,0 +1,1 @@
+"""What a person does with the pipeline and its trained networks: plan, predict, explain, compare, export."""
