@@ -35,8 +35,8 @@ def written_whole(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     except OSError as error:
         raise UserError(
-            f"cannot write {path}: {error.strerror or error}. Expected a folder that can be written to, with free space; "
-            "mend it or choose another, and start the same command again."
+            f"cannot write {path}: {error.strerror or error}. Expected a folder that can be written to, with free "
+            "space; mend it or choose another, and start the same command again."
         ) from error
     finally:
         if temporary is not None:

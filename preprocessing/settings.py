@@ -32,8 +32,8 @@ class ImageSize:
         Raises:
             ValueError: anything else.
         """
-        match = re.fullmatch(r"(\d{1,5})x(\d{1,5})", text)
-        if not match or "0" in match.groups():
+        match = re.fullmatch(r"0*([1-9][0-9]{0,4})x0*([1-9][0-9]{0,4})", text)
+        if not match:
             raise ValueError(f"expected HEIGHTxWIDTH in pixels, such as 240x320, found {text!r}")
         return cls(int(match[1]), int(match[2]))
 
@@ -71,7 +71,8 @@ def add_settings(parser: argparse.ArgumentParser, configuration: Any, title: str
             continue
         value = getattr(configuration, field.name)
         unit = f" {field.metadata['unit']}" if field.metadata["unit"] else ""
-        shown = ("yes" if value else "no") if isinstance(value, bool) else (str(value) or "none")
+        shown = ",".join(value) if isinstance(value, tuple) else str(value)
+        shown = ("yes" if value else "no") if isinstance(value, bool) else (shown or "none")
         text = f"{field.metadata['help']} [{shown}{unit}]".replace("%", "%%")
         flag = "--" + field.name.replace("_", "-")
         options: dict[str, Any] = {"dest": field.name, "default": argparse.SUPPRESS, "help": text}
@@ -162,8 +163,10 @@ class CommandLine(argparse.ArgumentParser):
     """An ArgumentParser whose errors are one line naming the nearest right option; abbreviations are errors too."""
 
     def __init__(self, **keywords: Any) -> None:
-        width = 120
-        keywords.setdefault("formatter_class", lambda prog: argparse.RawDescriptionHelpFormatter(prog, 36, width))
+        keywords.setdefault(
+            "formatter_class",
+            lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=36, width=120),
+        )
         super().__init__(allow_abbrev=False, **keywords)
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:

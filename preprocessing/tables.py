@@ -52,8 +52,9 @@ def read_predictions(path: Path) -> pd.DataFrame:
         found = named([str(column) for column in table.columns], 12)
         raise UserError(f"{path}: expected the columns img,c0,...,c9, found {found}.")
     images = table["img"]
-    if images.isna().any() or (images.str.strip() == "").any():
-        raise UserError(f"{path}: {int(images.isna().sum()):,} rows have no image name.")
+    nameless = images.isna() | (images.str.strip() == "")
+    if nameless.any():
+        raise UserError(f"{path}: {nameless.sum():,} rows have no image name.")
     if images.duplicated().any():
         raise UserError(
             f"{path}: images that stand there more than once: {named(sorted(images[images.duplicated()]))}."

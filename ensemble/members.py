@@ -1,0 +1,196 @@
+"""The members of a blend: which models of a run are finished, and their prediction tables, checked and aligned.
+
+A piece is runs/NAME/MODEL/fold_K. It is finished when it holds finished.json, which is written last.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from preprocessing.competition import CLASSES
+from preprocessing.errors import UserError, named
+from preprocessing.files import read_json
+from preprocessing.run_folder import RESERVED_MODEL_NAMES, fold_folder
+from preprocessing.tables import read_predictions
+
+OUT_OF_FOLD, TEST, FINISHED, CONFIGURATION = "out_of_fold.csv", "test.csv", "finished.json", "config.json"
+
+
+@dataclass(frozen=True)
+class Member:
+    """A model of the run.
+
+    Attributes:
+        name: its folder in the run.
+        folds: the finished folds, ascending.
+        missing: the folds of folds.csv that are not finished, ascending.
+        all_drivers: a finished fold_all is there too (trained on all drivers; nothing out of fold to judge it by).
+    """
+
+    name: str
+    folds: tuple[int, ...]
+    missing: tuple[int, ...]
+    all_drivers: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """What every way to blend works on, wherever it was read from.
+
+    Attributes:
+        names: the members, in the order of the first axis of both arrays.
+        images: frame img,subject,classname,fold of the images out of fold, in the order of folds.csv.
+        labels: shape (images,), the true class as an integer from 0.
+        out_of_fold: shape (members, images, 10), float64, rows summing to 1.
+        test_images: names of the test images, in the order of the sample submission.
+        test: shape (members, test images, 10), float64, rows summing to 1; the mean of the member's fold models.
+    """
+
+    names: tuple[str, ...]
+    images: pd.DataFrame
+    labels: np.ndarray
+    out_of_fold: np.ndarray
+    test_images: pd.Index
+    test: np.ndarray
+
+
+def find_members(run: Path, folds: Sequence[int], models: Sequence[str] = ()) -> list[Member]:
+    """The models of a run, by name, with the folds that are finished.
+
+    Args:
+        run: runs/NAME.
+        folds: the folds of the run's folds.csv.
+        models: only these, in this order; all where empty.
+
+    Raises:
+        UserError: there is none, one of `models` is not there, or a piece is of a fold that folds.csv lacks.
+    """
+    there = {
+        folder.name
+        for folder in (run.iterdir() if run.is_dir() else ())
+        if folder.is_dir() and folder.name not in RESERVED_MODEL_NAMES and any(folder.glob("fold_*/"))
+    }
+    if not there:
+        raise UserError(f"{run} holds no models. Train one first: python models/vgg16.py --run {run.name}")
+    unknown = [name for name in models if name not in there]
+    if unknown:
+        raise UserError(f"{run} holds no model {named(unknown)}; expected among {named(sorted(there), 10)}.")
+    return [_member(run, name, folds) for name in dict.fromkeys(models or sorted(there))]
+
+
+def _member(run: Path, name: str, folds: Sequence[int]) -> Member:
+    finished = {path.parent.name.removeprefix("fold_") for path in (run / name).glob(f"fold_*/{FINISHED}")}
+    strange = sorted(fold for fold in finished if re.fullmatch(r"\d+", fold) and int(fold) not in folds)
+    if strange:
+        raise UserError(
+            f"{fold_folder(run, name, strange[0])}: folds.csv of this run has no fold {strange[0]}, only "
+            f"{named([str(fold) for fold in sorted(folds)], 10)}. It belongs to another run: move it away."
+        )
+    done = tuple(fold for fold in sorted(folds) if str(fold) in finished)
+    return Member(name, done, tuple(fold for fold in sorted(folds) if fold not in done), "all" in finished)
+
+
+def check_complete(run: Path, members: Sequence[Member], runs: Path | None = None) -> None:
+    """Refuses members that lack finished folds.
+
+    Args:
+        runs: the folder of runs, where it is not the usual one; named in the commands of the message.
+
+    Raises:
+        UserError: naming the folds that are missing and the commands that make them.
+    """
+    incomplete = [member for member in members if member.missing]
+    if not incomplete:
+        return
+    lacking = "; ".join(
+        f"{member.name} lacks fold {', '.join(map(str, member.missing))}: {command_for(run, member, runs)}"
+        for member in incomplete
+    )
+    without = "" if len(incomplete) == len(members) else ", or leave it out with --models"
+    raise UserError(f"{run}: {lacking}. Run that{without}, or blend what is there with --allow-missing.")
+
+
+def command_for(run: Path, member: Member, runs: Path | None = None) -> str:
+    """The command that trains the missing folds of a member."""
+    architecture = _architecture(run, member)
+    renamed = "" if architecture == member.name else f" --model-name {member.name}"
+    elsewhere = f" --runs {runs}" if runs else ""
+    folds = " ".join(map(str, member.missing))
+    return f"python models/{architecture}.py --run {run.name}{elsewhere}{renamed} --fold {folds}"
+
+
+def _architecture(run: Path, member: Member) -> str:
+    """The architecture in the settings of a fold of the member; its own name where none is written there."""
+    for path in sorted((run / member.name).glob(f"fold_*/{CONFIGURATION}")):
+        content = read_json(path)
+        settings = content.get("settings") if isinstance(content, dict) else None
+        if isinstance(settings, dict) and isinstance(settings.get("architecture"), str):
+            return str(settings["architecture"])
+    return member.name
+
+
+def input_paths(run: Path, members: Sequence[Member]) -> list[Path]:
+    """Every prediction table that `read_members` reads."""
+    return [
+        fold_folder(run, member.name, fold) / name
+        for member in members
+        for fold in member.folds
+        for name in (OUT_OF_FOLD, TEST)
+    ]
+
+
+def read_members(run: Path, members: Sequence[Member], folds: pd.DataFrame, test_images: pd.Index) -> Predictions:
+    """Reads and aligns the tables of the members, over the folds that all of them have finished.
+
+    The fold models of a member are averaged arithmetically for the test set, whichever pool follows: each saw other
+    drivers, so they are samples of one predictor rather than experts of different kinds.
+
+    Args:
+        folds: frame img,subject,classname,fold.
+        test_images: the names that every test table must hold, in any order.
+
+    Raises:
+        UserError: a table is missing or malformed, an out-of-fold table holds other images than its fold, a test table
+            others than `test_images`, or no fold is finished by all members.
+    """
+    common = [fold for fold in sorted(folds["fold"].unique()) if all(fold in member.folds for member in members)]
+    if not common:
+        done = "; ".join(f"{member.name}: {', '.join(map(str, member.folds)) or 'none'}" for member in members)
+        raise UserError(f"{run}: no fold is finished by all models ({done}). Leave models out with --models.")
+    images = folds[folds["fold"].isin(common)].reset_index(drop=True)
+    out_of_fold = np.empty((len(members), len(images), len(CLASSES)))
+    test = np.zeros((len(members), len(test_images), len(CLASSES)))
+    for place, member in enumerate(members):
+        for fold in member.folds:
+            folder = fold_folder(run, member.name, fold)
+            expected = folds.loc[folds["fold"] == fold, "img"]
+            table = read_aligned(folder / OUT_OF_FOLD, pd.Index(expected), f"the images of fold {fold} in folds.csv")
+            if fold in common:
+                out_of_fold[place, (images["fold"] == fold).to_numpy()] = table
+            test[place] += read_aligned(folder / TEST, test_images, "the images of the sample submission")
+        test[place] /= len(member.folds)
+    labels = images["classname"].map(CLASSES.index).to_numpy(dtype=np.int64)
+    return Predictions(tuple(member.name for member in members), images, labels, out_of_fold, test_images, test)
+
+
+def read_aligned(path: Path, images: pd.Index, what: str) -> np.ndarray:
+    """The rows of a prediction table in the order of `images`, shape (images, 10).
+
+    Args:
+        images: exactly the names that the table must hold.
+        what: what these images are, for the message.
+
+    Raises:
+        UserError: the table is malformed or holds other images.
+    """
+    table = read_predictions(path)
+    missing, extra = images.difference(table.index), table.index.difference(images)
+    if len(missing) or len(extra):
+        found = [f"{len(missing):,} missing ({named(list(missing))})"] if len(missing) else []
+        found += [f"{len(extra):,} that do not belong there ({named(list(extra))})"] if len(extra) else []
+        raise UserError(f"{path}: expected exactly {what} ({len(images):,}), found {' and '.join(found)}.")
+    return table.reindex(images)[list(CLASSES)].to_numpy(dtype=np.float64)

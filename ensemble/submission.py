@@ -1,0 +1,81 @@
+"""The submission: the sample's rows in the sample's order, read back from the disk and checked before announced."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from preprocessing.competition import CLASSES
+from preprocessing.errors import UserError, named
+from preprocessing.tables import write_predictions
+
+LARGEST_SUM_ERROR = 1e-6  # of a row of the written file; nine digits are written
+
+
+def read_sample_images(path: Path) -> pd.Index:
+    """The image names of the sample submission, in its order.
+
+    Raises:
+        UserError: the file is missing, has other columns, no rows, or an image more than once.
+    """
+    try:
+        table = pd.read_csv(path, dtype={"img": str}, encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise UserError(
+            f"{path}: not found. It gives the order of the rows; get it with the competition's data."
+        ) from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read as the sample submission: {error}") from error
+    if list(table.columns) != ["img", *CLASSES]:
+        raise UserError(
+            f"{path}: expected the columns img,c0,...,c9, found {named(list(map(str, table.columns)), 12)}."
+        )
+    images = table["img"]
+    if images.empty or images.isna().any():
+        raise UserError(f"{path}: expected an image name in every row, found {int(images.isna().sum())} rows without.")
+    if images.duplicated().any():
+        raise UserError(f"{path}: images that stand there more than once: {named(list(images[images.duplicated()]))}.")
+    return pd.Index(images, name="img")
+
+
+def write_submission(path: Path, images: pd.Index, probabilities: np.ndarray) -> None:
+    """Writes img,c0..c9 with the rows as given, then reads the file back and checks it.
+
+    Args:
+        images: names in the sample submission's order.
+        probabilities: shape (images, 10), rows summing to 1.
+
+    Raises:
+        UserError: it cannot be written, or what is read back is not what was meant.
+    """
+    write_predictions(path, list(images), probabilities)
+    check_submission(path, images)
+
+
+def check_submission(path: Path, images: pd.Index) -> None:
+    """Checks a submission as Kaggle would, and its order, which Kaggle would not.
+
+    Raises:
+        UserError: other columns, rows, names or order than expected; values that are not finite, not from 0 to 1, or
+            do not sum to 1 in each row.
+    """
+    try:
+        table = pd.read_csv(path, dtype={"img": str})
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: the submission cannot be read back: {error}") from error
+    if list(table.columns) != ["img", *CLASSES]:
+        raise UserError(
+            f"{path}: expected the columns img,c0,...,c9, found {named(list(map(str, table.columns)), 12)}."
+        )
+    if len(table) != len(images):
+        raise UserError(f"{path}: expected {len(images):,} rows as in the sample submission, found {len(table):,}.")
+    wrong = table["img"].to_numpy() != images.to_numpy()
+    if wrong.any():
+        raise UserError(f"{path}: images not in the sample submission's order, first {table['img'][wrong.argmax()]}.")
+    numbers = table[list(CLASSES)].apply(pd.to_numeric, errors="coerce").to_numpy(dtype=np.float64)
+    bad = ~np.isfinite(numbers).all(axis=1) | (numbers < 0).any(axis=1) | (numbers > 1).any(axis=1)
+    bad |= ~(np.abs(numbers.sum(axis=1) - 1) <= LARGEST_SUM_ERROR)
+    if bad.any():
+        raise UserError(
+            f"{path}: {bad.sum():,} rows are not ten probabilities that sum to 1: {named(list(table['img'][bad]))}."
+        )

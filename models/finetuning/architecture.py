@@ -1,0 +1,69 @@
+"""What an architecture declares about itself. The facts that a network needs live with the network."""
+
+import dataclasses
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from models.finetuning.recipe import Kind, Recipe, resolve
+from preprocessing.augmentation_settings import Augmentation
+from preprocessing.errors import UserError
+from preprocessing.settings import nearest
+
+ZOO = Path(__file__).resolve().parent.parent
+NOT_ARCHITECTURES = ("__init__", "bottleneck")
+
+
+@dataclasses.dataclass(frozen=True)
+class Architecture:
+    """A network of the zoo.
+
+    Attributes:
+        name: of its script and of its weights file, `NAME.weights.h5`.
+        builder: 'module:function' that builds the network, called as those of keras.applications are.
+        preprocessing: the range of pixels that it was trained on: 'tf' is [-1, 1] RGB, 'caffe' is BGR minus
+            ImageNet's mean, 'torch' is RGB standardised, 'included' where the network itself does it.
+        published_weights: file name of Keras's own ImageNet weights without the top, as Keras caches it.
+        gigaflops: floating-point operations of one forward pass at 224x224, in 1e9 (two for a multiply-add).
+        megabytes: the size of its weights in float32.
+        least_size: the smallest height and width that it accepts, in pixels.
+        recipe: its default settings, with pretrained weights.
+        augmentation: its default augmentation.
+        scratch, quick, quick_scratch: what it changes of the tables of these names in `recipe` (random weights,
+            miniature runs, both).
+    """
+
+    name: str
+    builder: str
+    preprocessing: str
+    published_weights: str
+    gigaflops: float
+    megabytes: int
+    least_size: int = 32
+    recipe: Recipe = dataclasses.field(default_factory=Recipe)
+    augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
+    scratch: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    quick: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    quick_scratch: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def settings_for(self, kind: Kind, chosen: Mapping[str, Any]) -> tuple[Recipe, Augmentation]:
+        """Recipe and augmentation for a kind of run, with what the user chose."""
+        own = {"scratch": self.scratch, "quick": self.quick, "quick_scratch": self.quick_scratch}
+        return resolve(self.recipe, self.augmentation, kind, own, chosen)
+
+
+def names() -> list[str]:
+    """The architectures of the zoo: the scripts in models/."""
+    return sorted(path.stem for path in ZOO.glob("*.py") if path.stem not in NOT_ARCHITECTURES)
+
+
+def find(name: str) -> Architecture:
+    """The architecture declared in models/NAME.py.
+
+    Raises:
+        UserError: there is none; names the nearest.
+    """
+    if name not in names():
+        raise UserError(f"unknown architecture {name!r}{nearest(name, names())} There are: {', '.join(names())}.")
+    return importlib.import_module(f"models.{name}").ARCHITECTURE

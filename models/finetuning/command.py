@@ -1,0 +1,148 @@
+"""The command line of every architecture: `python models/NAME.py [--fold K ...] [any setting of the recipe]`."""
+
+import argparse
+import importlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from models.finetuning import runtime
+from models.finetuning import weights as pretrained
+from models.finetuning.architecture import Architecture
+from models.finetuning.piece import Piece, is_finished
+from models.finetuning.recipe import Kind, Recipe
+from preprocessing.augmentation_settings import Augmentation
+from preprocessing.errors import UserError, run_command
+from preprocessing.run_folder import CACHE, RUNS, checked_name, run_folder
+from preprocessing.settings import CommandLine, add_settings, chosen
+
+GIBIBYTE = 2**30
+
+
+def main(architecture: Architecture) -> None:
+    """Runs the command of one architecture."""
+    run_command(lambda: _main(architecture, sys.argv[1:]))
+
+
+def make_parser(architecture: Architecture) -> CommandLine:
+    """The parser of an architecture's command; defaults shown are those of a full run with pretrained weights."""
+    parser = CommandLine(
+        prog=f"python models/{architecture.name}.py",
+        description=(importlib.import_module(f"models.{architecture.name}").__doc__ or "").strip(),
+        epilog="Defaults in [ ]: with pretrained weights and without --quick.",
+    )
+    add_run_options(parser)
+    parser.add_argument("--fold", type=int, nargs="+", metavar="K", help="folds to train, from 0 [all]")
+    parser.add_argument(
+        "--model-name", metavar="NAME", help=f"name in the run, to train it twice [{architecture.name}]"
+    )
+    add_recipe_options(parser, architecture.recipe, architecture.augmentation)
+    return parser
+
+
+def add_run_options(parser: argparse.ArgumentParser) -> None:
+    """Options that say where and on what a run works; shared by all stages that train."""
+    group = parser.add_argument_group("run")
+    group.add_argument(
+        "--data", type=Path, metavar="DIR", help="Kaggle's data folder [$STATEFARM_DATA, Kaggle's mounts, data/]"
+    )
+    group.add_argument("--run", metavar="NAME", help="name of the run [full, or quick with --quick]")
+    group.add_argument("--runs", type=Path, default=RUNS, metavar="DIR", help="folder of all runs [runs]")
+    group.add_argument("--folds", type=int, metavar="N", help="number of folds [5, or 2 with --quick]")
+    group.add_argument(
+        "--weights", default="imagenet", metavar="W", help="imagenet, none, or a folder of NAME.weights.h5 [imagenet]"
+    )
+    group.add_argument(
+        "--precision", default="auto", choices=runtime.PRECISIONS, help="of the arithmetic [auto, by hardware]"
+    )
+    group.add_argument("--seed", type=int, default=0, metavar="N", help="of everything random [0]")
+    group.add_argument("--quick", action="store_true", help="a miniature: small images, few epochs, two folds")
+    group.add_argument("--skip-broken", action="store_true", help="leave unreadable images out instead of stopping")
+    group.add_argument(
+        "--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="threads that make batches [cores]"
+    )
+    group.add_argument("--cache", type=Path, default=CACHE, metavar="DIR", help="decoded images [cache]")
+    group.add_argument("--cache-limit", type=float, default=64.0, metavar="X", help="most decoded images kept [64 GiB]")
+
+
+def add_recipe_options(parser: argparse.ArgumentParser, recipe: Recipe, augmentation: Augmentation) -> None:
+    """Options for every setting of the recipe and the augmentation."""
+    add_settings(parser, recipe, "recipe")
+    add_settings(parser, augmentation, "augmentation")
+
+
+def _main(architecture: Architecture, words: list[str]) -> None:
+    arguments = make_parser(architecture).parse_args(words)
+    run = run_folder(arguments.run or ("quick" if arguments.quick else "full"), arguments.runs)
+    name = checked_name(arguments.model_name or architecture.name, "--model-name")
+    if not 1 <= arguments.workers <= 256:
+        raise UserError(f"--workers {arguments.workers}: expected 1 to 256.")
+    pretrained.weights_file(architecture, arguments.weights)
+
+    from preprocessing import dataset, folds  # pandas, which --help need not load
+
+    checked = dataset.load(dataset.required(arguments.data), arguments.cache, arguments.skip_broken)
+    table = folds.ensure_folds(run, checked.train, arguments.folds or (2 if arguments.quick else 5))
+    count = int(table["fold"].max()) + 1
+    asked = sorted(set(arguments.fold if arguments.fold is not None else range(count)))
+    if not asked or asked[0] < 0 or asked[-1] >= count:
+        raise UserError(f"--fold {' '.join(map(str, asked))}: this run has the folds 0 to {count - 1}.")
+
+    kind = Kind(scratch=arguments.weights == "none", quick=arguments.quick)
+    given = chosen(arguments, Recipe) | chosen(arguments, Augmentation)
+    recipe, augmentation = architecture.settings_for(kind, given)
+    pieces = [
+        Piece(
+            run=run,
+            model_name=name,
+            architecture=architecture,
+            recipe=recipe,
+            augmentation=augmentation,
+            fold=fold,
+            weights=arguments.weights,
+            precision=arguments.precision,
+            seed=arguments.seed,
+            workers=arguments.workers,
+        )
+        for fold in asked
+    ]
+    settings = [piece.settings(checked.test) for piece in pieces]
+    todo = [
+        (piece, setting) for piece, setting in zip(pieces, settings, strict=True) if not is_finished(piece, setting)
+    ]
+    if len(todo) < len(pieces):
+        print(f"{name}: {len(pieces) - len(todo)} of {len(pieces)} folds are finished already")
+    if not todo:
+        return
+    pretrained.check_available(architecture, arguments.weights)
+    if len(pieces) > 1:
+        for piece, _ in todo:
+            _in_own_process(architecture, words, piece.fold)
+        return
+    runtime.load_keras()  # now that everything is known to be right
+    from models.finetuning.fold import train_fold
+
+    ordered = table.set_index("img").loc[checked.train["img"]].reset_index()
+    for piece, setting in todo:
+        train_fold(piece, checked, ordered, setting, arguments.cache, int(arguments.cache_limit * GIBIBYTE))
+
+
+def _in_own_process(architecture: Architecture, words: list[str], fold: int) -> None:
+    """Starts this same command for one fold. A process a fold: Keras keeps growing when it fits several networks."""
+    script = Path(__file__).resolve().parent.parent / f"{architecture.name}.py"
+    command = [sys.executable, str(script), *_without_fold(words), "--fold", str(fold)]
+    status = subprocess.run(command, check=False).returncode
+    if status:
+        sys.exit(status)
+
+
+def _without_fold(words: list[str]) -> list[str]:
+    """The command line less `--fold K ...`."""
+    kept: list[str] = []
+    inside = False
+    for word in words:
+        inside = (word == "--fold" or word.startswith("--fold=")) or (inside and not word.startswith("-"))
+        if not inside:
+            kept.append(word)
+    return kept

@@ -1,0 +1,43 @@
+"""A head that is right before the network moves: logistic regression on the frozen network's pooled features."""
+
+import warnings
+
+import keras
+import numpy as np
+
+LARGEST_ITERATIONS = 300
+SMALLEST_DEVIATION = 1e-3  # of a feature, relative to the mean deviation; keeps dead features from blowing up
+
+
+def fit_logistic(
+    features: np.ndarray, labels: np.ndarray, regularisation: float, classes: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Multinomial logistic regression on standardised features, as a kernel and a bias on the features as they are.
+
+    Args:
+        features: shape (images, features), float.
+        labels: shape (images,), integers below `classes`; every class occurs.
+        regularisation: scikit-learn's C, smaller is stronger.
+
+    Returns:
+        kernel of shape (features, classes) and bias of shape (classes,), float32.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    features = np.asarray(features, dtype=np.float32)
+    mean, deviation = features.mean(axis=0), features.std(axis=0)
+    deviation = np.maximum(deviation, SMALLEST_DEVIATION * max(float(deviation.mean()), 1e-12))
+    classifier = LogisticRegression(C=regularisation, max_iter=LARGEST_ITERATIONS)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # stopping at the iteration limit is a start good enough
+        classifier.fit((features - mean) / deviation, labels)
+    if len(classifier.classes_) != classes:
+        raise ValueError(f"expected {classes} classes among the labels, found {len(classifier.classes_)}")
+    kernel = classifier.coef_.T / deviation[:, None]
+    bias = classifier.intercept_ - mean @ kernel
+    return kernel.astype(np.float32), bias.astype(np.float32)
+
+
+def set_head(head: keras.Model, kernel: np.ndarray, bias: np.ndarray) -> None:
+    """Puts a fitted kernel and bias into a head that is one layer deep."""
+    head.get_layer("logits").set_weights([kernel, bias])

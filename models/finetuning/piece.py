@@ -1,0 +1,131 @@
+"""A piece is one (model x fold): its folder, its settings, and whether it is finished.
+
+`config.json` is written first and `finished.json` last. A piece with both, made with the same settings, is skipped;
+one with other settings is an error that says which differ; one without `finished.json` is taken up again.
+"""
+
+import dataclasses
+import hashlib
+import os
+import platform
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from models.finetuning import weights as pretrained
+from models.finetuning.architecture import Architecture
+from models.finetuning.recipe import Recipe
+from preprocessing.augmentation_settings import Augmentation
+from preprocessing.errors import UserError
+from preprocessing.files import read_json, sha256_of, write_json
+from preprocessing.run_folder import REPOSITORY, fold_folder, folds_path
+from preprocessing.settings import as_json
+
+OUTPUTS = (
+    "history.csv",
+    "model.keras",
+    "out_of_fold.csv",
+    "out_of_fold_features.npy",
+    "test.csv",
+    "test_features.npy",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Piece:
+    """One model on one fold of a run, with everything that decides its result.
+
+    Attributes:
+        run: the run's folder.
+        model_name: the sub-folder; the architecture's name unless the user gave another.
+        fold: number of the fold that is held out.
+    """
+
+    run: Path
+    model_name: str
+    architecture: Architecture
+    recipe: Recipe
+    augmentation: Augmentation
+    fold: int
+    weights: str
+    precision: str
+    seed: int
+    workers: int
+
+    @property
+    def folder(self) -> Path:
+        """runs/NAME/MODEL/fold_K"""
+        return fold_folder(self.run, self.model_name, self.fold)
+
+    def settings(self, test_images: Sequence[str]) -> dict[str, Any]:
+        """What decides the result, as JSON. The number of workers and the paths do not."""
+        return {
+            "architecture": self.architecture.name,
+            "fold": self.fold,
+            "folds_sha256": sha256_of(folds_path(self.run)),
+            "test_images_sha256": hashlib.sha256("\n".join(test_images).encode()).hexdigest(),
+            "weights": pretrained.identity(self.architecture, self.weights),
+            "precision": self.precision,
+            "seed": self.seed,
+            **as_json(self.recipe),
+            **{f"augmentation_{name}": value for name, value in as_json(self.augmentation).items()},
+        }
+
+
+def is_finished(piece: Piece, settings: dict[str, Any]) -> bool:
+    """Whether the piece is there, whole, and made with these settings.
+
+    Raises:
+        UserError: it was made, or begun, with other settings.
+    """
+    config = piece.folder / "config.json"
+    if not config.exists():
+        return False
+    made_with = read_json(config).get("settings", {})
+    differing = sorted(name for name in {*made_with, *settings} if made_with.get(name) != settings.get(name))
+    if differing:
+        shown = "; ".join(f"{name} {made_with.get(name)!r} there, {settings.get(name)!r} now" for name in differing[:5])
+        more = f" and {len(differing) - 5} more" if len(differing) > 5 else ""
+        raise UserError(
+            f"{piece.folder} was made with other settings: {shown}{more}. Give this experiment a name of its own with "
+            "--run NAME (or --model-name NAME to keep both in one run), or delete that folder."
+        )
+    if not (piece.folder / "finished.json").exists():
+        return False
+    sizes = read_json(piece.folder / "finished.json").get("bytes", {})
+    return all(_size(piece.folder / name) == sizes.get(name) for name in OUTPUTS)
+
+
+def begin(piece: Piece, settings: dict[str, Any], versions: dict[str, str], precision: str) -> None:
+    """Writes config.json: the settings, and what they met here."""
+    record = {
+        "settings": settings,
+        "precision_used": precision,
+        "versions": versions,
+        "git_revision": _git_revision(),
+        "machine": {"host": platform.node(), "cores": os.cpu_count(), "system": platform.platform()},
+    }
+    write_json(piece.folder / "config.json", record)
+
+
+def finish(piece: Piece, results: dict[str, Any]) -> None:
+    """Writes finished.json with the results, and the size and checksum of every output."""
+    files = {name: piece.folder / name for name in OUTPUTS}
+    record = results | {
+        "bytes": {name: _size(path) for name, path in files.items()},
+        "sha256": {name: sha256_of(path) for name, path in files.items()},
+    }
+    write_json(piece.folder / "finished.json", record)
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else -1
+
+
+def _git_revision() -> str:
+    command = ["git", "-C", str(REPOSITORY), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"

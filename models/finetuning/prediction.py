@@ -1,0 +1,35 @@
+"""Predictions of a network for the images of a store: probabilities and pooled features."""
+
+import keras
+import numpy as np
+from tqdm import tqdm
+
+from preprocessing.batches import plain_batches
+from preprocessing.images import ImageStore
+
+PREDICTION_BATCH = 64
+
+
+def predict(
+    predictor: keras.Model, store: ImageStore, rows: np.ndarray, workers: int, what: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Runs a predictor over images, with a progress bar.
+
+    Args:
+        predictor: images -> [probabilities, features], as `network.Network.predictor`.
+        rows: shape (images,), the rows of `store` to predict, in this order.
+        what: the progress bar's title.
+
+    Returns:
+        probabilities, shape (images, 10), float32; features, shape (images, features), float16.
+    """
+    probabilities: list[np.ndarray] = []
+    features: list[np.ndarray] = []
+    bar = tqdm(total=len(rows), desc=what, unit="img", leave=False, disable=None)
+    for images, count in plain_batches(store, rows, PREDICTION_BATCH, workers):
+        batch_probabilities, batch_features = predictor.predict_on_batch(images)
+        probabilities.append(np.asarray(batch_probabilities)[:count])
+        features.append(np.asarray(batch_features)[:count].astype(np.float16))
+        bar.update(count)
+    bar.close()
+    return np.concatenate(probabilities), np.concatenate(features)

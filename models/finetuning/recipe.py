@@ -1,0 +1,114 @@
+"""The recipe: every setting of fine-tuning, its default, and which defaults a kind of run changes.
+
+A setting is resolved in this order, and the later one wins: the default here, the architecture's recipe,
+random weights (`SCRATCH`), a miniature run (`QUICK`, `QUICK_SCRATCH`), the command line.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from preprocessing.augmentation_settings import Augmentation
+from preprocessing.settings import ImageSize, setting
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """What is trained, how, on which pixels."""
+
+    # input
+    image_size: ImageSize = setting(  # noqa: RUF009  (an immutable default)
+        ImageSize(224, 224), "size that images are brought to; 240x320 keeps their shape"
+    )
+    train_images: int = setting(0, "use so many training images a fold, evenly spaced in each video; 0 is all", least=0)
+    # network
+    pooled_layers: tuple[str, ...] = setting(
+        (), "layers whose pooled outputs the head sees; the network ends at the deepest; none is the last layer"
+    )
+    pooling: str = setting("avg", "how a feature map becomes features", choices=("avg", "max", "avgmax"))
+    hidden_units: int = setting(0, "size of a hidden ReLU layer in the head; 0 is no such layer", unit="units", least=0)
+    dropout: float = setting(0.5, "dropout before the last layer", least=0, most=0.95)
+    # what trains
+    trainable: str = setting("all", "what trains: all, head, 'last N' layers, or 'from LAYER' on")
+    batch_norm: str = setting(
+        "inference", "BatchNorm layers stay as pretrained or train along", choices=("inference", "training")
+    )
+    # first the head
+    head_start: str = setting(
+        "logistic",
+        "start of the head: logistic regression on the frozen network's features, or random",
+        choices=("logistic", "random"),
+    )
+    head_regularisation: float = setting(0.01, "C of that logistic regression, smaller is stronger", least=1e-9)
+    head_epochs: int = setting(0, "epochs that the head trains by itself before the rest joins", unit="epochs", least=0)
+    head_learning_rate: float = setting(1e-3, "peak learning rate of those epochs", least=0, most=10)
+    # then everything that trains
+    epochs: int = setting(3, "epochs of fine-tuning after the head's own", unit="epochs", least=0)
+    batch_size: int = setting(32, "images in a step", unit="images", least=1)
+    optimizer: str = setting("adamw", "optimiser; sgd has Nesterov momentum", choices=("adamw", "adam", "sgd"))
+    learning_rate: float = setting(3e-5, "peak learning rate", least=0, most=10)
+    schedule: str = setting("cosine", "learning rate after the warm-up", choices=("cosine", "constant", "step"))
+    warmup: float = setting(0.1, "share of the steps in which the learning rate rises from 0", least=0, most=1)
+    momentum: float = setting(0.9, "momentum of sgd", least=0, most=0.999)
+    weight_decay: float = setting(1e-4, "decoupled weight decay of adamw", least=0, most=1)
+    clip_norm: float = setting(1.0, "largest global norm of the gradient; 0 is no clipping", least=0)
+    label_smoothing: float = setting(0.0, "share of the target spread over all classes", least=0, most=0.9)
+    patience: int = setting(2, "stop after so many epochs without a lower held-out log loss", unit="epochs", least=1)
+
+
+SCRATCH: Mapping[str, Any] = {
+    "batch_norm": "training",
+    "head_start": "random",
+    "dropout": 0.2,
+    "epochs": 30,
+    "learning_rate": 1e-3,
+    "weight_decay": 1e-3,
+    "label_smoothing": 0.05,
+    "patience": 8,
+}
+"""What random weights change: there is nothing to protect, and BatchNorm has statistics to learn."""
+
+QUICK: Mapping[str, Any] = {"image_size": ImageSize(96, 128), "train_images": 1500, "epochs": 2}
+"""What --quick changes: a faithful miniature that ends within minutes on two cores."""
+
+QUICK_SCRATCH: Mapping[str, Any] = {"epochs": 8}
+"""What --quick with random weights changes besides: two epochs would teach such a network nothing."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """What kind of run it is, as far as defaults depend on it."""
+
+    scratch: bool = False
+    quick: bool = False
+
+
+def resolve(
+    recipe: Recipe,
+    augmentation: Augmentation,
+    kind: Kind,
+    own: Mapping[str, Mapping[str, Any]],
+    chosen: Mapping[str, Any],
+) -> tuple[Recipe, Augmentation]:
+    """The settings of a run, resolved in the order that the module describes.
+
+    Args:
+        recipe, augmentation: the architecture's own, with pretrained weights.
+        kind: of the run.
+        own: what the architecture changes of each table below, by 'scratch', 'quick' and 'quick_scratch'.
+        chosen: what the user gave on the command line, of either dataclass.
+    """
+    values: dict[str, Any] = {}
+    if kind.scratch:
+        values |= {**SCRATCH, **own["scratch"]}
+    if kind.quick:
+        values |= {**QUICK, **own["quick"]}
+    if kind.scratch and kind.quick:
+        values |= {**QUICK_SCRATCH, **own["quick_scratch"]}
+    values |= chosen
+    return _replaced(recipe, values), _replaced(augmentation, values)
+
+
+def _replaced(configuration: Any, values: Mapping[str, Any]) -> Any:
+    names = {field.name for field in dataclasses.fields(configuration)}
+    return dataclasses.replace(configuration, **{name: value for name, value in values.items() if name in names})

@@ -1,0 +1,137 @@
+"""Keras, quietly, on this machine's hardware. The only module that knows which backend is underneath."""
+
+import contextlib
+import os
+import platform
+import re
+import sys
+import tempfile
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+PRECISIONS = ("auto", "float32", "mixed_bfloat16", "mixed_float16")
+
+
+def start(precision: str, seed: int) -> tuple[str, str]:
+    """Loads Keras, sets the seed and the dtype policy.
+
+    Args:
+        precision: one of `PRECISIONS`.
+        seed: of every random number that Keras draws.
+
+    Returns:
+        the dtype policy, and why it was chosen.
+    """
+    import cv2
+
+    cv2.setNumThreads(1)  # batches are made by threads of our own
+    keras = load_keras()
+    policy, reason = choose_precision(precision)
+    keras.utils.set_random_seed(seed)
+    keras.config.set_dtype_policy(policy)
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow
+
+        tensorflow.config.experimental.enable_op_determinism()
+    return policy, reason
+
+
+def load_keras() -> Any:
+    """Imports Keras without the libraries' greetings; what they print on failure is shown."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    with _stderr_held_back():
+        import keras
+
+        if keras.backend.backend() == "tensorflow":
+            import tensorflow
+
+            tensorflow.config.list_physical_devices()
+    return keras
+
+
+def choose_precision(precision: str) -> tuple[str, str]:
+    """The dtype policy for `--precision`, and the reason.
+
+    'auto' takes bfloat16 where the processor multiplies it natively and the backend gains by it, and on GPUs of
+    compute capability 8.0 and above; float16 on 7.0 to 7.5; float32 otherwise.
+    """
+    if precision != "auto":
+        return precision, "as asked"
+    capability = _gpu_compute_capability()
+    if capability is not None:
+        name = f"GPU of compute capability {capability[0]}.{capability[1]}"
+        if capability >= (8, 0):
+            return "mixed_bfloat16", name
+        return ("mixed_float16", name) if capability >= (7, 0) else ("float32", f"{name} has no fast half precision")
+    if _backend() != "tensorflow":
+        return "float32", f"{_backend()} on a CPU gains nothing by less"
+    unit = bfloat16_unit()
+    return ("mixed_bfloat16", f"CPU with {unit}") if unit else ("float32", "CPU without bfloat16 units")
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computes, for the record of a run."""
+    import numpy
+
+    keras = load_keras()
+    found = {"python": platform.python_version(), "numpy": numpy.__version__, "keras": keras.__version__}
+    backend = _backend()
+    module = sys.modules.get(backend)
+    return found | {"backend": backend, backend: getattr(module, "__version__", "unknown")}
+
+
+def _backend() -> str:
+    return str(load_keras().backend.backend())
+
+
+@cache
+def bfloat16_unit() -> str:
+    """The processor's bfloat16 instructions, or nothing."""
+    try:
+        flags = set(re.findall(r"\w+", Path("/proc/cpuinfo").read_text()))
+    except OSError:
+        return ""
+    return "AMX-BF16" if "amx_bf16" in flags else "AVX512-BF16" if "avx512_bf16" in flags else ""
+
+
+def _gpu_compute_capability() -> tuple[int, int] | None:
+    """Of the first GPU that the backend sees; (8, 0) where it sees one but not its capability (TPUs, other makers)."""
+    if _backend() == "tensorflow":
+        import tensorflow
+
+        devices = tensorflow.config.list_physical_devices("GPU")
+        if not devices:
+            return None
+        found = tensorflow.config.experimental.get_device_details(devices[0]).get("compute_capability")
+        return tuple(found) if found else (8, 0)
+    if _backend() == "jax":
+        import jax
+
+        device = jax.devices()[0]
+        if device.platform == "cpu":
+            return None
+        major, _, minor = str(getattr(device, "compute_capability", "8.0")).partition(".")
+        return (int(major), int(minor or 0)) if major.isdigit() else (8, 0)
+    return None
+
+
+@contextlib.contextmanager
+def _stderr_held_back() -> Iterator[None]:
+    """Holds back what native code writes to standard error, and shows it only if the block fails."""
+    sys.stderr.flush()
+    saved = os.dup(2)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            os.dup2(saved, 2)
+            held.seek(0)
+            sys.stderr.write(held.read().decode(errors="replace"))
+            raise
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)

@@ -1,0 +1,177 @@
+"""Training of one fold: epochs of steps, after each a held-out log loss and a checkpoint; the best weights are kept."""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import keras
+import numpy as np
+from tqdm import tqdm
+
+from models.finetuning import checkpoint
+from models.finetuning.network import Network, set_trainable, trainable_summary
+from models.finetuning.optimisation import Stage, learning_rate, make_optimizer, stages
+from models.finetuning.prediction import predict
+from models.finetuning.recipe import Recipe
+from preprocessing.augmentation_settings import Augmentation
+from preprocessing.batches import training_batches, training_order
+from preprocessing.competition import NUMBER_OF_CLASSES
+from preprocessing.errors import UserError
+from preprocessing.images import ImageStore
+from preprocessing.metric import accuracy, log_loss
+
+
+class DivergedError(UserError):
+    """The loss is no longer a number. The same seed would give it again, so a retry is no use."""
+
+
+@dataclasses.dataclass(frozen=True)
+class FoldData:
+    """The labelled images, and which of them a fold trains on.
+
+    Attributes:
+        store: all labelled images.
+        labels: shape (images,), class of each row of `store`.
+        training: rows to train on.
+        held_out: rows of drivers who are not among them.
+    """
+
+    store: ImageStore
+    labels: np.ndarray
+    training: np.ndarray
+    held_out: np.ndarray
+
+
+class Trainer:
+    """Trains a network on one fold, and goes on where a checkpoint says that it was."""
+
+    def __init__(
+        self,
+        network: Network,
+        recipe: Recipe,
+        augmentation: Augmentation,
+        data: FoldData,
+        *,
+        seed: int,
+        workers: int,
+        checkpoint_path: Path,
+        say: Callable[[str], None],
+    ) -> None:
+        self.network = network
+        self.recipe = recipe
+        self.augmentation = augmentation
+        self.data = data
+        self.seed = seed
+        self.workers = workers
+        self.checkpoint_path = checkpoint_path
+        self.say = say
+        self.progress = checkpoint.Progress()
+        self._resumed: dict[str, np.ndarray] = {}
+
+    def resume(self) -> bool:
+        """Takes up an interrupted training; False where there is none."""
+        if not self.checkpoint_path.exists():
+            return False
+        self.progress, self._resumed = checkpoint.load(self.checkpoint_path)
+        self.say(f"going on after epoch {len(self.progress.history)}, as the checkpoint in this folder says")
+        return True
+
+    def train(self) -> None:
+        """Runs the remaining epochs, then sets the network to its best weights.
+
+        Raises:
+            DivergedError: the loss is no longer a number.
+        """
+        planned = stages(self.recipe)
+        if not self.progress.best:
+            self._judge(0.0, float("nan"))
+        while self.progress.stage < len(planned):
+            self._run_stage(planned[self.progress.stage])
+            self.progress.stage += 1
+            self.progress.epoch = 0
+        checkpoint.assign(self.network.training.variables, self.progress.best)
+
+    def _run_stage(self, stage: Stage) -> None:
+        model, progress = self.network.training, self.progress
+        optimizer = self._compile(stage)
+        steps = -(-len(self.data.training) // self.recipe.batch_size)
+        if self._resumed:
+            checkpoint.assign(model.variables, checkpoint.ordered(self._resumed, "network"))
+            values = checkpoint.ordered(self._resumed, "optimizer")
+            if progress.epoch:
+                checkpoint.assign(optimizer.variables, values)
+            self._resumed = {}
+        self.say(f"stage '{stage.name}': {trainable_summary(self.network)}")
+        while progress.epoch < stage.epochs and not self._out_of_patience():
+            begun = time.monotonic()
+            loss = self._run_epoch(stage, steps)
+            progress.epoch += 1
+            self._judge(time.monotonic() - begun, loss)
+            checkpoint.save(self.checkpoint_path, progress, model, optimizer)
+
+    def _compile(self, stage: Stage) -> keras.optimizers.Optimizer:
+        set_trainable(self.network, self.recipe, head_only=stage.name == "head")
+        model, optimizer = self.network.training, make_optimizer(self.recipe, stage)
+        loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=self.recipe.label_smoothing)
+        model.compile(optimizer=optimizer, loss=loss)
+        optimizer.build(model.trainable_variables)
+        return optimizer
+
+    def _run_epoch(self, stage: Stage, steps: int) -> float:
+        """Trains one epoch; returns the mean training loss, in nats."""
+        model, epoch = self.network.training, len(self.progress.history) + 1
+        order = training_order(self.data.training, self.recipe.batch_size, self.seed, epoch)
+        targets = np.eye(NUMBER_OF_CLASSES, dtype=np.float32)[self.data.labels]
+        batches = training_batches(self.data.store, order, self.augmentation, self.seed, epoch, self.workers)
+        bar = tqdm(total=order.size, desc=f"epoch {epoch}", unit="img", leave=False, disable=None)
+        model.reset_metrics()
+        loss = float("nan")
+        for step, (images, rows) in enumerate(batches):
+            rate = learning_rate(
+                self.recipe, stage.learning_rate, self.progress.epoch * steps + step, stage.epochs * steps
+            )
+            model.optimizer.learning_rate = rate
+            loss = float(model.train_on_batch(images, targets[rows], return_dict=True)["loss"])
+            if not np.isfinite(loss):
+                raise DivergedError(
+                    f"the training loss became {loss} in epoch {epoch}, step {step + 1} of {steps}. What was made "
+                    "before is kept. Change a setting: a smaller --learning-rate, a smaller --clip-norm, "
+                    "or --precision float32; then delete this fold's folder and start again."
+                )
+            bar.update(len(rows))
+            bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+        bar.close()
+        return loss
+
+    def _judge(self, seconds: float, training_loss: float) -> None:
+        """Measures the held-out drivers, keeps the best weights, adds a row of history and says one line."""
+        progress, data = self.progress, self.data
+        probabilities, _ = predict(self.network.predictor, data.store, data.held_out, self.workers, "held-out drivers")
+        if not np.isfinite(probabilities).all():
+            raise DivergedError("the network's predictions are no longer numbers; see --learning-rate and --precision.")
+        labels = data.labels[data.held_out]
+        held_out, right = log_loss(probabilities, labels), accuracy(probabilities, labels)
+        first = not progress.best
+        better = held_out < progress.best_loss
+        if better:
+            progress.best_loss = held_out
+            progress.best = [keras.ops.convert_to_numpy(variable) for variable in self.network.training.variables]
+            progress.best_epoch = 0 if first else len(progress.history) + 1
+        if first:
+            self.say(f"before training: held-out log loss {held_out:.4f}, accuracy {right:.1%}")
+            return
+        stage = stages(self.recipe)[progress.stage]
+        row = {"epoch": len(progress.history) + 1, "stage": stage.name, "training_loss": training_loss}
+        row |= {"held_out_log_loss": held_out, "held_out_accuracy": right, "seconds": round(seconds, 1)}
+        progress.history.append(row)
+        rate = len(data.training) / max(seconds, 1e-9)
+        self.say(
+            f"epoch {row['epoch']} ({stage.name}): training loss {training_loss:.4f}, held-out log loss {held_out:.4f}"
+            f"{' *' if better else ''}, accuracy {right:.1%}, {seconds:.0f} s, {rate:.1f} images/s"
+        )
+
+    def _out_of_patience(self) -> bool:
+        done = len(self.progress.history)
+        stage_done = self.progress.epoch
+        return stage_done >= self.recipe.patience and done - self.progress.best_epoch >= self.recipe.patience

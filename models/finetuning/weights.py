@@ -1,0 +1,114 @@
+"""Where pretrained weights come from: `--weights imagenet`, a folder of `ARCHITECTURE.weights.h5`, or none."""
+
+import os
+import socket
+import threading
+from pathlib import Path
+from typing import Any
+
+from models.finetuning.architecture import Architecture
+from preprocessing.errors import UserError
+from preprocessing.files import sha256_of
+
+DOWNLOAD_HOST = ("storage.googleapis.com", 443)
+START_SECONDS = 10.0  # a download that has not started by then gives up
+
+WAYS_OUT = (
+    "The ways out: '--weights DIR' with a folder that holds {file} (made on a machine with internet: "
+    "keras.applications.{builder}(include_top=False).save_weights('{file}')), or '--weights none' to start from "
+    "random weights, which scores far worse."
+)
+
+
+def weights_file(architecture: Architecture, weights: str) -> Path | None:
+    """The file of `--weights DIR`; None for 'none' and 'imagenet'.
+
+    Raises:
+        UserError: the folder or the file is not there.
+    """
+    if weights in ("none", "imagenet"):
+        return None
+    folder, name = Path(weights), f"{architecture.name}.weights.h5"
+    if not folder.is_dir():
+        raise UserError(f"--weights {weights}: no such folder. Expected 'imagenet', 'none', or a folder with {name}.")
+    path = folder / name
+    if not path.is_file():
+        found = ", ".join(sorted(p.name for p in folder.glob("*.weights.h5"))) or "no *.weights.h5 at all"
+        raise UserError(f"--weights {weights}: expected {name} in it, found {found}. " + _ways_out(architecture))
+    return path
+
+
+def check_available(architecture: Architecture, weights: str) -> None:
+    """Makes sure, without loading Keras and within 10 s, that the weights can be had.
+
+    Raises:
+        UserError: they cannot; the message names the ways out.
+    """
+    weights_file(architecture, weights)
+    if weights != "imagenet" or _cached(architecture) or _reachable():
+        return
+    raise UserError(
+        f"the ImageNet weights of {architecture.name} are not on this machine ({_keras_cache()}) and their server "
+        f"cannot be reached. " + _ways_out(architecture)
+    )
+
+
+def identity(architecture: Architecture, weights: str) -> str:
+    """What stands for the weights in a run's record: 'none', 'imagenet', or the hash of the file."""
+    path = weights_file(architecture, weights)
+    return weights if path is None else f"sha256:{sha256_of(path)}"
+
+
+def load(backbone: Any, architecture: Architecture, weights: str) -> None:
+    """Loads pretrained weights into the whole backbone (no top, not cut).
+
+    Raises:
+        UserError: the file holds another network's weights, or cannot be read.
+    """
+    path = weights_file(architecture, weights)
+    if path is None:
+        return
+    before = [tuple(variable.shape) for variable in backbone.weights]
+    try:
+        backbone.load_weights(path)
+    except (ValueError, OSError, KeyError, TypeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{path}: these are not the weights of {architecture.name} without its top ({len(before)} arrays, "
+            f"{sum(variable.size for variable in map(_as_array, backbone.weights)):,} numbers): {reason}"
+        ) from error
+
+
+def _as_array(variable: Any) -> Any:
+    import numpy as np
+
+    return np.empty(tuple(variable.shape), np.int8)
+
+
+def _ways_out(architecture: Architecture) -> str:
+    return WAYS_OUT.format(file=f"{architecture.name}.weights.h5", builder=architecture.builder.rpartition(":")[2])
+
+
+def _keras_cache() -> Path:
+    return Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser() / "models"
+
+
+def _cached(architecture: Architecture) -> bool:
+    return (_keras_cache() / architecture.published_weights).is_file()
+
+
+def _reachable() -> bool:
+    """Whether a connection opens in time. In a thread, since looking up a name has no time-out of its own."""
+    opened = threading.Event()
+
+    def connect() -> None:
+        try:
+            with socket.create_connection(DOWNLOAD_HOST, timeout=START_SECONDS):
+                opened.set()
+        except OSError:
+            pass
+
+    thread = threading.Thread(target=connect, daemon=True)
+    thread.start()
+    thread.join(START_SECONDS)
+    return opened.is_set()

@@ -1,0 +1,32 @@
+"""InceptionV3 (Szegedy et al. 2015, https://arxiv.org/abs/1512.00567).
+
+    python models/inception_v3.py --fold 0
+
+240x320 pixels (the shape of the photographs), [-1, 1] RGB. The head sees the pooled outputs of mixed7 and mixed8,
+where the network is cut: 12.8 million parameters.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the rooms, when this file is run as a script
+
+from models.finetuning.architecture import Architecture
+from models.finetuning.command import main
+from models.finetuning.recipe import Recipe
+from preprocessing.settings import ImageSize
+
+ARCHITECTURE = Architecture(
+    name="inception_v3",
+    builder="keras.applications:InceptionV3",
+    preprocessing="tf",
+    published_weights="inception_v3_weights_tf_dim_ordering_tf_kernels_notop.h5",
+    gigaflops=5.7,
+    megabytes=88,
+    least_size=75,
+    recipe=Recipe(image_size=ImageSize(240, 320), pooled_layers=("mixed7", "mixed8"), learning_rate=3e-5, epochs=3),
+    quick={"image_size": ImageSize(96, 128)},
+)
+
+if __name__ == "__main__":
+    main(ARCHITECTURE)

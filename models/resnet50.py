@@ -1,0 +1,30 @@
+"""ResNet50 (He et al. 2015, https://arxiv.org/abs/1512.03385).
+
+    python models/resnet50.py --fold 0
+
+224x224 pixels, BGR minus the ImageNet mean, 23.6 million parameters.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the rooms, when this file is run as a script
+
+from models.finetuning.architecture import Architecture
+from models.finetuning.command import main
+from models.finetuning.recipe import Recipe
+from preprocessing.settings import ImageSize
+
+ARCHITECTURE = Architecture(
+    name="resnet50",
+    builder="keras.applications:ResNet50",
+    preprocessing="caffe",
+    published_weights="resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5",
+    gigaflops=7.7,
+    megabytes=94,
+    recipe=Recipe(learning_rate=3e-5, epochs=3),
+    quick={"image_size": ImageSize(96, 128)},
+)
+
+if __name__ == "__main__":
+    main(ARCHITECTURE)

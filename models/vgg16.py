@@ -1,0 +1,32 @@
+"""VGG16 (Simonyan & Zisserman 2014, https://arxiv.org/abs/1409.1556).
+
+    python models/vgg16.py --fold 0
+
+224x224 pixels, BGR minus the ImageNet mean, 14.7 million parameters. No BatchNorm: a rate that is too high ruins it.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the rooms, when this file is run as a script
+
+from models.finetuning.architecture import Architecture
+from models.finetuning.command import main
+from models.finetuning.recipe import Recipe
+from preprocessing.settings import ImageSize
+
+ARCHITECTURE = Architecture(
+    name="vgg16",
+    builder="keras.applications:VGG16",
+    preprocessing="caffe",
+    published_weights="vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5",
+    gigaflops=30.7,
+    megabytes=59,
+    recipe=Recipe(learning_rate=1e-5, epochs=4),
+    scratch={"learning_rate": 3e-4},
+    quick={"image_size": ImageSize(60, 80)},
+    quick_scratch={"epochs": 12},
+)
+
+if __name__ == "__main__":
+    main(ARCHITECTURE)

@@ -1,0 +1,24 @@
+"""The settings of the augmentation, apart from its code so that `--help` need not load OpenCV."""
+
+import dataclasses
+
+from preprocessing.settings import setting
+
+
+@dataclasses.dataclass(frozen=True)
+class Augmentation:
+    """How far training images are changed at random. There is no flip: left and right are different classes."""
+
+    augmentation: float = setting(
+        1.0, "strength: multiplies every range below; 0 turns augmentation off", least=0, most=10
+    )
+    rotation: float = setting(6.0, "largest rotation to either side", unit="degrees", least=0, most=180)
+    translation: float = setting(0.05, "largest shift, as a share of width and height", least=0, most=1)
+    zoom: float = setting(0.10, "largest zoom, 0.1 is 1/1.1 to 1.1 times", least=0, most=5)
+    shear: float = setting(0.0, "largest horizontal shear", unit="degrees", least=0, most=60)
+    brightness: float = setting(0.10, "largest shift of all levels, as a share of the range", least=0, most=1)
+    contrast: float = setting(0.20, "largest gain about the middle grey, 0.2 is 1/1.2 to 1.2 times", least=0, most=5)
+    colour: float = setting(0.05, "largest gain of each colour channel by itself", least=0, most=5)
+    blur: float = setting(0.0, "scale of the Gaussian blur's standard deviation", unit="pixels", least=0, most=50)
+    noise: float = setting(0.0, "largest standard deviation of Gaussian noise", unit="levels", least=0, most=255)
+    erasing: float = setting(0.0, "probability of erasing one rectangle", least=0, most=1)

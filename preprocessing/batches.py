@@ -1,0 +1,102 @@
+"""Batches of images, made by threads ahead of the network (OpenCV and NumPy let go of Python's lock while they work).
+
+What a batch holds depends on (seed, epoch, rows) alone, never on the number of threads.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+import numpy as np
+
+from preprocessing.augmentation import augment, scaled
+from preprocessing.augmentation_settings import Augmentation
+from preprocessing.images import ImageStore
+
+AHEAD = 4  # batches in the making while the network works
+Made = TypeVar("Made")
+
+
+def training_order(rows: np.ndarray, batch_size: int, seed: int, epoch: int) -> np.ndarray:
+    """The rows of one epoch in batches of one size: a permutation, whose last batch is filled up from its beginning.
+
+    Args:
+        rows: shape (images,), integers.
+
+    Returns:
+        shape (batches, batch_size).
+    """
+    order = np.random.default_rng([seed, epoch]).permutation(rows)
+    batches = -(-len(order) // batch_size)
+    return np.resize(order, (batches, batch_size))
+
+
+def training_batches(
+    store: ImageStore,
+    order: np.ndarray,
+    augmentation: Augmentation,
+    seed: int,
+    epoch: int,
+    workers: int,
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Augmented images in the order given.
+
+    Args:
+        order: shape (batches, batch_size), rows of `store`.
+
+    Yields:
+        images of shape (batch_size, height, width, 3), uint8, RGB; and their rows, shape (batch_size,).
+    """
+    settings = scaled(augmentation)
+
+    def make(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        images = _empty(store, len(rows))
+        for position, row in enumerate(rows):
+            image = store.read(int(row))
+            if augmentation.augmentation > 0:
+                image = augment(image, settings, np.random.default_rng([seed, epoch, int(row)]))
+            images[position] = image
+        return images, rows
+
+    yield from _ahead(make, list(order), workers)
+
+
+def plain_batches(
+    store: ImageStore, rows: np.ndarray, batch_size: int, workers: int
+) -> Iterator[tuple[np.ndarray, int]]:
+    """Images as they are, in the order of `rows`; the last batch is padded with zeros to the common size.
+
+    Yields:
+        images of shape (batch_size, height, width, 3), uint8, RGB; and how many of them are real.
+    """
+
+    def make(part: np.ndarray) -> tuple[np.ndarray, int]:
+        images = _empty(store, batch_size)
+        images[len(part) :] = 0
+        for position, row in enumerate(part):
+            images[position] = store.read(int(row))
+        return images, len(part)
+
+    parts = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
+    yield from _ahead(make, parts, workers)
+
+
+def _empty(store: ImageStore, count: int) -> np.ndarray:
+    return np.empty((count, store.size.height, store.size.width, 3), np.uint8)
+
+
+def _ahead(make: Callable[[np.ndarray], Made], parts: list[np.ndarray], workers: int) -> Iterator[Made]:
+    """Results of `make` in order, `AHEAD` of them in the making."""
+    waiting: deque[Future[Made]] = deque()
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            for part in parts:
+                waiting.append(pool.submit(make, part))
+                if len(waiting) > AHEAD:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()

@@ -1,0 +1,49 @@
+"""Checks the whole data folder and says what is in it, or everything that is wrong with it.
+
+python -m preprocessing.check [--data DIR] [--skip-broken]
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from preprocessing.competition import CLASS_NAMES, COMPLETE_TEST_IMAGES, COMPLETE_TRAIN_IMAGES
+from preprocessing.errors import run_command
+from preprocessing.run_folder import CACHE
+from preprocessing.settings import CommandLine
+
+if TYPE_CHECKING:
+    from preprocessing.dataset import Dataset
+
+
+def describe(data: "Dataset") -> str:
+    """What the folder holds: numbers of images and drivers, and a line for each class."""
+    images, drivers = len(data.train), data.train["subject"].nunique()
+    complete = images == COMPLETE_TRAIN_IMAGES and len(data.test) == COMPLETE_TEST_IMAGES
+    whole = "the complete competition" if complete else "a part of the competition, or other images"
+    broken = f" ({len(data.broken_test):,} without a picture)" if data.broken_test else ""
+    counts = data.train["classname"].value_counts()
+    lines = [
+        f"{data.root}: {whole}",
+        f"{images:>8,} training images of {drivers:,} drivers",
+        f"{len(data.test):>8,} test images{broken}",
+        *(f"{counts.get(name, 0):>8,} {name} {words}" for name, words in CLASS_NAMES.items()),
+    ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """python -m preprocessing.check"""
+    parser = CommandLine(prog="python -m preprocessing.check", description="Checks the whole data folder.")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="the competition's folder [found by itself]")
+    parser.add_argument("--cache", type=Path, default=CACHE, metavar="DIR", help="what may be remembered [cache]")
+    parser.add_argument("--skip-broken", action="store_true", help="leave out missing and broken images")
+    arguments = parser.parse_args()
+
+    from preprocessing import dataset
+
+    root = dataset.required(arguments.data)
+    print(describe(dataset.load(root, arguments.cache, arguments.skip_broken)))
+
+
+if __name__ == "__main__":
+    run_command(main)

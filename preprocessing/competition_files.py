@@ -1,0 +1,218 @@
+"""What stands in the two CSV files and in the image folders, and whether the two agree.
+
+Nothing here raises for what it finds wrong: it gathers `Fault`s, so that all of them can be told at once.
+"""
+
+import csv
+import io
+import os
+import re
+import stat
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from preprocessing.competition import CLASSES, DRIVER_LIST, SAMPLE_SUBMISSION, TEST_FOLDER, TRAIN_FOLDER
+from preprocessing.errors import UserError, named
+
+DRIVER_LIST_COLUMNS = ("subject", "classname", "img")
+SAMPLE_COLUMNS = ("img", *CLASSES)
+
+_IMAGE_NAME = re.compile(r"\w[^/\\:\x00-\x1f]{0,250}\.jpe?g", re.IGNORECASE)  # a plain file name, in no other folder
+_JUNK = {"thumbs.db", "desktop.ini", "__macosx"}  # what file managers leave; names that start with '.' are junk too
+
+
+class Fault(NamedTuple):
+    """One line for the user. `skippable`: --skip-broken may go on in spite of it."""
+
+    text: str
+    skippable: bool = False
+
+
+class ImageRow(NamedTuple):
+    """One row of driver_imgs_list.csv."""
+
+    subject: str
+    classname: str
+    img: str
+
+
+class FileStat(NamedTuple):
+    """What tells that a file has changed: its size in bytes and its modification time in nanoseconds."""
+
+    size: int
+    modified: int
+
+
+def read_driver_list(root: Path, faults: list[Fault]) -> list[ImageRow] | None:
+    """The usable rows of driver_imgs_list.csv in its order; None where it cannot be read as such a table at all."""
+    rows = _read_csv(root / DRIVER_LIST, DRIVER_LIST_COLUMNS, faults)
+    if rows is None:
+        return None
+    images = [ImageRow(*row) for row in rows]
+    names = [row.img for row in images]
+    _judge_names(DRIVER_LIST, names, faults)
+    unknown = [row for row in images if row.classname not in CLASSES]
+    if unknown:
+        words = named([f"{row.classname!r} of {row.img}" for row in unknown])
+        faults.append(Fault(f"{DRIVER_LIST}: rows with a class other than c0..c9: {len(unknown):,} ({words})"))
+    nameless = [row.img for row in images if not row.subject or row.subject != row.subject.strip()]
+    if nameless:
+        text = f"rows with no driver, or with spaces around it: {len(nameless):,} ({named(nameless)})"
+        faults.append(Fault(f"{DRIVER_LIST}: {text}"))
+    return [row for row in images if row.classname in CLASSES and _IMAGE_NAME.fullmatch(row.img)]
+
+
+def read_sample_submission(root: Path, faults: list[Fault]) -> list[str] | None:
+    """The usable image names of sample_submission.csv in its order; None where it cannot be read at all."""
+    rows = _read_csv(root / SAMPLE_SUBMISSION, SAMPLE_COLUMNS, faults)
+    if rows is None:
+        return None
+    names = [row[0] for row in rows]
+    _judge_names(SAMPLE_SUBMISSION, names, faults)
+    return [name for name in names if _IMAGE_NAME.fullmatch(name)]
+
+
+def _judge_names(table: str, names: Sequence[str], faults: list[Fault]) -> None:
+    refused = [repr(name) for name in names if not _IMAGE_NAME.fullmatch(name)]
+    if refused:
+        expected = "expected a plain file name such as img_1.jpg, without a folder"
+        faults.append(Fault(f"{table}: refused image names: {len(refused):,} ({named(refused)}); {expected}"))
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        faults.append(Fault(f"{table}: images that stand there more than once: {len(twice):,} ({named(twice)})"))
+
+
+def _read_csv(path: Path, columns: Sequence[str], faults: list[Fault]) -> list[list[str]] | None:
+    """The values of `columns` of every row, in that order of columns. A byte order mark and CRLF are accepted."""
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        faults.append(Fault(f"{path.name}: cannot be read ({error.strerror or error})"))
+        return None
+    except UnicodeDecodeError as error:
+        where = f"byte {error.start + 1:,}"
+        faults.append(Fault(f"{path.name}: is not UTF-8 text ({where}). Save it as 'CSV UTF-8', or get it again"))
+        return None
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    rows, ragged = [], []
+    try:
+        header = next(reader, [])
+        wanted = f"expected the columns {','.join(columns)}"
+        lacking = [column for column in columns if column not in header]
+        if lacking:
+            found = named([repr(column) for column in header], 12) or "an empty file"
+            text = f"has no column {named(lacking, 12)} ({wanted}, found {found})"
+            faults.append(Fault(f"{path.name}: {text}"))
+            return None
+        twice = [column for column in columns if header.count(column) > 1]
+        if twice:
+            faults.append(Fault(f"{path.name}: has the column {named(twice)} more than once ({wanted})"))
+            return None
+        places = [header.index(column) for column in columns]
+        for row in reader:
+            if len(row) == len(header):
+                rows.append([row[place] for place in places])
+            elif row:
+                ragged.append(f"line {reader.line_num:,} has {len(row)}")
+    except csv.Error as error:
+        faults.append(Fault(f"{path.name}: line {reader.line_num:,} is not CSV ({error})"))
+        return None
+    if ragged:
+        text = f"rows without the header's {len(header)} fields: {len(ragged):,} ({named(ragged)})"
+        faults.append(Fault(f"{path.name}: {text}"))
+    if not rows:
+        faults.append(Fault(f"{path.name}: has no rows ({wanted} and a row for each image)"))
+        return None
+    return rows
+
+
+def list_files(root: Path, faults: list[Fault]) -> dict[str, FileStat]:
+    """Every file under the ten training folders and the test folder, by its path relative to `root` with '/'."""
+    files: dict[str, FileStat] = {}
+    strays: list[str] = []
+    for name, entry in _entries(root / TRAIN_FOLDER):
+        if name in CLASSES and entry.is_dir():
+            _list_folder(root, f"{TRAIN_FOLDER}/{name}", files, strays)
+        else:
+            strays.append(f"{TRAIN_FOLDER}/{name}")
+    _list_folder(root, TEST_FOLDER, files, strays)
+    if strays:
+        text = f"files or folders that do not belong there: {len(strays):,} ({named(sorted(strays))})"
+        faults.append(Fault(text, skippable=True))
+    return files
+
+
+def _list_folder(root: Path, folder: str, files: dict[str, FileStat], strays: list[str]) -> None:
+    for name, entry in _entries(root / folder):
+        try:
+            status = entry.stat()
+        except OSError:
+            continue  # a link to nowhere: its row will have no file
+        if stat.S_ISREG(status.st_mode):
+            files[f"{folder}/{name}"] = FileStat(status.st_size, status.st_mtime_ns)
+        else:
+            strays.append(f"{folder}/{name}")
+
+
+def _entries(folder: Path) -> list[tuple[str, os.DirEntry[str]]]:
+    """The folder's entries without the junk of file managers, sorted by name."""
+    try:
+        with os.scandir(folder) as found:
+            entries = [entry for entry in found if entry.name[0] != "." and entry.name.lower() not in _JUNK]
+    except OSError as error:
+        raise UserError(f"cannot list {folder}: {error.strerror or error}. Expected a folder of images.") from None
+    # A name that is not UTF-8 cannot be printed; no row can have it either, so a replacement does no harm.
+    printable = [(os.fsencode(entry.name).decode("utf-8", "replace"), entry) for entry in entries]
+    return sorted(printable, key=lambda pair: pair[0])
+
+
+def compare(
+    rows: Sequence[ImageRow] | None, test: Sequence[str] | None, files: dict[str, FileStat], faults: list[Fault]
+) -> tuple[set[str], set[str]]:
+    """Holds the rows against the files, both ways.
+
+    Returns:
+        The names of the training images, and of the test images, that have no file where it belongs.
+    """
+    lacking_train: set[str] = set()
+    lacking_test: set[str] = set()
+    if rows is not None:
+        belongs = {row.img: row.classname for row in rows}
+        stand_in: dict[str, list[str]] = {}
+        for path in files:
+            if path.startswith(f"{TRAIN_FOLDER}/"):
+                classname, name = path.removeprefix(f"{TRAIN_FOLDER}/").split("/", 1)
+                stand_in.setdefault(name, []).append(classname)
+        misplaced, copies, missing = [], [], []
+        for name, classname in belongs.items():
+            where = stand_in.pop(name, [])
+            others = [f"{name} is in {other}, its row says {classname}" for other in where if other != classname]
+            if classname in where:
+                copies += others
+            else:
+                lacking_train.add(name)
+                misplaced += others
+                missing += [] if others else [f"{classname}/{name}"]
+        extra = [f"{folder}/{name}" for name, where in stand_in.items() for folder in where]
+        for found, what in (
+            (missing, f"training images of {DRIVER_LIST} without a file"),
+            (misplaced, "training images that lie in another class's folder"),
+            (copies, "training images that lie in a second class's folder too"),
+            (extra, f"files under {TRAIN_FOLDER} without a row in {DRIVER_LIST}"),
+        ):
+            if found:
+                faults.append(Fault(f"{what}: {len(found):,} ({named(found)})", skippable=True))
+    if test is not None:
+        present = {path.removeprefix(f"{TEST_FOLDER}/") for path in files if path.startswith(f"{TEST_FOLDER}/")}
+        absent = [name for name in dict.fromkeys(test) if name not in present]
+        unlisted = sorted(present.difference(test))
+        lacking_test.update(absent)
+        for found, what in (
+            (absent, f"test images of {SAMPLE_SUBMISSION} without a file"),
+            (unlisted, f"files under {TEST_FOLDER} without a row in {SAMPLE_SUBMISSION}"),
+        ):
+            if found:
+                faults.append(Fault(f"{what}: {len(found):,} ({named(found)})", skippable=True))
+    return lacking_train, lacking_test

@@ -1,0 +1,33 @@
+"""Renders the demo set: python -m preprocessing.demo --out data_demo"""
+
+import time
+from pathlib import Path
+
+from preprocessing.demo.contact_sheet import write_contact_sheet
+from preprocessing.demo.dataset import DemoSettings, render_demo, test_labels_path
+from preprocessing.errors import UserError, run_command
+from preprocessing.settings import CommandLine, add_settings, chosen
+
+
+def main() -> None:
+    """Parses the command line and renders."""
+    parser = CommandLine(prog="python -m preprocessing.demo", description=__doc__)
+    parser.add_argument("--out", type=Path, metavar="DIR", help="the data root to write; must be new or empty")
+    parser.add_argument("--contact-sheet", type=Path, metavar="FILE.jpg", help="write a picture of the ten behaviours")
+    add_settings(parser, DemoSettings(), "how much")
+    arguments = parser.parse_args()
+    settings = DemoSettings(**chosen(arguments, DemoSettings))
+    if arguments.out is None and arguments.contact_sheet is None:
+        raise UserError("nothing to do. Expected --out DIR, or --contact-sheet FILE.jpg, or both.")
+    if arguments.contact_sheet is not None:
+        write_contact_sheet(arguments.contact_sheet, settings.seed)
+        print(f"wrote {arguments.contact_sheet}")
+    if arguments.out is not None:
+        start = time.monotonic()
+        render_demo(arguments.out, settings.seed, settings)
+        seconds = time.monotonic() - start
+        print(f"rendered {arguments.out} in {seconds:.0f} s; its test labels: {test_labels_path(arguments.out)}")
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,242 @@
+"""The demo set on disk: which sequences there are, their rendering in parallel, Kaggle's layout, the labels kept aside.
+
+Nothing here imports the renderer before there is something to render.
+"""
+
+import csv
+import dataclasses
+import functools
+import io
+import multiprocessing
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from preprocessing.competition import CLASSES, DRIVER_LIST, SAMPLE_SUBMISSION, TEST_FOLDER, TRAIN_FOLDER
+from preprocessing.errors import UserError
+from preprocessing.files import write_text
+from preprocessing.settings import setting
+
+VERSION = 1  # raise it whenever the pictures change: a cached set of another version is not used
+JPEG_QUALITY = 88
+MOST_SEQUENCES = 3  # of one driver and behaviour
+HIGHEST_NUMBER = 102_150  # image names run from img_1 to about here, as the competition's
+MOST_WORKERS = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class DemoSettings:
+    """How much is rendered."""
+
+    seed: int = setting(0, "everything random follows from it", least=0)
+    drivers: int = setting(14, "drivers to train on", least=1, most=900)
+    test_drivers: int = setting(4, "other drivers, to predict", least=1, most=90)
+    images_per_class: int = setting(8, "training images of each driver and behaviour", least=1, most=100)
+    test_images_per_class: int = setting(6, "test images of each driver and behaviour", least=1, most=100)
+    workers: int = setting(0, "processes that render; 0 is one for each core", least=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Clip:
+    """All images of one driver and one behaviour: the unit of work."""
+
+    seed: int
+    driver: int  # counted from 0, over training and test drivers
+    behaviour: str
+    names: tuple[str, ...]  # image names in video order
+    folder: str
+
+    @property
+    def subject(self) -> str:
+        """The driver's name in the tables."""
+        return f"p{self.driver + 1:03d}"
+
+
+def test_labels_path(root: Path) -> Path:
+    """Where the labels of the test images lie: beside the data root, never in it. Columns img,subject,classname."""
+    root = Path(root)
+    return root.parent / f"{root.name}_test_labels.csv"
+
+
+test_labels_path.__test__ = False  # type: ignore[attr-defined]  # it is not a test, whatever its name says to pytest
+
+
+def demo_root(cache: Path, seed: int = 0) -> Path:
+    """Where in the cache the demo set of this seed lies, or will lie."""
+    return Path(cache) / f"demo_seed{seed}_v{VERSION}"
+
+
+def demo_counts() -> tuple[int, int]:
+    """Numbers of training and of test images of a demo set of the default size."""
+    size = DemoSettings()
+    per_class = (size.drivers * size.images_per_class, size.test_drivers * size.test_images_per_class)
+    return per_class[0] * len(CLASSES), per_class[1] * len(CLASSES)
+
+
+def ensure_demo(cache: Path, seed: int = 0) -> Path:
+    """The demo set of this seed in the cache, rendered if it is not there yet.
+
+    Returns:
+        The data root. `test_labels_path` of it says where the test labels lie.
+
+    Raises:
+        UserError: the cache cannot be written to.
+    """
+    root = demo_root(cache, seed)
+    if root.is_dir() and test_labels_path(root).is_file():
+        return root
+    if root.is_dir():  # its labels were deleted: what lies in the cache may be made again
+        shutil.rmtree(root, ignore_errors=True)
+    render_demo(root, seed)
+    return root
+
+
+def render_demo(root: Path, seed: int = 0, settings: DemoSettings | None = None) -> None:
+    """Renders a demo set into a folder that does not exist yet (or is empty), whole or not at all.
+
+    The bytes depend on the settings, never on the number of workers.
+
+    Args:
+        root: the data root to be.
+        seed: a whole number from 0; it replaces the one in `settings`.
+        settings: how much is rendered.
+
+    Raises:
+        UserError: `root` holds something already, or cannot be written.
+    """
+    root = Path(root)
+    settings = dataclasses.replace(settings or DemoSettings(), seed=seed)
+    if root.exists() and (not root.is_dir() or any(root.iterdir())):
+        raise UserError(
+            f"{root} exists already. Expected a new or empty folder for the demo set; delete it or name another."
+        )
+    partial = None
+    try:
+        root.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{root.name}.", dir=root.parent))
+        partial.chmod(0o755)
+        train, test = _clips(settings)
+        _render_clips(train + test, partial, settings.workers)
+        _write_table(partial / DRIVER_LIST, ("subject", "classname", "img"), _rows(train))
+        test_names = sorted((name for clip in test for name in clip.names), key=_number)
+        share = [1 / len(CLASSES)] * len(CLASSES)
+        _write_table(partial / SAMPLE_SUBMISSION, ("img", *CLASSES), [(name, *share) for name in test_names])
+        labels = sorted(((row[2], row[0], row[1]) for row in _rows(test)), key=lambda row: _number(row[0]))
+        _write_table(test_labels_path(root), ("img", "subject", "classname"), labels)
+        try:
+            partial.replace(root)
+        except OSError:
+            if not root.is_dir() or not (root / SAMPLE_SUBMISSION).is_file():  # else another process was first
+                raise
+    except OSError as error:
+        raise UserError(
+            f"cannot write {root}: {error.strerror or error}. Expected a folder to write to, with 200 MB free."
+        ) from error
+    finally:
+        if partial is not None:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def _clips(settings: DemoSettings) -> tuple[list[Clip], list[Clip]]:
+    """Training and test clips; names are drawn so that neither they nor their order tell driver or class."""
+    import numpy as np
+
+    counts = [settings.images_per_class] * settings.drivers + [settings.test_images_per_class] * settings.test_drivers
+    total = sum(counts) * len(CLASSES)
+    rng = np.random.default_rng([settings.seed, 1])
+    numbers: Iterator[int] = iter(1 + rng.permutation(max(total, HIGHEST_NUMBER))[:total])
+    clips: tuple[list[Clip], list[Clip]] = ([], [])
+    for driver, count in enumerate(counts):
+        is_test = driver >= settings.drivers
+        for behaviour in CLASSES:
+            names = tuple(f"img_{next(numbers)}.jpg" for _ in range(count))
+            folder = TEST_FOLDER if is_test else f"{TRAIN_FOLDER}/{behaviour}"
+            clips[is_test].append(Clip(settings.seed, driver, behaviour, names, folder))
+    return clips
+
+
+def _render_clips(clips: Sequence[Clip], root: Path, workers: int) -> None:
+    """Writes the JPEG files of all clips under `root`, with a bar where a person looks on."""
+    from tqdm import tqdm
+
+    for folder in sorted({clip.folder for clip in clips}):
+        (root / folder).mkdir(parents=True)
+    workers = min(workers or min(_cores(), MOST_WORKERS), len(clips))
+    total = sum(len(clip.names) for clip in clips)
+    render = functools.partial(_render_clip, root=root)
+    with tqdm(total=total, desc="demo set", unit=" images", disable=not sys.stderr.isatty()) as bar:
+        if workers == 1:
+            for clip in clips:
+                bar.update(render(clip))
+            return
+        # 'spawn': a fork of a process in which TensorFlow runs threads can hang.
+        with multiprocessing.get_context("spawn").Pool(workers, initializer=_one_thread) as pool:
+            for count in pool.imap_unordered(render, clips, chunksize=len(CLASSES) // 2):
+                bar.update(count)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _one_thread() -> None:
+    import cv2
+
+    cv2.setNumThreads(1)
+
+
+def _render_clip(clip: Clip, root: Path) -> int:
+    """Renders one clip; returns the number of images."""
+    import cv2
+    import numpy as np
+
+    from preprocessing.demo.film import film
+
+    room = _studio(clip.seed, clip.driver)
+    rng = np.random.default_rng([clip.seed, 3, clip.driver, CLASSES.index(clip.behaviour)])
+    names = iter(clip.names)
+    for frames in sequence_lengths(len(clip.names), int(rng.integers(1, MOST_SEQUENCES + 1))):
+        for picture in film(room, clip.behaviour, frames, rng):
+            written, data = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+            if not written:
+                raise RuntimeError("OpenCV could not encode a JPEG")
+            (root / clip.folder / next(names)).write_bytes(data.tobytes())
+    return len(clip.names)
+
+
+def sequence_lengths(frames: int, sequences: int) -> list[int]:
+    """Splits frames into sequences of nearly equal length, none shorter than two where that can be had."""
+    sequences = max(1, min(sequences, frames // 2))
+    return [frames // sequences + (number < frames % sequences) for number in range(sequences)]
+
+
+@functools.lru_cache(maxsize=2)
+def _studio(seed: int, driver: int) -> Any:
+    import numpy as np
+
+    from preprocessing.demo.appearance import draw_driver
+    from preprocessing.demo.film import studio
+
+    rng = np.random.default_rng([seed, 2, driver])
+    return studio(draw_driver(rng, driver), rng)
+
+
+def _number(name: str) -> int:
+    return int(name.removeprefix("img_").removesuffix(".jpg"))
+
+
+def _rows(clips: Sequence[Clip]) -> list[tuple[str, str, str]]:
+    """subject, classname, img in video order."""
+    return [(clip.subject, clip.behaviour, name) for clip in clips for name in clip.names]
+
+
+def _write_table(path: Path, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    write_text(path, text.getvalue())

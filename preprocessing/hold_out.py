@@ -1,0 +1,126 @@
+"""Makes a practice competition of any data folder: some of its drivers become the test set, their labels kept aside.
+
+python -m preprocessing.hold_out --drivers p022 p041 p061 p081 --out practice
+
+writes practice/ in Kaggle's layout, and practice_test_labels.csv (img,subject,classname) beside it. The images are hard
+links where the file system has them and copies elsewhere. The original test images, which have no labels, are left out.
+"""
+
+import csv
+import os
+import random
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from preprocessing.competition import CLASSES, DRIVER_LIST, SAMPLE_SUBMISSION, TEST_FOLDER, TRAIN_FOLDER
+from preprocessing.errors import UserError, run_command
+from preprocessing.files import written_whole
+from preprocessing.run_folder import CACHE
+from preprocessing.settings import CommandLine, nearest
+
+if TYPE_CHECKING:
+    from preprocessing.dataset import Dataset
+
+FIRST_NUMBER = 200_000  # of the renamed images; the competition's own end before 110,000
+
+
+def labels_path(out: Path) -> Path:
+    """Where the held-out labels lie: beside the new folder, so that nothing that is given the folder can read them."""
+    return out.parent / f"{out.name}_test_labels.csv"
+
+
+def hold_out(data: "Dataset", drivers: Sequence[str], out: Path, seed: int = 0) -> Path:
+    """Writes the practice competition.
+
+    Args:
+        drivers: who becomes the test set.
+        out: the new folder, outside of the data folder; it must not be there yet.
+        seed: of the new names, so that neither a name nor the order tells the class or the driver.
+
+    Returns:
+        The path of the held-out labels.
+
+    Raises:
+        UserError: an unknown driver, no driver left to train on, or `out` is there already.
+    """
+    from preprocessing.folders import folder_written_whole
+
+    _judge_drivers(drivers, sorted(data.train["subject"].unique()))
+    out = Path(out)
+    labels = labels_path(out)
+    for path in (out, labels):
+        if path.exists():
+            raise UserError(f"{path} is there already. Choose another --out, or move it away first.")
+    if out.resolve().is_relative_to(data.root.resolve()):
+        raise UserError(f"--out {out} lies in the data folder, which is never written to. Choose another place.")
+
+    rows = list(data.train[["subject", "classname", "img"]].itertuples(index=False, name=None))
+    kept = [row for row in rows if row[0] not in drivers]
+    held = [row for row in rows if row[0] in drivers]
+    numbers = list(range(FIRST_NUMBER, FIRST_NUMBER + len(held)))
+    random.Random(seed).shuffle(numbers)  # noqa: S311  (a practice set is no secret)
+    renamed = sorted((f"img_{number}.jpg", row) for number, row in zip(numbers, held, strict=True))
+
+    with folder_written_whole(out) as folder:
+        for name in (*(f"{TRAIN_FOLDER}/{classname}" for classname in CLASSES), TEST_FOLDER):
+            (folder / name).mkdir(parents=True)
+        for _, classname, img in kept:
+            _link_or_copy(data.train_path(img, classname), folder / TRAIN_FOLDER / classname / img)
+        for name, (_, classname, img) in renamed:
+            _link_or_copy(data.train_path(img, classname), folder / TEST_FOLDER / name)
+        _write_rows(folder / DRIVER_LIST, ("subject", "classname", "img"), kept)
+        uniform = (f"{1 / len(CLASSES):g}",) * len(CLASSES)
+        _write_rows(folder / SAMPLE_SUBMISSION, ("img", *CLASSES), [(name, *uniform) for name, _ in renamed])
+        truth = [(name, subject, classname) for name, (subject, classname, _) in renamed]
+        # Last and only then renamed: no practice set is ever left without its labels.
+        _write_rows(labels, ("img", "subject", "classname"), truth)
+    return labels
+
+
+def _judge_drivers(drivers: Sequence[str], known: Sequence[str]) -> None:
+    unknown = [driver for driver in drivers if driver not in known]
+    if unknown:
+        words = "".join(f"{driver!r} is not in the data{nearest(driver, known) or '.'} " for driver in unknown)
+        raise UserError(f"--drivers: {words}All drivers: {' '.join(known)}")
+    if not drivers:
+        raise UserError(f"--drivers: expected at least one of {' '.join(known)}")
+    if set(drivers) == set(known):
+        raise UserError("--drivers: these are all the drivers; leave at least one to train on, two to validate too.")
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    source = source.resolve()  # of a symbolic link, the file: a link to a link could break when the data moves
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one without hard links, or another owner's file
+        shutil.copy2(source, target)
+
+
+def _write_rows(path: Path, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    with written_whole(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+        csv.writer(stream, lineterminator="\n").writerows([header, *rows])
+
+
+def main() -> None:
+    """python -m preprocessing.hold_out"""
+    parser = CommandLine(prog="python -m preprocessing.hold_out", description=__doc__)
+    parser.add_argument("--data", type=Path, metavar="DIR", help="the competition's folder [found by itself]")
+    parser.add_argument("--drivers", nargs="+", required=True, metavar="DRIVER", help="who becomes the test set")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the new folder")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the new names of the test images [0]")
+    parser.add_argument("--cache", type=Path, default=CACHE, metavar="DIR", help="what may be remembered [cache]")
+    parser.add_argument("--skip-broken", action="store_true", help="leave out missing and broken images")
+    arguments = parser.parse_args()
+
+    from preprocessing import dataset
+
+    data = dataset.load(dataset.required(arguments.data), arguments.cache, arguments.skip_broken)
+    labels = hold_out(data, arguments.drivers, arguments.out, arguments.seed)
+    held = data.train["subject"].isin(arguments.drivers).sum()
+    print(f"{arguments.out}: {len(data.train) - held:,} training images, {held:,} test images; their labels: {labels}")
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,143 @@
+"""Decoded images at one size, by row: from a memory-mapped cache on disk, or decoded on demand where that won't fit."""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from preprocessing import jpeg
+from preprocessing.errors import UserError
+from preprocessing.files import written_whole
+from preprocessing.settings import ImageSize
+
+BLOCK = 256  # images in one cache file
+FREE_DISK_KEPT = 2 * 2**30  # bytes that the cache leaves free for everything else
+VERSION = 1  # of the decoding; raise it when the pixels change
+
+
+def read_image(path: Path, size: ImageSize) -> np.ndarray:
+    """Decodes one JPEG at the smallest sufficient scale and shrinks it by area averaging (so without aliasing).
+
+    Returns:
+        shape (size.height, size.width, 3), uint8, RGB.
+    """
+    image = jpeg.decode(path, least_height=size.height, least_width=size.width)
+    if image.shape[:2] == (size.height, size.width):
+        return image
+    shrinks = image.shape[0] >= size.height and image.shape[1] >= size.width
+    how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return cv2.resize(image, (size.width, size.height), interpolation=how)
+
+
+class ImageStore:
+    """The images of one table at one size.
+
+    Built once, in parallel, into files of `BLOCK` images under `cache/images/`; the next process, fold or
+    architecture of the same size maps them. A block is written whole, so a store interrupted goes on where it was.
+
+    Args:
+        paths: the image files, one per row.
+        size: the size in pixels that every image is brought to.
+        cache: the cache folder.
+        fingerprint: changes whenever a file, its size or its time changes.
+        limit: the most bytes that `cache/images` may hold; images that would not fit are decoded on demand.
+    """
+
+    def __init__(self, paths: Sequence[Path], size: ImageSize, cache: Path, fingerprint: str, limit: int) -> None:
+        self.paths = list(paths)
+        self.size = size
+        names = hashlib.sha256("\n".join(map(str, self.paths)).encode()).hexdigest()
+        key = hashlib.sha256(f"{VERSION} {fingerprint} {names}".encode()).hexdigest()[:16]
+        self.folder = Path(cache) / "images" / f"{size}_{key}"
+        self.limit = limit
+        self.cached = False
+        self._blocks: dict[int, np.ndarray] = {}
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    @property
+    def bytes(self) -> int:
+        """Size of all decoded images."""
+        return len(self) * self.size.height * self.size.width * 3
+
+    def prepare(self, workers: int, say: Callable[[str], None] = print) -> None:
+        """Makes the missing blocks, with a progress bar; says so where the cache has no room for them."""
+        missing = [number for number in range(-(-len(self) // BLOCK)) if not self._block_path(number).exists()]
+        if missing and not self._make_room(len(missing) * BLOCK * self.bytes // max(1, len(self))):
+            say(
+                f"decoded images would take {self.bytes / 2**30:.1f} GiB, more than the cache may hold "
+                "(--cache-limit) or the disk has free: decoding them anew in each epoch instead, which is slower."
+            )
+            return
+        if missing:
+            bar = tqdm(total=len(self), desc=f"decoding to {self.size}", unit="img", leave=False, disable=None)
+            bar.update(len(self) - sum(len(self._rows(number)) for number in missing))
+            with ThreadPoolExecutor(workers) as pool:
+                for number in missing:
+                    rows = self._rows(number)
+                    block = np.empty((len(rows), self.size.height, self.size.width, 3), np.uint8)
+                    for position, image in enumerate(pool.map(self._decode, rows)):
+                        block[position] = image
+                        bar.update()
+                    with written_whole(self._block_path(number)) as temporary, temporary.open("wb") as stream:
+                        np.save(stream, block, allow_pickle=False)
+            bar.close()
+        if self.folder.exists():
+            os.utime(self.folder)  # the least recently used store is the first to make room
+        self.cached = True
+
+    def read(self, row: int) -> np.ndarray:
+        """One image: shape (height, width, 3), uint8, RGB. A view into the cache: do not modify it."""
+        if not self.cached:
+            return self._decode(row)
+        number = row // BLOCK
+        block = self._blocks.get(number)
+        if block is None:
+            try:
+                block = np.load(self._block_path(number), mmap_mode="r", allow_pickle=False)
+            except (OSError, ValueError):  # removed meanwhile, to make room for another run
+                return self._decode(row)
+            self._blocks[number] = block
+        return block[row % BLOCK]
+
+    def _decode(self, row: int) -> np.ndarray:
+        return read_image(self.paths[row], self.size)
+
+    def _rows(self, number: int) -> range:
+        return range(number * BLOCK, min(len(self), (number + 1) * BLOCK))
+
+    def _block_path(self, number: int) -> Path:
+        return self.folder / f"block_{number:05d}.npy"
+
+    def _make_room(self, needed: int) -> bool:
+        """Removes the least recently used stores until `needed` bytes fit; False where they cannot."""
+        root = self.folder.parent
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"cannot write the cache {root}: {error.strerror}. Choose another with --cache.") from error
+        others = sorted((p for p in root.iterdir() if p.is_dir() and p != self.folder), key=lambda p: p.stat().st_mtime)
+        sizes = {folder: _bytes_in(folder) for folder in (*others, self.folder)}
+        if needed + sizes[self.folder] > self.limit:
+            return False
+        for folder in others:
+            if sum(sizes.values()) + needed <= self.limit and _free(root) >= needed + FREE_DISK_KEPT:
+                break
+            shutil.rmtree(folder, ignore_errors=True)
+            sizes.pop(folder)
+        return _free(root) >= needed + FREE_DISK_KEPT
+
+
+def _bytes_in(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.glob("*.npy"))
+
+
+def _free(folder: Path) -> int:
+    return shutil.disk_usage(folder).free

@@ -1,0 +1,211 @@
+"""JPEG files: headers read without decoding, and the one decoder that every stage uses."""
+
+import io
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from preprocessing.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+LARGEST_SIDE = 20_000  # pixels
+LARGEST_AREA = 100_000_000  # pixels
+END_SEARCHED = 4096  # bytes at the end of a file among which the end marker must lie; some cameras pad after it
+
+EMPTY = "empty"
+NOT_JPEG = "not a JPEG"
+TRUNCATED = "truncated"
+ABSURD_SIZE = "of an absurd size"
+UNDECODABLE = "of a JPEG kind that cannot be decoded"
+UNREADABLE = "unreadable"
+
+_START_OF_IMAGE, _END_OF_IMAGE = b"\xff\xd8", b"\xff\xd9"
+_START_OF_SCAN = 0xDA
+_WITHOUT_LENGTH = {0x01, *range(0xD0, 0xD8)}  # TEM and restart markers stand alone
+_DECODABLE_FRAMES = {0xC0, 0xC1, 0xC2, 0xC9, 0xCA}  # baseline, extended, progressive; Huffman or arithmetic
+_OTHER_FRAMES = {0xC3, 0xC5, 0xC6, 0xC7, 0xCB, 0xCD, 0xCE, 0xCF}  # lossless, hierarchical
+
+
+@dataclass(frozen=True)
+class JpegHeader:
+    """What a JPEG says of itself: pixels as stored, and 1 (grey), 3 (YCbCr) or 4 (CMYK) components."""
+
+    width: int
+    height: int
+    components: int
+
+
+class BrokenImageError(UserError):
+    """An image file that cannot be used; `reason` is one of the words of this module, such as TRUNCATED."""
+
+    def __init__(self, path: str, reason: str, detail: str = "") -> None:
+        super().__init__(path, reason, detail)  # all of them in args, so that it survives a process pool
+        self.path, self.reason, self.detail = path, reason, detail
+
+    def __str__(self) -> str:
+        detail = f" ({self.detail})" if self.detail else ""
+        return f"{self.path} is {self.reason}{detail}. Expected a whole JPEG; get the file again or leave it out."
+
+
+def read_header(path: Path) -> JpegHeader:
+    """Reads the header and looks for the end marker, without decoding and without reading what lies between.
+
+    Raises:
+        BrokenImageError (a UserError): empty, not a JPEG, truncated, of an absurd size, or not readable.
+    """
+    try:
+        with Path(path).open("rb") as stream:
+            return _parse(stream, str(path))
+    except OSError as error:
+        raise BrokenImageError(str(path), UNREADABLE, error.strerror or str(error)) from None
+
+
+def _parse(stream: BinaryIO, name: str) -> JpegHeader:
+    start = stream.read(2)
+    if not start:
+        raise BrokenImageError(name, EMPTY)
+    if start != _START_OF_IMAGE:
+        raise BrokenImageError(name, NOT_JPEG)
+    header: JpegHeader | None = None
+    while True:  # one segment a turn, up to the first scan
+        marker = _next_marker(stream, name)
+        if marker in _WITHOUT_LENGTH:
+            continue
+        if marker == 0xD9:
+            raise BrokenImageError(name, NOT_JPEG, "it has no picture")
+        length = int.from_bytes(_exactly(stream, 2, name), "big")
+        if length < 2:
+            raise BrokenImageError(name, NOT_JPEG, "a segment without length")
+        if marker in _OTHER_FRAMES:
+            raise BrokenImageError(name, UNDECODABLE)
+        if marker in _DECODABLE_FRAMES:
+            header = _frame(_exactly(stream, length - 2, name), name)
+        elif marker == _START_OF_SCAN:
+            break
+        else:
+            stream.seek(length - 2, io.SEEK_CUR)
+    if header is None:
+        raise BrokenImageError(name, NOT_JPEG, "its scan has no frame header")
+    # Searched from the scan on only: an embedded thumbnail has an end marker of its own.
+    scan = stream.tell()
+    size = stream.seek(0, io.SEEK_END)
+    stream.seek(max(scan, size - END_SEARCHED))
+    if _END_OF_IMAGE not in stream.read():
+        raise BrokenImageError(name, TRUNCATED)
+    return header
+
+
+def _next_marker(stream: BinaryIO, name: str) -> int:
+    """The code of the marker that must stand here; any number of 0xFF may fill the space before it."""
+    if _exactly(stream, 1, name) != b"\xff":
+        raise BrokenImageError(name, NOT_JPEG, "a damaged header")
+    code = 0xFF
+    while code == 0xFF:
+        code = _exactly(stream, 1, name)[0]
+    return code
+
+
+def _exactly(stream: BinaryIO, count: int, name: str) -> bytes:
+    data = stream.read(count)
+    if len(data) < count:
+        raise BrokenImageError(name, TRUNCATED)
+    return data
+
+
+def _frame(segment: bytes, name: str) -> JpegHeader:
+    if len(segment) < 6:
+        raise BrokenImageError(name, NOT_JPEG, "a damaged frame header")
+    precision, components = segment[0], segment[5]
+    height, width = int.from_bytes(segment[1:3], "big"), int.from_bytes(segment[3:5], "big")
+    if precision != 8 or components not in (1, 3, 4):
+        raise BrokenImageError(name, UNDECODABLE, f"{precision} bits, {components} components")
+    if not (0 < width <= LARGEST_SIDE and 0 < height <= LARGEST_SIDE and width * height <= LARGEST_AREA):
+        raise BrokenImageError(name, ABSURD_SIZE, f"{width} x {height} pixels")
+    return JpegHeader(width, height, components)
+
+
+def broken_images(root: Path, paths: Sequence[str], progress: bool = True) -> dict[str, str]:
+    """Reads the headers of many files in a thread pool, with a progress bar on stderr.
+
+    Args:
+        paths: relative to `root`, with '/'.
+
+    Returns:
+        The reason (EMPTY, TRUNCATED, ...) by path, of the broken ones only, in the order of `paths`.
+    """
+    from tqdm import tqdm
+
+    def reasons(chunk: Sequence[str]) -> dict[str, str]:
+        found = {}
+        for path in chunk:
+            try:
+                read_header(root / path)
+            except BrokenImageError as error:
+                found[path] = error.reason
+        return found
+
+    chunks = [paths[start : start + 64] for start in range(0, len(paths), 64)]
+    broken: dict[str, str] = {}
+    # More threads than cores: what takes the time is a network drive's or a spinning disk's answer.
+    pool = ThreadPoolExecutor(max_workers=16)
+    interval = 0.5 if sys.stderr.isatty() else 30  # seconds; a log file wants few lines
+    bar = tqdm(total=len(paths), desc="checking images", unit=" files", disable=not progress, mininterval=interval)
+    try:
+        for chunk, found in zip(chunks, pool.map(reasons, chunks), strict=True):
+            broken |= found
+            bar.update(len(chunk))
+    finally:
+        pool.shutdown(cancel_futures=True)
+        bar.close()
+    return broken
+
+
+def decode(path: Path, least_height: int = 0, least_width: int = 0) -> "np.ndarray":
+    """Decodes a JPEG as it is stored: grey and CMYK become RGB, an EXIF orientation is not applied.
+
+    Args:
+        least_height, least_width: pixels that will be needed. Where both are given, the decoder works at the smallest
+            of 1/1, 1/2, 1/4 and 1/8 scale that is still at least as large in both axes, which is faster.
+
+    Returns:
+        uint8 RGB of shape (height, width, 3).
+
+    Raises:
+        BrokenImageError (a UserError): missing, truncated or not decodable.
+    """
+    import cv2
+
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise BrokenImageError(str(path), UNREADABLE, error.strerror or str(error)) from None
+    header = _parse(io.BytesIO(data), str(path))
+    flags = cv2.IMREAD_COLOR
+    if least_height > 0 and least_width > 0:
+        for scale, reduced in (
+            (8, cv2.IMREAD_REDUCED_COLOR_8),
+            (4, cv2.IMREAD_REDUCED_COLOR_4),
+            (2, cv2.IMREAD_REDUCED_COLOR_2),
+        ):
+            if -(-header.height // scale) >= least_height and -(-header.width // scale) >= least_width:
+                flags = reduced
+                break
+    return _decode_bytes(data, flags | cv2.IMREAD_IGNORE_ORIENTATION, str(path))
+
+
+def _decode_bytes(data: bytes, flags: int, name: str) -> "np.ndarray":
+    import cv2
+    import numpy as np
+
+    try:
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error:
+        pixels = None
+    if pixels is None:
+        raise BrokenImageError(name, UNDECODABLE)
+    return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)

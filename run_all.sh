@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# From the competition's photographs to a submission, every stage in order. Safe to run again: finished work is skipped.
+#
+#     ./run_all.sh              on the data it finds, or on a rendered demo set where there is none
+#     ./run_all.sh --help       every option of every stage
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+
+source ./setup.sh requirements.txt  # .venv, the first time
+
+# The command line, checked as a whole before any work: sets DATA, RUN, MODELS, ... and the options of each stage.
+case " $* " in *" --help "* | *" -h "*) exec python -m tools.plan --help ;; esac
+stages="$(python -m tools.plan "$@")"
+eval "$stages"
+
+# Kaggle's archive -> data/, or no data at all -> a rendered demo set in Kaggle's layout
+if [ "$DOWNLOAD" = yes ]; then python -m preprocessing.download --out "$DATA"; fi
+if [ "$DEMO" = yes ]; then python -m preprocessing.demo --cache "$CACHE" --seed "$SEED"; fi
+
+# data folder -> every file checked against every table
+python -m preprocessing.check --data "$DATA" "${CHECK_OPTIONS[@]}"
+
+# driver_imgs_list.csv -> runs/RUN/folds.csv
+python -m preprocessing.folds --data "$DATA" --run "$RUN" --folds "$FOLDS" "${FOLDS_OPTIONS[@]}"
+
+# photographs + folds.csv -> runs/RUN/MODEL/fold_K/: the best network, out-of-fold and test predictions
+for model in "${MODELS[@]}"; do
+    python "models/$model.py" --data "$DATA" --run "$RUN" --folds "$FOLDS" "${MODEL_OPTIONS[@]}"
+done
+
+# prediction tables -> runs/RUN/ensemble/ and submissions/RUN.csv
+python -m ensemble.blend --data "$DATA" --run "$RUN" --models "${MODELS[*]}" "${ENSEMBLE_OPTIONS[@]}"

@@ -1,0 +1,42 @@
+# Sourced by run_all.sh and tests/run.sh, from the repository's root, with the requirement files that they need:
+#
+#     source ./setup.sh requirements.txt
+#
+# Makes .venv with the pinned packages and puts it first on the PATH. Does nothing where that was done already.
+
+setup_environment() {
+    local python stamp requirements=()
+    stamp=".venv/installed-$(cat requirements.lock "$@" | cksum | tr ' ' '-')"
+    if [ ! -e "$stamp" ]; then
+        python="$(find_python)" || return 1
+        echo "Setting up .venv with $("$python" --version), once. This downloads about 700 MB and takes a few minutes."
+        if [ ! -x .venv/bin/python ] && ! "$python" -m venv .venv; then
+            rm -rf .venv
+            echo "error: $python cannot make virtual environments. On Debian and Ubuntu: apt-get install python3-venv" >&2
+            return 1
+        fi
+        for file in "$@"; do requirements+=(-r "$file"); done
+        if ! .venv/bin/python -m pip install --quiet --disable-pip-version-check \
+            -c requirements.lock "${requirements[@]}"; then
+            echo "error: the packages could not be installed (see above). The same command tries again." >&2
+            return 1
+        fi
+        touch "$stamp"
+    fi
+    export PATH="$PWD/.venv/bin:$PATH"
+}
+
+find_python() {
+    local candidate
+    for candidate in ${PYTHON:+"$PYTHON"} python3 python3.13 python3.12 python3.11; do
+        if "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then
+            command -v "$candidate"
+            return
+        fi
+    done
+    echo "error: expected Python 3.11 to 3.13 (TensorFlow has no build for others yet)," \
+        "found $(python3 --version 2>&1). Install one, or name it: PYTHON=/path/to/python3.12 $0" >&2
+    return 1
+}
+
+setup_environment "$@"

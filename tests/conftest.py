@@ -1,0 +1,22 @@
+"""Fixtures of all rooms."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.trees import make_tree
+
+
+@pytest.fixture
+def tiny_tree(tmp_path: Path) -> Callable[..., Path]:
+    """A factory of tiny data folders: `tiny_tree(drivers=4, images_per_class=2, ...)` gives its root."""
+    count = 0
+
+    def make(**options: Any) -> Path:
+        nonlocal count
+        count += 1
+        return make_tree(tmp_path / f"data_{count}", **options)
+
+    return make

@@ -1,0 +1,116 @@
+"""A small run folder as the training stage leaves it, with the data folder it was made of."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from preprocessing.competition import CLASSES
+from preprocessing.tables import write_predictions
+
+FOLDS = 3
+DRIVERS = 9
+TEST_IMAGES = 45
+
+
+def informed(random: np.random.Generator, labels: np.ndarray, skill: float) -> np.ndarray:
+    """Predictions that lean to the true class, shape (images, 10)."""
+    logits = random.normal(size=(len(labels), len(CLASSES)))
+    logits[np.arange(len(labels)), labels] += skill
+    exponentials = np.exp(logits)
+    return exponentials / exponentials.sum(axis=1, keepdims=True)
+
+
+@dataclass
+class SmallRun:
+    """Paths and truth of a generated run."""
+
+    root: Path
+    name: str = "trial"
+    folds: pd.DataFrame = field(default_factory=pd.DataFrame)
+    test_labels: pd.DataFrame = field(default_factory=pd.DataFrame)
+
+    @property
+    def run(self) -> Path:
+        return self.root / "runs" / self.name
+
+    @property
+    def data(self) -> Path:
+        return self.root / "data"
+
+    @property
+    def sample(self) -> Path:
+        return self.data / "sample_submission.csv"
+
+    @property
+    def submission(self) -> Path:
+        return self.root / "submissions" / f"{self.name}.csv"
+
+    @property
+    def labels(self) -> Path:
+        return self.root / "labels.csv"
+
+    def piece(self, model: str, fold: int) -> Path:
+        return self.run / model / f"fold_{fold}"
+
+    def add_model(self, model: str, skill: float, seed: int, architecture: str = "") -> None:
+        for fold in range(FOLDS):
+            random = np.random.default_rng([seed, fold])
+            part = self.folds[self.folds["fold"] == fold].sample(frac=1, random_state=seed)
+            labels = part["classname"].map(CLASSES.index).to_numpy()
+            write_predictions(self.piece(model, fold) / "out_of_fold.csv", part["img"], informed(random, labels, skill))
+            test = self.test_labels.sample(frac=1, random_state=seed + fold)
+            labels = test["classname"].map(CLASSES.index).to_numpy()
+            write_predictions(self.piece(model, fold) / "test.csv", test["img"], informed(random, labels, skill))
+            configuration = {"settings": {"architecture": architecture or model}}
+            (self.piece(model, fold) / "config.json").write_text(json.dumps(configuration))
+            (self.piece(model, fold) / "finished.json").write_text("{}")
+
+    def change(self, path: Path, change: object) -> Path:
+        """Rewrites a table through a function of the frame."""
+        assert callable(change)
+        change(pd.read_csv(path)).to_csv(path, index=False)
+        return path
+
+    @property
+    def command(self) -> list[str]:
+        return [
+            *("--run", self.name, "--runs", str(self.root / "runs"), "--data", str(self.data)),
+            *("--submissions", str(self.root / "submissions")),
+        ]
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> SmallRun:
+    """Three models of unequal skill on three folds of nine drivers, and 45 test images in no particular order."""
+    small = SmallRun(tmp_path)
+    rows = [
+        (f"img_{driver}_{number}_{copy}.jpg", f"p{driver:03}", classname, driver % FOLDS)
+        for driver in range(DRIVERS)
+        for number, classname in enumerate(CLASSES)
+        for copy in range(2)
+    ]
+    small.folds = pd.DataFrame(rows, columns=["img", "subject", "classname", "fold"])
+    random = np.random.default_rng(7)
+    images = [f"img_{number}.jpg" for number in random.permutation(TEST_IMAGES)]
+    classes = random.choice(CLASSES, size=TEST_IMAGES)
+    subjects = random.choice(["p901", "p902"], size=TEST_IMAGES)
+    small.test_labels = pd.DataFrame({"img": images, "classname": classes, "subject": subjects})
+
+    small.run.mkdir(parents=True)
+    small.folds.to_csv(small.run / "folds.csv", index=False)
+    small.data.mkdir()
+    small.folds[["subject", "classname", "img"]].to_csv(small.data / "driver_imgs_list.csv", index=False)
+    sample = pd.DataFrame(0.1, index=range(TEST_IMAGES), columns=list(CLASSES))
+    sample.insert(0, "img", images)
+    sample.to_csv(small.sample, index=False)
+    small.test_labels.to_csv(small.labels, index=False)
+    for folder in ("imgs/train", "imgs/test"):
+        (small.data / folder).mkdir(parents=True)
+    small.add_model("vgg16", 2.0, 1)
+    small.add_model("resnet50", 2.5, 2)
+    small.add_model("inception_v3", 1.0, 3)
+    return small

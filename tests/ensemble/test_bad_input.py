@@ -1,0 +1,208 @@
+"""Every bad input is one line that names the file and the first offenders."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ensemble.score import score_text
+from ensemble.stage import Request, blend_run
+from ensemble.submission import check_submission, read_sample_images, write_submission
+from preprocessing.competition import CLASSES
+from preprocessing.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def refused(small, **changes) -> str:
+    request = Request(**({"run": small.run, "sample": small.sample, "submission": small.submission} | changes))
+    with pytest.raises(UserError) as caught:
+        blend_run(request)
+    assert not small.submission.exists() and not (small.run / "ensemble").exists()
+    return one_line(str(caught.value))
+
+
+def one_line(message: str) -> str:
+    assert "\n" not in message
+    return message
+
+
+def test_missing_fold_names_the_command(small) -> None:
+    shutil.rmtree(small.piece("vgg16", 1))
+    (small.piece("vgg16", 2) / "finished.json").unlink()
+    message = refused(small)
+    runs = small.run.parent
+    assert f"vgg16 lacks fold 1, 2: python models/vgg16.py --run trial --runs {runs} --fold 1 2" in message
+    assert "--allow-missing" in message and "resnet50" not in message
+
+
+def test_missing_fold_of_a_renamed_training(small) -> None:
+    small.add_model("vgg16-large", 1.0, 9, architecture="vgg16")
+    shutil.rmtree(small.piece("vgg16-large", 0))
+    assert "python models/vgg16.py" in refused(small) and "--model-name vgg16-large --fold 0" in refused(small)
+
+
+def test_nothing_to_blend(small) -> None:
+    assert "no model vgg61; expected among inception_v3, resnet50, vgg16" in refused(small, models=("vgg61",))
+    for model in ("vgg16", "resnet50", "inception_v3"):
+        shutil.rmtree(small.run / model)
+    assert "holds no models" in refused(small)
+    (small.run / "folds.csv").unlink()
+    assert "folds.csv" in refused(small)
+
+
+def test_no_fold_in_common(small) -> None:
+    for model, fold in (("vgg16", 0), ("resnet50", 1), ("inception_v3", 2)):
+        (small.piece(model, fold) / "finished.json").unlink()
+    assert "no fold is finished by all models" in refused(small, allow_missing=True)
+
+
+def test_nothing_finished(small) -> None:
+    for path in small.run.glob("*/fold_*/finished.json"):
+        path.unlink()
+    assert "no fold of any model is finished" in refused(small, allow_missing=True)
+
+
+def test_fold_that_the_run_does_not_have(small) -> None:
+    shutil.copytree(small.piece("vgg16", 0), small.piece("vgg16", 7))
+    assert "no fold 7" in refused(small)
+
+
+@pytest.mark.parametrize("name", ["out_of_fold.csv", "test.csv"])
+def test_table_is_gone_or_lacks_images_or_has_others(small, name: str) -> None:
+    path = small.piece("resnet50", 1) / name
+    whole = path.read_text()
+    first, last = pd.read_csv(path)["img"].iloc[[0, -1]]
+    small.change(path, lambda table: table.iloc[:-1])
+    message = refused(small)
+    assert str(path) in message and f"1 missing ({last})" in message
+    path.write_text(whole)
+    small.change(path, lambda table: table.assign(img=table["img"].replace({first: "strange.jpg"})))
+    message = refused(small)
+    assert f"1 missing ({first})" in message and "do not belong there (strange.jpg)" in message
+    path.unlink()
+    assert f"{path}: not found" in refused(small)
+
+
+def test_out_of_fold_table_of_another_fold(small) -> None:
+    shutil.copy(small.piece("vgg16", 0) / "out_of_fold.csv", small.piece("vgg16", 1) / "out_of_fold.csv")
+    message = refused(small)
+    assert (
+        str(small.piece("vgg16", 1) / "out_of_fold.csv") in message and "the images of fold 1 in folds.csv" in message
+    )
+    assert "60 missing" in message and "57 more" in message
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda table: pd.concat([table, table.iloc[:1]]), "more than once"),
+        (lambda table: table.assign(c3=table["c3"].where(table.index != 4)), "not numbers"),
+        (lambda table: table.assign(c3=table["c3"] - 1.0 * (table.index == 4)), "negative"),
+        (lambda table: table.assign(c3=table["c3"] + 0.002), "do not sum to 1"),
+        (lambda table: table.drop(columns="c9"), "expected the columns"),
+    ],
+)
+def test_malformed_table(small, change: object, words: str) -> None:
+    path = small.change(small.piece("vgg16", 2) / "test.csv", change)
+    message = refused(small)
+    assert str(path) in message and words in message
+
+
+def test_class_columns_in_another_order_change_nothing(small) -> None:
+    request = Request(small.run, small.sample, small.submission)
+    blend_run(request)
+    before = small.submission.read_bytes()
+    for path in small.run.glob("vgg16/fold_*/*.csv"):
+        small.change(path, lambda table: table[["c4", "img", *(name for name in reversed(CLASSES) if name != "c4")]])
+    assert "nothing to do" not in blend_run(request)
+    np.testing.assert_allclose(
+        pd.read_csv(small.submission)[list(CLASSES)],
+        pd.DataFrame([line.split(",")[1:] for line in before.decode().splitlines()[1:]]).astype(float),
+        atol=1e-6,
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda table: table.rename(columns={"img": "image"}), "expected the columns"),
+        (lambda table: table.iloc[:0], "expected an image name"),
+        (lambda table: pd.concat([table, table.iloc[:1]]), "more than once"),
+    ],
+)
+def test_malformed_sample(small, change: object, words: str) -> None:
+    small.change(small.sample, change)
+    with pytest.raises(UserError, match=words):
+        read_sample_images(small.sample)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda table: table.iloc[:-1], "expected 45 rows"),
+        (lambda table: table.iloc[::-1], "order"),
+        (lambda table: table.assign(c0=table["c0"] + 0.001), "sum to 1"),
+        (lambda table: table.assign(c0=np.nan), "sum to 1"),
+        (lambda table: table[["img", *reversed(CLASSES)]], "expected the columns"),
+    ],
+)
+def test_submission_that_is_not_what_was_meant(small, change: object, words: str) -> None:
+    images = read_sample_images(small.sample)
+    write_submission(small.submission, images, np.full((45, 10), 0.1))
+    small.change(small.submission, change)
+    with pytest.raises(UserError, match=words):
+        check_submission(small.submission, images)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda table: table.iloc[1:], r"found none for 1: img_\d+\.jpg"),
+        (lambda table: table.assign(classname="c10"), "expected classes c0 to c9"),
+        (lambda table: pd.concat([table, table.iloc[:1]]), "more than once"),
+        (lambda table: table.drop(columns="classname"), "expected the columns img,classname"),
+        (lambda table: table.assign(img=table["img"].where(table.index != 3)), "1 rows have no image name"),
+    ],
+)
+def test_labels_that_cannot_judge(small, change: object, words: str) -> None:
+    small.change(small.labels, change)
+    with pytest.raises(UserError, match=words) as caught:
+        score_text(small.sample, small.labels)
+    assert str(small.labels) in one_line(str(caught.value))
+
+
+def test_labels_of_other_images_are_counted(small) -> None:
+    small.change(small.sample, lambda table: table.iloc[:40])
+    assert "5 labelled images are not in the table" in score_text(small.sample, small.labels)
+    small.change(small.labels, lambda table: table.drop(columns="subject"))
+    assert "driver" not in score_text(small.sample, small.labels).replace("driving", "")
+
+
+@pytest.mark.parametrize(
+    ("module", "words", "expected"),
+    [
+        ("ensemble.blend", ("--run", "absent"), "no such fold table"),
+        ("ensemble.blend", ("--run", "a/b"), "expected letters"),
+        ("ensemble.blend", ("--label", "x"), "Did you mean --labels?"),
+        ("ensemble.score", ("absent.csv", "--labels", "absent.csv"), "absent.csv: no such prediction table"),
+    ],
+)
+def test_commands_end_with_one_line_and_status_2(small, module: str, words: tuple[str, ...], expected: str) -> None:
+    more = ["--data", str(small.data)] if module == "ensemble.blend" else []
+    done = subprocess.run(
+        [sys.executable, "-m", module, *more, *words], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and expected in done.stderr
+
+
+def test_mistake_in_the_labels_is_told_before_the_work(small) -> None:
+    words = [sys.executable, "-m", "ensemble.blend", *small.command, "--labels", str(small.root / "none.csv")]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "no such label file" in done.stderr
+    assert not small.submission.exists()

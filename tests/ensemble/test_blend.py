@@ -1,0 +1,172 @@
+"""The whole ensemble stage on a small run: what it writes, what it says, and that again is cheap."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ensemble import stage
+from ensemble.stage import Request, blend_run
+from preprocessing.competition import CLASSES
+from preprocessing.metric import log_loss
+from preprocessing.tables import read_predictions
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def request_of(small, **changes) -> Request:
+    return Request(**({"run": small.run, "sample": small.sample, "submission": small.submission} | changes))
+
+
+def record_of(small) -> dict:
+    return json.loads((small.run / "ensemble" / "blend.json").read_text())
+
+
+def command(module: str, *arguments: object) -> subprocess.CompletedProcess:
+    words = [sys.executable, "-m", module, *map(str, arguments)]
+    return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def test_whole_path_from_the_command_line(small) -> None:
+    done = command("ensemble.blend", *small.command, "--labels", small.labels)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    lines = done.stdout.splitlines()
+    assert lines[-1] == str(small.submission)
+    assert max(map(len, lines[:-1])) <= 100 or any(str(small.root) in line for line in lines)
+    for word in ("vgg16", "resnet50", "inception_v3", "weighted geometric", "<- chosen", "p000", "c7 reaching behind"):
+        assert word in done.stdout
+
+    submission = pd.read_csv(small.submission)
+    assert list(submission.columns) == ["img", *CLASSES]
+    assert list(submission["img"]) == list(pd.read_csv(small.sample)["img"])
+    np.testing.assert_allclose(submission[list(CLASSES)].sum(axis=1), 1, atol=1e-6)
+
+    truth = small.test_labels.set_index("img").loc[submission["img"], "classname"].map(CLASSES.index).to_numpy()
+    loss = log_loss(submission[list(CLASSES)].to_numpy(), truth)
+    assert f"{small.submission} on {small.labels}: 45 images, log loss {loss:.5f}" in done.stdout
+    scored = command("ensemble.score", small.submission, "--labels", small.labels)
+    assert scored.returncode == 0 and scored.stdout.rstrip() in done.stdout
+    assert "p901" in scored.stdout and "c0 safe driving" in scored.stdout
+
+
+def test_what_lies_in_the_run_folder(small) -> None:
+    text = blend_run(request_of(small))
+    folder = small.run / "ensemble"
+    assert (folder / "report.txt").read_text() == text
+    record = record_of(small)
+    assert [member["name"] for member in record["members"]] == ["inception_v3", "resnet50", "vgg16"]
+    assert sum(record["weights"].values()) == pytest.approx(1)
+    assert len(record["inputs"]) == 2 + 3 * 3 * 2 and "vgg16/fold_0/test.csv" in record["inputs"]
+    losses = {way["way"]: way for way in record["candidates"]}
+    assert set(losses) == {
+        f"{how} {pool}" for how in ("uniform", "weighted") for pool in ("arithmetic", "geometric")
+    } | {"best single"}
+    assert record["cross_fitted_log_loss"] == min(way["cross_fitted_log_loss"] for way in losses.values())
+
+    table = read_predictions(folder / "out_of_fold.csv")
+    assert list(table.index) == list(small.folds["img"])
+    labels = small.folds["classname"].map(CLASSES.index).to_numpy()
+    assert log_loss(table.to_numpy(), labels) == pytest.approx(record["cross_fitted_log_loss"], abs=1e-6)
+    pd.testing.assert_frame_equal(read_predictions(folder / "test.csv"), read_predictions(small.submission))
+
+    scores = pd.read_csv(folder / "scores.csv")
+    assert len(scores) == 5 * 4 and set(scores["fold"]) == {"0", "1", "2", "all"}
+    overall = scores[scores["fold"] == "all"].set_index("name")["log_loss"]
+    members = pd.concat([read_predictions(small.piece("vgg16", fold) / "out_of_fold.csv") for fold in range(3)])
+    assert overall["vgg16"] == pytest.approx(log_loss(members.loc[table.index].to_numpy(), labels))
+    assert overall["blend, fitted"] < overall[["vgg16", "resnet50", "inception_v3"]].min()
+    drivers, classes = pd.read_csv(folder / "by_driver.csv"), pd.read_csv(folder / "by_class.csv")
+    assert set(drivers["subject"]) == set(small.folds["subject"]) and (drivers["images"] == 20).all()
+    assert list(classes["classname"]) == list(CLASSES) and (classes["images"] == 18).all()
+    for frame in (drivers, classes):
+        assert frame["log_loss"].mean() == pytest.approx(record["cross_fitted_log_loss"], abs=1e-6)
+
+
+def test_submission_is_the_blend_of_the_mean_of_the_fold_models(small) -> None:
+    blend_run(request_of(small, models=("vgg16",)))
+    tables = [read_predictions(small.piece("vgg16", fold) / "test.csv") for fold in range(3)]
+    images = list(pd.read_csv(small.sample)["img"])
+    mean = sum(table.loc[images].to_numpy() for table in tables) / 3
+    assert record_of(small)["way"] == "single"
+    np.testing.assert_allclose(read_predictions(small.submission).to_numpy(), mean, atol=0.02)
+
+
+def test_again_does_nothing_until_an_input_or_output_changes(small) -> None:
+    text = blend_run(request_of(small))
+    before = small.submission.stat().st_mtime_ns
+    again = blend_run(request_of(small))
+    assert again.startswith(text) and "nothing to do" in again
+    assert small.submission.stat().st_mtime_ns == before
+
+    os.utime(small.piece("vgg16", 0) / "test.csv")  # only touched: the content decides
+    assert "nothing to do" in blend_run(request_of(small))
+    assert "nothing to do" not in blend_run(request_of(small, models=("vgg16", "resnet50")))
+    assert "nothing to do" not in blend_run(request_of(small))
+
+    small.change(small.piece("vgg16", 0) / "test.csv", lambda table: table.iloc[::-1])
+    assert "nothing to do" not in blend_run(request_of(small))
+    small.submission.write_text("img\n")
+    assert "nothing to do" not in blend_run(request_of(small))
+    assert len(read_predictions(small.submission)) == 45
+    (small.run / "ensemble" / "blend.json").write_text("{")
+    assert "nothing to do" not in blend_run(request_of(small))
+    assert "nothing to do" in blend_run(request_of(small))
+
+
+def test_same_inputs_give_the_same_bytes(small) -> None:
+    blend_run(request_of(small))
+    first = small.submission.read_bytes()
+    shutil.rmtree(small.run / "ensemble")
+    blend_run(request_of(small))
+    assert small.submission.read_bytes() == first
+
+
+def test_allow_missing_blends_what_every_model_covers_and_says_so(small) -> None:
+    shutil.rmtree(small.piece("resnet50", 1))
+    (small.piece("vgg16", 2) / "finished.json").unlink()
+    for fold in range(3):
+        (small.piece("inception_v3", fold) / "finished.json").unlink()
+    text = blend_run(request_of(small, allow_missing=True))
+    assert "INCOMPLETE" in text and "resnet50 lacks fold 1" in text and "60 of 180 images" in text
+    record = record_of(small)
+    assert set(record["weights"]) == {"resnet50", "vgg16"} and record["images"] == 60
+    assert set(read_predictions(small.run / "ensemble" / "out_of_fold.csv").index) == set(
+        small.folds.loc[small.folds["fold"] == 0, "img"]
+    )
+    assert len(read_predictions(small.submission)) == 45
+
+
+def test_a_model_trained_on_all_drivers_is_left_alone(small) -> None:
+    shutil.copytree(small.piece("vgg16", 0), small.run / "vgg16" / "fold_all")
+    (small.run / "vgg16" / "fold_all" / "out_of_fold.csv").unlink()
+    (small.run / "vgg16" / "fold_all" / "finished.json").unlink()
+    (small.run / "notes").mkdir()
+    assert "fold_all" not in blend_run(request_of(small))
+    (small.run / "vgg16" / "fold_all" / "finished.json").write_text("{}")
+    assert "fold_all of vgg16 is not used" in blend_run(request_of(small))
+
+
+def test_help_is_quick() -> None:
+    times = []
+    for module in ("ensemble.blend", "ensemble.score"):
+        start = time.perf_counter()
+        assert "--labels" in command(module, "--help").stdout
+        times.append(time.perf_counter() - start)
+    code = "import sys, ensemble.blend, ensemble.score; print([m for m in ('numpy', 'pandas') if m in sys.modules])"
+    loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert loaded.stdout == "[]\n"
+    assert min(times) < 2  # half a second on an idle machine; what matters is that nothing heavy is loaded
+
+
+def test_every_output_is_recorded(small) -> None:
+    blend_run(request_of(small))
+    written = {path.name for path in (small.run / "ensemble").iterdir()}
+    assert written == {*stage.TABLES, stage.REPORT, stage.RECORD}

@@ -1,0 +1,120 @@
+"""Every architecture of the zoo: preprocessing as its authors had it, and what is saved predicts the same."""
+
+import dataclasses
+import importlib
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from models.finetuning import architecture as zoo
+from models.finetuning.network import Network, build, preprocessed, save_model, set_trainable
+from preprocessing.errors import UserError
+from preprocessing.settings import ImageSize
+
+MODULES = {"vgg16": "vgg16", "inception_v3": "inception_v3", "resnet50": "resnet50"}
+
+
+def small(name: str, **changes: object) -> tuple[zoo.Architecture, object]:
+    """An architecture with its recipe at its smallest size, not square."""
+    architecture = zoo.find(name)
+    least = architecture.least_size
+    recipe = dataclasses.replace(architecture.recipe, image_size=ImageSize(least, least + 21), **changes)
+    return architecture, recipe
+
+
+def images(network: Network, count: int = 3) -> np.ndarray:
+    shape = network.training.input_shape[1:]
+    return np.random.default_rng(0).integers(0, 256, (count, *shape), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_preprocessing_is_that_of_keras_applications(name: str) -> None:
+    pixels = np.random.default_rng(1).integers(0, 256, (2, 8, 9, 3), dtype=np.uint8)
+    inputs = keras.Input((8, 9, 3), dtype="uint8")
+    ours = keras.Model(inputs, preprocessed(inputs, zoo.find(name).preprocessing)).predict_on_batch(pixels)
+    reference = importlib.import_module(f"keras.applications.{MODULES[name]}").preprocess_input
+    np.testing.assert_allclose(ours, reference(pixels.astype(np.float32)), atol=1e-4)
+
+
+@pytest.mark.parametrize("name", zoo.names())
+def test_trains_one_step_and_the_saved_network_predicts_from_pixels_alone(name: str, tmp_path: Path) -> None:
+    architecture, recipe = small(name)
+    network = build(architecture, recipe, "none", "float32", seed=0)
+    set_trainable(network, recipe, head_only=False)
+    network.training.compile("sgd", keras.losses.CategoricalCrossentropy(from_logits=True))
+    batch = images(network)
+    before = network.predictor.predict_on_batch(batch)[0]
+    network.training.train_on_batch(batch, np.eye(10, dtype=np.float32)[[0, 4, 9]])
+    after, features = network.predictor.predict_on_batch(batch)
+    assert not np.allclose(before, after)
+    np.testing.assert_allclose(after.sum(axis=1), 1, atol=1e-5)
+    assert features.shape == (3, network.head.input_shape[1])
+
+    save_model(network, lambda: build(architecture, recipe, "none", "float32", seed=0), tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras", safe_mode=True)
+    assert loaded.input.dtype == "uint8"
+    np.testing.assert_allclose(loaded.predict_on_batch(batch), after, atol=1e-6)
+
+
+def test_a_network_trained_in_bfloat16_is_saved_in_float32_and_its_rows_sum_to_one(tmp_path: Path) -> None:
+    architecture, recipe = small("resnet50")
+    network = build(architecture, recipe, "none", "mixed_bfloat16", seed=0)
+    batch = images(network)
+    probabilities, features = network.predictor.predict_on_batch(batch)
+    assert probabilities.dtype == features.dtype == np.float32
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-6)
+    save_model(network, lambda: build(architecture, recipe, "none", "float32", seed=0), tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    policies = {layer.dtype_policy.name for layer in loaded.get_layer("backbone").layers}
+    assert policies == {"float32"}
+    np.testing.assert_allclose(loaded.predict_on_batch(batch), probabilities, atol=0.05)
+
+
+def test_weights_of_a_folder_are_loaded_and_those_of_another_network_are_refused(tmp_path: Path) -> None:
+    source = keras.applications.ResNet50(weights=None, include_top=False)
+    source.save_weights(tmp_path / "resnet50.weights.h5")
+    architecture, recipe = small("resnet50")
+    network = build(architecture, recipe, str(tmp_path), "float32", seed=3)
+    for ours, theirs in zip(network.backbone.weights, source.weights, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+    (tmp_path / "resnet50.weights.h5").rename(tmp_path / "vgg16.weights.h5")
+    architecture, recipe = small("vgg16")
+    with pytest.raises(UserError, match="not the weights of vgg16"):
+        build(architecture, recipe, str(tmp_path), "float32", seed=0)
+    (tmp_path / "vgg16.weights.h5").write_bytes(b"not HDF5 at all")
+    with pytest.raises(UserError, match="not the weights of vgg16"):
+        build(architecture, recipe, str(tmp_path), "float32", seed=0)
+
+
+def test_too_small_images_and_unknown_layers_are_told_in_one_line() -> None:
+    architecture, recipe = small("inception_v3")
+    with pytest.raises(UserError, match="--image-size 74x75: inception_v3 needs at least 75x75"):
+        build(architecture, dataclasses.replace(recipe, image_size=ImageSize(74, 75)), "none", "float32", seed=0)
+    with pytest.raises(UserError, match="Did you mean mixed7"):
+        build(architecture, dataclasses.replace(recipe, pooled_layers=("mixd7",)), "none", "float32", seed=0)
+
+
+def test_what_trains_is_what_the_recipe_says() -> None:
+    architecture, recipe = small("resnet50")
+    network = build(architecture, recipe, "none", "float32", seed=0)
+    head = network.head.trainable_variables
+
+    def training(head_only: bool, **changes: object) -> list[str]:
+        set_trainable(network, dataclasses.replace(recipe, **changes), head_only)
+        return [variable.path for variable in network.training.trainable_variables]
+
+    assert len(training(head_only=True)) == len(head) == 2
+    assert len(training(head_only=False, trainable="head")) == 2
+    convolutions = [layer for layer in network.backbone.layers if isinstance(layer, keras.layers.Conv2D)]
+    norms = [layer for layer in network.backbone.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    assert len(training(head_only=False)) == 2 * len(convolutions) + 2
+    assert len(training(head_only=False, batch_norm="training")) == 2 * len(convolutions) + 2 * len(norms) + 2
+    assert len(training(head_only=False, trainable="last 2", batch_norm="training")) == 2 + 2 + 2
+    paths = training(head_only=False, trainable="from conv5_block1_1_conv")
+    assert all("conv5" in path or "head" in path or "logits" in path for path in paths)
+    for wrong in ("last 0", "last 9999", "from nowhere", "everything"):
+        with pytest.raises(UserError):
+            set_trainable(network, dataclasses.replace(recipe, trainable=wrong), head_only=False)

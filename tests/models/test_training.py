@@ -1,0 +1,133 @@
+"""Training of a fold: what may change, what must not, and going on after an interruption."""
+
+import dataclasses
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from models.finetuning import architecture as zoo
+from models.finetuning.head import fit_logistic, set_head
+from models.finetuning.network import Network, build
+from models.finetuning.optimisation import learning_rate, stages
+from models.finetuning.recipe import Recipe
+from models.finetuning.training import DivergedError, FoldData, Trainer
+from preprocessing import dataset
+from preprocessing.augmentation_settings import Augmentation
+from preprocessing.competition import CLASSES
+from preprocessing.images import ImageStore
+from preprocessing.metric import log_loss
+from preprocessing.settings import ImageSize
+from tests.trees import make_tree
+
+SIZE = ImageSize(32, 40)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> FoldData:
+    """Four drivers, of whom the last is held out."""
+    folder = tmp_path_factory.mktemp("training")
+    found = dataset.load(make_tree(folder / "data"), cache=folder / "cache")
+    paths = [found.train_path(row.img, row.classname) for row in found.train.itertuples()]
+    store = ImageStore(paths, SIZE, folder / "cache", found.fingerprint, 2**30)
+    store.prepare(2)
+    labels = found.train["classname"].map(CLASSES.index).to_numpy()
+    held_out = (found.train["subject"] == found.train["subject"].max()).to_numpy()
+    return FoldData(store, labels, np.flatnonzero(~held_out), np.flatnonzero(held_out))
+
+
+class StopError(Exception):
+    """Stands for whatever ends a process between two epochs."""
+
+
+def recipe_of(name: str, **changes: object) -> Recipe:
+    settings = {"image_size": SIZE, "batch_size": 20, "epochs": 2, "head_start": "random"} | changes
+    return dataclasses.replace(zoo.find(name).recipe, **settings)
+
+
+def trainer_of(name: str, recipe: Recipe, data: FoldData, folder: Path, **options: object) -> tuple[Network, Trainer]:
+    network = build(zoo.find(name), recipe, "none", "float32", seed=1)
+    settings = {"seed": 1, "workers": 2, "checkpoint_path": folder / "state.npz", "say": lambda line: None} | options
+    return network, Trainer(network, recipe, Augmentation(), data, **settings)
+
+
+def test_fine_tuning_leaves_batch_norm_as_it_was_unless_asked(data: FoldData, tmp_path: Path) -> None:
+    def statistics(network: Network) -> list[np.ndarray]:
+        norms = [x for x in network.backbone.layers if isinstance(x, keras.layers.BatchNormalization)]
+        return [keras.ops.convert_to_numpy(variable) for layer in norms for variable in layer.variables]
+
+    for mode in ("inference", "training"):
+        recipe = recipe_of("resnet50", batch_norm=mode, epochs=1, patience=9)
+        network, trainer = trainer_of("resnet50", recipe, data, tmp_path / mode)
+        before = statistics(network)
+        kernel = np.array(network.backbone.get_layer("conv1_conv").kernel)
+        trainer._run_stage(stages(recipe)[0])
+        same = [np.array_equal(a, b) for a, b in zip(before, statistics(network), strict=True)]
+        assert not np.array_equal(kernel, network.backbone.get_layer("conv1_conv").kernel)
+        assert all(same) if mode == "inference" else not all(same)
+
+
+def test_an_interrupted_fold_goes_on_to_the_very_same_network(data: FoldData, tmp_path: Path) -> None:
+    recipe = recipe_of("vgg16", head_epochs=1, epochs=2, learning_rate=1e-4, patience=9)
+    network, trainer = trainer_of("vgg16", recipe, data, tmp_path / "whole")
+    trainer.train()
+
+    lines: list[str] = []
+
+    def stop_after_two_epochs(line: str) -> None:
+        lines.append(line)
+        if line.startswith("epoch 3"):
+            raise StopError
+
+    _, interrupted = trainer_of("vgg16", recipe, data, tmp_path / "cut", say=stop_after_two_epochs)
+    with pytest.raises(StopError):
+        interrupted.train()
+    resumed_network, resumed = trainer_of("vgg16", recipe, data, tmp_path / "cut")
+    assert resumed.resume()
+    assert len(resumed.progress.history) == 2
+    resumed.train()
+    assert [row["epoch"] for row in resumed.progress.history] == [1, 2, 3]
+    for ours, theirs in zip(resumed_network.training.weights, network.training.weights, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_batches_do_not_depend_on_the_number_of_workers(data: FoldData, tmp_path: Path) -> None:
+    losses = []
+    for workers in (1, 3):
+        recipe = recipe_of("vgg16", epochs=1)
+        _, trainer = trainer_of("vgg16", recipe, data, tmp_path / str(workers), workers=workers)
+        trainer.train()
+        losses.append([row["training_loss"] for row in trainer.progress.history])
+    assert losses[0] == losses[1]
+
+
+def test_a_loss_that_is_no_number_stops_with_the_settings_to_change(data: FoldData, tmp_path: Path) -> None:
+    recipe = recipe_of("vgg16", optimizer="sgd", learning_rate=10.0, clip_norm=0.0, momentum=0.0, warmup=0.0, epochs=9)
+    _, trainer = trainer_of("vgg16", recipe, data, tmp_path)
+    with pytest.raises(DivergedError, match=r"--learning-rate|--precision"):
+        trainer.train()
+
+
+def test_the_logistic_head_gives_the_regression_s_own_probabilities() -> None:
+    generator = np.random.default_rng(0)
+    labels = np.repeat(np.arange(10), 8)
+    features = (np.eye(10)[labels] @ generator.normal(size=(10, 24)) + generator.normal(size=(80, 24))) * 7 + 3
+    kernel, bias = fit_logistic(features, labels, 1.0, 10)
+    assert kernel.shape == (24, 10)
+    logits = features @ kernel + bias
+    probabilities = np.exp(logits - logits.max(axis=1, keepdims=True))
+    assert log_loss(probabilities, labels) < 0.3
+    head = keras.Sequential([keras.Input((24,)), keras.layers.Dense(10, name="logits")])
+    set_head(head, kernel, bias)
+    np.testing.assert_allclose(head.predict_on_batch(features.astype(np.float32)), logits, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "constant", "step"])
+def test_the_learning_rate_warms_up_to_its_peak_and_never_exceeds_it(schedule: str) -> None:
+    recipe = Recipe(schedule=schedule, warmup=0.1)
+    rates = [learning_rate(recipe, 2.0, step, 100) for step in range(100)]
+    assert rates[:11] == sorted(rates[:11])
+    assert max(rates) == pytest.approx(2.0)
+    assert rates[10] == pytest.approx(2.0)
+    assert rates[-1] == pytest.approx({"cosine": 0.0, "constant": 2.0, "step": 0.02}[schedule], abs=1e-3)

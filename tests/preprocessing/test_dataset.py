@@ -1,0 +1,361 @@
+"""The data folder: found, checked as a whole, and every fault told at once in the user's words."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from preprocessing import dataset
+from preprocessing.check import describe
+from preprocessing.competition import DRIVER_LIST, SAMPLE_SUBMISSION, TEST_FOLDER, TRAIN_FOLDER
+from preprocessing.dataset import Dataset, load, locate
+from preprocessing.errors import UserError
+from preprocessing.run_folder import REPOSITORY
+from tests.trees import write_image
+
+Factory = Callable[..., Path]
+
+
+@pytest.fixture
+def root(tiny_tree: Factory) -> Path:
+    return tiny_tree(drivers=2, images_per_class=1, test_images=4)
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    return tmp_path / "cache"
+
+
+def training_image(root: Path, row: int = 0) -> Path:
+    """The file of a row of driver_imgs_list.csv."""
+    _, classname, img = (root / DRIVER_LIST).read_text().splitlines()[row + 1].split(",")
+    return root / TRAIN_FOLDER / classname / img
+
+
+def first_test_image(root: Path) -> Path:
+    return root / TEST_FOLDER / (root / SAMPLE_SUBMISSION).read_text().splitlines()[1].split(",")[0]
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
+def faults_of(root: Path, cache: Path) -> str:
+    with pytest.raises(UserError) as caught:
+        load(root, cache, progress=False)
+    return str(caught.value)
+
+
+# Whole paths
+
+
+def test_a_good_folder_becomes_tables(root: Path, cache: Path) -> None:
+    data = load(root, cache, progress=False)
+    assert list(data.train.columns) == ["img", "subject", "classname"]
+    listed = [line.split(",") for line in (root / DRIVER_LIST).read_text().splitlines()[1:]]
+    assert data.train[["subject", "classname", "img"]].values.tolist() == listed
+    assert data.test == [line.split(",")[0] for line in (root / SAMPLE_SUBMISSION).read_text().splitlines()[1:]]
+    assert data.broken_test == frozenset()
+    first = data.train.iloc[0]
+    assert data.train_path(first["img"], first["classname"]).is_file()
+    assert data.test_path(data.test[0]).is_file()
+    assert "20 training images of 2 drivers" in describe(data)
+
+
+def test_the_folder_itself_is_never_written_to(root: Path, cache: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
+    load(root, cache, progress=False)
+    assert {path: path.stat().st_mtime_ns for path in root.rglob("*")} == before
+
+
+def test_the_command_prints_what_it_found(root: Path, cache: Path) -> None:
+    command = [sys.executable, "-m", "preprocessing.check", "--data", str(root), "--cache", str(cache)]
+    good = subprocess.run(command, capture_output=True, text=True, check=True, cwd=REPOSITORY)
+    assert "4 test images" in good.stdout
+    training_image(root).unlink()
+    bad = subprocess.run(command, capture_output=True, text=True, check=False, cwd=REPOSITORY)
+    assert bad.returncode == 2
+    assert bad.stderr.startswith("error: ") or "\nerror: " in bad.stderr.replace("\r", "\n")
+    assert "without a file: 1 (" in bad.stderr
+    assert "--skip-broken" in bad.stderr
+    assert "Traceback" not in bad.stderr
+
+
+@pytest.mark.skipif("STATEFARM_SAMPLE" not in os.environ, reason="needs real photographs")
+def test_real_photographs_pass(cache: Path) -> None:
+    data = load(Path(os.environ["STATEFARM_SAMPLE"]), cache, progress=False)
+    assert len(data.train) > 1000
+    assert not data.broken_test
+
+
+# The second start
+
+
+def test_the_fingerprint_changes_with_any_file_and_with_nothing_else(root: Path, cache: Path, tmp_path: Path) -> None:
+    fingerprint = load(root, cache, progress=False).fingerprint
+    assert load(root, tmp_path / "another_cache", progress=False).fingerprint == fingerprint
+    os.utime(first_test_image(root), ns=(1, 1))
+    changed = load(root, cache, progress=False).fingerprint
+    assert changed != fingerprint
+    edit(root / SAMPLE_SUBMISSION, "0.1", "0.2")
+    assert load(root, cache, progress=False).fingerprint not in (fingerprint, changed)
+
+
+def test_an_image_that_breaks_after_the_first_start_is_noticed(root: Path, cache: Path) -> None:
+    load(root, cache, progress=False)
+    training_image(root).write_bytes(b"")
+    assert "images that are empty: 1 (" in faults_of(root, cache)
+    assert "images that are empty: 1 (" in faults_of(root, cache), "and what is remembered says the same"
+
+
+def test_damaged_findings_are_replaced(root: Path, cache: Path) -> None:
+    load(root, cache, progress=False)
+    (remembered,) = (cache / "checked").iterdir()
+    whole = remembered.read_text()
+    for damage in ("", "[]", "{}", '{"version": 1}', whole.replace('"broken": {}', '"broken": 3')):
+        remembered.write_text(damage)
+        load(root, cache, progress=False)
+        assert remembered.read_text() == whole
+
+
+def test_a_cache_that_cannot_be_written_costs_only_time(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "file").write_text("")
+    assert len(load(root, tmp_path / "file", progress=False).train) == 20
+    assert "not remembered" in capsys.readouterr().err
+
+
+# Where it is looked for
+
+
+@pytest.fixture
+def nowhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A machine without any data; the path is where data/ would be."""
+    monkeypatch.delenv(dataset.VARIABLE, raising=False)
+    monkeypatch.setattr(dataset, "KAGGLE_MOUNTS", (tmp_path / "mount",))
+    monkeypatch.setattr(dataset, "DEFAULT_FOLDER", tmp_path / "data")
+    return tmp_path / "data"
+
+
+def test_the_option_comes_before_the_variable_the_mount_and_the_default(
+    nowhere: Path, tiny_tree: Factory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named, variable, mount, default = (tiny_tree(drivers=1, images_per_class=1, test_images=1) for _ in range(4))
+    assert locate(None) is None
+    monkeypatch.setattr(dataset, "DEFAULT_FOLDER", default)
+    assert locate(None) == default
+    monkeypatch.setattr(dataset, "KAGGLE_MOUNTS", (nowhere, mount))
+    assert locate(None) == mount
+    monkeypatch.setenv(dataset.VARIABLE, str(variable))
+    assert locate(None) == variable
+    assert locate(named) == named
+
+
+def test_an_empty_default_folder_is_no_data_but_a_started_one_is_an_error(nowhere: Path) -> None:
+    nowhere.mkdir()
+    assert locate(None) is None
+    with pytest.raises(UserError, match=r"preprocessing\.download"):
+        dataset.required(None)
+    (nowhere / DRIVER_LIST).write_text("subject,classname,img\n")
+    with pytest.raises(UserError, match=rf"incomplete, it has no {SAMPLE_SUBMISSION}, {TRAIN_FOLDER}/, {TEST_FOLDER}/"):
+        locate(None)
+
+
+def test_a_named_folder_must_exist(nowhere: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match=r"--data .*does not exist"):
+        locate(tmp_path / "nothing")
+    monkeypatch.setenv(dataset.VARIABLE, str(tmp_path / "nothing"))
+    with pytest.raises(UserError, match=r"\$STATEFARM_DATA .*does not exist"):
+        locate(None)
+
+
+def test_a_folder_too_high_or_too_low_is_told_where_the_data_lies(root: Path) -> None:
+    for mistaken in (root.parent, root / "imgs"):
+        with pytest.raises(UserError, match=f"The data lies in {root}: say --data {root}$"):
+            locate(mistaken)
+
+
+# The tables
+
+
+@pytest.mark.parametrize("table", [DRIVER_LIST, SAMPLE_SUBMISSION])
+def test_a_byte_order_mark_and_windows_line_ends_are_accepted(root: Path, cache: Path, table: str) -> None:
+    path = root / table
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
+    data = load(root, cache, progress=False)
+    assert (len(data.train), len(data.test)) == (20, 4)
+
+
+@pytest.mark.parametrize("table", [DRIVER_LIST, SAMPLE_SUBMISSION])
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "an empty file"),
+        (b"subject,img,name,c0,c1\na,b,c,d,e\n", "has no column"),
+        (b"subject,classname,img,c0,c1,c2,c3,c4,c5,c6,c7,c8,c9\n", "has no rows"),
+        (b"img,img,subject,classname,c0,c1,c2,c3,c4,c5,c6,c7,c8,c9\n", "has the column img more than once"),
+        ("subject,classname,img\nMüller,c0,img_1.jpg\n".encode("latin-1"), "is not UTF-8"),
+        ("subject,classname,img\n".encode("utf-16"), "is not UTF-8"),
+        (b'subject,classname,img,c0,c1,c2,c3,c4,c5,c6,c7,c8,c9\n"p002,c0\n', "is not CSV"),
+    ],
+)
+def test_what_is_no_such_table_is_refused(root: Path, cache: Path, table: str, content: bytes, words: str) -> None:
+    (root / table).write_bytes(content)
+    message = faults_of(root, cache)
+    assert f"{table}: " in message
+    assert words in message
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ("p011,c0,img_1.jpg,more", "fields: 1 (line 22 has 4)"),
+        ("p011,c10,img_9000.jpg", "rows with a class other than c0..c9: 1 ('c10' of img_9000.jpg)"),
+        (",c0,img_9000.jpg", "rows with no driver"),
+        ("p011 ,c0,img_9000.jpg", "spaces around it"),
+        ("p011,c0,../img_9000.jpg", "refused image names: 1 ("),
+        ("p011,c0,/etc/img_9000.jpg", "refused image names: 1 ("),
+        ("p011,c0,folder/img_9000.jpg", "refused image names: 1 ("),
+        ("p011,c0,folder\\img_9000.jpg", "refused image names: 1 ("),
+        ("p011,c0,C:img_9000.jpg", "refused image names: 1 ("),
+        ("p011,c0,.jpg", "refused image names: 1 ("),
+        ("p011,c0,img_9000.png", "refused image names: 1 ("),
+        ("p011,c0,", "refused image names: 1 ("),
+    ],
+)
+def test_a_bad_row_is_named_and_cannot_be_skipped(root: Path, cache: Path, row: str, words: str) -> None:
+    with (root / DRIVER_LIST).open("a") as stream:
+        stream.write(row + "\n")
+    assert words in faults_of(root, cache)
+    with pytest.raises(UserError, match="mend the tables"):
+        load(root, cache, skip_broken=True, progress=False)
+
+
+@pytest.mark.parametrize("table", [DRIVER_LIST, SAMPLE_SUBMISSION])
+def test_an_image_listed_twice_is_refused(root: Path, cache: Path, table: str) -> None:
+    path = root / table
+    path.write_text(path.read_text() + path.read_text().splitlines()[1] + "\n")
+    assert f"{table}: images that stand there more than once: 1 (" in faults_of(root, cache)
+
+
+def test_names_in_the_sample_submission_cannot_leave_the_folder(root: Path, cache: Path) -> None:
+    edit(root / SAMPLE_SUBMISSION, first_test_image(root).name, "../train/c0/x.jpg")
+    assert f"{SAMPLE_SUBMISSION}: refused image names: 1 (" in faults_of(root, cache)
+
+
+# The files
+
+
+def damage_missing(path: Path) -> None:
+    path.unlink()
+
+
+def damage_empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def damage_truncated(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-200])
+
+
+def damage_not_jpeg(path: Path) -> None:
+    path.write_bytes(b"<html>Not Found</html>")
+
+
+def damage_dangling_link(path: Path) -> None:
+    path.unlink()
+    path.symlink_to("nowhere.jpg")
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (damage_missing, "without a file: 1 ("),
+        (damage_empty, "that are empty: 2 ("),
+        (damage_truncated, "that are truncated: 2 ("),
+        (damage_not_jpeg, "that are not a JPEG: 2 ("),
+        (damage_dangling_link, "without a file: 1 ("),
+    ],
+)
+def test_a_broken_image_is_a_fault_or_left_out(
+    root: Path, cache: Path, capsys: pytest.CaptureFixture, damage: Callable[[Path], None], words: str
+) -> None:
+    train_image, test_image = training_image(root), first_test_image(root)
+    damage(train_image)
+    damage(test_image)
+    message = faults_of(root, cache)
+    assert words in message
+    assert train_image.name in message
+    assert test_image.name in message
+    assert "--skip-broken" in message
+
+    data: Dataset = load(root, cache, skip_broken=True, progress=False)
+    assert len(data.train) == 19
+    assert train_image.name not in set(data.train["img"])
+    assert len(data.test) == 4, "every test image needs a row in the submission"
+    assert data.broken_test == {test_image.name}
+    assert "training images left out: 1; test images without a picture: 1" in capsys.readouterr().err
+
+
+def test_a_misplaced_an_extra_and_a_doubled_file_are_faults(root: Path, cache: Path) -> None:
+    misplaced, doubled = training_image(root, 0), training_image(root, 1)
+    assert (misplaced.parent.name, doubled.parent.name) == ("c0", "c1")
+    (root / TRAIN_FOLDER / "c3" / doubled.name).write_bytes(doubled.read_bytes())
+    (root / TRAIN_FOLDER / "c5" / "img_9000.jpg").write_bytes(doubled.read_bytes())
+    (root / TEST_FOLDER / "img_9001.jpg").write_bytes(doubled.read_bytes())
+    (root / TRAIN_FOLDER / "c10").mkdir()
+    misplaced.rename(root / TRAIN_FOLDER / "c7" / misplaced.name)
+    message = faults_of(root, cache)
+    assert f"that lie in another class's folder: 1 ({misplaced.name} is in c7, its row says c0)" in message
+    assert f"that lie in a second class's folder too: 1 ({doubled.name} is in c3, its row says c1)" in message
+    assert f"files under {TRAIN_FOLDER} without a row in {DRIVER_LIST}: 1 (c5/img_9000.jpg)" in message
+    assert f"files under {TEST_FOLDER} without a row in {SAMPLE_SUBMISSION}: 1 (img_9001.jpg)" in message
+    assert f"that do not belong there: 1 ({TRAIN_FOLDER}/c10)" in message
+    assert "has 5 faults" in message
+
+    kept = load(root, cache, skip_broken=True, progress=False).train
+    assert misplaced.name not in set(kept["img"]), "whether its row or its folder is right, nobody knows"
+    assert doubled.name in set(kept["img"])
+
+
+def test_many_faults_are_counted_and_the_first_few_named(root: Path, cache: Path) -> None:
+    for row in range(7):
+        training_image(root, row).unlink()
+    message = faults_of(root, cache)
+    assert f"training images of {DRIVER_LIST} without a file: 7 (" in message
+    assert "and 4 more" in message
+
+
+def test_skipping_everything_is_an_error(root: Path, cache: Path) -> None:
+    for row in range(20):
+        training_image(root, row).write_bytes(b"")
+    with pytest.raises(UserError, match="not one training image can be used"):
+        load(root, cache, skip_broken=True, progress=False)
+
+
+def test_what_file_managers_leave_behind_is_ignored(root: Path, cache: Path) -> None:
+    for folder in (TRAIN_FOLDER, f"{TRAIN_FOLDER}/c0", TEST_FOLDER):
+        for name in (".DS_Store", "Thumbs.db", "desktop.ini", "._img_1.jpg"):
+            (root / folder / name).write_bytes(b"junk")
+        (root / folder / "__MACOSX").mkdir()
+    assert len(load(root, cache, progress=False).train) == 20
+
+
+def test_grey_cmyk_odd_sized_and_padded_jpegs_are_accepted(root: Path, cache: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (37, 51, 3), dtype=np.uint8)
+    write_image(training_image(root, 0), cv2.cvtColor(pixels, cv2.COLOR_BGR2GRAY))
+    write_image(training_image(root, 1), pixels)
+    Image.fromarray(pixels).convert("CMYK").save(training_image(root, 2))
+    Image.fromarray(pixels).save(training_image(root, 3), progressive=True)
+    padded = training_image(root, 4)
+    padded.write_bytes(padded.read_bytes() + b"\0" * 1000)
+    assert len(load(root, cache, progress=False).train) == 20

@@ -1,0 +1,262 @@
+"""The download: through Kaggle's client, here a stand-in of the same command line that drops a real archive."""
+
+import io
+import os
+import shutil
+import stat
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from preprocessing import dataset
+from preprocessing.competition import DRIVER_LIST, SAMPLE_SUBMISSION, SLUG
+from preprocessing.download import download
+from preprocessing.errors import UserError
+from preprocessing.run_folder import REPOSITORY
+from preprocessing.unpack import unpack
+
+STAND_IN = """
+import os, shutil, sys
+from pathlib import Path
+expected = ["competitions", "download", "-q", "-c", "state-farm-distracted-driver-detection", "-p"]
+assert sys.argv[1:-1] == expected, sys.argv
+if "STAND_IN_SAYS" in os.environ:
+    print(os.environ["STAND_IN_SAYS"], file=sys.stderr)
+    sys.exit(1)
+shutil.copy(os.environ["STAND_IN_ARCHIVE"], Path(sys.argv[-1]) / (expected[4] + ".zip"))
+"""
+TOKEN = "KGAT_0123456789abcdef"
+
+
+def zip_folder(root: Path, archive: Path) -> Path:
+    with zipfile.ZipFile(archive, "w") as stream:
+        for path in sorted(root.rglob("*")):
+            stream.write(path, path.relative_to(root))
+    return archive
+
+
+@pytest.fixture
+def archive(tiny_tree: Callable[..., Path], tmp_path: Path) -> Path:
+    return zip_folder(tiny_tree(drivers=2, images_per_class=1, test_images=2), tmp_path / "competition.zip")
+
+
+@pytest.fixture
+def environment(tmp_path: Path, archive: Path) -> dict[str, str]:
+    """A machine with the stand-in client and a token, and with nothing else of Kaggle."""
+    client = tmp_path / "site" / "kaggle"
+    client.mkdir(parents=True)
+    (client / "__init__.py").write_text("")
+    (client / "__main__.py").write_text(STAND_IN)
+    (tmp_path / "home").mkdir()
+    kept = {name: value for name, value in os.environ.items() if "KAGGLE" not in name and name != "XDG_CONFIG_HOME"}
+    return kept | {
+        "HOME": str(tmp_path / "home"),
+        "PYTHONPATH": str(tmp_path / "site"),
+        "KAGGLE_API_TOKEN": TOKEN,
+        "STAND_IN_ARCHIVE": str(archive),
+    }
+
+
+def start(environment: dict[str, str], out: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "preprocessing.download", "--out", str(out), *(options or ("--free-space", "0"))]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, cwd=REPOSITORY)
+
+
+def complaint(done: subprocess.CompletedProcess[str]) -> str:
+    """The error message of a command that failed as it should."""
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    return done.stderr.replace("\r", "\n").split("error: ", 1)[1]
+
+
+# Whole paths
+
+
+def test_it_downloads_and_unpacks_and_a_second_start_does_nothing(environment: dict[str, str], tmp_path: Path) -> None:
+    done = start(environment, tmp_path / "new" / "data")
+    assert done.returncode == 0, done.stderr
+    assert "python -m preprocessing.check" in done.stdout
+    assert len(dataset.load(tmp_path / "new" / "data", tmp_path / "cache", progress=False).train) == 20
+    assert os.listdir(tmp_path / "new") == ["data"], "no archive and no temporary folder is left"
+    again = start(environment | {"STAND_IN_SAYS": "not to be asked again"}, tmp_path / "new" / "data")
+    assert (again.returncode, "there already" in again.stdout) == (0, True)
+
+
+def test_an_archive_from_a_browser_needs_no_client(archive: Path, tmp_path: Path) -> None:
+    download(tmp_path / "data", archive)
+    assert len(dataset.load(tmp_path / "data", tmp_path / "cache", progress=False).train) == 20
+    assert archive.is_file()
+
+
+def test_tables_and_images_that_are_zipped_once_more_are_unpacked(
+    tiny_tree: Callable[..., Path], tmp_path: Path
+) -> None:
+    root = tiny_tree(drivers=2, images_per_class=1, test_images=2)
+    for name in (DRIVER_LIST, SAMPLE_SUBMISSION):
+        with zipfile.ZipFile(root / f"{name}.zip", "w", zipfile.ZIP_DEFLATED) as stream:
+            stream.write(root / name, name)
+        (root / name).unlink()
+    (root / "wrapped").mkdir()
+    (root / "imgs").rename(root / "wrapped" / "imgs")
+    zip_folder(root / "wrapped", root / "imgs.zip")
+    shutil.rmtree(root / "wrapped")
+    download(tmp_path / "data", zip_folder(root, tmp_path / "nested.zip"))
+    assert len(dataset.load(tmp_path / "data", tmp_path / "cache", progress=False).train) == 20
+    assert sorted(os.listdir(tmp_path / "data")) == [DRIVER_LIST, "imgs", SAMPLE_SUBMISSION]
+
+
+# What the client needs
+
+
+def test_without_credentials_every_step_is_told(environment: dict[str, str], tmp_path: Path) -> None:
+    del environment["KAGGLE_API_TOKEN"]
+    message = complaint(start(environment, tmp_path / "data"))
+    for words in (
+        "no Kaggle credentials",
+        f"https://www.kaggle.com/competitions/{SLUG}/rules",
+        "https://www.kaggle.com/settings/api",
+        "pip install -r requirements-kaggle.txt",
+        "--archive",
+    ):
+        assert words in message
+
+
+@pytest.mark.parametrize(
+    "place", [".kaggle/kaggle.json", ".kaggle/access_token", ".kaggle/credentials.json", ".config/kaggle/kaggle.json"]
+)
+def test_credentials_may_lie_in_a_file(environment: dict[str, str], tmp_path: Path, place: str) -> None:
+    del environment["KAGGLE_API_TOKEN"]
+    path = tmp_path / "home" / place
+    path.parent.mkdir(parents=True)
+    path.write_text('{"username": "somebody", "key": "secret-key"}' if place.endswith("json") else "secret-key")
+    message = complaint(start(environment | {"STAND_IN_SAYS": "500: secret-key is odd"}, tmp_path / "data"))
+    assert "500: *** is odd" in message
+
+
+def test_a_user_name_needs_its_key(environment: dict[str, str], tmp_path: Path) -> None:
+    del environment["KAGGLE_API_TOKEN"]
+    assert "no Kaggle credentials" in complaint(start(environment | {"KAGGLE_USERNAME": "me"}, tmp_path / "data"))
+    done = start(environment | {"KAGGLE_USERNAME": "me", "KAGGLE_KEY": "secret-key"}, tmp_path / "data")
+    assert done.returncode == 0
+
+
+def test_without_the_client_the_command_that_installs_it_is_told(environment: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "site" / "kaggle" / "__main__.py").write_text("import a_module_that_is_not_there")
+    assert "pip install -r requirements-kaggle.txt" in complaint(start(environment, tmp_path / "data"))
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ("403 Client Error: Forbidden for url: https://api.kaggle.com/v1/", "/rules"),
+        ("401 Client Error: Unauthorized", "does not accept these credentials"),
+        ("Authentication required to call the Kaggle API.", "does not accept these credentials"),
+        ("HTTPSConnectionPool: Max retries exceeded with url", "cannot be reached"),
+        (f"the token {TOKEN} is odd", "the token *** is odd"),
+        ("", "It said nothing"),
+    ],
+)
+def test_what_the_client_complains_of_is_explained(
+    environment: dict[str, str], tmp_path: Path, said: str, words: str
+) -> None:
+    done = start(environment | {"STAND_IN_SAYS": said}, tmp_path / "new" / "data")
+    assert words in complaint(done)
+    assert TOKEN not in done.stdout + done.stderr
+    assert os.listdir(tmp_path / "new") == []
+
+
+# The disk
+
+
+def test_too_little_space_is_told_before_anything_is_downloaded(environment: dict[str, str], tmp_path: Path) -> None:
+    message = complaint(start(environment, tmp_path / "data", "--free-space", "1e9"))
+    assert "expected 1000000000.0 GB of free space" in message
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_folder_with_something_else_in_it_is_left_alone(archive: Path, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "mine.txt").write_text("mine")
+    with pytest.raises(UserError, match="with something else in it"):
+        download(tmp_path / "data", archive)
+    assert os.listdir(tmp_path / "data") == ["mine.txt"]
+
+
+# Archives that are not what they should be
+
+
+def test_another_archive_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "other.zip", "w") as stream:
+        stream.writestr("readme.txt", "hello")
+    (tmp_path / "new").mkdir()
+    with pytest.raises(UserError, match=f"not the competition's archive: it has no {DRIVER_LIST}"):
+        download(tmp_path / "new" / "data", tmp_path / "other.zip")
+    assert os.listdir(tmp_path / "new") == []
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: b"<html>"])
+def test_a_damaged_archive_is_refused(archive: Path, tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
+    archive.write_bytes(damage(archive.read_bytes()))
+    with pytest.raises(UserError, match="cannot be read as a zip file"):
+        download(tmp_path / "data", archive)
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_damaged_entry_is_refused(archive: Path, tmp_path: Path) -> None:
+    content = bytearray(archive.read_bytes())
+    place = content.index(b"subject,classname,img")
+    content[place] ^= 0xFF
+    archive.write_bytes(content)
+    with pytest.raises(UserError, match="Bad CRC-32"):
+        download(tmp_path / "data", archive)
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["../outside.txt", "/outside.txt", "imgs/../../outside.txt", "..\\outside.txt", "C:outside.txt", "a//b.txt"]
+)
+def test_an_entry_that_would_leave_the_folder_is_refused(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "inside"
+    folder.mkdir()
+    with zipfile.ZipFile(tmp_path / "bad.zip", "w") as stream:
+        stream.writestr("good.txt", "")
+        stream.writestr(name, "bad")
+    with pytest.raises(UserError, match="would leave the folder"):
+        unpack(tmp_path / "bad.zip", folder)
+    assert os.listdir(folder) == []
+    assert not (tmp_path / "outside.txt").exists()
+
+
+def test_a_symbolic_link_is_refused_even_in_an_inner_archive(tmp_path: Path) -> None:
+    link = zipfile.ZipInfo("link")
+    link.create_system = 3
+    link.external_attr = (stat.S_IFLNK | 0o777) << 16
+    inner = io.BytesIO()
+    with zipfile.ZipFile(inner, "w") as stream:
+        stream.writestr(link, "/etc/passwd")
+    with zipfile.ZipFile(tmp_path / "bad.zip", "w") as stream:
+        stream.writestr("inner.zip", inner.getvalue())
+    (tmp_path / "inside").mkdir()
+    with pytest.raises(UserError, match=r"inner\.zip: entries that would leave the folder: 'link'"):
+        unpack(tmp_path / "bad.zip", tmp_path / "inside")
+
+
+def test_an_archive_cannot_fill_the_disk(tmp_path: Path) -> None:
+    inner = io.BytesIO()
+    with zipfile.ZipFile(inner, "w", zipfile.ZIP_DEFLATED) as stream:
+        stream.writestr("zeros", bytes(1_000_000))
+    with zipfile.ZipFile(tmp_path / "bomb.zip", "w") as stream:
+        stream.writestr("a.zip", inner.getvalue())
+    for most_bytes, allowed in ((2_000_000, True), (900_000, False), (1_000_000, False)):
+        folder = tmp_path / str(most_bytes)
+        folder.mkdir()
+        if allowed:
+            unpack(tmp_path / "bomb.zip", folder, most_bytes)
+            assert os.listdir(folder) == ["zeros"]
+        else:
+            with pytest.raises(UserError, match=r"a\.zip: would take 1,000,000 bytes"):
+                unpack(tmp_path / "bomb.zip", folder, most_bytes)

@@ -1,0 +1,230 @@
+"""Folds: a partition of the images in which no driver stands on both sides, the same whatever the order of the rows."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from preprocessing.competition import CLASSES, DRIVER_LIST
+from preprocessing.errors import UserError
+from preprocessing.folds import ensure_folds, make_folds, read_folds, summary
+from preprocessing.run_folder import REPOSITORY, folds_path
+
+
+def table(counts: np.ndarray) -> pd.DataFrame:
+    """Images of `counts[driver, class]`, in the order of drivers and classes."""
+    rows = [
+        (f"img_{driver}_{column}_{number}.jpg", f"p{driver:03d}", CLASSES[column])
+        for driver, column in np.ndindex(*counts.shape)
+        for number in range(counts[driver, column])
+    ]
+    return pd.DataFrame(rows, columns=["img", "subject", "classname"])
+
+
+@st.composite
+def images_and_folds(draw: st.DrawFn) -> tuple[pd.DataFrame, int]:
+    """2 to 12 drivers with 1 to 6 images of each class, and any number of folds that they allow."""
+    drivers = draw(st.integers(2, 12))
+    generator = np.random.default_rng(draw(st.integers(0, 2**32)))
+    return table(generator.integers(1, 7, (drivers, 10))), draw(st.integers(2, drivers))
+
+
+# Properties
+
+
+@settings(max_examples=30, deadline=None)
+@given(images_and_folds(), st.integers(0, 2**32))
+def test_folds_partition_the_images_by_driver_whatever_the_order(case: tuple[pd.DataFrame, int], seed: int) -> None:
+    train, number_of_folds = case
+    folds = make_folds(train, number_of_folds)
+    assert list(folds.columns) == ["img", "subject", "classname", "fold"]
+    ordered = train.sort_values(["subject", "classname", "img"], ignore_index=True)
+    pd.testing.assert_frame_equal(folds.drop(columns="fold"), ordered)
+    assert set(folds["fold"]) == set(range(number_of_folds)), "every fold has images"
+    assert (folds.groupby("subject")["fold"].nunique() == 1).all(), "no driver stands in two folds"
+    for fold in range(number_of_folds):
+        assert set(folds.loc[folds["fold"] != fold, "classname"]) == set(CLASSES)
+    largest_driver = folds["subject"].value_counts().max()
+    assert folds["fold"].value_counts().max() <= len(folds) / number_of_folds + largest_driver, "folds are balanced"
+
+    shuffled = train.sample(frac=1, random_state=np.random.default_rng(seed))
+    pd.testing.assert_frame_equal(make_folds(shuffled, number_of_folds), folds)
+
+
+@given(st.integers(2, 12), st.integers(2, 12))
+@settings(max_examples=15, deadline=None)
+def test_drivers_that_are_alike_are_spread_evenly(drivers: int, number_of_folds: int) -> None:
+    if drivers < number_of_folds:
+        drivers, number_of_folds = number_of_folds, drivers
+    folds = make_folds(table(np.full((drivers, 10), 2)), number_of_folds)
+    per_fold = folds.groupby("fold")["subject"].nunique()
+    assert per_fold.max() - per_fold.min() <= 1
+
+
+@settings(max_examples=10, deadline=None)
+@given(images_and_folds())
+def test_what_is_written_is_read_again(
+    tmp_path_factory: pytest.TempPathFactory, case: tuple[pd.DataFrame, int]
+) -> None:
+    train, number_of_folds = case
+    run = tmp_path_factory.mktemp("run")
+    made = ensure_folds(run, train, number_of_folds)
+    content = folds_path(run).read_bytes()
+    pd.testing.assert_frame_equal(read_folds(folds_path(run), train), made)
+    pd.testing.assert_frame_equal(ensure_folds(run, train, number_of_folds), made)
+    assert folds_path(run).read_bytes() == content
+
+
+@pytest.mark.skipif("STATEFARM_SAMPLE" not in os.environ, reason="needs the real list")
+def test_the_folds_of_real_drivers_are_alike() -> None:
+    folds = make_folds(pd.read_csv(Path(os.environ["STATEFARM_SAMPLE"]) / DRIVER_LIST), 5)
+    sizes = folds["fold"].value_counts()
+    assert sizes.min() > 0.85 * len(folds) / 5
+    assert sizes.max() < 1.15 * len(folds) / 5
+
+
+# What cannot be split
+
+
+def test_fewer_drivers_than_folds_names_the_most_that_is_possible() -> None:
+    with pytest.raises(UserError, match=r"--folds 4 needs as many drivers, the data has 3\. Say --folds 3 or less"):
+        make_folds(table(np.ones((3, 10), dtype=int)), 4)
+    with pytest.raises(UserError, match="at least two drivers"):
+        make_folds(table(np.ones((1, 10), dtype=int)), 2)
+
+
+@pytest.mark.parametrize("number_of_folds", [1, 0, -3])
+def test_fewer_than_two_folds_are_refused(number_of_folds: int) -> None:
+    with pytest.raises(UserError, match="at least 2"):
+        make_folds(table(np.ones((3, 10), dtype=int)), number_of_folds)
+
+
+def test_a_class_of_one_driver_would_be_missing_from_a_training_part() -> None:
+    counts = np.full((4, 10), 3)
+    counts[1:, 6] = 0
+    with pytest.raises(UserError, match=r"training part of fold \d has no image of c6 \(drinking\)"):
+        make_folds(table(counts), 2)
+
+
+def test_a_class_without_images_is_named() -> None:
+    counts = np.full((4, 10), 3)
+    counts[:, [2, 9]] = 0
+    with pytest.raises(UserError, match=r"no image of c2 \(.*\), c9 \(talking to passenger\)"):
+        make_folds(table(counts), 2)
+
+
+def test_fewer_images_in_every_class_than_folds_is_a_message() -> None:
+    counts = np.zeros((12, 10), dtype=int)
+    counts[np.arange(12), np.arange(12) % 10] = 1
+    with pytest.raises(UserError, match=r"--folds 8: no class has as many images"):
+        make_folds(table(counts), 8)
+
+
+# Tables that are there already
+
+
+@pytest.fixture
+def train() -> pd.DataFrame:
+    return table(np.full((4, 10), 2))
+
+
+@pytest.fixture
+def run(tmp_path: Path, train: pd.DataFrame) -> Path:
+    ensure_folds(tmp_path, train, 2)
+    return tmp_path
+
+
+def test_another_number_of_folds_is_refused_and_nothing_is_changed(run: Path, train: pd.DataFrame) -> None:
+    before = folds_path(run).read_bytes()
+    with pytest.raises(
+        UserError, match=r"has 2 folds, --folds 3 was asked for\. Go on with --folds 2, or .*--run NAME"
+    ):
+        ensure_folds(run, train, 3)
+    assert folds_path(run).read_bytes() == before
+
+
+def test_folds_of_other_images_say_what_differs(run: Path, train: pd.DataFrame) -> None:
+    other = train.copy()
+    other.loc[0, "img"] = "img_new.jpg"
+    other.loc[5, "subject"] = "p003"
+    with pytest.raises(UserError) as caught:
+        ensure_folds(run, other, 2)
+    for words in (
+        "images that are not in the data: 1 (img_0_0_0.jpg)",
+        "images of the data that are not in it: 1 (img_new.jpg)",
+        "images with another driver or class: 1 (img_0_2_1.jpg)",
+        "another --run NAME",
+    ):
+        assert words in str(caught.value)
+
+
+def test_row_order_a_byte_order_mark_and_crlf_do_not_matter(run: Path, train: pd.DataFrame) -> None:
+    header, *rows = folds_path(run).read_text().splitlines()
+    folds_path(run).write_bytes(b"\xef\xbb\xbf" + "\r\n".join([header, *reversed(rows)]).encode() + b"\r\n")
+    assert len(ensure_folds(run, train, 2)) == len(train)
+
+
+def leak(folds: pd.DataFrame) -> pd.DataFrame:
+    first = folds.index[folds["subject"] == "p001"][0]
+    folds.loc[first, "fold"] = 1 - folds.loc[first, "fold"]
+    return folds
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (leak, "a leak: the drivers p001 stand in more than one fold"),
+        (lambda folds: folds.drop(columns="fold"), "expected the columns img,subject,classname,fold"),
+        (lambda folds: folds.iloc[:0], "no rows"),
+        (lambda folds: pd.concat([folds, folds.iloc[:1]]), r"more than once: img_0_0_0\.jpg"),
+        (lambda folds: folds.replace("c3", "c33"), "expected the classes c0..c9, found c33"),
+        (lambda folds: folds.assign(fold=folds["fold"] + 1), "numbered 0, 1, .* found 1, 2"),
+        (lambda folds: folds.assign(fold=folds["fold"] * 2), "without a gap"),
+        (lambda folds: folds.assign(fold=0), "at least two"),
+        (lambda folds: folds.assign(fold="first"), "found 'first'"),
+        (lambda folds: folds[(folds["fold"] == 0) | (folds["classname"] != "c4")], "fold 0 has no image of c4"),
+    ],
+)
+def test_what_is_no_fold_table_is_refused(
+    run: Path, change: Callable[[pd.DataFrame], pd.DataFrame], words: str
+) -> None:
+    path = folds_path(run)
+    change(pd.read_csv(path)).to_csv(path, index=False)
+    with pytest.raises(UserError, match=words):
+        read_folds(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00", b'img,subject,classname,fold\n"a'])
+def test_a_damaged_file_is_a_message(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "folds.csv").write_bytes(content)
+    with pytest.raises(UserError, match=r"folds\.csv"):
+        read_folds(tmp_path / "folds.csv")
+    with pytest.raises(UserError, match="no such fold table"):
+        read_folds(tmp_path / "none.csv")
+
+
+# For people
+
+
+def test_the_summary_counts_images_drivers_and_classes(train: pd.DataFrame) -> None:
+    lines = summary(make_folds(train, 2)).splitlines()
+    assert lines[0].split()[:4] == ["fold", "images", "drivers", "c0"]
+    assert len(lines) == 3
+    for number, line in enumerate(lines[1:]):
+        assert line.split()[:4] == [str(number), "40", "2", "4"]
+
+
+def test_the_command_writes_the_table_and_prints_it(tiny_tree: Callable[..., Path], tmp_path: Path) -> None:
+    root = tiny_tree(drivers=3, images_per_class=1, test_images=1)
+    places = ["--data", str(root), "--runs", str(tmp_path / "runs"), "--cache", str(tmp_path / "cache")]
+    command = [sys.executable, "-m", "preprocessing.folds", *places, "--run", "trial", "--folds", "3"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=REPOSITORY)
+    assert "held-out drivers" in done.stdout
+    assert len(read_folds(tmp_path / "runs" / "trial" / "folds.csv")) == 30

@@ -1,0 +1,126 @@
+"""JPEG headers are read without decoding; pictures are decoded to RGB, at a reduced scale where that is enough."""
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from preprocessing import jpeg
+from preprocessing.errors import UserError
+from preprocessing.jpeg import BrokenImageError, JpegHeader, decode, read_header
+
+COLOURS = np.array([[(220, 40, 30), (20, 60, 210)], [(30, 200, 60), (240, 240, 240)]], dtype=np.uint8)
+
+
+@pytest.fixture
+def picture() -> Image.Image:
+    """120 x 160 pixels: red, blue over green, white."""
+    return Image.fromarray(COLOURS.repeat(60, axis=0).repeat(80, axis=1))
+
+
+@pytest.mark.parametrize(("mode", "components"), [("RGB", 3), ("L", 1), ("CMYK", 4)])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_every_kind_is_decoded_to_rgb(
+    tmp_path: Path, picture: Image.Image, mode: str, components: int, progressive: bool
+) -> None:
+    path = tmp_path / "a.jpg"
+    picture.convert(mode).save(path, quality=95, progressive=progressive)
+    assert read_header(path) == JpegHeader(width=160, height=120, components=components)
+    pixels = decode(path)
+    assert pixels.shape == (120, 160, 3)
+    assert pixels.dtype == np.uint8
+    expected = np.asarray(picture.convert(mode).convert("RGB"), dtype=int)
+    assert np.abs(pixels.astype(int) - expected)[10:50, 10:70].max() <= 4
+
+
+@pytest.mark.parametrize(
+    ("least", "shape"),
+    [
+        ((0, 0), (119, 157)),
+        ((119, 157), (119, 157)),
+        ((61, 20), (119, 157)),
+        ((60, 79), (60, 79)),
+        ((60, 80), (119, 157)),
+        ((30, 40), (30, 40)),
+        ((15, 20), (15, 20)),
+        ((1, 1), (15, 20)),
+        ((500, 500), (119, 157)),
+    ],
+)
+def test_the_smallest_scale_that_is_large_enough_is_decoded(
+    tmp_path: Path, picture: Image.Image, least: tuple[int, int], shape: tuple[int, int]
+) -> None:
+    path = tmp_path / "odd.jpg"
+    picture.crop((0, 0, 157, 119)).save(path)
+    assert decode(path, *least).shape == (*shape, 3)
+
+
+def test_an_exif_orientation_is_never_applied(tmp_path: Path, picture: Image.Image) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # 'rotate by 90 degrees'
+    picture.save(tmp_path / "a.jpg", exif=exif)
+    assert decode(tmp_path / "a.jpg").shape == (120, 160, 3)
+    assert decode(tmp_path / "a.jpg", 30, 40).shape == (30, 40, 3)
+
+
+def test_a_thumbnail_in_the_header_is_not_taken_for_the_picture(tmp_path: Path, picture: Image.Image) -> None:
+    thumbnail = tmp_path / "thumbnail.jpg"
+    picture.resize((16, 12)).save(thumbnail)
+    picture.save(tmp_path / "a.jpg", exif=b"Exif\0\0" + thumbnail.read_bytes())
+    assert read_header(tmp_path / "a.jpg").width == 160
+    (tmp_path / "a.jpg").write_bytes((tmp_path / "a.jpg").read_bytes()[:-100])
+    with pytest.raises(BrokenImageError, match="truncated"):
+        read_header(tmp_path / "a.jpg")
+
+
+def with_size(data: bytes, height: int, width: int) -> bytes:
+    """The same file with another size in its frame header."""
+    place = data.index(b"\xff\xc0") + 5
+    return data[:place] + height.to_bytes(2, "big") + width.to_bytes(2, "big") + data[place + 4 :]
+
+
+def broken_files(good: bytes) -> dict[str, tuple[bytes, str]]:
+    frame = good.index(b"\xff\xc0")
+    return {
+        "empty": (b"", jpeg.EMPTY),
+        "text": (b"hello", jpeg.NOT_JPEG),
+        "png": (b"\x89PNG\r\n\x1a\n" + bytes(100), jpeg.NOT_JPEG),
+        "only the first bytes": (good[:2], jpeg.TRUNCATED),
+        "cut in the header": (good[: frame + 4], jpeg.TRUNCATED),
+        "cut in the picture": (good[:-2], jpeg.TRUNCATED),
+        "end overwritten with zeros": (good[:-5000] + bytes(5000), jpeg.TRUNCATED),
+        "no picture": (b"\xff\xd8\xff\xd9", jpeg.NOT_JPEG),
+        "a damaged header": (good[:2] + bytes(10) + good[12:], jpeg.NOT_JPEG),
+        "a segment of no length": (b"\xff\xd8\xff\xe0\x00\x00" + good[2:], jpeg.NOT_JPEG),
+        "no height": (with_size(good, 0, 160), jpeg.ABSURD_SIZE),
+        "too wide": (with_size(good, 10, 20_001), jpeg.ABSURD_SIZE),
+        "too many pixels": (with_size(good, 12_000, 12_000), jpeg.ABSURD_SIZE),
+        "lossless": (good.replace(b"\xff\xc0", b"\xff\xc3", 1), jpeg.UNDECODABLE),
+        "12 bits": (good[: frame + 4] + b"\x0c" + good[frame + 5 :], jpeg.UNDECODABLE),
+    }
+
+
+def test_every_broken_file_has_its_reason_and_none_is_decoded(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (120, 160, 3), dtype=np.uint8)
+    path = tmp_path / "good.jpg"
+    Image.fromarray(noise).save(path)
+    files = broken_files(path.read_bytes())
+    for name, (content, reason) in files.items():
+        (tmp_path / f"{name}.jpg").write_bytes(content)
+        for read in (read_header, decode):
+            with pytest.raises(UserError) as caught:
+                read(tmp_path / f"{name}.jpg")
+            assert isinstance(caught.value, BrokenImageError)
+            assert caught.value.reason == reason, name
+    found = jpeg.broken_images(tmp_path, ["good.jpg", *(f"{name}.jpg" for name in files)], progress=False)
+    assert found == {f"{name}.jpg": reason for name, (_, reason) in files.items()}
+
+
+def test_a_missing_file_is_a_message_that_survives_a_process_pool(tmp_path: Path) -> None:
+    with pytest.raises(BrokenImageError) as caught:
+        decode(tmp_path / "none.jpg")
+    again = pickle.loads(pickle.dumps(caught.value))  # noqa: S301  (our own object)
+    assert str(again) == str(caught.value)
+    assert "none.jpg is unreadable (No such file or directory)" in str(again)

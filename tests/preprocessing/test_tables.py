@@ -1,0 +1,121 @@
+"""Prediction tables: what is written is read back; what is wrong is one line naming the file and the offenders."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from preprocessing.competition import CLASSES
+from preprocessing.errors import UserError
+from preprocessing.tables import read_predictions, write_predictions
+
+IMAGES = [f"img_{number}.jpg" for number in range(6)]
+
+
+@pytest.fixture
+def frame() -> pd.DataFrame:
+    table = pd.DataFrame(np.random.default_rng(0).dirichlet(np.ones(10), size=6), columns=list(CLASSES))
+    table.insert(0, "img", IMAGES)
+    return table
+
+
+def saved(tmp_path: Path, table: pd.DataFrame) -> Path:
+    path = tmp_path / "table.csv"
+    table.to_csv(path, index=False)
+    return path
+
+
+def refused(path: Path) -> str:
+    with pytest.raises(UserError) as caught:
+        read_predictions(path)
+    message = str(caught.value)
+    assert str(path) in message and "\n" not in message
+    return message
+
+
+def test_written_table_is_read_back(tmp_path: Path, frame: pd.DataFrame) -> None:
+    probabilities = frame[list(CLASSES)].to_numpy()
+    write_predictions(tmp_path / "deep" / "er" / "table.csv", IMAGES, probabilities.astype(np.float32))
+    table = read_predictions(tmp_path / "deep" / "er" / "table.csv")
+    assert list(table.index) == IMAGES
+    assert list(table.columns) == list(CLASSES)
+    np.testing.assert_allclose(table.to_numpy(), probabilities, atol=1e-7)
+    np.testing.assert_allclose(table.to_numpy().sum(axis=1), 1, atol=1e-15)
+
+
+def test_same_table_gives_the_same_bytes(tmp_path: Path, frame: pd.DataFrame) -> None:
+    for name in ("a.csv", "b.csv"):
+        write_predictions(tmp_path / name, IMAGES, frame[list(CLASSES)].to_numpy())
+    assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
+
+
+def test_tiny_probabilities_survive(tmp_path: Path) -> None:
+    row = np.array([[1.0, 0, 1e-300, 1e-15, *[0.0] * 6]])
+    write_predictions(tmp_path / "table.csv", ["a.jpg"], row)
+    np.testing.assert_allclose(read_predictions(tmp_path / "table.csv").to_numpy(), row, rtol=1e-8)
+
+
+def test_class_columns_are_found_by_name(tmp_path: Path, frame: pd.DataFrame) -> None:
+    expected = read_predictions(saved(tmp_path, frame))
+    shuffled = frame[["c3", "c0", "img", *(name for name in reversed(CLASSES) if name not in ("c3", "c0"))]]
+    pd.testing.assert_frame_equal(read_predictions(saved(tmp_path, shuffled)), expected)
+
+
+def test_rows_that_nearly_sum_to_one_are_divided_by_their_sum(tmp_path: Path, frame: pd.DataFrame) -> None:
+    frame[list(CLASSES)] *= 1.0009
+    np.testing.assert_allclose(read_predictions(saved(tmp_path, frame)).sum(axis=1), 1, atol=1e-12)
+
+
+def test_numeric_image_names_stay_text(tmp_path: Path, frame: pd.DataFrame) -> None:
+    frame["img"] = ["001", "002", "003", "004", "005", "006"]
+    assert list(read_predictions(saved(tmp_path, frame)).index) == list(frame["img"])
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, "much"])
+def test_not_a_number(tmp_path: Path, frame: pd.DataFrame, value: object) -> None:
+    frame["c4"] = frame["c4"].astype(object)
+    frame.loc[2, "c4"] = value
+    assert "not numbers: img_2.jpg" in refused(saved(tmp_path, frame))
+
+
+def test_negative(tmp_path: Path, frame: pd.DataFrame) -> None:
+    frame.loc[1, "c0"] = -0.1
+    assert "negative: img_1.jpg" in refused(saved(tmp_path, frame))
+
+
+def test_sum_is_not_one(tmp_path: Path, frame: pd.DataFrame) -> None:
+    frame.loc[3, list(CLASSES)] *= 1.01
+    assert "1 rows hold probabilities that do not sum to 1: img_3.jpg" in refused(saved(tmp_path, frame))
+
+
+def test_duplicate_images(tmp_path: Path, frame: pd.DataFrame) -> None:
+    frame.loc[5, "img"] = "img_0.jpg"
+    assert "more than once: img_0.jpg" in refused(saved(tmp_path, frame))
+
+
+@pytest.mark.parametrize("name", [None, "  "])
+def test_nameless_image(tmp_path: Path, frame: pd.DataFrame, name: object) -> None:
+    frame.loc[4, "img"] = name
+    assert "1 rows have no image name" in refused(saved(tmp_path, frame))
+
+
+@pytest.mark.parametrize("change", [{"c9": "c10"}, {"img": "image"}])
+def test_other_columns(tmp_path: Path, frame: pd.DataFrame, change: dict[str, str]) -> None:
+    assert next(iter(change.values())) in refused(saved(tmp_path, frame.rename(columns=change)))
+
+
+def test_files_that_are_no_tables(tmp_path: Path) -> None:
+    assert "no such prediction table" in refused(tmp_path / "absent.csv")
+    (tmp_path / "empty.csv").write_bytes(b"")
+    refused(tmp_path / "empty.csv")
+    (tmp_path / "binary.csv").write_bytes(bytes(range(256)) * 50)
+    refused(tmp_path / "binary.csv")
+    refused(tmp_path)
+
+
+@pytest.mark.parametrize("rows", [np.full((2, 10), 0.1), np.full((1, 9), 1 / 9), np.full((1, 10), np.nan)])
+def test_writing_refuses_what_is_no_prediction(tmp_path: Path, rows: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="expected finite probabilities"):
+        write_predictions(tmp_path / "table.csv", ["a.jpg"], rows)
+    assert not (tmp_path / "table.csv").exists()

@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# All checks: lint, types, tests. Sets itself up. `--all` adds the slow tests, as continuous integration does;
+# any other argument goes to pytest: ./tests/run.sh tests/ensemble -k weights
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+source ./setup.sh requirements.txt requirements-dev.txt
+
+if [ "${1:-}" = --all ]; then
+    shift
+    marks=()
+else
+    marks=(-m "not slow")
+fi
+ruff check .
+ruff format --check .
+mypy
+python -m pytest "${marks[@]}" "$@"

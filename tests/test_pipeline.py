@@ -1,0 +1,171 @@
+"""Whole paths: the commands that a person types, on a tiny real data folder."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+
+from preprocessing.competition import CLASSES
+from preprocessing.run_folder import REPOSITORY
+from preprocessing.tables import read_predictions
+
+Command = Callable[..., subprocess.CompletedProcess]
+
+
+@pytest.fixture
+def type_command(tmp_path: Path) -> Command:
+    """Types a command in the repository, with its outputs under tmp_path."""
+    environment = {name: value for name, value in os.environ.items() if name != "STATEFARM_DATA"}
+
+    def run(*words: object, outputs: bool = True) -> subprocess.CompletedProcess:
+        places = ["--runs", tmp_path / "runs", "--cache", tmp_path / "cache"] if outputs else []
+        command = [str(word) for word in (*words, *places)]
+        if command[0].endswith(".py"):
+            command = [sys.executable, *command]
+        return subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=600)
+
+    return run
+
+
+def run_all(type_command: Command, data: Path, submissions: Path, *options: object) -> subprocess.CompletedProcess:
+    settings = ["--weights", "none", "--quick", "--epochs", 2, "--seed", 3, "--submissions", submissions]
+    return type_command("./run_all.sh", "--data", data, *settings, *options)
+
+
+def test_the_whole_path_and_again_and_after_a_lost_piece(
+    type_command: Command, tiny_tree: Callable[..., Path], tmp_path: Path
+) -> None:
+    data = tiny_tree(drivers=4, images_per_class=2, test_images=7)
+    options = ("--models", "vgg16 resnet50", "--image-size", "32x40", "--run", "tiny")
+    done = run_all(type_command, data, tmp_path, *options)
+    assert done.returncode == 0, done.stderr
+    sample = pd.read_csv(data / "sample_submission.csv")
+    submission = tmp_path / "tiny.csv"
+    table = read_predictions(submission)
+    assert list(table.index) == list(sample["img"])
+    assert "Traceback" not in done.stderr
+    assert str(submission) in done.stdout.splitlines()[-1]
+    piece = tmp_path / "runs" / "tiny" / "vgg16" / "fold_1"
+    names = {path.name for path in piece.iterdir()}
+    assert names == {
+        *("config.json", "history.csv", "model.keras", "out_of_fold.csv", "out_of_fold_features.npy"),
+        *("test.csv", "test_features.npy", "log.txt", "finished.json"),
+    }
+    folds = pd.read_csv(tmp_path / "runs" / "tiny" / "folds.csv")
+    out_of_fold = read_predictions(piece / "out_of_fold.csv")
+    assert set(out_of_fold.index) == set(folds["img"][folds["fold"] == 1])
+    assert len(np.load(piece / "test_features.npy", allow_pickle=False)) == len(sample)
+
+    network = keras.saving.load_model(piece / "model.keras", safe_mode=True)
+    from preprocessing.images import read_image
+    from preprocessing.settings import ImageSize
+
+    pixels = np.stack([read_image(data / "imgs" / "test" / img, ImageSize(32, 40)) for img in sample["img"]])
+    stored = read_predictions(piece / "test.csv")[list(CLASSES)].to_numpy()
+    np.testing.assert_allclose(network.predict(pixels, verbose=0), stored, atol=0.03)  # stored in bfloat16 on some
+
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("*") if path.is_file()}
+    begun = time.monotonic()
+    again = run_all(type_command, data, tmp_path, *options)
+    assert again.returncode == 0
+    assert time.monotonic() - begun < 10
+    assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("*") if path.is_file()}
+
+    content = submission.read_bytes()
+    submission.unlink()
+    (piece / "finished.json").unlink()
+    mended = run_all(type_command, data, tmp_path, *options)
+    assert mended.returncode == 0, mended.stderr
+    assert submission.read_bytes() == content
+
+    other = run_all(type_command, data, tmp_path, *options, "--learning-rate", "0.01")
+    assert other.returncode == 2
+    assert "learning_rate" in other.stderr
+    assert "--run" in other.stderr
+
+
+def test_broken_images_stop_the_run_or_are_left_out(
+    type_command: Command, tiny_tree: Callable[..., Path], tmp_path: Path
+) -> None:
+    data = tiny_tree(drivers=3, images_per_class=2)
+    broken_train = sorted((data / "imgs" / "train" / "c2").iterdir())[0]
+    broken_test = sorted((data / "imgs" / "test").iterdir())[0]
+    broken_train.write_bytes(broken_train.read_bytes()[:300])
+    broken_test.write_bytes(b"")
+    options = ("--models", "resnet50", "--image-size", "32x32", "--run", "broken", "--folds", 2)
+    refused = run_all(type_command, data, tmp_path, *options)
+    assert refused.returncode == 2
+    assert broken_train.name in refused.stderr
+    assert "--skip-broken" in refused.stderr
+    assert not (tmp_path / "runs" / "broken" / "resnet50").exists()
+
+    done = run_all(type_command, data, tmp_path, *options, "--skip-broken", "--epochs", 1)
+    assert done.returncode == 0, done.stderr
+    fold = tmp_path / "runs" / "broken" / "resnet50" / "fold_0"
+    prior = read_predictions(fold / "test.csv").loc[broken_test.name]
+    assert prior.between(0.05, 0.2).all()
+    assert broken_train.name not in set(pd.read_csv(tmp_path / "runs" / "broken" / "folds.csv")["img"])
+    assert len(read_predictions(tmp_path / "broken.csv")) == 6
+
+
+WRONG = {
+    "unknown option": (["models/vgg16.py", "--epoch", "3"], "Did you mean --epochs?"),
+    "misspelt architecture": (["./run_all.sh", "--models", "vgg61"], "Did you mean vgg16?"),
+    "wrong type": (["models/resnet50.py", "--epochs", "many"], "expected a whole number, found 'many'"),
+    "out of range": (["models/resnet50.py", "--dropout", "1.5"], "expected 0 to 0.95, found 1.5"),
+    "weights folder without the file": (["models/vgg16.py", "--weights", "tests"], "expected vgg16.weights.h5"),
+    "no such weights folder": (["models/vgg16.py", "--weights", "/nowhere"], "no such folder"),
+    "no such data folder": (["models/vgg16.py", "--weights", "none", "--data", "/nowhere"], "does not exist"),
+    "unknown option of run_all": (["./run_all.sh", "--fodls", "3"], "Did you mean --folds?"),
+    "bad run name": (["models/vgg16.py", "--run", "../away"], "expected letters, digits"),
+}
+
+
+@pytest.mark.parametrize("case", sorted(WRONG))
+def test_a_wrong_command_line_is_one_clear_message(case: str, type_command: Command) -> None:
+    command, message = WRONG[case]
+    told = type_command(*command, outputs=False)
+    assert told.returncode == 2, told
+    assert message in told.stderr
+    assert "Traceback" not in told.stderr
+    assert len(told.stderr.strip().splitlines()) == 1, told.stderr
+
+
+def test_a_fold_that_does_not_exist_and_too_many_folds(type_command: Command, tiny_tree: Callable[..., Path]) -> None:
+    data = tiny_tree(drivers=3)
+    told = type_command("models/vgg16.py", "--data", data, "--weights", "none", "--folds", 2, "--fold", 5)
+    assert (told.returncode, "folds 0 to 1" in told.stderr) == (2, True), told.stderr
+    told = type_command("models/vgg16.py", "--data", data, "--weights", "none", "--folds", 4, "--run", "many")
+    assert (told.returncode, "Traceback" in told.stderr) == (2, False)
+    assert "drivers" in told.stderr
+
+
+def test_help_is_instant_and_lists_every_setting_with_its_default(type_command: Command) -> None:
+    begun = time.monotonic()
+    told = type_command("models/resnet50.py", "--help", outputs=False)
+    assert time.monotonic() - begun < 1
+    for words in ("--learning-rate", "[3e-05]", "--rotation", "degrees", "--image-size", "[224x224]", "--fold"):
+        assert words in told.stdout
+
+
+@pytest.mark.skipif(
+    not {"STATEFARM_SAMPLE", "PRETRAINED_WEIGHTS"} <= set(os.environ), reason="needs real photographs and weights"
+)
+@pytest.mark.slow
+def test_real_weights_on_real_photographs_beat_the_class_prior_at_once(type_command: Command, tmp_path: Path) -> None:
+    options = ["--quick", "--image-size", "120x160", "--train-images", 400, "--epochs", 1, "--fold", 0, "--run", "real"]
+    done = type_command(
+        "models/inception_v3.py",
+        *("--data", os.environ["STATEFARM_SAMPLE"], "--weights", os.environ["PRETRAINED_WEIGHTS"]),
+        *options,
+    )
+    assert done.returncode == 0, done.stderr
+    history = pd.read_csv(tmp_path / "runs" / "real" / "inception_v3" / "fold_0" / "history.csv")
+    assert history["held_out_log_loss"].min() < 2.0

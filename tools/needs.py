@@ -1,0 +1,129 @@
+"""What a run will need: disk, memory and time, estimated before it starts from sizes and a short measurement."""
+
+import dataclasses
+import os
+import shutil
+import time
+from pathlib import Path
+
+from models.finetuning.architecture import Architecture
+from models.finetuning.recipe import Recipe
+from preprocessing.errors import UserError
+
+GIBIBYTE = 2**30
+REFERENCE_PIXELS = 224 * 224  # that `Architecture.gigaflops` is for
+TRAINING_COST = 3.0  # a step in passes: forward, and backward to activations and to weights
+PIECE_START_SECONDS = 25.0  # loading Keras, building and tracing the network
+BASE_MEMORY = 1.5 * GIBIBYTE  # of a process with Keras in it
+BYTES_PER_PIXEL_OF_BATCH = 1100.0  # activations kept for the backward pass, at most (VGG16)
+SHARE_OF_MATRIX_PEAK = {"float32": 0.75, "half": 1.6}  # of networks against a float32 matrix product, on CPUs
+
+
+@dataclasses.dataclass(frozen=True)
+class Needs:
+    """Estimates for one run.
+
+    Attributes:
+        disk: bytes that it will write, of which `cache_disk` can be done without.
+        memory: bytes of the largest process.
+        seconds: on this machine's CPU.
+    """
+
+    disk: int
+    cache_disk: int
+    memory: int
+    seconds: float
+
+
+def estimate(
+    models: list[tuple[Architecture, Recipe]], *, train_images: int, test_images: int, folds: int, bfloat16: bool
+) -> Needs:
+    """Estimates a run of every fold of some models."""
+    rate = 1e9 * _matrix_gigaflops() * SHARE_OF_MATRIX_PEAK["half" if bfloat16 else "float32"]
+    seconds, disk, memory = 20.0, 0, 0.0
+    sizes = set()
+    for architecture, recipe in models:
+        pixels = recipe.image_size.height * recipe.image_size.width
+        held_out = train_images / folds
+        training = train_images - held_out
+        if recipe.train_images:
+            training = min(training, recipe.train_images)
+        epochs = recipe.epochs + recipe.head_epochs
+        passes = epochs * (TRAINING_COST * training + held_out) + training + 2 * held_out + test_images
+        flops = passes * architecture.gigaflops * 1e9 * pixels / REFERENCE_PIXELS
+        seconds += folds * (PIECE_START_SECONDS + flops / rate)
+        outputs = 2 * architecture.megabytes * 2**20 + (test_images + held_out) * 2 * 2048
+        disk += int(folds * outputs + 4 * architecture.megabytes * 2**20)
+        batch = max(recipe.batch_size, 64 / TRAINING_COST) * pixels * BYTES_PER_PIXEL_OF_BATCH
+        memory = max(memory, BASE_MEMORY + 6 * architecture.megabytes * 2**20 + batch)
+        sizes.add(recipe.image_size)
+    cache = sum(3 * size.height * size.width * (train_images + test_images) for size in sizes)
+    return Needs(disk=disk, cache_disk=cache, memory=int(memory), seconds=seconds)
+
+
+def check(needs: Needs, folders: list[Path]) -> str:
+    """The lines that say what is needed and what is there.
+
+    Raises:
+        UserError: memory or disk cannot suffice.
+    """
+    free = min(shutil.disk_usage(_existing(folder)).free for folder in folders)
+    memory = available_memory()
+    if needs.memory > memory:
+        raise UserError(
+            f"this needs about {needs.memory / GIBIBYTE:.1f} GiB of memory, {memory / GIBIBYTE:.1f} GiB are available. "
+            "Try a smaller --batch-size, a smaller --image-size, fewer --models, or --quick."
+        )
+    if needs.disk > free:
+        raise UserError(
+            f"this writes about {needs.disk / GIBIBYTE:.1f} GiB, {free / GIBIBYTE:.1f} GiB are free. Make room, or try "
+            "fewer --models or --folds, or --quick."
+        )
+    cache = f" and {needs.cache_disk / GIBIBYTE:.1f} GiB of decoded images (as far as there is room)"
+    return (
+        f"disk     {needs.disk / GIBIBYTE:.1f} GiB{cache}; {free / GIBIBYTE:.0f} GiB are free\n"
+        f"memory   about {needs.memory / GIBIBYTE:.1f} GiB; {memory / GIBIBYTE:.0f} GiB are available\n"
+        f"time     about {duration(needs.seconds)} on this machine's {os.cpu_count()} cores, by a rough estimate"
+        + ("; the GPU will be much faster" if shutil.which("nvidia-smi") else "")
+    )
+
+
+def available_memory() -> int:
+    """Bytes that can be had without swapping, the container's limit included."""
+    import psutil
+
+    available = int(psutil.virtual_memory().available)
+    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    try:
+        return min(available, int(limit.read_text()) - int(used.read_text()))
+    except (OSError, ValueError):  # no limit, or not Linux
+        return available
+
+
+def duration(seconds: float) -> str:
+    """'40 s', '12 min', '3.5 h'."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 2 * 3600 else f"{seconds / 3600:.1f} h"
+
+
+def _matrix_gigaflops() -> float:
+    """Speed of a float32 matrix product here, in 1e9 operations a second; takes about 0.2 s."""
+    import numpy as np
+
+    size = 1024
+    matrix = np.ones((size, size), np.float32)
+    matrix @ matrix
+    best = float("inf")
+    for _ in range(4):
+        begun = time.perf_counter()
+        matrix @ matrix
+        best = min(best, time.perf_counter() - begun)
+    return 2 * size**3 / best / 1e9
+
+
+def _existing(folder: Path) -> Path:
+    folder = folder.resolve()
+    while not folder.exists():
+        folder = folder.parent
+    return folder

@@ -1,0 +1,168 @@
+"""Checks the command line of run_all.sh as a whole, says what the run will need, and resolves each stage's options.
+
+    python -m tools.plan --quick --models "vgg16 resnet50"
+
+Prints shell assignments for run_all.sh on standard output, and what a person reads on standard error.
+"""
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+from models.finetuning import architecture as zoo
+from models.finetuning import command, runtime, weights
+from models.finetuning.recipe import Kind, Recipe
+from preprocessing.augmentation_settings import Augmentation
+from preprocessing.competition import COMPLETE_TEST_IMAGES, COMPLETE_TRAIN_IMAGES, DRIVER_LIST, SAMPLE_SUBMISSION
+from preprocessing.errors import UserError, run_command
+from preprocessing.run_folder import REPOSITORY, RUNS, SUBMISSIONS, run_folder
+from preprocessing.settings import CommandLine, as_options, chosen
+from tools import needs
+
+DEFAULT_MODELS = "vgg16 inception_v3 resnet50"
+
+
+def make_parser() -> CommandLine:
+    """Every option of every stage."""
+    parser = CommandLine(
+        prog="./run_all.sh",
+        description="From the competition's photographs to a calibrated, blended submission: every stage in order.\n"
+        "Without any data it renders a demo set and runs on that.",
+        epilog="The recipe's defaults differ by architecture: python models/NAME.py --help shows them.",
+    )
+    parser.add_argument("--models", default=DEFAULT_MODELS, metavar='"A B"', help=f"architectures [{DEFAULT_MODELS}]")
+    parser.add_argument("--demo", action="store_true", help="the rendered demo set, whatever data there is")
+    parser.add_argument("--download", action="store_true", help="get the data from Kaggle first, where there is none")
+    parser.add_argument("--allow-missing", action="store_true", help="blend although folds are missing, and say so")
+    parser.add_argument("--labels", type=Path, metavar="FILE", help="score the submission on these test labels")
+    parser.add_argument(
+        "--submissions", type=Path, default=SUBMISSIONS, metavar="DIR", help="for the CSV [submissions]"
+    )
+    command.add_run_options(parser)
+    command.add_recipe_options(parser, Recipe(), Augmentation())
+    return parser
+
+
+def main() -> None:
+    arguments = make_parser().parse_args()
+    names = list(dict.fromkeys(arguments.models.replace(",", " ").split()))
+    if not names:
+        raise UserError(f"--models is empty. There are: {', '.join(zoo.names())}.")
+    architectures = [zoo.find(name) for name in names]
+    for architecture in architectures:
+        weights.weights_file(architecture, arguments.weights)
+    data, source = _data(arguments)
+    demo = source == "demo"
+    quick = arguments.quick or demo
+    run = arguments.run or ("demo" if demo else "quick" if quick else "full")
+    folds = arguments.folds or (2 if quick else 5)
+    if folds < 2:
+        raise UserError(f"--folds {folds}: expected at least 2.")
+    chosen_weights = _weights(architectures, arguments.weights, demo)
+
+    kind = Kind(scratch=chosen_weights == "none", quick=quick)
+    given = chosen(arguments, Recipe) | chosen(arguments, Augmentation)
+    settings = [(architecture, architecture.settings_for(kind, given)[0]) for architecture in architectures]
+    train_images, test_images = _counts(data, source)
+    estimate = needs.estimate(
+        settings,
+        train_images=train_images,
+        test_images=test_images,
+        folds=folds,
+        bfloat16=arguments.precision in ("auto", "mixed_bfloat16") and bool(runtime.bfloat16_unit()),
+    )
+    folders = [run_folder(run, arguments.runs), arguments.cache]
+    tell(f"run      {run}: {' '.join(names)} on {folds} folds of {data} ({train_images:,} + {test_images:,} images)")
+    tell(needs.check(estimate, folders))
+
+    runs = [] if arguments.runs == RUNS else ["--runs", str(arguments.runs)]
+    skip = ["--skip-broken"] if arguments.skip_broken else []
+    shared = ["--cache", str(arguments.cache), *skip]
+    trainer = [*runs, *shared, "--weights", chosen_weights, "--precision", arguments.precision]
+    trainer += ["--seed", str(arguments.seed), "--workers", str(arguments.workers)]
+    trainer += ["--cache-limit", str(arguments.cache_limit), *(["--quick"] if quick else []), *as_options(given)]
+    labels = arguments.labels or (_demo_labels(data) if demo else None)
+    blend = [*runs, *(["--allow-missing"] if arguments.allow_missing else [])]
+    blend += ["--labels", str(labels)] if labels else []
+    blend += ["--submissions", str(arguments.submissions)] if arguments.submissions != SUBMISSIONS else []
+    _assign("DATA", str(data))
+    _assign("RUN", run)
+    _assign("FOLDS", str(folds))
+    _assign("SEED", str(arguments.seed))
+    _assign("CACHE", str(arguments.cache))
+    _assign("DOWNLOAD", "yes" if source == "download" else "no")
+    _assign("DEMO", "yes" if demo else "no")
+    _assign("MODELS", names)
+    _assign("CHECK_OPTIONS", shared)
+    _assign("FOLDS_OPTIONS", [*runs, *shared])
+    _assign("MODEL_OPTIONS", trainer)
+    _assign("ENSEMBLE_OPTIONS", blend)
+
+
+def tell(text: str) -> None:
+    """Says something to the person; standard output belongs to the shell."""
+    print(text, file=sys.stderr)
+
+
+def _data(arguments: argparse.Namespace) -> tuple[Path, str]:
+    """The data folder, and 'found', 'download' or 'demo'."""
+    from preprocessing import dataset, demo
+
+    if arguments.demo:
+        return demo.demo_root(arguments.cache, arguments.seed), "demo"
+    root = dataset.locate(arguments.data)
+    if root is not None:
+        return root, "found"
+    if arguments.download:
+        return REPOSITORY / "data", "download"
+    tell(
+        "There is no competition data (--data, $STATEFARM_DATA, Kaggle's mounts, data/), so this runs the whole\n"
+        "pipeline on a demo set that it renders. For the real thing: ./run_all.sh --download (needs a Kaggle account)."
+    )
+    return demo.demo_root(arguments.cache, arguments.seed), "demo"
+
+
+def _weights(architectures: list[zoo.Architecture], asked: str, demo: bool) -> str:
+    """The weights to use: as asked, but the demo falls back to none where the published ones cannot be had."""
+    try:
+        for architecture in architectures:
+            weights.check_available(architecture, asked)
+    except UserError:
+        if not (demo and asked == "imagenet"):
+            raise
+        tell("The ImageNet weights cannot be had here, so the demo starts from random ones (--weights none).")
+        return "none"
+    return asked
+
+
+def _counts(data: Path, source: str) -> tuple[int, int]:
+    """Numbers of labelled and of test images, by the lines of the tables."""
+    if source == "download":
+        return COMPLETE_TRAIN_IMAGES, COMPLETE_TEST_IMAGES
+    if source == "demo":
+        from preprocessing import demo
+
+        return demo.demo_counts()
+    return tuple(_lines(data / name) - 1 for name in (DRIVER_LIST, SAMPLE_SUBMISSION))  # type: ignore[return-value]
+
+
+def _lines(path: Path) -> int:
+    with path.open("rb") as stream:
+        return max(1, sum(1 for line in stream if line.strip()))
+
+
+def _demo_labels(data: Path) -> Path:
+    from preprocessing import demo
+
+    return demo.test_labels_path(data)
+
+
+def _assign(name: str, value: Any) -> None:
+    """Prints a shell assignment: a string, or an array for a list."""
+    print(f"{name}={shlex.quote(value)}" if isinstance(value, str) else f"{name}=({shlex.join(value)})")
+
+
+if __name__ == "__main__":
+    run_command(main)
