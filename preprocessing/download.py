@@ -26,13 +26,13 @@ GIGABYTE = 10**9
 NEEDED_GIGABYTES = 9.0  # about 4 for the archive and 4 unpacked
 
 INSTALL = "Install the client: .venv/bin/pip install -r requirements-kaggle.txt"
-GET_TOKEN = (
+LOG_IN = (
     "Get a token at https://www.kaggle.com/settings/api ('Generate New Token') and save it as ~/.kaggle/access_token, "
     "or set KAGGLE_API_TOKEN to it (a kaggle.json, or KAGGLE_USERNAME and KAGGLE_KEY, will do too)"
 )
 RULES = f"Accept the rules of the competition once, in a browser: {PAGE}/rules"
 BROWSER = f"Or download all files in a browser ({PAGE}/data): python -m preprocessing.download --archive THE.zip"
-STEPS = f"What to do:\n  1. {RULES}\n  2. {GET_TOKEN}\n  3. {INSTALL}\n  4. Start this again.\n{BROWSER}"
+STEPS = f"What to do:\n  1. {RULES}\n  2. {LOG_IN}\n  3. {INSTALL}\n  4. Start this again.\n{BROWSER}"
 
 
 def has_credentials() -> bool:
@@ -56,7 +56,7 @@ def _credential_files() -> list[Path]:
 def _secrets() -> list[str]:
     """Every text that must not be repeated in a message."""
     found = [os.environ.get(name, "") for name in ("KAGGLE_API_TOKEN", "KAGGLE_KEY")]
-    for path in _credential_files():
+    for path in (*_credential_files(), Path(found[0])):  # the variable may also name a file with the token
         try:
             text = path.read_text(encoding="utf-8").strip()
             value = json.loads(text) if path.suffix == ".json" else text
@@ -118,7 +118,7 @@ def _explain(said: str) -> str:
     if re.search(r"\b403\b", said):
         return f"Kaggle refuses the download (403), as it does until the rules are accepted.\n{RULES}\n{BROWSER}"
     if re.search(r"\b401\b", said) or "Authentication required" in said or "nvalid credentials" in said:
-        return f"Kaggle does not accept these credentials.\n{GET_TOKEN}\n{BROWSER}"
+        return f"Kaggle does not accept these credentials.\n{LOG_IN}\n{BROWSER}"
     if any(words in said for words in ("Max retries exceeded", "NameResolution", "ConnectionError", "timed out")):
         return f"Kaggle cannot be reached: is there a network? {_last_words(said)}\nStart the same command again."
     return f"the Kaggle client failed. {_last_words(said)}\n{STEPS}"

@@ -116,7 +116,7 @@ def _phone(driver: Driver, centre: np.ndarray, along: np.ndarray, normal: np.nda
         corners = [(-0.036, -0.068), (0.036, -0.068), (0.036, 0.072), (-0.036, 0.072)]
         screen = np.stack([centre + lift + across * wide + along * high for wide, high in corners])
         if normal @ (canvas.camera.position - centre) > 0:
-            canvas.polygon(screen, (205, 235, 255))
+            canvas.polygon(screen, (140, 210, 255))
 
     return draw
 

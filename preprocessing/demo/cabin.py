@@ -14,7 +14,7 @@ DASHBOARD_TOP = np.array([0.60, 0.38, 0.0])  # the slanting panel that carries t
 DASHBOARD_FOOT = np.array([0.40, -0.06, 0.0])
 PANEL_NEAR, PANEL_FAR = 0.48, 0.14  # z of the panel's edges
 FAR_SIDE = -0.48  # z of the driver's door
-DOOR_COLUMNS = 512  # width of the small picture of the street
+STREET_COLUMNS = 512  # width of the small picture of the street
 
 
 def wheel_point(driver: Driver, angle: float) -> tuple[np.ndarray, np.ndarray]:
@@ -111,23 +111,22 @@ def draw_street(rng: np.random.Generator) -> np.ndarray:
     Returns:
         shape (480, 2048, 3), float32, red, green, blue from 0 to 330: the sky is brighter than the sensor can bear.
     """
-    strip = np.empty((64, DOOR_COLUMNS, 3), np.float32)
+    strip = np.empty((64, STREET_COLUMNS, 3), np.float32)
     horizon = int(rng.integers(20, 34))
     sky = np.array(vivid(rng, (0.0, 0.25), (0.8, 1.2)), np.float32)
     ground = np.array(vivid(rng, (0.1, 0.6), (0.3, 0.9)), np.float32)
     strip[:horizon], strip[horizon:] = sky, ground
     for _ in range(int(rng.integers(14, 34))):  # houses, trees, parked cars
-        left, width = int(rng.integers(DOOR_COLUMNS)), int(rng.integers(10, 70))
+        left, width = int(rng.integers(STREET_COLUMNS)), int(rng.integers(10, 70))
         top, bottom = horizon - int(rng.integers(-6, 18)), horizon + int(rng.integers(2, 16))
         strip[max(top, 0) : bottom, left : left + width] = vivid(rng, (0.0, 0.7), (0.15, 1.1))
     for row in range(horizon + 14, 64, 9):  # kerb, lane markings
         strip[row : row + 2] = vivid(rng, (0.0, 0.3), (0.4, 1.0))
-    strip += (sky - strip) * np.float32(rng.uniform(0.4, 0.75))  # glare
+    strip += (sky - strip) * np.float32(rng.uniform(0.3, 0.7))  # glare
     speed = int(rng.integers(1, 16)) * 2 + 1
-    strip = cv2.blur(np.ascontiguousarray(strip), (speed, 3), borderType=cv2.BORDER_REFLECT_101)
-    return cv2.resize(strip, (4 * DOOR_COLUMNS, HEIGHT), interpolation=cv2.INTER_CUBIC) * np.float32(
-        rng.uniform(0.9, 1.3)
-    )
+    blurred = cv2.blur(np.ascontiguousarray(strip), (speed, 3), borderType=cv2.BORDER_REFLECT_101)
+    wide = cv2.resize(blurred, (4 * STREET_COLUMNS, HEIGHT), interpolation=cv2.INTER_CUBIC)
+    return (wide * rng.uniform(0.9, 1.3)).astype(np.float32)
 
 
 def street_view(street: np.ndarray, offset: float) -> np.ndarray:

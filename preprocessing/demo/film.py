@@ -53,14 +53,11 @@ def film(room: Studio, behaviour: str, frames: int, rng: np.random.Generator) ->
         offset += speed
         canvas = room.car.copy()
         canvas.pixels[..., :3] += canvas.pixels[..., 3:] * street_view(street, offset)
-        window = canvas.pixels[..., 3:].copy()
         draw_person(canvas, room.driver, pose_of(behaviour, room.driver, habits))
-        yield _exposed(room, canvas, window, exposure, bump + rng.normal(0, 0.7, 2), rng)
+        yield _exposed(room, canvas, exposure, bump + rng.normal(0, 0.7, 2), rng)
 
 
-def _exposed(
-    room: Studio, canvas: Canvas, window: np.ndarray, exposure: float, shift: np.ndarray, rng: np.random.Generator
-) -> np.ndarray:
+def _exposed(room: Studio, canvas: Canvas, exposure: float, shift: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """From light to a picture: haze, exposure, colour cast, shake, noise."""
     picture = np.ascontiguousarray(canvas.pixels[..., :3])
     small = cv2.resize(picture, (WIDTH // 16, HEIGHT // 16), interpolation=cv2.INTER_AREA)
@@ -68,7 +65,7 @@ def _exposed(
     picture += np.float32(room.driver.haze) * (glow + 60)
     picture *= room.light * np.float32(exposure)
     move = np.array([[1, 0, shift[0]], [0, 1, shift[1]]], np.float32)
-    picture = cv2.warpAffine(picture, move, (WIDTH, HEIGHT), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    shaken = cv2.warpAffine(picture, move, (WIDTH, HEIGHT), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     top, left = int(rng.integers(HEIGHT)), int(rng.integers(WIDTH))
-    picture += room.noise[top : top + HEIGHT, left : left + WIDTH]
-    return np.clip(picture[..., ::-1], 0, 255).astype(np.uint8)
+    noisy = shaken[..., ::-1] + room.noise[top : top + HEIGHT, left : left + WIDTH]
+    return np.clip(noisy, 0, 255).astype(np.uint8)

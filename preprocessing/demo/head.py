@@ -51,7 +51,7 @@ def draw_head(canvas: Canvas, driver: Driver, frame: HeadFrame, mouth_open: floa
 
     skin = driver.skin
     cone((-0.03, 0.025, 0), (0.015, 0.02, 0), (0.09, 0.088), skin)
-    cone((0.02, -0.004, 0), (0.046, -0.088 - 0.012 * mouth_open, 0), (0.085, 0.048), skin)
+    cone((0.01, 0.03, 0), (0.046, -0.088 - 0.012 * mouth_open, 0), (0.0895, 0.048), skin)
     cone((0.097, 0.012, 0), (0.12, -0.026, 0), (0.01, 0.017), shaded(skin, 1.03))
     for side in (-1.0, 1.0):
         cone((-0.006, 0.012, side * 0.09), (0.0, -0.022, side * 0.086), (0.02, 0.013), shaded(skin, 0.9))

@@ -29,7 +29,7 @@ if "STAND_IN_SAYS" in os.environ:
     sys.exit(1)
 shutil.copy(os.environ["STAND_IN_ARCHIVE"], Path(sys.argv[-1]) / (expected[4] + ".zip"))
 """
-TOKEN = "KGAT_0123456789abcdef"
+CREDENTIAL = "KGAT_0123456789abcdef"
 
 
 def zip_folder(root: Path, archive: Path) -> Path:
@@ -44,46 +44,69 @@ def archive(tiny_tree: Callable[..., Path], tmp_path: Path) -> Path:
     return zip_folder(tiny_tree(drivers=2, images_per_class=1, test_images=2), tmp_path / "competition.zip")
 
 
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
 @pytest.fixture
-def environment(tmp_path: Path, archive: Path) -> dict[str, str]:
+def machine(tmp_path: Path, archive: Path, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """A machine with the stand-in client and a token, and with nothing else of Kaggle."""
     client = tmp_path / "site" / "kaggle"
     client.mkdir(parents=True)
     (client / "__init__.py").write_text("")
     (client / "__main__.py").write_text(STAND_IN)
     (tmp_path / "home").mkdir()
-    kept = {name: value for name, value in os.environ.items() if "KAGGLE" not in name and name != "XDG_CONFIG_HOME"}
-    return kept | {
-        "HOME": str(tmp_path / "home"),
-        "PYTHONPATH": str(tmp_path / "site"),
-        "KAGGLE_API_TOKEN": TOKEN,
-        "STAND_IN_ARCHIVE": str(archive),
-    }
+    for name in [name for name in os.environ if "KAGGLE" in name or name == "XDG_CONFIG_HOME"]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
+    monkeypatch.setenv("KAGGLE_API_TOKEN", CREDENTIAL)
+    monkeypatch.setenv("STAND_IN_ARCHIVE", str(archive))
+    return monkeypatch
 
 
-def start(environment: dict[str, str], out: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "preprocessing.download", "--out", str(out), *(options or ("--free-space", "0"))]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, cwd=REPOSITORY)
-
-
-def complaint(done: subprocess.CompletedProcess[str]) -> str:
-    """The error message of a command that failed as it should."""
-    assert done.returncode == 2
-    assert "Traceback" not in done.stderr
-    return done.stderr.replace("\r", "\n").split("error: ", 1)[1]
+def complaint(out: Path) -> str:
+    """The message of a download that fails as it should."""
+    with pytest.raises(UserError) as caught:
+        download(out, needed_gigabytes=0)
+    return str(caught.value)
 
 
 # Whole paths
 
 
-def test_it_downloads_and_unpacks_and_a_second_start_does_nothing(environment: dict[str, str], tmp_path: Path) -> None:
-    done = start(environment, tmp_path / "new" / "data")
-    assert done.returncode == 0, done.stderr
-    assert "python -m preprocessing.check" in done.stdout
+def test_it_downloads_and_unpacks_and_a_second_start_does_nothing(
+    machine: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    download(tmp_path / "new" / "data", needed_gigabytes=0)
+    assert "python -m preprocessing.check" in capsys.readouterr().out
     assert len(dataset.load(tmp_path / "new" / "data", tmp_path / "cache", progress=False).train) == 20
-    assert os.listdir(tmp_path / "new") == ["data"], "no archive and no temporary folder is left"
-    again = start(environment | {"STAND_IN_SAYS": "not to be asked again"}, tmp_path / "new" / "data")
-    assert (again.returncode, "there already" in again.stdout) == (0, True)
+    assert names(tmp_path / "new") == ["data"], "no archive and no temporary folder is left"
+    machine.setenv("STAND_IN_SAYS", "not to be asked again")
+    download(tmp_path / "new" / "data", needed_gigabytes=0)
+    assert "there already" in capsys.readouterr().out
+
+
+def test_the_command_fails_with_a_message_and_without_a_traceback(machine: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    machine.setenv("STAND_IN_SAYS", f"{CREDENTIAL} is odd")
+    command = [sys.executable, "-m", "preprocessing.download", "--out", str(tmp_path / "data"), "--free-space", "0"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=REPOSITORY)
+    assert done.returncode == 2
+    assert "error: the Kaggle client failed. It said: *** is odd" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert CREDENTIAL not in done.stdout + done.stderr
+
+
+def test_an_archive_that_has_arrived_in_part_goes_on(machine: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    machine.setenv("STAND_IN_SAYS", "Connection broken: timed out")
+    partial = tmp_path / "new" / ".data.download" / f"{SLUG}.zip"
+    partial.parent.mkdir(parents=True)
+    partial.write_bytes(b"half")
+    assert "Start the same command again" in complaint(tmp_path / "new" / "data")
+    assert partial.read_bytes() == b"half", "the client goes on from what it finds there"
+    machine.delenv("STAND_IN_SAYS")
+    download(tmp_path / "new" / "data", needed_gigabytes=0)
+    assert names(tmp_path / "new") == ["data"]
 
 
 def test_an_archive_from_a_browser_needs_no_client(archive: Path, tmp_path: Path) -> None:
@@ -106,15 +129,15 @@ def test_tables_and_images_that_are_zipped_once_more_are_unpacked(
     shutil.rmtree(root / "wrapped")
     download(tmp_path / "data", zip_folder(root, tmp_path / "nested.zip"))
     assert len(dataset.load(tmp_path / "data", tmp_path / "cache", progress=False).train) == 20
-    assert sorted(os.listdir(tmp_path / "data")) == [DRIVER_LIST, "imgs", SAMPLE_SUBMISSION]
+    assert names(tmp_path / "data") == [DRIVER_LIST, "imgs", SAMPLE_SUBMISSION]
 
 
 # What the client needs
 
 
-def test_without_credentials_every_step_is_told(environment: dict[str, str], tmp_path: Path) -> None:
-    del environment["KAGGLE_API_TOKEN"]
-    message = complaint(start(environment, tmp_path / "data"))
+def test_without_credentials_every_step_is_told(machine: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    machine.delenv("KAGGLE_API_TOKEN")
+    message = complaint(tmp_path / "data")
     for words in (
         "no Kaggle credentials",
         f"https://www.kaggle.com/competitions/{SLUG}/rules",
@@ -128,25 +151,27 @@ def test_without_credentials_every_step_is_told(environment: dict[str, str], tmp
 @pytest.mark.parametrize(
     "place", [".kaggle/kaggle.json", ".kaggle/access_token", ".kaggle/credentials.json", ".config/kaggle/kaggle.json"]
 )
-def test_credentials_may_lie_in_a_file(environment: dict[str, str], tmp_path: Path, place: str) -> None:
-    del environment["KAGGLE_API_TOKEN"]
+def test_credentials_may_lie_in_a_file(machine: pytest.MonkeyPatch, tmp_path: Path, place: str) -> None:
+    machine.delenv("KAGGLE_API_TOKEN")
+    machine.setenv("STAND_IN_SAYS", "500: secret-key is odd")
     path = tmp_path / "home" / place
     path.parent.mkdir(parents=True)
     path.write_text('{"username": "somebody", "key": "secret-key"}' if place.endswith("json") else "secret-key")
-    message = complaint(start(environment | {"STAND_IN_SAYS": "500: secret-key is odd"}, tmp_path / "data"))
-    assert "500: *** is odd" in message
+    assert "500: *** is odd" in complaint(tmp_path / "data")
 
 
-def test_a_user_name_needs_its_key(environment: dict[str, str], tmp_path: Path) -> None:
-    del environment["KAGGLE_API_TOKEN"]
-    assert "no Kaggle credentials" in complaint(start(environment | {"KAGGLE_USERNAME": "me"}, tmp_path / "data"))
-    done = start(environment | {"KAGGLE_USERNAME": "me", "KAGGLE_KEY": "secret-key"}, tmp_path / "data")
-    assert done.returncode == 0
+def test_a_user_name_needs_its_key(machine: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    machine.delenv("KAGGLE_API_TOKEN")
+    machine.setenv("KAGGLE_USERNAME", "somebody")
+    assert "no Kaggle credentials" in complaint(tmp_path / "data")
+    machine.setenv("KAGGLE_KEY", "secret-key")
+    download(tmp_path / "data", needed_gigabytes=0)
+    assert (tmp_path / "data").is_dir()
 
 
-def test_without_the_client_the_command_that_installs_it_is_told(environment: dict[str, str], tmp_path: Path) -> None:
+def test_without_the_client_the_command_that_installs_it_is_told(machine: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "site" / "kaggle" / "__main__.py").write_text("import a_module_that_is_not_there")
-    assert "pip install -r requirements-kaggle.txt" in complaint(start(environment, tmp_path / "data"))
+    assert "pip install -r requirements-kaggle.txt" in complaint(tmp_path / "data")
 
 
 @pytest.mark.parametrize(
@@ -156,25 +181,27 @@ def test_without_the_client_the_command_that_installs_it_is_told(environment: di
         ("401 Client Error: Unauthorized", "does not accept these credentials"),
         ("Authentication required to call the Kaggle API.", "does not accept these credentials"),
         ("HTTPSConnectionPool: Max retries exceeded with url", "cannot be reached"),
-        (f"the token {TOKEN} is odd", "the token *** is odd"),
+        (f"the token {CREDENTIAL} is odd", "the token *** is odd"),
         ("", "It said nothing"),
     ],
 )
 def test_what_the_client_complains_of_is_explained(
-    environment: dict[str, str], tmp_path: Path, said: str, words: str
+    machine: pytest.MonkeyPatch, tmp_path: Path, said: str, words: str
 ) -> None:
-    done = start(environment | {"STAND_IN_SAYS": said}, tmp_path / "new" / "data")
-    assert words in complaint(done)
-    assert TOKEN not in done.stdout + done.stderr
-    assert os.listdir(tmp_path / "new") == []
+    machine.setenv("STAND_IN_SAYS", said)
+    message = complaint(tmp_path / "new" / "data")
+    assert words in message
+    assert CREDENTIAL not in message
+    assert names(tmp_path / "new") == []
 
 
 # The disk
 
 
-def test_too_little_space_is_told_before_anything_is_downloaded(environment: dict[str, str], tmp_path: Path) -> None:
-    message = complaint(start(environment, tmp_path / "data", "--free-space", "1e9"))
-    assert "expected 1000000000.0 GB of free space" in message
+def test_too_little_space_is_told_before_anything_is_downloaded(machine: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    machine.setenv("STAND_IN_SAYS", "not to be asked")
+    with pytest.raises(UserError, match=r"expected 1000000000\.0 GB of free space"):
+        download(tmp_path / "data", needed_gigabytes=1e9)
     assert not (tmp_path / "data").exists()
 
 
@@ -183,7 +210,7 @@ def test_a_folder_with_something_else_in_it_is_left_alone(archive: Path, tmp_pat
     (tmp_path / "data" / "mine.txt").write_text("mine")
     with pytest.raises(UserError, match="with something else in it"):
         download(tmp_path / "data", archive)
-    assert os.listdir(tmp_path / "data") == ["mine.txt"]
+    assert names(tmp_path / "data") == ["mine.txt"]
 
 
 # Archives that are not what they should be
@@ -195,7 +222,7 @@ def test_another_archive_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "new").mkdir()
     with pytest.raises(UserError, match=f"not the competition's archive: it has no {DRIVER_LIST}"):
         download(tmp_path / "new" / "data", tmp_path / "other.zip")
-    assert os.listdir(tmp_path / "new") == []
+    assert names(tmp_path / "new") == []
 
 
 @pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: b"<html>"])
@@ -227,7 +254,7 @@ def test_an_entry_that_would_leave_the_folder_is_refused(tmp_path: Path, name: s
         stream.writestr(name, "bad")
     with pytest.raises(UserError, match="would leave the folder"):
         unpack(tmp_path / "bad.zip", folder)
-    assert os.listdir(folder) == []
+    assert names(folder) == []
     assert not (tmp_path / "outside.txt").exists()
 
 
@@ -256,7 +283,7 @@ def test_an_archive_cannot_fill_the_disk(tmp_path: Path) -> None:
         folder.mkdir()
         if allowed:
             unpack(tmp_path / "bomb.zip", folder, most_bytes)
-            assert os.listdir(folder) == ["zeros"]
+            assert names(folder) == ["zeros"]
         else:
             with pytest.raises(UserError, match=r"a\.zip: would take 1,000,000 bytes"):
                 unpack(tmp_path / "bomb.zip", folder, most_bytes)

@@ -39,7 +39,7 @@ def images_and_folds(draw: st.DrawFn) -> tuple[pd.DataFrame, int]:
 # Properties
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(images_and_folds(), st.integers(0, 2**32))
 def test_folds_partition_the_images_by_driver_whatever_the_order(case: tuple[pd.DataFrame, int], seed: int) -> None:
     train, number_of_folds = case
@@ -59,7 +59,7 @@ def test_folds_partition_the_images_by_driver_whatever_the_order(case: tuple[pd.
 
 
 @given(st.integers(2, 12), st.integers(2, 12))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=10, deadline=None)
 def test_drivers_that_are_alike_are_spread_evenly(drivers: int, number_of_folds: int) -> None:
     if drivers < number_of_folds:
         drivers, number_of_folds = number_of_folds, drivers
@@ -68,7 +68,7 @@ def test_drivers_that_are_alike_are_spread_evenly(drivers: int, number_of_folds:
     assert per_fold.max() - per_fold.min() <= 1
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(images_and_folds())
 def test_what_is_written_is_read_again(
     tmp_path_factory: pytest.TempPathFactory, case: tuple[pd.DataFrame, int]

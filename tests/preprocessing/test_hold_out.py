@@ -1,6 +1,5 @@
 """A practice competition: the named drivers become the test set, and only the labels beside it know who they are."""
 
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -95,7 +94,7 @@ def test_a_failure_on_the_way_leaves_nothing_behind(data: Dataset, tmp_path: Pat
     (tmp_path / "new").mkdir()
     with pytest.raises(UserError, match="cannot write"):
         hold_out(data, [last["subject"]], tmp_path / "new" / "practice")
-    assert os.listdir(tmp_path / "new") == []
+    assert list((tmp_path / "new").iterdir()) == []
     assert not labels_path(tmp_path / "new" / "practice").exists()
 
 
