@@ -22,7 +22,7 @@ ARCHITECTURE = Architecture(
     preprocessing="tf",
     published_weights="inception_v3_weights_tf_dim_ordering_tf_kernels_notop.h5",
     gigaflops=5.7,
-    megabytes=88,
+    parameters=21_802_784,
     least_size=75,
     recipe=Recipe(image_size=ImageSize(240, 320), pooled_layers=("mixed7", "mixed8"), learning_rate=3e-5, epochs=3),
     quick={"image_size": ImageSize(96, 128)},

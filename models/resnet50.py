@@ -21,7 +21,7 @@ ARCHITECTURE = Architecture(
     preprocessing="caffe",
     published_weights="resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5",
     gigaflops=7.7,
-    megabytes=94,
+    parameters=23_587_712,
     recipe=Recipe(learning_rate=3e-5, epochs=3),
     quick={"image_size": ImageSize(96, 128)},
 )

@@ -21,7 +21,7 @@ ARCHITECTURE = Architecture(
     preprocessing="caffe",
     published_weights="vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5",
     gigaflops=30.7,
-    megabytes=59,
+    parameters=14_714_688,
     recipe=Recipe(learning_rate=1e-5, epochs=4),
     scratch={"learning_rate": 3e-4},
     quick={"image_size": ImageSize(60, 80)},

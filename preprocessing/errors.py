@@ -1,5 +1,6 @@
 """Errors that speak to the user, and the one place where they become a line on the terminal."""
 
+import signal
 import sys
 from collections.abc import Callable, Sequence
 
@@ -15,7 +16,8 @@ def named(names: Sequence[str], most: int = 3) -> str:
 
 
 def run_command(main: Callable[[], None]) -> None:
-    """Runs a command's `main`; a UserError becomes one message and exit status 2, Ctrl-C exit status 130."""
+    """Runs a command's `main`; a UserError becomes one message and exit status 2, Ctrl-C and SIGTERM status 130."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         main()
     except UserError as error:

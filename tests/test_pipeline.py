@@ -147,6 +147,26 @@ def test_a_fold_that_does_not_exist_and_too_many_folds(type_command: Command, ti
     assert "drivers" in told.stderr
 
 
+def test_an_unwritable_run_folder_is_told_before_training(
+    type_command: Command, tiny_tree: Callable[..., Path]
+) -> None:
+    options = (
+        "--data",
+        tiny_tree(),
+        "--weights",
+        "none",
+        "--folds",
+        2,
+        "--cache",
+        "/proc/none",
+        "--runs",
+        "/proc/none",
+    )
+    told = type_command("models/vgg16.py", *options, outputs=False)
+    assert (told.returncode, "Traceback" in told.stderr) == (2, False), told.stderr
+    assert "cannot write" in told.stderr
+
+
 def test_help_is_instant_and_lists_every_setting_with_its_default(type_command: Command) -> None:
     begun = time.monotonic()
     told = type_command("models/resnet50.py", "--help", outputs=False)

@@ -52,10 +52,10 @@ def estimate(
         passes = epochs * (TRAINING_COST * training + held_out) + training + 2 * held_out + test_images
         flops = passes * architecture.gigaflops * 1e9 * pixels / REFERENCE_PIXELS
         seconds += folds * (PIECE_START_SECONDS + flops / rate)
-        outputs = 2 * architecture.megabytes * 2**20 + (test_images + held_out) * 2 * 2048
-        disk += int(folds * outputs + 4 * architecture.megabytes * 2**20)
+        outputs = 2 * architecture.weight_bytes + (test_images + held_out) * 2 * 2048
+        disk += int(folds * outputs + 4 * architecture.weight_bytes)
         batch = max(recipe.batch_size, 64 / TRAINING_COST) * pixels * BYTES_PER_PIXEL_OF_BATCH
-        memory = max(memory, BASE_MEMORY + 6 * architecture.megabytes * 2**20 + batch)
+        memory = max(memory, BASE_MEMORY + 6 * architecture.weight_bytes + batch)
         sizes.add(recipe.image_size)
     cache = sum(3 * size.height * size.width * (train_images + test_images) for size in sizes)
     return Needs(disk=disk, cache_disk=cache, memory=int(memory), seconds=seconds)

@@ -26,7 +26,7 @@ class Architecture:
             ImageNet's mean, 'torch' is RGB standardised, 'included' where the network itself does it.
         published_weights: file name of Keras's own ImageNet weights without the top, as Keras caches it.
         gigaflops: floating-point operations of one forward pass at 224x224, in 1e9 (two for a multiply-add).
-        megabytes: the size of its weights in float32.
+        parameters: of the network without its top, exactly: tells at once whether a weights file is its own.
         least_size: the smallest height and width that it accepts, in pixels.
         recipe: its default settings, with pretrained weights.
         augmentation: its default augmentation.
@@ -39,7 +39,7 @@ class Architecture:
     preprocessing: str
     published_weights: str
     gigaflops: float
-    megabytes: int
+    parameters: int
     least_size: int = 32
     recipe: Recipe = dataclasses.field(default_factory=Recipe)
     augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
@@ -47,10 +47,23 @@ class Architecture:
     quick: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     quick_scratch: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
+    @property
+    def weight_bytes(self) -> int:
+        """Size of its weights in float32."""
+        return 4 * self.parameters
+
     def settings_for(self, kind: Kind, chosen: Mapping[str, Any]) -> tuple[Recipe, Augmentation]:
-        """Recipe and augmentation for a kind of run, with what the user chose."""
+        """Recipe and augmentation for a kind of run, with what the user chose.
+
+        Raises:
+            UserError: the images are smaller than the network accepts.
+        """
         own = {"scratch": self.scratch, "quick": self.quick, "quick_scratch": self.quick_scratch}
-        return resolve(self.recipe, self.augmentation, kind, own, chosen)
+        recipe, augmentation = resolve(self.recipe, self.augmentation, kind, own, chosen)
+        size = recipe.image_size
+        if min(size.height, size.width) < self.least_size:
+            raise UserError(f"--image-size {size}: {self.name} needs at least {self.least_size}x{self.least_size}.")
+        return recipe, augmentation
 
 
 def names() -> list[str]:

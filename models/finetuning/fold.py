@@ -43,13 +43,13 @@ def train_fold(
     say = _speaker(work.folder / "log.txt")
     say(f"{work.model_name}, fold {work.fold}: {policy} ({reason}), seed {work.seed}")
 
+    network = build(work.architecture, work.recipe, work.weights, policy, work.seed)
     labelled, test = _stores(work, dataset, folds, cache, cache_limit, say)
     data = _fold_data(work, folds, labelled)
     say(
         f"{len(data.training):,} training images, {len(data.held_out):,} of held-out drivers, {len(test):,} test images"
     )
 
-    network = build(work.architecture, work.recipe, work.weights, policy, work.seed)
     trainer = Trainer(
         network,
         work.recipe,

@@ -15,7 +15,6 @@ from models.finetuning.architecture import Architecture
 from models.finetuning.layers import BACKBONE, backbone_layer, trainable_layers
 from models.finetuning.recipe import Recipe
 from preprocessing.competition import NUMBER_OF_CLASSES
-from preprocessing.errors import UserError
 
 CAFFE_MEAN_RGB = (123.68, 116.779, 103.939)  # ImageNet's mean, 0 to 255
 TORCH_MEAN_RGB, TORCH_DEVIATION_RGB = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # the same, 0 to 1
@@ -52,7 +51,7 @@ def build(architecture: Architecture, recipe: Recipe, weights: str, precision: s
         seed: of the random weights.
 
     Raises:
-        UserError: the weights do not fit, a layer's name is unknown, or the images are too small.
+        UserError: the weights do not fit, or a layer's name is unknown.
     """
     keras.utils.set_random_seed(seed)
     keras.config.set_dtype_policy(precision)
@@ -132,15 +131,12 @@ def save_model(network: Network, build_again: Any, path: Any) -> None:
     plain: Network = build_again()
     for source, target in zip(network.predictor.weights, plain.predictor.weights, strict=True):
         target.assign(keras.ops.convert_to_numpy(source))
-    model = keras.Model(plain.predictor.inputs, plain.predictor.outputs[0], name="distracted_driver")
+    model = keras.Model(plain.training.input, plain.predictor.outputs[0], name="distracted_driver")
     model.save(path)
 
 
 def _backbone(architecture: Architecture, recipe: Recipe, weights: str) -> keras.Model:
     size = recipe.image_size
-    if min(size.height, size.width) < architecture.least_size:
-        least = architecture.least_size
-        raise UserError(f"--image-size {size}: {architecture.name} needs at least {least}x{least}.")
     module, _, function = architecture.builder.partition(":")
     builder = getattr(importlib.import_module(module), function)
     whole = builder(

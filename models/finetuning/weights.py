@@ -1,5 +1,6 @@
 """Where pretrained weights come from: `--weights imagenet`, a folder of `ARCHITECTURE.weights.h5`, or none."""
 
+import math
 import os
 import socket
 import threading
@@ -24,7 +25,7 @@ def weights_file(architecture: Architecture, weights: str) -> Path | None:
     """The file of `--weights DIR`; None for 'none' and 'imagenet'.
 
     Raises:
-        UserError: the folder or the file is not there.
+        UserError: the folder or the file is not there, or the file holds another network's weights.
     """
     if weights in ("none", "imagenet"):
         return None
@@ -35,6 +36,12 @@ def weights_file(architecture: Architecture, weights: str) -> Path | None:
     if not path.is_file():
         found = ", ".join(sorted(p.name for p in folder.glob("*.weights.h5"))) or "no *.weights.h5 at all"
         raise UserError(f"--weights {weights}: expected {name} in it, found {found}. " + _ways_out(architecture))
+    count = sum(math.prod(shape) for shape in _shapes_in(path, architecture))
+    if count != architecture.parameters:
+        raise UserError(
+            f"{path}: these are not the weights of {architecture.name} without its top: expected "
+            f"{architecture.parameters:,} numbers in it, found {count:,}. " + _ways_out(architecture)
+        )
     return path
 
 
@@ -68,21 +75,34 @@ def load(backbone: Any, architecture: Architecture, weights: str) -> None:
     path = weights_file(architecture, weights)
     if path is None:
         return
-    before = [tuple(variable.shape) for variable in backbone.weights]
+    # Keras skips with a warning what it does not find in the file, and would leave it random: so compare first.
+    expected = sorted(tuple(variable.shape) for variable in backbone.weights)
+    reason = "its arrays have other shapes" if sorted(_shapes_in(path, architecture)) != expected else ""
     try:
-        backbone.load_weights(path)
+        if not reason:
+            backbone.load_weights(path)
     except (ValueError, OSError, KeyError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]
+    if reason:
         raise UserError(
-            f"{path}: these are not the weights of {architecture.name} without its top ({len(before)} arrays, "
-            f"{sum(variable.size for variable in map(_as_array, backbone.weights)):,} numbers): {reason}"
+            f"{path}: these are not the weights of {architecture.name} without its top: {reason}. "
+            + _ways_out(architecture)
+        )
+
+
+def _shapes_in(path: Path, architecture: Architecture) -> list[tuple[int, ...]]:
+    """Shapes of the arrays in a `.weights.h5` file."""
+    import h5py
+
+    shapes: list[tuple[int, ...]] = []
+    try:
+        with h5py.File(path, "r") as stored:
+            stored.visititems(lambda _, item: shapes.append(item.shape) if isinstance(item, h5py.Dataset) else None)
+    except (OSError, RuntimeError, KeyError) as error:
+        raise UserError(
+            f"{path}: these are not the weights of {architecture.name}: not a readable HDF5 file ({error})."
         ) from error
-
-
-def _as_array(variable: Any) -> Any:
-    import numpy as np
-
-    return np.empty(tuple(variable.shape), np.int8)
+    return shapes
 
 
 def _ways_out(architecture: Architecture) -> str:

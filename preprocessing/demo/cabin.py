@@ -40,7 +40,7 @@ def _sheet(*corners: tuple[float, float], z: float = FAR_SIDE) -> np.ndarray:
 def draw_cabin(canvas: Canvas, driver: Driver) -> None:
     """Draws all of the car that does not move: behind the driver first, then seat and wheel with their depth."""
     colour, back = driver.cabin, {"behind": True}
-    canvas.pixels[..., :3] = shaded(colour, 0.6)
+    canvas.pixels[:] = shaded(colour, 0.6)
     canvas.polygon(_sheet((-2, 0.84), (2.5, 0.84), (2.5, 2), (-2, 2)), shaded(colour, 1.5), **back)
     canvas.polygon(_sheet((-0.36, 0.40), (-0.2, 0.83), (0.46, 0.81), (0.92, 0.44)), (0, 0, 0), window=1.0, **back)
     canvas.polygon(_sheet((-1.3, 0.44), (-1.2, 0.80), (-0.42, 0.82), (-0.56, 0.42)), (0, 0, 0), window=0.85, **back)

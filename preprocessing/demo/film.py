@@ -20,6 +20,8 @@ class Studio:
 
     driver: Driver
     car: Canvas
+    outside: slice  # the rows in which a window shows the world outside
+    window: np.ndarray  # shape (rows, 640, 1), float32: the share of it, 0 to 1
     light: np.ndarray  # shape (480, 640, 3), float32, factors
     noise: np.ndarray  # shape (960, 1280, 1), float32, grey levels
 
@@ -34,7 +36,10 @@ def studio(driver: Driver, rng: np.random.Generator) -> Studio:
     fall = fall * (1 - 0.12 * (across**2 + down**2)) * np.float32(driver.exposure)
     light = fall[..., None] * np.asarray(driver.cast, np.float32)
     noise = rng.standard_normal((2 * HEIGHT, 2 * WIDTH, 1), dtype=np.float32) * np.float32(driver.noise)
-    return Studio(driver, car, light.astype(np.float32), noise)
+    share = np.zeros((HEIGHT, WIDTH, 1), np.float32) if car.window is None else car.window
+    rows = np.flatnonzero(share.any(axis=(1, 2)))
+    outside = slice(int(rows[0]), int(rows[-1]) + 1) if len(rows) else slice(0, 0)
+    return Studio(driver, car, outside, share[outside], light.astype(np.float32), noise)
 
 
 def film(room: Studio, behaviour: str, frames: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
@@ -52,14 +57,14 @@ def film(room: Studio, behaviour: str, frames: int, rng: np.random.Generator) ->
         habits = habits + WOBBLE * rng.standard_normal(NUMBER_OF_HABITS)
         offset += speed
         canvas = room.car.copy()
-        canvas.pixels[..., :3] += canvas.pixels[..., 3:] * street_view(street, offset)
+        canvas.pixels[room.outside] += room.window * street_view(street, offset)[room.outside]
         draw_person(canvas, room.driver, pose_of(behaviour, room.driver, habits))
         yield _exposed(room, canvas, exposure, bump + rng.normal(0, 0.7, 2), rng)
 
 
 def _exposed(room: Studio, canvas: Canvas, exposure: float, shift: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """From light to a picture: haze, exposure, colour cast, shake, noise."""
-    picture = np.ascontiguousarray(canvas.pixels[..., :3])
+    picture = canvas.pixels
     small = cv2.resize(picture, (WIDTH // 16, HEIGHT // 16), interpolation=cv2.INTER_AREA)
     glow = cv2.resize(cv2.blur(small, (15, 15)), (WIDTH, HEIGHT), interpolation=cv2.INTER_LINEAR)
     picture += np.float32(room.driver.haze) * (glow + 60)

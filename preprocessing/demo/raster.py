@@ -5,6 +5,7 @@ from every camera. Coordinates are metres in the car: x forward (to the right of
 passenger, who holds the camera.
 """
 
+import copy
 import dataclasses
 
 import cv2
@@ -57,19 +58,20 @@ class Camera:
 class Canvas:
     """A picture under construction.
 
-    `pixels`: shape (480, 640, 4), float32: red, green, blue from 0 to 255, and the share, 0 to 1, of the world outside
-    that is seen through a window there. `depth`: shape (480, 640), float32, metres.
+    `pixels`: shape (480, 640, 3), float32: red, green, blue from 0 to 255. `depth`: shape (480, 640), float32, metres.
+    `window`: shape (480, 640, 1), float32: the share, 0 to 1, of the world outside that is seen there; None on a copy.
     """
 
     def __init__(self, camera: Camera, light: Light) -> None:
         self.camera, self.light = camera, light
-        self.pixels = np.zeros((HEIGHT, WIDTH, 4), np.float32)
+        self.pixels = np.zeros((HEIGHT, WIDTH, 3), np.float32)
+        self.window: np.ndarray | None = np.zeros((HEIGHT, WIDTH, 1), np.float32)
         self.depth = np.full((HEIGHT, WIDTH), 100.0, np.float32)
 
     def copy(self) -> "Canvas":
-        """A canvas with the same content, to draw on without changing this one."""
-        other = Canvas(self.camera, self.light)
-        other.pixels, other.depth = self.pixels.copy(), self.depth.copy()
+        """A canvas with the same content, to draw people on without changing this one."""
+        other = copy.copy(self)
+        other.pixels, other.depth, other.window = self.pixels.copy(), self.depth.copy(), None
         return other
 
     def cone(
@@ -198,8 +200,10 @@ class Canvas:
 
     def _mix(self, rows: slice, columns: slice, paint: np.ndarray, cover: np.ndarray, window: float) -> None:
         under = self.pixels[rows, columns]
-        under[..., :3] += (paint - under[..., :3]) * cover[..., None]
-        under[..., 3] += (np.float32(window) - under[..., 3]) * cover
+        under += (paint - under) * cover[..., None]
+        if self.window is not None:
+            seen = self.window[rows, columns]
+            seen += (np.float32(window) - seen) * cover[..., None]
 
 
 def _patterned(paint: np.ndarray, pattern: Pattern, along: np.ndarray, around: np.ndarray) -> np.ndarray:

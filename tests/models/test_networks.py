@@ -10,6 +10,7 @@ import pytest
 
 from models.finetuning import architecture as zoo
 from models.finetuning.network import Network, build, preprocessed, save_model, set_trainable
+from models.finetuning.recipe import Kind
 from preprocessing.errors import UserError
 from preprocessing.settings import ImageSize
 
@@ -22,6 +23,13 @@ def small(name: str, **changes: object) -> tuple[zoo.Architecture, object]:
     least = architecture.least_size
     recipe = dataclasses.replace(architecture.recipe, image_size=ImageSize(least, least + 21), **changes)
     return architecture, recipe
+
+
+@pytest.mark.parametrize("name", zoo.names())
+def test_the_declared_number_of_parameters_is_that_of_the_network(name: str) -> None:
+    architecture, recipe = small(name)
+    whole = dataclasses.replace(recipe, pooled_layers=())
+    assert build(architecture, whole, "none", "float32", seed=0).backbone.count_params() == architecture.parameters
 
 
 def images(network: Network, count: int = 3) -> np.ndarray:
@@ -92,7 +100,7 @@ def test_weights_of_a_folder_are_loaded_and_those_of_another_network_are_refused
 def test_too_small_images_and_unknown_layers_are_told_in_one_line() -> None:
     architecture, recipe = small("inception_v3")
     with pytest.raises(UserError, match="--image-size 74x75: inception_v3 needs at least 75x75"):
-        build(architecture, dataclasses.replace(recipe, image_size=ImageSize(74, 75)), "none", "float32", seed=0)
+        architecture.settings_for(Kind(), {"image_size": ImageSize(74, 75)})
     with pytest.raises(UserError, match="Did you mean mixed7"):
         build(architecture, dataclasses.replace(recipe, pooled_layers=("mixd7",)), "none", "float32", seed=0)
 

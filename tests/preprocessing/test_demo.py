@@ -1,0 +1,199 @@
+"""The demo set: Kaggle's layout, the same bytes each time, and the trap of the real photographs."""
+
+import csv
+import hashlib
+import itertools
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GroupKFold, StratifiedShuffleSplit
+from threadpoolctl import threadpool_limits
+
+from preprocessing.competition import CLASSES, DRIVER_LIST, SAMPLE_SUBMISSION, TEST_FOLDER, TRAIN_FOLDER
+from preprocessing.demo import DemoSettings, dataset, ensure_demo, render_demo, test_labels_path
+from preprocessing.errors import UserError
+from preprocessing.metric import log_loss
+
+TINY = DemoSettings(drivers=2, test_drivers=1, images_per_class=1, test_images_per_class=1, workers=1)
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def digests(root: Path) -> dict[str, str]:
+    """Every file under `root`, and the test labels beside it."""
+    found = {str(path.relative_to(root)): path for path in sorted(root.rglob("*")) if path.is_file()}
+    found["labels"] = test_labels_path(root)
+    return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in found.items()}
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("tiny") / "demo"
+    render_demo(root, seed=3, settings=TINY)
+    return root
+
+
+def test_default_set_has_the_promised_size() -> None:
+    train, test = dataset._clips(DemoSettings())
+    assert len({clip.subject for clip in train}) >= 10
+    assert len({clip.subject for clip in test}) >= 4
+    assert not {clip.subject for clip in train} & {clip.subject for clip in test}
+    assert 1000 <= sum(len(clip.names) for clip in train) <= 1200
+    assert sum(len(clip.names) for clip in test) == 240
+
+
+def test_layout_is_kaggles(tiny: Path) -> None:
+    assert sorted(path.name for path in tiny.iterdir()) == [DRIVER_LIST, "imgs", SAMPLE_SUBMISSION]
+    rows = rows_of(tiny / DRIVER_LIST)
+    assert list(rows[0]) == ["subject", "classname", "img"]
+    listed = {f"{TRAIN_FOLDER}/{row['classname']}/{row['img']}" for row in rows}
+    assert listed == {str(path.relative_to(tiny)) for path in (tiny / TRAIN_FOLDER).glob("*/*")}
+    assert {row["subject"] for row in rows} == {"p001", "p002"}
+    assert Counter((row["subject"], row["classname"]) for row in rows) == Counter(
+        {(subject, behaviour): 1 for subject in ("p001", "p002") for behaviour in CLASSES}
+    )
+    sample = rows_of(tiny / SAMPLE_SUBMISSION)
+    assert list(sample[0]) == ["img", *CLASSES]
+    assert {float(row[name]) for row in sample for name in CLASSES} == {0.1}
+    assert {row["img"] for row in sample} == {path.name for path in (tiny / TEST_FOLDER).iterdir()}
+
+
+def test_test_labels_lie_beside_the_data_and_never_in_it(tiny: Path) -> None:
+    path = test_labels_path(tiny)
+    assert path == tiny.parent / "demo_test_labels.csv"
+    labels = rows_of(path)
+    assert list(labels[0]) == ["img", "subject", "classname"]
+    assert {row["img"] for row in labels} == {path.name for path in (tiny / TEST_FOLDER).iterdir()}
+    assert Counter(row["classname"] for row in labels) == Counter(CLASSES)
+    assert {row["subject"] for row in labels} == {"p003"}
+
+
+def test_test_names_tell_neither_class_nor_driver() -> None:
+    _, test = dataset._clips(DemoSettings())
+    named = sorted((int(name[4:-4]), clip.behaviour, clip.subject) for clip in test for name in clip.names)
+    same_class = np.mean([first[1] == second[1] for first, second in itertools.pairwise(named)])
+    same_driver = np.mean([first[2] == second[2] for first, second in itertools.pairwise(named)])
+    assert same_class < 0.2  # chance is 0.1; in video order it is 0.83
+    assert same_driver < 0.4  # chance is 0.25
+
+
+def test_images_are_jpegs_of_640_by_480(tiny: Path) -> None:
+    for path in tiny.glob("imgs/**/*.jpg"):
+        data = path.read_bytes()
+        assert data[:3] == b"\xff\xd8\xff"
+        assert cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR).shape == (480, 640, 3)
+
+
+def test_same_seed_same_bytes_whatever_the_number_of_workers(tiny: Path, tmp_path: Path) -> None:
+    two = DemoSettings(**{**TINY.__dict__, "workers": 2})
+    render_demo(tmp_path / "demo", seed=3, settings=two)
+    assert digests(tmp_path / "demo") == digests(tiny)
+
+
+def test_another_seed_gives_other_pictures(tiny: Path, tmp_path: Path) -> None:
+    small = DemoSettings(**{**TINY.__dict__, "drivers": 1})
+    render_demo(tmp_path / "demo", seed=4, settings=small)
+    assert not set(digests(tmp_path / "demo").values()) & set(digests(tiny).values())
+
+
+def test_frames_of_a_sequence_are_nearly_identical_and_not_the_same() -> None:
+    from preprocessing.demo.film import film
+
+    room = dataset._studio(0, 0)
+    first, second = (frame.astype(float) for frame in film(room, "c0", 2, np.random.default_rng(0)))
+    other = next(film(room, "c7", 1, np.random.default_rng(0))).astype(float)
+    assert 0 < np.abs(first - second).mean() < 0.6 * np.abs(first - other).mean()
+
+
+@pytest.mark.parametrize(("frames", "sequences", "lengths"), [(8, 3, [3, 3, 2]), (8, 1, [8]), (3, 3, [3]), (1, 2, [1])])
+def test_sequences_have_at_least_two_frames_where_they_can(frames: int, sequences: int, lengths: list[int]) -> None:
+    assert dataset.sequence_lengths(frames, sequences) == lengths
+
+
+def test_a_folder_with_something_in_it_is_left_alone(tmp_path: Path) -> None:
+    root = tmp_path / "demo"
+    root.mkdir()
+    (root / "mine.txt").write_text("precious")
+    with pytest.raises(UserError, match="exists already"):
+        render_demo(root, settings=TINY)
+    assert (root / "mine.txt").read_text() == "precious"
+
+
+def test_ensure_demo_renders_once_and_never_leaves_half_a_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def stopped(*arguments: object) -> None:
+        calls.append(arguments)
+        raise KeyboardInterrupt
+
+    render = dataset._render_clips
+    monkeypatch.setattr(dataset, "DemoSettings", lambda: TINY)
+    monkeypatch.setattr(dataset, "_render_clips", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        ensure_demo(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(dataset, "_render_clips", render)
+    root = ensure_demo(tmp_path)
+    before = digests(root)
+    start = time.monotonic()
+    assert ensure_demo(tmp_path) == root
+    assert time.monotonic() - start < 0.1
+    assert digests(root) == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == [root.name, test_labels_path(root).name]
+
+
+def test_command_line(tmp_path: Path) -> None:
+    def run(*options: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "preprocessing.demo", *options]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    assert run().returncode == 2
+    assert "--out" in run().stderr
+    assert "Did you mean --drivers" in run("--driver", "3").stderr
+    picture = tmp_path / "demo.jpg"
+    assert run("--contact-sheet", str(picture)).returncode == 0
+    assert cv2.imread(str(picture)).shape[1] == 1200
+    assert picture.stat().st_size < 250 * 1024
+
+
+def test_help_does_not_load_the_renderer() -> None:
+    code = "import sys, preprocessing.demo.__main__; sys.exit('cv2' in sys.modules or 'numpy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.filterwarnings("ignore:lbfgs failed to converge")  # a memorising model has no minimum to reach
+def test_a_random_split_leaks_and_a_split_by_driver_does_not(tmp_path: Path) -> None:
+    """What the competition is known for: pixels recognise the sequence, not the behaviour."""
+    root = tmp_path / "demo"
+    render_demo(root, settings=DemoSettings(drivers=12, test_drivers=1, images_per_class=6, test_images_per_class=1))
+    rows = rows_of(root / DRIVER_LIST)
+    labels = np.array([CLASSES.index(row["classname"]) for row in rows])
+    drivers = np.array([row["subject"] for row in rows])
+    thumbnails = []
+    for row in rows:
+        path = root / TRAIN_FOLDER / row["classname"] / row["img"]
+        picture = cv2.imread(str(path), cv2.IMREAD_REDUCED_COLOR_4)
+        thumbnails.append(cv2.resize(picture, (16, 16), interpolation=cv2.INTER_AREA).ravel() / 255)
+    pixels = np.stack(thumbnails)
+
+    def loss(splits: Iterable[tuple[np.ndarray, np.ndarray]]) -> float:
+        losses = []
+        for train, valid in splits:
+            model = LogisticRegression(C=3.0, max_iter=150).fit(pixels[train], labels[train])
+            losses.append(log_loss(model.predict_proba(pixels[valid]), labels[valid]))
+        return float(np.mean(losses))
+
+    with threadpool_limits(1):  # on small matrices a second thread only waits for the first
+        assert loss(GroupKFold(3).split(pixels, labels, drivers)) > 1.8
+        assert loss(StratifiedShuffleSplit(2, test_size=0.2, random_state=0).split(pixels, labels)) < 0.5
