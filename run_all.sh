@@ -4,6 +4,7 @@
 #     ./run_all.sh              on the data it finds, or on a rendered demo set where there is none
 #     ./run_all.sh --help       every option of every stage
 set -euo pipefail
+export CALLED_FROM="$PWD"  # what relative paths on the command line are relative to
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
 source ./setup.sh requirements.txt  # .venv, the first time
@@ -14,7 +15,10 @@ stages="$(python -m tools.plan "$@")"
 eval "$stages"
 
 # Kaggle's archive -> data/, or no data at all -> a rendered demo set in Kaggle's layout
-if [ "$DOWNLOAD" = yes ]; then python -m preprocessing.download --out "$DATA"; fi
+if [ "$DOWNLOAD" = yes ]; then
+    setup_environment requirements.txt requirements-kaggle.txt  # Kaggle's own client too
+    python -m preprocessing.download --out "$DATA"
+fi
 if [ "$DEMO" = yes ]; then python -m preprocessing.demo --cache "$CACHE" --seed "$SEED"; fi
 
 # data folder -> every file checked against every table

@@ -23,7 +23,7 @@ ARCHITECTURE = Architecture(
     gigaflops=7.7,
     parameters=23_587_712,
     recipe=Recipe(learning_rate=3e-5, epochs=3),
-    quick={"image_size": ImageSize(96, 128)},
+    quick={"image_size": ImageSize(72, 96)},
 )
 
 if __name__ == "__main__":

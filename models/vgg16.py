@@ -23,9 +23,9 @@ ARCHITECTURE = Architecture(
     gigaflops=30.7,
     parameters=14_714_688,
     recipe=Recipe(learning_rate=1e-5, epochs=4),
-    scratch={"learning_rate": 3e-4},
+    scratch={"learning_rate": 1e-4},
     quick={"image_size": ImageSize(60, 80)},
-    quick_scratch={"epochs": 12},
+    quick_scratch={"epochs": 8},
 )
 
 if __name__ == "__main__":

@@ -67,10 +67,14 @@ class ImageStore:
         """Size of all decoded images."""
         return len(self) * self.size.height * self.size.width * 3
 
-    def prepare(self, workers: int, say: Callable[[str], None] = print) -> None:
-        """Makes the missing blocks, with a progress bar; says so where the cache has no room for them."""
+    def prepare(self, workers: int, say: Callable[[str], None] = print, keep: Sequence["ImageStore"] = ()) -> None:
+        """Makes the missing blocks, with a progress bar; says so where the cache has no room for them.
+
+        Args:
+            keep: other stores of this process, which must not make room for this one.
+        """
         missing = [number for number in range(-(-len(self) // BLOCK)) if not self._block_path(number).exists()]
-        if missing and not self._make_room(len(missing) * BLOCK * self.bytes // max(1, len(self))):
+        if missing and not self._make_room(len(missing) * BLOCK * self.bytes // max(1, len(self)), keep):
             say(
                 f"decoded images would take {self.bytes / 2**30:.1f} GiB, more than the cache may hold "
                 "(--cache-limit) or the disk has free: decoding them anew in each epoch instead, which is slower."
@@ -116,16 +120,17 @@ class ImageStore:
     def _block_path(self, number: int) -> Path:
         return self.folder / f"block_{number:05d}.npy"
 
-    def _make_room(self, needed: int) -> bool:
+    def _make_room(self, needed: int, keep: Sequence["ImageStore"]) -> bool:
         """Removes the least recently used stores until `needed` bytes fit; False where they cannot."""
         root = self.folder.parent
         try:
             root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"cannot write the cache {root}: {error.strerror}. Choose another with --cache.") from error
-        others = sorted((p for p in root.iterdir() if p.is_dir() and p != self.folder), key=lambda p: p.stat().st_mtime)
-        sizes = {folder: _bytes_in(folder) for folder in (*others, self.folder)}
-        if needed + sizes[self.folder] > self.limit:
+        kept = {self.folder, *(store.folder for store in keep)}
+        others = sorted((p for p in root.iterdir() if p.is_dir() and p not in kept), key=lambda p: p.stat().st_mtime)
+        sizes = {folder: _bytes_in(folder) for folder in (*others, *kept)}
+        if needed + sum(sizes[folder] for folder in kept) > self.limit:
             return False
         for folder in others:
             if sum(sizes.values()) + needed <= self.limit and _free(root) >= needed + FREE_DISK_KEPT:

@@ -8,11 +8,11 @@ source ./setup.sh requirements.txt requirements-dev.txt
 
 if [ "${1:-}" = --all ]; then
     shift
-    marks=()
+    marks=""
 else
-    marks=(-m "not slow")
+    marks="not slow"
 fi
 ruff check .
 ruff format --check .
 mypy
-python -m pytest "${marks[@]}" "$@"
+python -m pytest -m "$marks" "$@"

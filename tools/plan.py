@@ -6,18 +6,21 @@ Prints shell assignments for run_all.sh on standard output, and what a person re
 """
 
 import argparse
+import os
 import shlex
 import sys
 from pathlib import Path
 from typing import Any
 
+from ensemble.score import read_labels
 from models.finetuning import architecture as zoo
 from models.finetuning import command, runtime, weights
 from models.finetuning.recipe import Kind, Recipe
 from preprocessing.augmentation_settings import Augmentation
 from preprocessing.competition import COMPLETE_TEST_IMAGES, COMPLETE_TRAIN_IMAGES, DRIVER_LIST, SAMPLE_SUBMISSION
 from preprocessing.errors import UserError, run_command
-from preprocessing.run_folder import REPOSITORY, RUNS, SUBMISSIONS, run_folder
+from preprocessing.files import written_whole
+from preprocessing.run_folder import REPOSITORY, RUNS, SUBMISSIONS, fold_folder, run_folder
 from preprocessing.settings import CommandLine, as_options, chosen
 from tools import needs
 
@@ -47,6 +50,7 @@ def make_parser() -> CommandLine:
 
 def main() -> None:
     arguments = make_parser().parse_args()
+    _resolve_paths(arguments)
     names = list(dict.fromkeys(arguments.models.replace(",", " ").split()))
     if not names:
         raise UserError(f"--models is empty. There are: {', '.join(zoo.names())}.")
@@ -58,9 +62,15 @@ def main() -> None:
     quick = arguments.quick or demo
     run = arguments.run or ("demo" if demo else "quick" if quick else "full")
     folds = arguments.folds or (2 if quick else 5)
-    if folds < 2:
-        raise UserError(f"--folds {folds}: expected at least 2.")
-    chosen_weights = _weights(architectures, arguments.weights, demo)
+    finished = all(
+        (fold_folder(run_folder(run, arguments.runs), name, fold) / "finished.json").exists()
+        for name in names
+        for fold in range(folds)
+    )
+    chosen_weights = arguments.weights if finished and not demo else _weights(architectures, arguments.weights, demo)
+    if arguments.labels:
+        read_labels(arguments.labels)
+    _check_writable(arguments.submissions)
 
     kind = Kind(scratch=chosen_weights == "none", quick=quick)
     given = chosen(arguments, Recipe) | chosen(arguments, Augmentation)
@@ -77,7 +87,7 @@ def main() -> None:
     tell(f"run      {run}: {' '.join(names)} on {folds} folds of {data} ({train_images:,} + {test_images:,} images)")
     tell(needs.check(estimate, folders))
 
-    runs = [] if arguments.runs == RUNS else ["--runs", str(arguments.runs)]
+    runs = [] if arguments.runs.resolve() == RUNS else ["--runs", str(arguments.runs)]
     skip = ["--skip-broken"] if arguments.skip_broken else []
     shared = ["--cache", str(arguments.cache), *skip]
     trainer = [*runs, *shared, "--weights", chosen_weights, "--precision", arguments.precision]
@@ -86,7 +96,7 @@ def main() -> None:
     labels = arguments.labels or (_demo_labels(data) if demo else None)
     blend = [*runs, *(["--allow-missing"] if arguments.allow_missing else [])]
     blend += ["--labels", str(labels)] if labels else []
-    blend += ["--submissions", str(arguments.submissions)] if arguments.submissions != SUBMISSIONS else []
+    blend += ["--submissions", str(arguments.submissions)] if arguments.submissions.resolve() != SUBMISSIONS else []
     _assign("DATA", str(data))
     _assign("RUN", run)
     _assign("FOLDS", str(folds))
@@ -99,6 +109,22 @@ def main() -> None:
     _assign("FOLDS_OPTIONS", [*runs, *shared])
     _assign("MODEL_OPTIONS", trainer)
     _assign("ENSEMBLE_OPTIONS", blend)
+
+
+def _resolve_paths(arguments: argparse.Namespace) -> None:
+    """Makes relative paths absolute: run_all.sh leaves the folder that they were typed in."""
+    typed_in = Path(os.environ.get("CALLED_FROM", "."))
+    for name, value in vars(arguments).items():
+        if isinstance(value, Path):
+            setattr(arguments, name, Path(os.path.relpath(typed_in / value.expanduser())))
+    if arguments.weights not in ("none", "imagenet"):
+        arguments.weights = os.path.relpath(typed_in / Path(arguments.weights).expanduser())
+
+
+def _check_writable(folder: Path) -> None:
+    with written_whole(folder / ".probe"):
+        pass
+    (folder / ".probe").unlink(missing_ok=True)
 
 
 def tell(text: str) -> None:

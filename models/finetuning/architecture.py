@@ -63,6 +63,11 @@ class Architecture:
         size = recipe.image_size
         if min(size.height, size.width) < self.least_size:
             raise UserError(f"--image-size {size}: {self.name} needs at least {self.least_size}x{self.least_size}.")
+        if recipe.hidden_units and recipe.head_start == "logistic":
+            raise UserError(
+                f"--hidden-units {recipe.hidden_units} with --head-start logistic: a logistic regression has no hidden "
+                "layer. Add --head-start random --head-epochs 2."
+            )
         return recipe, augmentation
 
 
@@ -78,5 +83,7 @@ def find(name: str) -> Architecture:
         UserError: there is none; names the nearest.
     """
     if name not in names():
-        raise UserError(f"unknown architecture {name!r}{nearest(name, names())} There are: {', '.join(names())}.")
+        raise UserError(
+            f"unknown architecture {name!r}{nearest(name, names()) or '.'} There are: {', '.join(names())}."
+        )
     return importlib.import_module(f"models.{name}").ARCHITECTURE

@@ -3,8 +3,10 @@
 import argparse
 import importlib
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from models.finetuning import runtime
@@ -47,23 +49,40 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--data", type=Path, metavar="DIR", help="Kaggle's data folder [$STATEFARM_DATA, Kaggle's mounts, data/]"
     )
-    group.add_argument("--run", metavar="NAME", help="name of the run [full, or quick with --quick]")
+    group.add_argument("--run", metavar="NAME", help="name of the run [full; quick with --quick; demo on the demo set]")
     group.add_argument("--runs", type=Path, default=RUNS, metavar="DIR", help="folder of all runs [runs]")
-    group.add_argument("--folds", type=int, metavar="N", help="number of folds [5, or 2 with --quick]")
+    group.add_argument(
+        "--folds", type=_whole_number(2, 1000), metavar="N", help="number of folds [5, or 2 with --quick]"
+    )
     group.add_argument(
         "--weights", default="imagenet", metavar="W", help="imagenet, none, or a folder of NAME.weights.h5 [imagenet]"
     )
     group.add_argument(
         "--precision", default="auto", choices=runtime.PRECISIONS, help="of the arithmetic [auto, by hardware]"
     )
-    group.add_argument("--seed", type=int, default=0, metavar="N", help="of everything random [0]")
+    group.add_argument(
+        "--seed", type=_whole_number(0, 2**31 - 1), default=0, metavar="N", help="of everything random [0]"
+    )
     group.add_argument("--quick", action="store_true", help="a miniature: small images, few epochs, two folds")
     group.add_argument("--skip-broken", action="store_true", help="leave unreadable images out instead of stopping")
     group.add_argument(
-        "--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="threads that make batches [cores]"
+        "--workers",
+        type=_whole_number(1, 256),
+        default=os.cpu_count() or 1,
+        metavar="N",
+        help="threads that make batches [cores]",
     )
     group.add_argument("--cache", type=Path, default=CACHE, metavar="DIR", help="decoded images [cache]")
     group.add_argument("--cache-limit", type=float, default=64.0, metavar="X", help="most decoded images kept [64 GiB]")
+
+
+def _whole_number(least: int, most: int) -> Callable[[str], int]:
+    def read(text: str) -> int:
+        if not re.fullmatch(r"-?[0-9]{1,18}", text) or not least <= int(text) <= most:
+            raise argparse.ArgumentTypeError(f"expected a whole number from {least} to {most}, found {text!r}")
+        return int(text)
+
+    return read
 
 
 def add_recipe_options(parser: argparse.ArgumentParser, recipe: Recipe, augmentation: Augmentation) -> None:
@@ -76,8 +95,6 @@ def _main(architecture: Architecture, words: list[str]) -> None:
     arguments = make_parser(architecture).parse_args(words)
     run = run_folder(arguments.run or ("quick" if arguments.quick else "full"), arguments.runs)
     name = checked_name(arguments.model_name or architecture.name, "--model-name")
-    if not 1 <= arguments.workers <= 256:
-        raise UserError(f"--workers {arguments.workers}: expected 1 to 256.")
     pretrained.weights_file(architecture, arguments.weights)
 
     from preprocessing import dataset, folds  # pandas, which --help need not load
@@ -133,6 +150,16 @@ def _in_own_process(architecture: Architecture, words: list[str], fold: int) -> 
     script = Path(__file__).resolve().parent.parent / f"{architecture.name}.py"
     command = [sys.executable, str(script), *_without_fold(words), "--fold", str(fold)]
     status = subprocess.run(command, check=False).returncode
+    if status < 0:
+        raise UserError(
+            f"fold {fold} of {architecture.name} was ended by signal {-status}"
+            + (
+                ", as systems do when memory runs out: try a smaller --batch-size or --image-size"
+                if status == -9
+                else ""
+            )
+            + ". The same command goes on after the last finished epoch."
+        )
     if status:
         sys.exit(status)
 

@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from models.finetuning import head, piece, runtime
+from models.finetuning import head, initialisation, piece, runtime
 from models.finetuning.network import Network, build, save_model
 from models.finetuning.piece import Piece
 from models.finetuning.prediction import predict
 from models.finetuning.training import FoldData, Trainer
 from preprocessing.competition import CLASSES, NUMBER_OF_CLASSES
 from preprocessing.dataset import Dataset
+from preprocessing.errors import UserError
 from preprocessing.files import written_whole
 from preprocessing.images import ImageStore
 from preprocessing.metric import accuracy, log_loss
@@ -55,13 +56,17 @@ def train_fold(
         work.recipe,
         work.augmentation,
         data,
+        precision=policy,
         seed=work.seed,
         workers=work.workers,
         checkpoint_path=work.folder / "checkpoint" / "state.npz",
         say=say,
     )
+    if work.weights == "none":
+        sample = data.training[np.linspace(0, len(data.training) - 1, initialisation.IMAGES).astype(int)]
+        initialisation.prepare_random_weights(network, np.stack([labelled.read(int(row)) for row in sample]))
     if not trainer.resume() and work.recipe.head_start == "logistic":
-        _start_head(network, work, data, cache, dataset.fingerprint, policy, say)
+        _start_head(network, work, data, say)
     trainer.train()
 
     results = _leave_predictions(work, network, data, dataset, folds, test)
@@ -83,8 +88,11 @@ def _speaker(log: Path) -> Callable[[str], None]:
 
     def say(line: str) -> None:
         tqdm.write(line)
-        with log.open("a", encoding="utf-8") as stream:
-            stream.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
+        try:
+            with log.open("a", encoding="utf-8") as stream:
+                stream.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
+        except OSError as error:
+            raise UserError(f"cannot write {log}: {error.strerror}. The same command goes on from here.") from error
 
     return say
 
@@ -98,8 +106,8 @@ def _stores(
     size, fingerprint = work.recipe.image_size, dataset.fingerprint
     labelled = ImageStore(labelled_paths, size, cache, fingerprint, limit)
     test = ImageStore(test_paths, size, cache, fingerprint, limit)
-    labelled.prepare(work.workers, say)
-    test.prepare(work.workers, say)
+    labelled.prepare(work.workers, say, keep=[test])
+    test.prepare(work.workers, say, keep=[labelled])
     return labelled, test
 
 
@@ -112,18 +120,8 @@ def _fold_data(work: Piece, folds: pd.DataFrame, store: ImageStore) -> FoldData:
     return FoldData(store, labels, training, np.flatnonzero(numbers == work.fold))
 
 
-def _start_head(
-    network: Network,
-    work: Piece,
-    data: FoldData,
-    cache: Path,
-    fingerprint: str,
-    policy: str,
-    say: Callable[[str], None],
-) -> None:
+def _start_head(network: Network, work: Piece, data: FoldData, say: Callable[[str], None]) -> None:
     """Sets the head to the logistic regression on the network's features as they are before training."""
-    if work.recipe.hidden_units:
-        return
     _, features = predict(network.predictor, data.store, data.training, work.workers, "features for the head")
     kernel, bias = head.fit_logistic(
         features, data.labels[data.training], work.recipe.head_regularisation, NUMBER_OF_CLASSES

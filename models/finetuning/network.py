@@ -18,23 +18,23 @@ from preprocessing.competition import NUMBER_OF_CLASSES
 
 CAFFE_MEAN_RGB = (123.68, 116.779, 103.939)  # ImageNet's mean, 0 to 255
 TORCH_MEAN_RGB, TORCH_DEVIATION_RGB = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # the same, 0 to 1
-CAFFE_DEVIATION = 57.4  # of ImageNet's pixels about that mean
-BATCH_NORM_MOMENTUM_FROM_SCRATCH = 0.9  # Keras's 0.99 needs thousands of steps before inference mode is right
 
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """One network seen from three sides; all share their variables.
+    """One network seen from several sides; all share their variables.
 
     Attributes:
         training: images -> logits, shape (batch, 10), float32.
         predictor: images -> probabilities (batch, 10) and pooled features (batch, features), float32.
         head: pooled features -> logits.
+        preprocessing: images -> what the backbone sees.
     """
 
     training: keras.Model
     predictor: keras.Model
     head: keras.Model
+    preprocessing: keras.Model
 
     @property
     def backbone(self) -> keras.Model:
@@ -60,7 +60,8 @@ def build(architecture: Architecture, recipe: Recipe, weights: str, precision: s
     finally:
         keras.config.set_dtype_policy("float32")
     images = keras.Input((recipe.image_size.height, recipe.image_size.width, 3), dtype="uint8", name="images")
-    maps = backbone(preprocessed(images, architecture.preprocessing))
+    pixels = preprocessed(images, architecture.preprocessing)
+    maps = backbone(pixels)
     features = _pooled(maps if isinstance(maps, list) else [maps], recipe.pooling)
     head = _head(features.shape[-1], recipe, seed)
     logits = head(features)
@@ -68,6 +69,7 @@ def build(architecture: Architecture, recipe: Recipe, weights: str, precision: s
         training=keras.Model(images, logits, name="training"),
         predictor=keras.Model(images, [keras.layers.Softmax(name="probabilities")(logits), features], name="predictor"),
         head=head,
+        preprocessing=keras.Model(images, pixels, name="preprocessed"),
     )
 
 
@@ -139,35 +141,17 @@ def _backbone(architecture: Architecture, recipe: Recipe, weights: str) -> keras
     size = recipe.image_size
     module, _, function = architecture.builder.partition(":")
     builder = getattr(importlib.import_module(module), function)
-    whole = builder(
-        weights="imagenet" if weights == "imagenet" else None,
-        include_top=False,
-        input_shape=(size.height, size.width, 3),
-    )
+    shape = (size.height, size.width, 3)
+    if weights == "imagenet":
+        with pretrained.download_errors(architecture):
+            whole = builder(weights="imagenet", include_top=False, input_shape=shape)
+    else:
+        whole = builder(weights=None, include_top=False, input_shape=shape)
     pretrained.load(whole, architecture, weights)
-    if weights == "none":
-        _prepare_random(whole, architecture)
     outputs = [backbone_layer(whole, name).output for name in recipe.pooled_layers] or whole.outputs
-    return keras.Model(whole.inputs, outputs if len(outputs) > 1 else outputs[0], name=BACKBONE)
-
-
-def _prepare_random(backbone: keras.Model, architecture: Architecture) -> None:
-    """Makes random weights trainable.
-
-    With BatchNorm, its averages follow faster. Without it, Keras's Glorot initialisation loses half of the signal's
-    variance in each ReLU layer (13 of them in VGG16), so the kernels are drawn as He et al. 2015 do, and the first
-    one brings the range of the pixels to one.
-    """
-    norms = [layer for layer in backbone.layers if isinstance(layer, keras.layers.BatchNormalization)]
-    for layer in norms:
-        layer.momentum = BATCH_NORM_MOMENTUM_FROM_SCRATCH
-    if norms:
-        return
-    convolutions = [layer for layer in backbone.layers if isinstance(layer, keras.layers.Conv2D)]
-    for number, layer in enumerate(convolutions):
-        kernel = keras.initializers.HeNormal(seed=number)(layer.kernel.shape)
-        scale = 1 / CAFFE_DEVIATION if number == 0 and architecture.preprocessing == "caffe" else 1.0
-        layer.kernel.assign(kernel * scale)
+    backbone = keras.Model(whole.inputs, outputs if len(outputs) > 1 else outputs[0], name=BACKBONE)
+    trainable_layers(backbone, recipe.trainable)  # a layer that is not there is told now, not after an hour
+    return backbone
 
 
 def _pooled(maps: list[Any], pooling: str) -> Any:

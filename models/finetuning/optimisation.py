@@ -34,8 +34,13 @@ def stages(recipe: Recipe) -> list[Stage]:
     return [stage for stage in planned if stage.epochs]
 
 
-def make_optimizer(recipe: Recipe, stage: Stage) -> keras.optimizers.Optimizer:
-    """A fresh optimiser; its rate is set before each step."""
+def make_optimizer(recipe: Recipe, stage: Stage, precision: str) -> keras.optimizers.Optimizer:
+    """A fresh optimiser; its rate is set before each step. Under mixed_float16 it scales the loss."""
+    optimizer = _plain_optimizer(recipe, stage)
+    return keras.optimizers.LossScaleOptimizer(optimizer) if precision == "mixed_float16" else optimizer
+
+
+def _plain_optimizer(recipe: Recipe, stage: Stage) -> keras.optimizers.Optimizer:
     clip = recipe.clip_norm or None
     if recipe.optimizer == "sgd":
         return keras.optimizers.SGD(stage.learning_rate, momentum=recipe.momentum, nesterov=True, global_clipnorm=clip)

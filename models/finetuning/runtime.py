@@ -1,6 +1,7 @@
 """Keras, quietly, on this machine's hardware. The only module that knows which backend is underneath."""
 
 import contextlib
+import importlib.util
 import os
 import platform
 import re
@@ -11,6 +12,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from preprocessing.errors import UserError
+
+BACKENDS = ("tensorflow", "jax")
 PRECISIONS = ("auto", "float32", "mixed_bfloat16", "mixed_float16")
 
 
@@ -42,6 +46,12 @@ def load_keras() -> Any:
     """Imports Keras without the libraries' greetings; what they print on failure is shown."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    backend = os.environ["KERAS_BACKEND"]
+    if backend not in BACKENDS or importlib.util.find_spec(backend) is None:
+        raise UserError(
+            f"KERAS_BACKEND={backend}: expected {' or '.join(BACKENDS)}, and installed. "
+            "For JAX: .venv/bin/pip install jax (see its own instructions for GPUs and TPUs)."
+        )
     with _stderr_held_back():
         import keras
 

@@ -21,6 +21,11 @@ from preprocessing.errors import UserError
 from preprocessing.images import ImageStore
 from preprocessing.metric import accuracy, log_loss
 
+WHAT_TO_CHANGE = (
+    "What was made before is kept. Change a setting (a smaller --learning-rate, a smaller --clip-norm, or --precision "
+    "float32) under another --run or --model-name, or delete this fold's folder first."
+)
+
 
 class DivergedError(UserError):
     """The loss is no longer a number. The same seed would give it again, so a retry is no use."""
@@ -53,6 +58,7 @@ class Trainer:
         augmentation: Augmentation,
         data: FoldData,
         *,
+        precision: str,
         seed: int,
         workers: int,
         checkpoint_path: Path,
@@ -62,6 +68,7 @@ class Trainer:
         self.recipe = recipe
         self.augmentation = augmentation
         self.data = data
+        self.precision = precision
         self.seed = seed
         self.workers = workers
         self.checkpoint_path = checkpoint_path
@@ -112,7 +119,7 @@ class Trainer:
 
     def _compile(self, stage: Stage) -> keras.optimizers.Optimizer:
         set_trainable(self.network, self.recipe, head_only=stage.name == "head")
-        model, optimizer = self.network.training, make_optimizer(self.recipe, stage)
+        model, optimizer = self.network.training, make_optimizer(self.recipe, stage, self.precision)
         loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=self.recipe.label_smoothing)
         model.compile(optimizer=optimizer, loss=loss)
         optimizer.build(model.trainable_variables)
@@ -135,9 +142,7 @@ class Trainer:
             loss = float(model.train_on_batch(images, targets[rows], return_dict=True)["loss"])
             if not np.isfinite(loss):
                 raise DivergedError(
-                    f"the training loss became {loss} in epoch {epoch}, step {step + 1} of {steps}. What was made "
-                    "before is kept. Change a setting: a smaller --learning-rate, a smaller --clip-norm, "
-                    "or --precision float32; then delete this fold's folder and start again."
+                    f"the training loss became {loss} in epoch {epoch}, step {step + 1} of {steps}. {WHAT_TO_CHANGE}"
                 )
             bar.update(len(rows))
             bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
@@ -149,7 +154,7 @@ class Trainer:
         progress, data = self.progress, self.data
         probabilities, _ = predict(self.network.predictor, data.store, data.held_out, self.workers, "held-out drivers")
         if not np.isfinite(probabilities).all():
-            raise DivergedError("the network's predictions are no longer numbers; see --learning-rate and --precision.")
+            raise DivergedError(f"the network's predictions are no longer numbers. {WHAT_TO_CHANGE}")
         labels = data.labels[data.held_out]
         held_out, right = log_loss(probabilities, labels), accuracy(probabilities, labels)
         first = not progress.best

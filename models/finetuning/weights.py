@@ -1,9 +1,13 @@
 """Where pretrained weights come from: `--weights imagenet`, a folder of `ARCHITECTURE.weights.h5`, or none."""
 
+import contextlib
 import math
 import os
 import socket
 import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +15,7 @@ from models.finetuning.architecture import Architecture
 from preprocessing.errors import UserError
 from preprocessing.files import sha256_of
 
-DOWNLOAD_HOST = ("storage.googleapis.com", 443)
+DOWNLOAD_SERVER = "https://storage.googleapis.com/"
 START_SECONDS = 10.0  # a download that has not started by then gives up
 
 WAYS_OUT = (
@@ -52,6 +56,8 @@ def check_available(architecture: Architecture, weights: str) -> None:
         UserError: they cannot; the message names the ways out.
     """
     weights_file(architecture, weights)
+    if weights == "imagenet" and not architecture.published_weights:
+        raise UserError(f"Keras publishes no weights of {architecture.name}. " + _ways_out(architecture))
     if weights != "imagenet" or _cached(architecture) or _reachable():
         return
     raise UserError(
@@ -64,6 +70,26 @@ def identity(architecture: Architecture, weights: str) -> str:
     """What stands for the weights in a run's record: 'none', 'imagenet', or the hash of the file."""
     path = weights_file(architecture, weights)
     return weights if path is None else f"sha256:{sha256_of(path)}"
+
+
+@contextlib.contextmanager
+def download_errors(architecture: Architecture) -> Iterator[None]:
+    """Around Keras's own download, whose failures are bare exceptions.
+
+    Raises:
+        UserError: it failed; the message names the ways out.
+    """
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(START_SECONDS)
+    try:
+        yield
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"downloading the weights of {architecture.name}: {reason} " + _ways_out(architecture)
+        ) from error
+    finally:
+        socket.setdefaulttimeout(before)
 
 
 def load(backbone: Any, architecture: Architecture, weights: str) -> None:
@@ -123,8 +149,10 @@ def _reachable() -> bool:
 
     def connect() -> None:
         try:
-            with socket.create_connection(DOWNLOAD_HOST, timeout=START_SECONDS):
+            with urllib.request.urlopen(DOWNLOAD_SERVER, timeout=START_SECONDS):
                 opened.set()
+        except urllib.error.HTTPError:  # it answered, if only to say that there is no page here
+            opened.set()
         except OSError:
             pass
 

@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 
 from preprocessing.demo.contact_sheet import write_contact_sheet
-from preprocessing.demo.dataset import DemoSettings, render_demo, test_labels_path
+from preprocessing.demo.dataset import DemoSettings, demo_root, ensure_demo, render_demo, test_labels_path
 from preprocessing.errors import UserError, run_command
 from preprocessing.settings import CommandLine, add_settings, chosen
 
@@ -14,14 +14,27 @@ def main() -> None:
     parser = CommandLine(prog="python -m preprocessing.demo", description=__doc__)
     parser.add_argument("--out", type=Path, metavar="DIR", help="the data root to write; must be new or empty")
     parser.add_argument("--contact-sheet", type=Path, metavar="FILE.jpg", help="write a picture of the ten behaviours")
+    parser.add_argument(
+        "--cache", type=Path, metavar="DIR", help="render the standard set there, under its own name, once"
+    )
     add_settings(parser, DemoSettings(), "how much")
     arguments = parser.parse_args()
-    settings = DemoSettings(**chosen(arguments, DemoSettings))
-    if arguments.out is None and arguments.contact_sheet is None:
-        raise UserError("nothing to do. Expected --out DIR, or --contact-sheet FILE.jpg, or both.")
+    typed = chosen(arguments, DemoSettings)
+    settings = DemoSettings(**typed)
+    if arguments.out is None and arguments.contact_sheet is None and arguments.cache is None:
+        raise UserError("nothing to do. Expected --out DIR, --cache DIR or --contact-sheet FILE.jpg.")
+    if arguments.cache is not None and set(typed) - {"seed"}:
+        raise UserError(
+            "--cache renders the standard set. Expected no option beside --seed; for other sizes use --out."
+        )
     if arguments.contact_sheet is not None:
         write_contact_sheet(arguments.contact_sheet, settings.seed)
         print(f"wrote {arguments.contact_sheet}")
+    if arguments.cache is not None:
+        start = time.monotonic()
+        print(f"synthetic demo set, not photographs: {demo_root(arguments.cache, settings.seed)}", flush=True)
+        root = ensure_demo(arguments.cache, settings.seed)
+        print(f"ready in {time.monotonic() - start:.0f} s; its test labels: {test_labels_path(root)}")
     if arguments.out is not None:
         start = time.monotonic()
         render_demo(arguments.out, settings.seed, settings)

@@ -33,7 +33,7 @@ class Pose:
 
 
 def draw_person(canvas: Canvas, driver: Driver, pose: Pose) -> None:
-    """Draws the driver and what he holds."""
+    """Draws the driver and what they hold."""
     draw_trunk(canvas, driver, pose.bones, pose.trunk)
     draw_arm(canvas, driver, pose.bones.far_shoulder, pose.far)
     for thing in pose.things:
@@ -168,8 +168,8 @@ def _radio(driver: Driver, trunk: Trunk, bones: Skeleton, near: Hand, far: Hand,
 def _drinking(driver: Driver, trunk: Trunk, bones: Skeleton, near: Hand, far: Hand, habits: np.ndarray) -> Pose:
     head = bones.head
     forward, up, right = head.axes
-    mouth = head.at(0.112, -0.062, 0.0)
-    axis = forward * 0.85 + up * (0.12 + 0.3 * habits[2]) + right * 0.25
+    mouth = head.at(0.112, -0.072, 0.0)
+    axis = forward * 0.85 + up * (0.05 + 0.25 * habits[2]) + right * 0.25
     axis /= np.linalg.norm(axis)
     foot = mouth + axis * 0.17
     grip = mouth + axis * 0.1
@@ -193,7 +193,7 @@ def _drinking(driver: Driver, trunk: Trunk, bones: Skeleton, near: Hand, far: Ha
 
 
 def _reaching_back(driver: Driver, trunk: Trunk, bones: Skeleton, near: Hand, far: Hand, habits: np.ndarray) -> Pose:
-    palm = np.array([-0.36, 0.40, 0.36]) + np.array([0.05, 0.08, 0.04]) * habits[2:5]
+    palm = np.array([-0.31, 0.41, 0.35]) + np.array([0.05, 0.08, 0.04]) * habits[2:5]
     direction = palm - bones.near_shoulder
     hand = Hand(palm, unit(*direction), unit(0.0, 1.0, 0.2), unit(-1.0, -0.4, 0.1), unit(0.2, -1.0, 0.4))
     return Pose(trunk, bones, hand, far)

@@ -24,8 +24,8 @@ def write_contact_sheet(path: Path, seed: int = 0) -> None:
 
     tiles = []
     for number, (behaviour, name) in enumerate(CLASS_NAMES.items()):
-        rng = np.random.default_rng([seed, 2, number])
-        room = studio(draw_driver(rng, number), rng)
+        rng = np.random.default_rng([seed, 2, 10 + number])
+        room = studio(draw_driver(rng, 10 + number), rng)
         picture = next(film(room, behaviour, 1, np.random.default_rng([seed, 4, number])))
         tile = np.full((TILE_HEIGHT + CAPTION_HEIGHT, TILE_WIDTH, 3), 255, np.uint8)
         tile[CAPTION_HEIGHT:] = cv2.resize(picture, (TILE_WIDTH, TILE_HEIGHT), interpolation=cv2.INTER_AREA)

@@ -50,7 +50,7 @@ def draw_head(canvas: Canvas, driver: Driver, frame: HeadFrame, mouth_open: floa
         canvas.cone(at(*start), at(*end), radii[0] * size, radii[1] * size, colour)
 
     skin = driver.skin
-    cone((-0.03, 0.025, 0), (0.015, 0.02, 0), (0.09, 0.088), skin)
+    cone((-0.03, 0.025, 0), (0.005, 0.025, 0), (0.086, 0.082), skin)
     cone((0.01, 0.03, 0), (0.046, -0.088 - 0.012 * mouth_open, 0), (0.0895, 0.048), skin)
     cone((0.097, 0.012, 0), (0.12, -0.026, 0), (0.01, 0.017), shaded(skin, 1.03))
     for side in (-1.0, 1.0):
@@ -74,12 +74,13 @@ def _draw_mouth(canvas: Canvas, frame: HeadFrame, lips: Colour, mouth_open: floa
     lips = (min(255.0, red * 1.05 + 20), green * 0.62, blue * 0.66)
     low = -0.066 - 0.012 * mouth_open
     lip = (0.010 + 0.013 * mouth_open) * size
-    canvas.cone(at(0.086, low, -0.024), at(0.086, low, 0.024), lip, lip, lips)
+    for side in (-1.0, 1.0):
+        canvas.cone(at(0.0955, low, 0.0), at(0.086, low, side * 0.024), lip, lip * 0.8, lips)
     if mouth_open > 0.2:
         inside = lip * 0.7
-        canvas.cone(at(0.097, low, -0.019), at(0.097, low, 0.019), inside, inside, (70, 18, 22))
+        canvas.cone(at(0.101, low, -0.019), at(0.101, low, 0.019), inside, inside, (70, 18, 22))
         teeth = low + 0.009 * mouth_open
-        canvas.cone(at(0.106, teeth, -0.015), at(0.106, teeth, 0.015), 0.006 * size, 0.006 * size, WHITE)
+        canvas.cone(at(0.110, teeth, -0.015), at(0.110, teeth, 0.015), 0.006 * size, 0.006 * size, WHITE)
 
 
 def _draw_glasses(canvas: Canvas, driver: Driver, frame: HeadFrame) -> None:
@@ -105,7 +106,7 @@ def _draw_hair(canvas: Canvas, driver: Driver, frame: HeadFrame) -> None:
             canvas.cone(at(-0.055, -0.01, side * 0.05), at(-0.02, 0.0, side * 0.068), 0.043 * size, 0.026 * size, hair)
         return
     if style == "cap":
-        colour = driver.cup
+        colour = driver.trousers
         canvas.cone(at(-0.03, 0.05, 0), at(0.0, 0.058, 0), 0.094 * size, 0.091 * size, colour)
         for side in (-1.0, 0.0, 1.0):
             end = at(0.165 - 0.012 * abs(side), 0.062, side * 0.045)

@@ -14,8 +14,6 @@ from models.finetuning.recipe import Kind
 from preprocessing.errors import UserError
 from preprocessing.settings import ImageSize
 
-MODULES = {"vgg16": "vgg16", "inception_v3": "inception_v3", "resnet50": "resnet50"}
-
 
 def small(name: str, **changes: object) -> tuple[zoo.Architecture, object]:
     """An architecture with its recipe at its smallest size, not square."""
@@ -37,12 +35,13 @@ def images(network: Network, count: int = 3) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (count, *shape), dtype=np.uint8)
 
 
-@pytest.mark.parametrize("name", sorted(MODULES))
+@pytest.mark.parametrize("name", zoo.names())
 def test_preprocessing_is_that_of_keras_applications(name: str) -> None:
     pixels = np.random.default_rng(1).integers(0, 256, (2, 8, 9, 3), dtype=np.uint8)
     inputs = keras.Input((8, 9, 3), dtype="uint8")
     ours = keras.Model(inputs, preprocessed(inputs, zoo.find(name).preprocessing)).predict_on_batch(pixels)
-    reference = importlib.import_module(f"keras.applications.{MODULES[name]}").preprocess_input
+    builder = getattr(keras.applications, zoo.find(name).builder.rpartition(":")[2])
+    reference = importlib.import_module(builder.__module__).preprocess_input
     np.testing.assert_allclose(ours, reference(pixels.astype(np.float32)), atol=1e-4)
 
 

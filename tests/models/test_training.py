@@ -48,7 +48,13 @@ def recipe_of(name: str, **changes: object) -> Recipe:
 
 def trainer_of(name: str, recipe: Recipe, data: FoldData, folder: Path, **options: object) -> tuple[Network, Trainer]:
     network = build(zoo.find(name), recipe, "none", "float32", seed=1)
-    settings = {"seed": 1, "workers": 2, "checkpoint_path": folder / "state.npz", "say": lambda line: None} | options
+    settings = {
+        "precision": "float32",
+        "seed": 1,
+        "workers": 2,
+        "checkpoint_path": folder / "state.npz",
+        "say": lambda line: None,
+    } | options
     return network, Trainer(network, recipe, Augmentation(), data, **settings)
 
 

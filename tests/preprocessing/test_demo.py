@@ -160,6 +160,7 @@ def test_command_line(tmp_path: Path) -> None:
 
     assert run().returncode == 2
     assert "--out" in run().stderr
+    assert "no option beside --seed" in run("--cache", str(tmp_path), "--drivers", "3").stderr
     assert "Did you mean --drivers" in run("--driver", "3").stderr
     picture = tmp_path / "demo.jpg"
     assert run("--contact-sheet", str(picture)).returncode == 0
