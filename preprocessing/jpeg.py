@@ -154,7 +154,13 @@ def broken_images(root: Path, paths: Sequence[str], progress: bool = True) -> di
     # More threads than cores: what takes the time is a network drive's or a spinning disk's answer.
     pool = ThreadPoolExecutor(max_workers=16)
     interval = 0.5 if sys.stderr.isatty() else 30  # seconds; a log file wants few lines
-    bar = tqdm(total=len(paths), desc="checking images", unit=" files", disable=not progress, mininterval=interval)
+    bar = tqdm(
+        total=len(paths),
+        desc="checking images",
+        unit=" files",
+        disable=None if progress else True,
+        mininterval=interval,
+    )
     try:
         for chunk, found in zip(chunks, pool.map(reasons, chunks), strict=True):
             broken |= found

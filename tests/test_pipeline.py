@@ -115,6 +115,22 @@ def test_broken_images_stop_the_run_or_are_left_out(
     assert len(read_predictions(tmp_path / "broken.csv")) == 6
 
 
+def test_a_loss_that_is_no_number_stops_the_fold_and_keeps_the_others(
+    type_command: Command, tiny_tree: Callable[..., Path], tmp_path: Path
+) -> None:
+    data = tiny_tree()
+    options = ("--data", data, "--weights", "none", "--image-size", "32x32", "--folds", 2, "--run", "nan")
+    good = type_command("models/resnet50.py", *options, "--epochs", 1, "--fold", 0)
+    assert good.returncode == 0, good.stderr
+    wild = ("--optimizer", "sgd", "--learning-rate", 10, "--clip-norm", 0, "--epochs", 9, "--model-name", "wild")
+    told = type_command("models/vgg16.py", *options, *wild, "--fold", 0)
+    assert told.returncode == 2, told
+    assert "--learning-rate" in told.stderr
+    assert "Traceback" not in told.stderr
+    assert (tmp_path / "runs" / "nan" / "resnet50" / "fold_0" / "finished.json").exists()
+    assert not (tmp_path / "runs" / "nan" / "wild" / "fold_0" / "finished.json").exists()
+
+
 WRONG = {
     "unknown option": (["models/vgg16.py", "--epoch", "3"], "Did you mean --epochs?"),
     "misspelt architecture": (["./run_all.sh", "--models", "vgg61"], "Did you mean vgg16?"),

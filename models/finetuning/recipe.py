@@ -59,6 +59,7 @@ class Recipe:
 SCRATCH: Mapping[str, Any] = {
     "trainable": "all",
     "batch_norm": "training",
+    "head_start": "random",
     "dropout": 0.2,
     "epochs": 30,
     "batch_size": 16,
@@ -68,11 +69,7 @@ SCRATCH: Mapping[str, Any] = {
     "augmentation": 0.5,
     "erasing": 0.0,
 }
-"""What random weights change: there is nothing to protect, BatchNorm has statistics to learn, steps are what counts.
-
-The head starts as a logistic regression even on random features: their differences between images are so small that
-only a head scaled to them sends a gradient back that a network without BatchNorm can start from.
-"""
+"""What random weights change: there is nothing to protect, BatchNorm has statistics to learn, steps are what counts."""
 
 QUICK: Mapping[str, Any] = {"image_size": ImageSize(96, 128), "train_images": 600, "epochs": 2}
 """What --quick changes: a faithful miniature that ends within minutes on two cores."""

@@ -132,14 +132,15 @@ class Trainer:
         targets = np.eye(NUMBER_OF_CLASSES, dtype=np.float32)[self.data.labels]
         batches = training_batches(self.data.store, order, self.augmentation, self.seed, epoch, self.workers)
         bar = tqdm(total=order.size, desc=f"epoch {epoch}", unit="img", leave=False, disable=None)
-        model.reset_metrics()
-        loss = float("nan")
+        losses = []
         for step, (images, rows) in enumerate(batches):
             rate = learning_rate(
                 self.recipe, stage.learning_rate, self.progress.epoch * steps + step, stage.epochs * steps
             )
             model.optimizer.learning_rate = rate
+            model.reset_metrics()  # else Keras returns a mean over steps
             loss = float(model.train_on_batch(images, targets[rows], return_dict=True)["loss"])
+            losses.append(loss)
             if not np.isfinite(loss):
                 raise DivergedError(
                     f"the training loss became {loss} in epoch {epoch}, step {step + 1} of {steps}. {WHAT_TO_CHANGE}"
@@ -147,7 +148,7 @@ class Trainer:
             bar.update(len(rows))
             bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
         bar.close()
-        return loss
+        return float(np.mean(losses))
 
     def _judge(self, seconds: float, training_loss: float) -> None:
         """Measures the held-out drivers, keeps the best weights, adds a row of history and says one line."""

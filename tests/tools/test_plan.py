@@ -1,0 +1,106 @@
+"""What run_all.sh is told before it starts: the stages' options, what the run needs, and what cannot work."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from models.finetuning import architecture as zoo
+from models.finetuning.recipe import Kind
+from preprocessing.errors import UserError
+from preprocessing.run_folder import REPOSITORY
+from tools.needs import Needs, available_memory, check, estimate
+
+OFFLINE = {"HTTPS_PROXY": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}  # the discard port: refused
+
+
+def plan(*words: object, **environment: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "tools.plan", *map(str, words)]
+    variables = {name: value for name, value in os.environ.items() if name != "STATEFARM_DATA"} | environment
+    return subprocess.run(command, cwd=REPOSITORY, env=variables, capture_output=True, text=True, timeout=60)
+
+
+def test_the_options_of_each_stage_come_out_as_shell_assignments(
+    tiny_tree: Callable[..., Path], tmp_path: Path
+) -> None:
+    data = tiny_tree()
+    told = plan("--data", data, "--weights", "none", "--models", "vgg16,resnet50", "--epochs", 7, "--cache", tmp_path)
+    assert told.returncode == 0, told.stderr
+    script = told.stdout + 'printf "%s\\n" "$DEMO" "${MODELS[@]}" "$FOLDS" "$RUN"; echo "${MODEL_OPTIONS[@]}"'
+    lines = subprocess.run(["bash", "-euc", script], capture_output=True, text=True, check=True).stdout.splitlines()
+    assert lines[:5] == ["no", "vgg16", "resnet50", "5", "full"]
+    assert "--epochs 7" in lines[5]
+    for word in ("disk", "memory", "time"):
+        assert word in told.stderr
+
+
+def test_without_data_it_says_so_and_plans_the_demo_from_random_weights(tmp_path: Path) -> None:
+    if any(Path("/kaggle/input").glob("*")) or any((REPOSITORY / "data").glob("*")):
+        pytest.skip("there is data on this machine")
+    told = plan("--cache", tmp_path, KERAS_HOME=str(tmp_path), **OFFLINE)
+    assert told.returncode == 0, told.stderr
+    assert "There is no competition data" in told.stderr
+    assert "cannot be had here, so the demo starts from random ones" in told.stderr
+    assert "DEMO=yes" in told.stdout
+    assert "--weights none" in told.stdout
+
+
+def test_weights_that_cannot_be_downloaded_are_told_within_ten_seconds(
+    tiny_tree: Callable[..., Path], tmp_path: Path
+) -> None:
+    data, begun = tiny_tree(), time.monotonic()
+    told = plan("--data", data, "--models", "resnet50", KERAS_HOME=str(tmp_path), **OFFLINE)
+    assert time.monotonic() - begun < 12
+    assert told.returncode == 2
+    assert "resnet50.weights.h5" in told.stderr
+    assert "--weights none" in told.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--labels", "/nowhere.csv"], "/nowhere.csv"),
+        (["--submissions", "/proc/none"], "cannot write"),
+        (["--seed", "-1"], "expected a whole number from 0"),
+        (["--models", "vgg16 vgg61"], "Did you mean vgg16?"),
+        (["--image-size", "31x224"], "vgg16 needs at least 32x32"),
+        (["--hidden-units", "64"], "--head-start random"),
+        (["--run", "leaderboard"], "reserved"),
+    ],
+)
+def test_what_cannot_work_is_told_before_any_work(
+    options: list[str], message: str, tiny_tree: Callable[..., Path]
+) -> None:
+    models = [] if "--models" in options else ["--models", "vgg16"]
+    told = plan("--data", tiny_tree(), "--weights", "none", *models, *options)
+    assert told.returncode == 2, told
+    assert message in told.stderr
+    assert "Traceback" not in told.stderr
+    assert told.stdout == ""
+
+
+def test_too_little_disk_or_memory_stops_the_run(tmp_path: Path) -> None:
+    fits = Needs(disk=1, cache_disk=10**15, memory=1, seconds=100.0)
+    assert "2 min" in check(fits, [tmp_path / "not" / "yet"])
+    with pytest.raises(UserError, match="GiB of memory"):
+        check(Needs(disk=1, cache_disk=1, memory=available_memory() * 2, seconds=1.0), [tmp_path])
+    with pytest.raises(UserError, match="are free"):
+        check(Needs(disk=10**16, cache_disk=1, memory=1, seconds=1.0), [tmp_path])
+
+
+def test_the_estimate_grows_with_the_work() -> None:
+    vgg16 = zoo.find("vgg16")
+
+    def needs(size: int = 224, **counts: int) -> Needs:
+        recipe = vgg16.settings_for(Kind(), {"batch_size": size // 7})[0]
+        values = {"train_images": 1000, "test_images": 1000, "folds": 2} | counts
+        return estimate([(vgg16, recipe)], bfloat16=False, **values)
+
+    small = needs()
+    assert needs(train_images=9000).seconds > small.seconds
+    assert needs(folds=5).disk > small.disk
+    assert needs(448).memory > small.memory
