@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import keras
@@ -163,21 +163,33 @@ def test_a_fold_that_does_not_exist_and_too_many_folds(type_command: Command, ti
     assert "drivers" in told.stderr
 
 
-def test_an_unwritable_run_folder_is_told_before_training(
+@pytest.fixture
+def read_only_folder(tmp_path: Path) -> Iterator[Path]:
+    """A folder on a file system mounted read-only: to root, permissions mean nothing."""
+    folder = tmp_path / "read_only"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "ro,size=1m", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("mounting is not allowed here")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_read_only_run_folder_is_told_before_training(
+    type_command: Command, tiny_tree: Callable[..., Path], read_only_folder: Path
+) -> None:
+    options = ("--data", tiny_tree(), "--weights", "none", "--folds", 2, "--runs", read_only_folder / "runs")
+    for command in (["models/vgg16.py"], ["./run_all.sh", "--models", "vgg16"]):
+        told = type_command(*command, *options, outputs=False)
+        assert (told.returncode, "Traceback" in told.stderr) == (2, False), told.stderr
+        assert f"cannot write {read_only_folder}" in told.stderr
+
+
+def test_a_folder_that_cannot_be_made_is_told_before_training(
     type_command: Command, tiny_tree: Callable[..., Path]
 ) -> None:
-    options = (
-        "--data",
-        tiny_tree(),
-        "--weights",
-        "none",
-        "--folds",
-        2,
-        "--cache",
-        "/proc/none",
-        "--runs",
-        "/proc/none",
-    )
+    places = ("--cache", "/proc/none", "--runs", "/proc/none")
+    options = ("--data", tiny_tree(), "--weights", "none", "--folds", 2, *places)
     told = type_command("models/vgg16.py", *options, outputs=False)
     assert (told.returncode, "Traceback" in told.stderr) == (2, False), told.stderr
     assert "cannot write" in told.stderr

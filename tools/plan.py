@@ -70,7 +70,8 @@ def main() -> None:
     chosen_weights = arguments.weights if finished and not demo else _weights(architectures, arguments.weights, demo)
     if arguments.labels:
         read_labels(arguments.labels)
-    _check_writable(arguments.submissions)
+    for folder in (arguments.runs, arguments.cache, arguments.submissions):
+        _check_writable(folder)
 
     kind = Kind(scratch=chosen_weights == "none", quick=quick)
     given = chosen(arguments, Recipe) | chosen(arguments, Augmentation)
@@ -116,9 +117,15 @@ def _resolve_paths(arguments: argparse.Namespace) -> None:
     typed_in = Path(os.environ.get("CALLED_FROM", "."))
     for name, value in vars(arguments).items():
         if isinstance(value, Path):
-            setattr(arguments, name, Path(os.path.relpath(typed_in / value.expanduser())))
+            setattr(arguments, name, _from_here(typed_in / value.expanduser()))
     if arguments.weights not in ("none", "imagenet"):
-        arguments.weights = os.path.relpath(typed_in / Path(arguments.weights).expanduser())
+        arguments.weights = str(_from_here(typed_in / Path(arguments.weights).expanduser()))
+
+
+def _from_here(path: Path) -> Path:
+    """The path as short as it can be said in the repository's root."""
+    path = Path(os.path.abspath(path))  # noqa: PTH100  (links stay as they were typed)
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def _check_writable(folder: Path) -> None:
