@@ -33,7 +33,7 @@ class DemoSettings:
     """How much is rendered."""
 
     seed: int = setting(0, "everything random follows from it", least=0)
-    drivers: int = setting(20, "drivers to train on", least=1, most=900)
+    drivers: int = setting(30, "drivers to train on", least=1, most=900)
     test_drivers: int = setting(4, "other drivers, to predict", least=1, most=90)
     images_per_class: int = setting(6, "training images of each driver and behaviour", least=1, most=100)
     test_images_per_class: int = setting(6, "test images of each driver and behaviour", least=1, most=100)
