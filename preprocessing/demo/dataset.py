@@ -33,9 +33,9 @@ class DemoSettings:
     """How much is rendered."""
 
     seed: int = setting(0, "everything random follows from it", least=0)
-    drivers: int = setting(30, "drivers to train on", least=1, most=900)
+    drivers: int = setting(22, "drivers to train on", least=1, most=900)
     test_drivers: int = setting(4, "other drivers, to predict", least=1, most=90)
-    images_per_class: int = setting(6, "training images of each driver and behaviour", least=1, most=100)
+    images_per_class: int = setting(7, "training images of each driver and behaviour", least=1, most=100)
     test_images_per_class: int = setting(6, "test images of each driver and behaviour", least=1, most=100)
     workers: int = setting(0, "processes that render; 0 is one for each core", least=0)
 
