@@ -66,12 +66,20 @@ def _moved(image: np.ndarray, settings: Augmentation, draw: np.ndarray) -> np.nd
 
 
 def _recoloured(image: np.ndarray, settings: Augmentation, draw: np.ndarray) -> np.ndarray:
-    """Brightness, contrast and colour balance, as one look-up table per channel."""
+    """Brightness, contrast and colour balance, as one look-up table per channel.
+
+    Contrast turns about the image's own mean, not a fixed grey: these photographs are dark, and their shadows, with
+    hands and telephones in them, would go to black together. Colour is a gain from zero, as a white balance is: about
+    any other level it would tint the shadows.
+    """
     if not (settings.brightness or settings.contrast or settings.colour):
         return image
-    levels = np.arange(256, dtype=np.float64)[:, None]
-    gain = math.exp(math.log1p(settings.contrast) * draw[0]) * np.exp(math.log1p(settings.colour) * draw[2:5])
-    table = (levels - 127.5) * gain + 127.5 + 255.0 * settings.brightness * draw[1]
+    mean = sum(cv2.mean(image)[:3]) / 3 if settings.contrast else 0.0
+    contrast = math.exp(math.log1p(settings.contrast) * draw[0])
+    levels = (
+        (np.arange(256, dtype=np.float64)[:, None] - mean) * contrast + mean + 255.0 * settings.brightness * draw[1]
+    )
+    table = levels * np.exp(math.log1p(settings.colour) * draw[2:5])
     return cv2.LUT(image, np.clip(np.rint(table), 0, 255).astype(np.uint8)[:, None, :])
 
 

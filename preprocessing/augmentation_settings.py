@@ -17,7 +17,7 @@ class Augmentation:
     zoom: float = setting(0.20, "largest zoom, 0.2 is 1/1.2 to 1.2 times", least=0, most=5)
     shear: float = setting(0.0, "largest horizontal shear", unit="degrees", least=0, most=60)
     brightness: float = setting(0.20, "largest shift of all levels, as a share of the range", least=0, most=1)
-    contrast: float = setting(0.40, "largest gain about the middle grey, 0.4 is 1/1.4 to 1.4 times", least=0, most=5)
+    contrast: float = setting(0.40, "largest gain about the mean level, 0.4 is 1/1.4 to 1.4 times", least=0, most=5)
     colour: float = setting(0.10, "largest gain of each colour channel by itself", least=0, most=5)
     blur: float = setting(0.0, "largest standard deviation of Gaussian blur", unit="pixels", least=0, most=50)
     noise: float = setting(0.0, "largest standard deviation of Gaussian noise", unit="levels", least=0, most=255)

@@ -105,7 +105,7 @@ def _tile(image: "np.ndarray", text: str) -> "np.ndarray":
     tile[CAPTION_HEIGHT : CAPTION_HEIGHT + height, :width] = image
     font, scale = cv2.FONT_HERSHEY_SIMPLEX, 0.45
     wide = cv2.getTextSize(text, font, scale, 1)[0][0]
-    scale *= min(1.0, (width - 6) / wide)
+    scale *= min(1.0, 0.95 * width / wide)
     cv2.putText(tile, text, (3, CAPTION_HEIGHT - 6), font, scale, INK, 1, cv2.LINE_AA)
     return tile
 

@@ -121,18 +121,32 @@ def test_brightness_moves_the_mean_of_all_channels_alike_within_its_range() -> N
         assert abs(shift.mean()) <= 0.1 * 255 + 0.5
 
 
-def test_contrast_scales_about_the_middle_grey_and_colour_each_channel_by_itself() -> None:
-    image = picture()
+def test_contrast_scales_about_the_mean_and_keeps_it() -> None:
+    for image in (picture(), picture() // 3):  # a dark photograph too
+        away = image - image.mean()
+        far = np.abs(away) > 15
+        for seed in range(20):
+            result = changed(image, only(contrast=0.3), seed)
+            gain = ((result - image.mean()) / away)[far]
+            assert abs(result.mean() - image.mean()) < 1
+            assert np.ptp(gain) < 0.08
+            assert 1 / 1.33 < gain.mean() < 1.33
+
+
+def test_colour_scales_each_channel_by_itself_and_leaves_black_black() -> None:
+    image = picture() // 2
+    image[:10] = 0
+    bright = image[:, :, 0] > 20
+    spreads = []
     for seed in range(20):
-        contrast = (changed(image, only(contrast=0.3), seed) - 127.5) / (image - 127.5)
-        far = np.abs(image - 127.5) > 20
-        assert np.ptp(contrast[far]) < 0.06
-        assert 1 / 1.35 < contrast[far].mean() < 1.35
-    gains = [(changed(image, only(colour=0.3), seed) - 127.5)[far] / (image - 127.5)[far] for seed in range(5)]
-    channel = np.broadcast_to(np.arange(3), SHAPE)[far]
-    spreads = [np.ptp([gain[channel == number].mean() for number in range(3)]) for gain in gains]
-    assert max(spreads) > 0.1
-    assert all(np.ptp(gain[channel == 0]) < 0.06 for gain in gains)
+        result = changed(image, only(colour=0.3), seed)
+        assert not result[:10].any()
+        gains = result[bright].astype(float) / image[bright]
+        assert np.ptp(gains, axis=0).max() < 0.06
+        assert gains.min() > 1 / 1.33
+        assert gains.max() < 1.35
+        spreads.append(np.ptp(gains.mean(axis=0)))
+    assert max(spreads) > 0.2
 
 
 @pytest.mark.parametrize("name", GEOMETRIC)
