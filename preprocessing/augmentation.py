@@ -1,16 +1,18 @@
 """Random changes of a photograph that leave its label true. Never a flip: left and right hands are different classes.
 
 Every change is drawn from a generator seeded by (run seed, epoch, row of the image), so that the augmented
-image is the same whatever thread makes it and whenever.
+image is the same whatever thread makes it and whenever. What mixes two images, and so their labels, is in `mixing`.
 """
 
-import dataclasses
 import math
 
 import cv2
 import numpy as np
 
 from preprocessing.augmentation_settings import Augmentation
+
+SMALLEST_BLUR = 0.3  # pixels of standard deviation; below it a Gaussian kernel is one pixel
+ERASED_AREA = (0.02, 0.15)  # least and largest share of the image (Zhong et al. 2017 have up to 0.4: a whole driver)
 
 
 def augment(image: np.ndarray, settings: Augmentation, generator: np.random.Generator) -> np.ndarray:
@@ -22,26 +24,27 @@ def augment(image: np.ndarray, settings: Augmentation, generator: np.random.Gene
         generator: where the randomness comes from.
 
     Returns:
-        shape and dtype of `image`.
+        shape and dtype of `image`; `image` itself where nothing is to change.
     """
-    draw = generator.uniform(-1.0, 1.0, size=12)  # always as many numbers, so that one setting does not shift another
-    image = _moved(image, settings, draw[:6])
-    image = _recoloured(image, settings, draw[6:12])
-    if settings.blur > 0:
-        sigma = settings.blur * abs(generator.normal())
-        if sigma > 0.3:  # below that a Gaussian kernel is one pixel
-            image = cv2.GaussianBlur(image, (0, 0), sigma)
+    draw = generator.uniform(-1.0, 1.0, size=20)  # always as many, so that one setting does not shift another's
+    image = _moved(image, settings, draw[:5])
+    image = _recoloured(image, settings, draw[5:10])
+    if settings.blur * abs(draw[10]) >= SMALLEST_BLUR:
+        image = cv2.GaussianBlur(image, (0, 0), settings.blur * abs(draw[10]))
     if settings.noise > 0:
-        deviation = settings.noise * generator.uniform()
-        noise = generator.normal(0.0, max(deviation, 1e-6), size=image.shape).astype(np.float32)
-        image = np.clip(image + noise, 0, 255).astype(np.uint8)
-    if generator.uniform() < settings.erasing:
-        image = _erased(image, generator)
+        image = _noisy(image, settings.noise * abs(draw[11]), seed=int(generator.integers(2**31)))
+    if settings.jpeg < 100:
+        image = _compressed(image, round(100 - (100 - settings.jpeg) * abs(draw[12])))
+    if abs(draw[13]) < settings.erasing:
+        image = _erased(image, draw[14:18])
     return image
 
 
 def _moved(image: np.ndarray, settings: Augmentation, draw: np.ndarray) -> np.ndarray:
-    """Rotation, zoom, shear and translation in one interpolation, about the centre; borders repeat the edge."""
+    """Rotation, zoom, shear and translation in one interpolation, about the centre.
+
+    Borders repeat the edge: reflecting them would put mirrored hands there.
+    """
     if not (settings.rotation or settings.zoom or settings.shear or settings.translation):
         return image
     height, width = image.shape[:2]
@@ -63,32 +66,47 @@ def _moved(image: np.ndarray, settings: Augmentation, draw: np.ndarray) -> np.nd
 
 
 def _recoloured(image: np.ndarray, settings: Augmentation, draw: np.ndarray) -> np.ndarray:
-    """Brightness, contrast and colour balance, as one look-up table per channel."""
+    """Brightness, contrast and colour balance, as one look-up table per channel.
+
+    Contrast turns about the image's own mean, not a fixed grey: these photographs are dark, and their shadows, with
+    hands and telephones in them, would go to black together. Colour is a gain from zero, as a white balance is: about
+    any other level it would tint the shadows.
+    """
     if not (settings.brightness or settings.contrast or settings.colour):
         return image
-    levels = np.arange(256, dtype=np.float64)[:, None]
-    gain = math.exp(math.log1p(settings.contrast) * draw[0]) * np.exp(math.log1p(settings.colour) * draw[2:5])
-    table = (levels - 127.5) * gain + 127.5 + 255.0 * settings.brightness * draw[1]
+    mean = sum(cv2.mean(image)[:3]) / 3 if settings.contrast else 0.0
+    contrast = math.exp(math.log1p(settings.contrast) * draw[0])
+    levels = (
+        (np.arange(256, dtype=np.float64)[:, None] - mean) * contrast + mean + 255.0 * settings.brightness * draw[1]
+    )
+    table = levels * np.exp(math.log1p(settings.colour) * draw[2:5])
     return cv2.LUT(image, np.clip(np.rint(table), 0, 255).astype(np.uint8)[:, None, :])
 
 
-def _erased(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """A rectangle of 2 to 15 % of the area becomes the image's mean colour (Zhong et al. 2017, 'random erasing')."""
+def _noisy(image: np.ndarray, deviation: float, seed: int) -> np.ndarray:
+    """Independent Gaussian noise on every level. OpenCV draws it faster than NumPy, from one state per thread."""
+    cv2.setRNGSeed(seed)
+    noise = np.empty(image.shape, np.int16)
+    cv2.randn(noise, np.zeros(3), np.full(3, deviation))
+    return cv2.add(image, noise, dtype=cv2.CV_8U)
+
+
+def _compressed(image: np.ndarray, quality: int) -> np.ndarray:
+    """What JPEG at this quality (1 to 100) leaves of the image."""
+    data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+    return cv2.cvtColor(np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR)), cv2.COLOR_BGR2RGB)
+
+
+def _erased(image: np.ndarray, draw: np.ndarray) -> np.ndarray:
+    """A rectangle becomes the image's mean colour (Zhong et al. 2017, 'random erasing')."""
     height, width = image.shape[:2]
-    area, aspect = generator.uniform(0.02, 0.15) * height * width, math.exp(generator.uniform(-1.0, 1.0))
+    least, most = ERASED_AREA
+    area = (least + (most - least) * abs(draw[0])) * height * width
+    aspect = math.exp(draw[1])  # height over width
     tall = min(height, max(1, round(math.sqrt(area * aspect))))
     wide = min(width, max(1, round(math.sqrt(area / aspect))))
-    top, left = generator.integers(0, height - tall + 1), generator.integers(0, width - wide + 1)
+    top, left = int(abs(draw[2]) * (height - tall + 1)), int(abs(draw[3]) * (width - wide + 1))
+    mean = cv2.mean(image)[:3]
     image = image.copy()
-    image[top : top + tall, left : left + wide] = image.mean(axis=(0, 1)).astype(np.uint8)
+    image[top : top + tall, left : left + wide] = np.rint(mean)
     return image
-
-
-def scaled(settings: Augmentation) -> Augmentation:
-    """The settings with every range multiplied by the strength, and strength 1; erasing stays a probability."""
-    changes = {
-        field.name: getattr(settings, field.name) * settings.augmentation
-        for field in dataclasses.fields(settings)
-        if field.name != "augmentation"
-    }
-    return dataclasses.replace(settings, **changes | {"erasing": min(1.0, changes["erasing"]), "augmentation": 1.0})

@@ -1,6 +1,6 @@
 """Batches of images, made by threads ahead of the network (OpenCV and NumPy let go of Python's lock while they work).
 
-What a batch holds depends on (seed, epoch, rows) alone, never on the number of threads.
+What a batch holds depends on (seed, epoch, its rows and its place in the order) alone, never on the number of threads.
 """
 
 from collections import deque
@@ -10,11 +10,14 @@ from typing import TypeVar
 
 import numpy as np
 
-from preprocessing.augmentation import augment, scaled
+from preprocessing.augmentation import augment
 from preprocessing.augmentation_settings import Augmentation
 from preprocessing.images import ImageStore
+from preprocessing.mixing import mix
 
 AHEAD = 4  # batches in the making while the network works
+MIXING = 1  # tells a batch's generator from those of its rows; not 0, which a seed sequence is padded with
+Part = TypeVar("Part")
 Made = TypeVar("Made")
 
 
@@ -34,32 +37,33 @@ def training_order(rows: np.ndarray, batch_size: int, seed: int, epoch: int) -> 
 
 def training_batches(
     store: ImageStore,
+    targets: np.ndarray,
     order: np.ndarray,
     augmentation: Augmentation,
     seed: int,
     epoch: int,
     workers: int,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Augmented images in the order given.
+    """Augmented images in the order given, and what the network shall say of them.
 
     Args:
+        targets: shape (len(store), classes), float32: the probabilities to learn for each row of `store`.
         order: shape (batches, batch_size), rows of `store`.
 
     Yields:
-        images of shape (batch_size, height, width, 3), uint8, RGB; and their rows, shape (batch_size,).
+        images of shape (batch_size, height, width, 3), uint8, RGB; and their targets, shape (batch_size, classes),
+        float32, which are mixtures where mixup or cutmix mixed the images.
     """
-    settings = scaled(augmentation)
+    settings = augmentation.scaled()
 
-    def make(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def make(batch: tuple[int, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        number, rows = batch
         images = _empty(store, len(rows))
         for position, row in enumerate(rows):
-            image = store.read(int(row))
-            if augmentation.augmentation > 0:
-                image = augment(image, settings, np.random.default_rng([seed, epoch, int(row)]))
-            images[position] = image
-        return images, rows
+            images[position] = augment(store.read(int(row)), settings, np.random.default_rng([seed, epoch, int(row)]))
+        return mix(images, targets[rows], settings, np.random.default_rng([seed, epoch, number, MIXING]))
 
-    yield from _ahead(make, list(order), workers)
+    yield from _ahead(make, list(enumerate(order)), workers)
 
 
 def plain_batches(
@@ -86,7 +90,7 @@ def _empty(store: ImageStore, count: int) -> np.ndarray:
     return np.empty((count, store.size.height, store.size.width, 3), np.uint8)
 
 
-def _ahead(make: Callable[[np.ndarray], Made], parts: list[np.ndarray], workers: int) -> Iterator[Made]:
+def _ahead(make: Callable[[Part], Made], parts: list[Part], workers: int) -> Iterator[Made]:
     """Results of `make` in order, `AHEAD` of them in the making."""
     waiting: deque[Future[Made]] = deque()
     with ThreadPoolExecutor(workers) as pool:

@@ -1,6 +1,7 @@
 """Decoded images at one size, by row: from a memory-mapped cache on disk, or decoded on demand where that won't fit."""
 
 import hashlib
+import math
 import os
 import shutil
 from collections.abc import Callable, Sequence
@@ -12,6 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from preprocessing import jpeg
+from preprocessing.crops import REGIONS, WHOLE
 from preprocessing.errors import UserError
 from preprocessing.files import written_whole
 from preprocessing.settings import ImageSize
@@ -21,13 +23,18 @@ FREE_DISK_KEPT = 2 * 2**30  # bytes that the cache leaves free for everything el
 VERSION = 1  # of the decoding; raise it when the pixels change
 
 
-def read_image(path: Path, size: ImageSize) -> np.ndarray:
+def read_image(path: Path, size: ImageSize, crop: str = WHOLE) -> np.ndarray:
     """Decodes one JPEG at the smallest sufficient scale and shrinks it by area averaging (so without aliasing).
+
+    Args:
+        crop: the region of the photograph that is brought to the size, one of `crops.REGIONS`.
 
     Returns:
         shape (size.height, size.width, 3), uint8, RGB.
     """
-    image = jpeg.decode(path, least_height=size.height, least_width=size.width)
+    region = REGIONS[crop]
+    least_height, least_width = math.ceil(size.height / region.side), math.ceil(size.width / region.side)
+    image = region.of(jpeg.decode(path, least_height=least_height, least_width=least_width))
     if image.shape[:2] == (size.height, size.width):
         return image
     shrinks = image.shape[0] >= size.height and image.shape[1] >= size.width
@@ -47,13 +54,18 @@ class ImageStore:
         cache: the cache folder.
         fingerprint: changes whenever a file, its size or its time changes.
         limit: the most bytes that `cache/images` may hold; images that would not fit are decoded on demand.
+        crop: the region of the photographs that is used, one of `crops.REGIONS`.
     """
 
-    def __init__(self, paths: Sequence[Path], size: ImageSize, cache: Path, fingerprint: str, limit: int) -> None:
+    def __init__(
+        self, paths: Sequence[Path], size: ImageSize, cache: Path, fingerprint: str, limit: int, crop: str = WHOLE
+    ) -> None:
         self.paths = list(paths)
         self.size = size
+        self.crop = crop
         names = hashlib.sha256("\n".join(map(str, self.paths)).encode()).hexdigest()
-        key = hashlib.sha256(f"{VERSION} {fingerprint} {names}".encode()).hexdigest()[:16]
+        region = "" if crop == WHOLE else f" {REGIONS[crop]}"
+        key = hashlib.sha256(f"{VERSION} {fingerprint} {names}{region}".encode()).hexdigest()[:16]
         self.folder = Path(cache) / "images" / f"{size}_{key}"
         self.limit = limit
         self.cached = False
@@ -112,7 +124,7 @@ class ImageStore:
         return block[row % BLOCK]
 
     def _decode(self, row: int) -> np.ndarray:
-        return read_image(self.paths[row], self.size)
+        return read_image(self.paths[row], self.size, self.crop)
 
     def _rows(self, number: int) -> range:
         return range(number * BLOCK, min(len(self), (number + 1) * BLOCK))

@@ -56,8 +56,8 @@ def estimate(
         disk += int(folds * outputs + 4 * architecture.weight_bytes)
         batch = max(recipe.batch_size, 64 / TRAINING_COST) * pixels * BYTES_PER_PIXEL_OF_BATCH
         memory = max(memory, BASE_MEMORY + 6 * architecture.weight_bytes + batch)
-        sizes.add(recipe.image_size)
-    cache = sum(3 * size.height * size.width * (train_images + test_images) for size in sizes)
+        sizes.add((recipe.image_size, recipe.crop))
+    cache = sum(3 * size.height * size.width * (train_images + test_images) for size, _ in sizes)
     return Needs(disk=disk, cache_disk=cache, memory=int(memory), seconds=seconds)
 
 

@@ -103,9 +103,9 @@ def _stores(
     """Decoded images, labelled and test (unreadable test images left out)."""
     labelled_paths = [dataset.train_path(row.img, row.classname) for row in folds.itertuples()]
     test_paths = [dataset.test_path(img) for img in dataset.test if img not in dataset.broken_test]
-    size, fingerprint = work.recipe.image_size, dataset.fingerprint
-    labelled = ImageStore(labelled_paths, size, cache, fingerprint, limit)
-    test = ImageStore(test_paths, size, cache, fingerprint, limit)
+    size, crop, fingerprint = work.recipe.image_size, work.recipe.crop, dataset.fingerprint
+    labelled = ImageStore(labelled_paths, size, cache, fingerprint, limit, crop)
+    test = ImageStore(test_paths, size, cache, fingerprint, limit, crop)
     labelled.prepare(work.workers, say, keep=[test])
     test.prepare(work.workers, say, keep=[labelled])
     return labelled, test

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from preprocessing.augmentation_settings import Augmentation
+from preprocessing.crops import REGIONS, WHOLE
 from preprocessing.settings import ImageSize, setting
 
 
@@ -20,6 +21,7 @@ class Recipe:
     image_size: ImageSize = setting(  # noqa: RUF009  (an immutable default)
         ImageSize(224, 224), "size that images are brought to; 240x320 keeps their shape"
     )
+    crop: str = setting(WHOLE, "part of the photographs that is used", choices=tuple(REGIONS))
     train_images: int = setting(0, "use so many training images a fold, evenly spaced in each video; 0 is all", least=0)
     # network
     pooled_layers: tuple[str, ...] = setting(

@@ -130,22 +130,22 @@ class Trainer:
         model, epoch = self.network.training, len(self.progress.history) + 1
         order = training_order(self.data.training, self.recipe.batch_size, self.seed, epoch)
         targets = np.eye(NUMBER_OF_CLASSES, dtype=np.float32)[self.data.labels]
-        batches = training_batches(self.data.store, order, self.augmentation, self.seed, epoch, self.workers)
+        batches = training_batches(self.data.store, targets, order, self.augmentation, self.seed, epoch, self.workers)
         bar = tqdm(total=order.size, desc=f"epoch {epoch}", unit="img", leave=False, disable=None)
         losses = []
-        for step, (images, rows) in enumerate(batches):
+        for step, (images, wanted) in enumerate(batches):
             rate = learning_rate(
                 self.recipe, stage.learning_rate, self.progress.epoch * steps + step, stage.epochs * steps
             )
             model.optimizer.learning_rate = rate
             model.reset_metrics()  # else Keras returns a mean over steps
-            loss = float(model.train_on_batch(images, targets[rows], return_dict=True)["loss"])
+            loss = float(model.train_on_batch(images, wanted, return_dict=True)["loss"])
             losses.append(loss)
             if not np.isfinite(loss):
                 raise DivergedError(
                     f"the training loss became {loss} in epoch {epoch}, step {step + 1} of {steps}. {WHAT_TO_CHANGE}"
                 )
-            bar.update(len(rows))
+            bar.update(len(images))
             bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
         bar.close()
         return float(np.mean(losses))

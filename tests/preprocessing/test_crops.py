@@ -1,0 +1,83 @@
+"""Crop regions: what is cut out, that it keeps its shape, and that the cache tells it from the whole photograph."""
+
+import dataclasses
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from models.finetuning.recipe import Recipe
+from preprocessing.crops import REGIONS
+from preprocessing.images import ImageStore, read_image
+from preprocessing.settings import ImageSize, as_json
+from tests.trees import write_image
+
+UPPER = REGIONS["upper_body"]
+
+
+@pytest.fixture
+def photograph(tmp_path: Path) -> Path:
+    """640x480 pixels whose red level says how far right, and green level how far down."""
+    right, down = np.meshgrid(np.linspace(0, 255, 640), np.linspace(0, 255, 480))
+    path = tmp_path / "img_1.jpg"
+    write_image(path, np.dstack([np.full_like(right, 128), down, right]).astype(np.uint8))
+    return path
+
+
+@pytest.mark.parametrize("size", [ImageSize(240, 320), ImageSize(224, 224), ImageSize(48, 64), ImageSize(480, 640)])
+def test_the_corners_are_those_of_the_region(photograph: Path, size: ImageSize) -> None:
+    image = read_image(photograph, size, "upper_body")
+    assert image.shape == (size.height, size.width, 3)
+    assert image.dtype == np.uint8
+    corners = [(0, 0, 0.0, 0.0), (0, -1, 0.0, UPPER.side), (-1, 0, UPPER.side, 0.0), (-1, -1, UPPER.side, UPPER.side)]
+    for row, column, down, right in corners:
+        red, green, _ = image[row, column].astype(float) / 255
+        assert red == pytest.approx(UPPER.left + right, abs=0.03)
+        assert green == pytest.approx(UPPER.top + down, abs=0.03)
+
+
+@pytest.mark.parametrize("name", list(REGIONS))
+@pytest.mark.parametrize("shape", [(480, 640), (240, 320), (60, 80), (1, 1), (7, 3)])
+def test_a_region_lies_in_the_image_and_keeps_its_shape(name: str, shape: tuple[int, int]) -> None:
+    region = REGIONS[name]
+    assert 0 <= region.left <= 1 - region.side
+    assert 0 <= region.top <= 1 - region.side
+    part = region.of(np.zeros((*shape, 3), np.uint8))
+    assert part.shape[0] == pytest.approx(region.side * shape[0], abs=0.51)
+    assert part.shape[1] == pytest.approx(region.side * shape[1], abs=0.51)
+
+
+def test_a_circle_stays_a_circle(tmp_path: Path) -> None:
+    picture = np.zeros((480, 640, 3), np.uint8)
+    cv2.circle(picture, (360, 220), 100, (255, 255, 255), -1)
+    write_image(tmp_path / "a.jpg", picture)
+    rows, columns = np.nonzero(read_image(tmp_path / "a.jpg", ImageSize(240, 320), "upper_body")[:, :, 0] > 127)
+    assert np.ptp(rows) == pytest.approx(np.ptp(columns), abs=2)
+    assert np.ptp(rows) == pytest.approx(200 / 2 / UPPER.side, abs=2)
+
+
+def test_enough_is_decoded_for_the_region(tmp_path: Path) -> None:
+    """At 230x300 half of 640x480 is enough for the whole photograph, but not for the part of it."""
+    picture = np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8)
+    write_image(tmp_path / "a.jpg", picture)
+    result = read_image(tmp_path / "a.jpg", ImageSize(230, 300), "upper_body")
+    full = UPPER.of(cv2.cvtColor(cv2.imread(str(tmp_path / "a.jpg")), cv2.COLOR_BGR2RGB))
+    np.testing.assert_array_equal(result, cv2.resize(full, (300, 230), interpolation=cv2.INTER_AREA))
+
+
+def test_the_cache_keeps_the_regions_apart(photograph: Path, tmp_path: Path) -> None:
+    stores = {
+        name: ImageStore([photograph], ImageSize(48, 64), tmp_path / "cache", "a", 2**24, name) for name in REGIONS
+    }
+    for store in stores.values():
+        store.prepare(1, keep=list(stores.values()))
+        assert store.cached
+    for name, store in stores.items():
+        np.testing.assert_array_equal(store.read(0), read_image(photograph, ImageSize(48, 64), name))
+    assert not np.array_equal(stores["whole"].read(0), stores["upper_body"].read(0))
+
+
+def test_the_recipe_records_the_region() -> None:
+    assert as_json(dataclasses.replace(Recipe(), crop="upper_body"))["crop"] == "upper_body"
+    assert Recipe().crop == "whole"
