@@ -76,7 +76,8 @@ class Trainer:
         self.checkpoint_path = checkpoint_path
         self.say = say
         self.progress = checkpoint.Progress()
-        self.stages = stages(recipe, count_blocks(network.backbone, recipe.trainable))
+        self.blocks = count_blocks(network.backbone, recipe.trainable)
+        self.stages = stages(recipe, self.blocks)
         self._resumed: dict[str, np.ndarray] = {}
 
     def resume(self) -> bool:
@@ -111,7 +112,7 @@ class Trainer:
             if progress.epoch:
                 checkpoint.assign(optimizer.variables, values)
             self._resumed = {}
-        part = f", the top {stage.top_blocks} blocks" if stage.top_blocks else ""
+        part = f", the top {stage.top_blocks} of {self.blocks} blocks" if stage.top_blocks else ""
         self.say(f"stage '{stage.name}'{part}: {trainable_summary(self.network)}")
         while progress.epoch < stage.epochs and not self._out_of_patience():
             begun = time.monotonic()
