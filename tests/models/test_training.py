@@ -164,7 +164,8 @@ def test_batches_do_not_depend_on_the_number_of_workers(data: FoldData, tmp_path
 
 
 def test_a_loss_that_is_no_number_stops_with_the_settings_to_change(data: FoldData, tmp_path: Path) -> None:
-    recipe = recipe_of("vgg16", optimizer="sgd", learning_rate=10.0, clip_norm=0.0, momentum=0.0, warmup=0.0, epochs=9)
+    settings = {"optimizer": "sgd", "learning_rate": 10.0, "clip_norm": 0.0, "warmup": 0.0, "epochs": 9, "patience": 9}
+    recipe = recipe_of("vgg16", head_l2=10.0, **settings)  # the penalty alone multiplies the kernel by -199 a step
     _, trainer = trainer_of("vgg16", recipe, data, tmp_path)
     with pytest.raises(DivergedError, match=r"--learning-rate|--precision"):
         trainer.train()
