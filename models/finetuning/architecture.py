@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from models.finetuning.recipe import Kind, Recipe, resolve
+from models.finetuning.recipe import Kind, Recipe, check_contradictions, resolve
 from preprocessing.augmentation_settings import Augmentation
 from preprocessing.errors import UserError
 from preprocessing.settings import nearest
@@ -28,6 +28,8 @@ class Architecture:
         gigaflops: floating-point operations of one forward pass at 224x224, in 1e9 (two for a multiply-add).
         parameters: of the network without its top, exactly: tells at once whether a weights file is its own.
         least_size: the smallest height and width that it accepts, in pixels.
+        auxiliary_weight: of the loss of each auxiliary output in training, for a builder that adds them when called
+            with `auxiliary=True`; 0 is a network without.
         recipe: its default settings, with pretrained weights.
         augmentation: its default augmentation.
         scratch, quick, quick_scratch: what it changes of the tables of these names in `recipe` (random weights,
@@ -41,6 +43,7 @@ class Architecture:
     gigaflops: float
     parameters: int
     least_size: int = 32
+    auxiliary_weight: float = 0.0
     recipe: Recipe = dataclasses.field(default_factory=Recipe)
     augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
     scratch: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -56,18 +59,14 @@ class Architecture:
         """Recipe and augmentation for a kind of run, with what the user chose.
 
         Raises:
-            UserError: the images are smaller than the network accepts.
+            UserError: the images are smaller than the network accepts, or settings contradict each other.
         """
         own = {"scratch": self.scratch, "quick": self.quick, "quick_scratch": self.quick_scratch}
         recipe, augmentation = resolve(self.recipe, self.augmentation, kind, own, chosen)
         size = recipe.image_size
         if min(size.height, size.width) < self.least_size:
             raise UserError(f"--image-size {size}: {self.name} needs at least {self.least_size}x{self.least_size}.")
-        if recipe.hidden_units and recipe.head_start == "logistic":
-            raise UserError(
-                f"--hidden-units {recipe.hidden_units} with --head-start logistic: a logistic regression has no hidden "
-                "layer. Add --head-start random --head-epochs 2."
-            )
+        check_contradictions(recipe)
         return recipe, augmentation
 
 

@@ -1,8 +1,9 @@
 """Random weights that can be trained: `--weights none`, as the demo uses it.
 
-With BatchNorm there is little to do. Without it (the VGG networks), 13 ReLU layers in a row squeeze all images into
-nearly the same features, and training sits at ln 10 for ever. So each convolution gets, from a batch of real images,
-the bias and the scale that give each of its channels mean 0 and deviation 1: what BatchNorm would do, once, at first.
+With BatchNorm or LayerNorm (ConvNeXt) there is little to do. Without them (VGG, GoogLeNet), many ReLU layers in a row
+squeeze all images into nearly the same features, and training sits at ln 10 for ever. So each convolution gets, from a
+batch of real images, the bias and the scale that give each of its channels mean 0 and deviation 1: what BatchNorm would
+do, once, at first.
 """
 
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from models.finetuning.layers import leaves
 from models.finetuning.network import Network
 
 BATCH_NORM_MOMENTUM = 0.9  # Keras's 0.99 needs thousands of steps before inference mode is right
@@ -24,7 +26,7 @@ def prepare_random_weights(network: Network, images: np.ndarray) -> None:
 
     Source: Krähenbühl et al. 2015, "Data-dependent initializations of convolutional neural networks".
     """
-    layers = network.backbone.layers
+    layers = leaves([network.backbone, *network.auxiliary_layers])
     norms = [layer for layer in layers if isinstance(layer, keras.layers.BatchNormalization)]
     for layer in norms:
         layer.momentum = BATCH_NORM_MOMENTUM

@@ -12,7 +12,7 @@ import numpy as np
 
 from models.finetuning import weights as pretrained
 from models.finetuning.architecture import Architecture
-from models.finetuning.layers import BACKBONE, backbone_layer, trainable_layers
+from models.finetuning.layers import BACKBONE, backbone_layer, heights, leaves, trainable_layers
 from models.finetuning.recipe import Recipe
 from preprocessing.competition import NUMBER_OF_CLASSES
 
@@ -25,21 +25,41 @@ class Network:
     """One network seen from several sides; all share their variables.
 
     Attributes:
-        training: images -> logits, shape (batch, 10), float32.
+        training: images -> logits, shape (batch, 10), float32; with auxiliary heads a list, theirs behind the main.
         predictor: images -> probabilities (batch, 10) and pooled features (batch, features), float32.
         head: pooled features -> logits.
         preprocessing: images -> what the backbone sees.
+        auxiliary_layers: of the auxiliary heads, which only `training` contains.
+        loss_weights: of the outputs of `training`.
     """
 
     training: keras.Model
     predictor: keras.Model
     head: keras.Model
     preprocessing: keras.Model
+    auxiliary_layers: tuple[Any, ...] = ()
+    loss_weights: tuple[float, ...] = (1.0,)
 
     @property
     def backbone(self) -> keras.Model:
         """The pretrained part."""
-        return self.training.get_layer(BACKBONE)
+        return self.predictor.get_layer(BACKBONE)
+
+    def compile(self, optimizer: Any, label_smoothing: float = 0.0) -> None:
+        """Compiles `training`; the losses of auxiliary heads have their own weights."""
+        loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=label_smoothing)
+        many = len(self.loss_weights) > 1
+        weights = list(self.loss_weights) if many else None
+        losses = [loss] * len(self.loss_weights) if many else loss
+        self.training.compile(optimizer=optimizer, loss=losses, loss_weights=weights)
+
+    def train_on_batch(self, images: np.ndarray, targets: np.ndarray) -> float:
+        """One step. Args: images uint8 (batch, height, width, 3); targets (batch, 10). Returns the loss, in nats."""
+        count = len(self.loss_weights)
+        self.training.reset_metrics()  # else Keras returns a mean over steps
+        return float(
+            self.training.train_on_batch(images, [targets] * count if count > 1 else targets, return_dict=True)["loss"]
+        )
 
 
 def build(architecture: Architecture, recipe: Recipe, weights: str, precision: str, seed: int) -> Network:
@@ -56,20 +76,24 @@ def build(architecture: Architecture, recipe: Recipe, weights: str, precision: s
     keras.utils.set_random_seed(seed)
     keras.config.set_dtype_policy(precision)
     try:
-        backbone = _backbone(architecture, recipe, weights)
+        backbone, auxiliary = _backbone(architecture, recipe, weights)
     finally:
         keras.config.set_dtype_policy("float32")
     images = keras.Input((recipe.image_size.height, recipe.image_size.width, 3), dtype="uint8", name="images")
     pixels = preprocessed(images, architecture.preprocessing)
-    maps = backbone(pixels)
-    features = _pooled(maps if isinstance(maps, list) else [maps], recipe.pooling)
+    features = _pooled(_as_list(backbone(pixels)), recipe.pooling)
     head = _head(features.shape[-1], recipe, seed)
     logits = head(features)
+    training, layers = keras.Model(images, logits, name="training"), ()
+    if auxiliary:
+        training, layers = _with_auxiliary(images, pixels, backbone, auxiliary, head, recipe)
     return Network(
-        training=keras.Model(images, logits, name="training"),
+        training=training,
         predictor=keras.Model(images, [keras.layers.Softmax(name="probabilities")(logits), features], name="predictor"),
         head=head,
         preprocessing=keras.Model(images, pixels, name="preprocessed"),
+        auxiliary_layers=layers,
+        loss_weights=(1.0, *[architecture.auxiliary_weight] * len(auxiliary)),
     )
 
 
@@ -97,29 +121,47 @@ def preprocessed(images: Any, mode: str) -> Any:
     raise ValueError(f"preprocessing {mode!r}: expected tf, caffe, torch or included")
 
 
-def set_trainable(network: Network, recipe: Recipe, head_only: bool) -> None:
+def set_trainable(network: Network, recipe: Recipe, head_only: bool, top_blocks: int = 0) -> None:
     """Marks what trains next. Takes effect with the next `compile`, which Keras needs.
 
     BatchNorm layers are frozen one by one in inference mode: calling the backbone with `training=False` would not do.
+    Auxiliary heads always train, as the head does.
+
+    Args:
+        top_blocks: of what the recipe lets train, only the N blocks nearest to the head; 0 is all.
     """
     backbone = network.backbone
     backbone.trainable = True
-    training = set() if head_only else {layer.name for layer in trainable_layers(backbone, recipe.trainable)}
+    training = [] if head_only else trainable_layers(backbone, recipe.trainable, top_blocks)
+    names = {layer.name for layer in training}
     for layer in backbone.layers:
-        frozen_norm = isinstance(layer, keras.layers.BatchNormalization) and recipe.batch_norm == "inference"
-        layer.trainable = layer.name in training and not frozen_norm
+        layer.trainable = layer.name in names
+    for layer in leaves(training):
+        if isinstance(layer, keras.layers.BatchNormalization) and recipe.batch_norm == "inference":
+            layer.trainable = False
+
+
+def rate_scales(network: Network, layer_decay: float) -> list[float]:
+    """What the learning rate is multiplied by, for each of `network.training.trainable_variables`.
+
+    The heads have 1, the topmost block `layer_decay`, the one below it `layer_decay` squared, and so on.
+    """
+    below = heights(network.backbone)
+    powers = {id(v): below[x.name] for x in network.backbone.layers for v in x.trainable_variables}
+    return [layer_decay ** powers.get(id(variable), 0) for variable in network.training.trainable_variables]
 
 
 def trainable_summary(network: Network) -> str:
-    """One line: how many layers and parameters train, and their share of all."""
-    every = [layer for layer in network.backbone.layers if layer.weights] + [
-        x for x in network.head.layers if x.weights
-    ]
+    """One line: how many layers and parameters train, from which to which, and their share of all."""
+    every = [x for x in leaves([network.backbone, *network.auxiliary_layers, network.head]) if x.weights]
     training = [layer for layer in every if layer.trainable_weights]
+    first, last = training[0].name, training[-1].name
     count = sum(int(np.prod(v.shape)) for v in network.training.trainable_variables)
     total = network.training.count_params()
+    span = first if len(training) == 1 else f"from {first} to {last}"
     return (
-        f"{len(training)} of {len(every)} layers train: {count:,} of {total:,} parameters ({100 * count / total:.1f} %)"
+        f"{len(training)} of {len(every)} layers train, {span}: "
+        f"{count:,} of {total:,} parameters ({100 * count / total:.1f} %)"
     )
 
 
@@ -137,35 +179,68 @@ def save_model(network: Network, build_again: Any, path: Any) -> None:
     model.save(path)
 
 
-def _backbone(architecture: Architecture, recipe: Recipe, weights: str) -> keras.Model:
+def _backbone(architecture: Architecture, recipe: Recipe, weights: str) -> tuple[keras.Model, list[Any]]:
+    """The backbone, which ends at the pooled layers, and the outputs of those auxiliary branches that leave it."""
     size = recipe.image_size
     module, _, function = architecture.builder.partition(":")
     builder = getattr(importlib.import_module(module), function)
     shape = (size.height, size.width, 3)
+    branched = architecture.auxiliary_weight > 0 and recipe.auxiliary and recipe.trainable != "head"
+    options = {"auxiliary": True} if branched else {}
     if weights == "imagenet":
         with pretrained.download_errors(architecture):
-            whole = builder(weights="imagenet", include_top=False, input_shape=shape)
+            whole = builder(weights="imagenet", include_top=False, input_shape=shape, **options)
     else:
-        whole = builder(weights=None, include_top=False, input_shape=shape)
+        whole = builder(weights=None, include_top=False, input_shape=shape, **options)
+    branches: list[Any] = []
+    if branched:
+        whole, branches = keras.Model(whole.inputs, whole.outputs[0]), whole.outputs[1:]
     pretrained.load(whole, architecture, weights)
     outputs = [backbone_layer(whole, name).output for name in recipe.pooled_layers] or whole.outputs
     backbone = keras.Model(whole.inputs, outputs if len(outputs) > 1 else outputs[0], name=BACKBONE)
     trainable_layers(backbone, recipe.trainable)  # a layer that is not there is told now, not after an hour
-    return backbone
+    beyond = {id(layer) for layer in whole.layers} - {id(layer) for layer in backbone.layers}
+    kept = [x for x in branches if not beyond & {id(layer) for layer in keras.Model(whole.inputs, x).layers}]
+    return backbone, kept
+
+
+def _with_auxiliary(
+    images: Any, pixels: Any, backbone: keras.Model, branches: list[Any], head: keras.Model, recipe: Recipe
+) -> tuple[keras.Model, tuple[Any, ...]]:
+    """The network to train where there are auxiliary heads, and the layers of these."""
+    count = len(backbone.outputs)
+    branched = keras.Model(backbone.inputs, [*backbone.outputs, *branches], name=BACKBONE)
+    outputs = branched(pixels)
+    classifiers = [
+        keras.layers.Dense(NUMBER_OF_CLASSES, name=f"auxiliary_logits_{i + 1}") for i in range(len(branches))
+    ]
+    logits = [head(_pooled(outputs[:count], recipe.pooling))]
+    logits += [classifier(output) for classifier, output in zip(classifiers, outputs[count:], strict=True)]
+    own = {id(layer) for layer in backbone.layers}
+    layers = [layer for layer in branched.layers if id(layer) not in own]
+    return keras.Model(images, logits, name="training"), (*layers, *classifiers)
+
+
+def _as_list(outputs: Any) -> list[Any]:
+    return list(outputs) if isinstance(outputs, (list, tuple)) else [outputs]
 
 
 def _pooled(maps: list[Any], pooling: str) -> Any:
-    layers = {"avg": [keras.layers.GlobalAveragePooling2D], "max": [keras.layers.GlobalMaxPooling2D]}
-    layers["avgmax"] = layers["avg"] + layers["max"]
+    layers: dict[str, list[Any]] = {
+        "avg": [keras.layers.GlobalAveragePooling2D],
+        "max": [keras.layers.GlobalMaxPooling2D],
+    }
+    layers |= {"avgmax": layers["avg"] + layers["max"], "flatten": [keras.layers.Flatten]}
     pooled = [layer(dtype="float32")(feature_map) for feature_map in maps for layer in layers[pooling]]
     return pooled[0] if len(pooled) == 1 else keras.layers.Concatenate(name="features")(pooled)
 
 
 def _head(features: int, recipe: Recipe, seed: int) -> keras.Model:
     inputs = keras.Input((features,), name="features")
+    penalty = {"kernel_regularizer": keras.regularizers.L2(recipe.head_l2)} if recipe.head_l2 else {}
     hidden = inputs
     if recipe.hidden_units:
-        hidden = keras.layers.Dense(recipe.hidden_units, activation="relu", name="hidden")(hidden)
+        hidden = keras.layers.Dense(recipe.hidden_units, activation="relu", name="hidden", **penalty)(hidden)
     if recipe.dropout:
         hidden = keras.layers.Dropout(recipe.dropout, seed=seed, name="dropout")(hidden)
-    return keras.Model(inputs, keras.layers.Dense(NUMBER_OF_CLASSES, name="logits")(hidden), name="head")
+    return keras.Model(inputs, keras.layers.Dense(NUMBER_OF_CLASSES, name="logits", **penalty)(hidden), name="head")

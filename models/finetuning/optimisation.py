@@ -2,12 +2,15 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 
 from models.finetuning.recipe import Recipe
 
-STEP_DECAY = 0.1  # 'step' multiplies the rate by this at one half and at three quarters of the stage
+STEP_DECAY = 0.1  # 'step' multiplies the rate by this at one half and at three quarters of the schedule
+NOT_DECAYED = ["bias", "gamma", "beta"]  # by weight decay
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,46 +21,108 @@ class Stage:
         name: 'head' or 'network'.
         epochs: how many.
         learning_rate: the peak.
+        top_blocks: of the backbone that train, of those that the recipe lets train; 0 is all.
+        first: epochs of the schedule before this stage.
+        schedule: epochs of the whole schedule of the learning rate; 0 is this stage by itself.
     """
 
     name: str
     epochs: int
     learning_rate: float
+    top_blocks: int = 0
+    first: int = 0
+    schedule: int = 0
+
+    def rate(self, recipe: Recipe, epoch: int, step: int, steps: int) -> float:
+        """The learning rate at a step of one of its epochs, both from 0; `steps` is of an epoch."""
+        of_all = (self.schedule or self.epochs) * steps
+        return learning_rate(recipe, self.learning_rate, (self.first + epoch) * steps + step, of_all)
 
 
-def stages(recipe: Recipe) -> list[Stage]:
-    """The stages that a recipe asks for: the head by itself, then everything that trains."""
-    planned = [
-        Stage("head", recipe.head_epochs, recipe.head_learning_rate),
-        Stage("network", recipe.epochs, recipe.learning_rate),
-    ]
+def stages(recipe: Recipe, blocks: int = 1) -> list[Stage]:
+    """The stages that a recipe asks for: the head by itself, then everything that trains, at once or block by block.
+
+    Args:
+        blocks: how many blocks of the backbone the recipe lets train.
+    """
+    planned = [Stage("head", recipe.head_epochs, recipe.head_learning_rate)]
+    every, rate = recipe.unfreeze_epochs, recipe.learning_rate
+    if every:
+        for number in range(1, blocks):
+            first = (number - 1) * every
+            length = min(every, recipe.epochs - first)
+            planned.append(Stage("network", max(0, length), rate, number, first, recipe.epochs))
+        first = (blocks - 1) * every
+        planned.append(Stage("network", max(0, recipe.epochs - first), rate, 0, first, recipe.epochs))
+    else:
+        planned.append(Stage("network", recipe.epochs, rate))
     return [stage for stage in planned if stage.epochs]
 
 
-def make_optimizer(recipe: Recipe, stage: Stage, precision: str) -> keras.optimizers.Optimizer:
-    """A fresh optimiser; its rate is set before each step. Under mixed_float16 it scales the loss."""
-    optimizer = _plain_optimizer(recipe, stage)
+class _ScaledRates:
+    """Gives each variable a learning rate of its own, by what Keras calls for each: `update_step`.
+
+    Weight decay is done here too, since Keras's own takes the one rate of the optimiser for all.
+    """
+
+    scales: tuple[float, ...] = ()
+    decoupled_decay: float = 0.0
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        this: Any = self
+        rate = learning_rate * self.scales[this._get_variable_index(variable)]
+        if self.decoupled_decay and this._use_weight_decay(variable):
+            this.assign_sub(variable, variable * rate * self.decoupled_decay)
+        super().update_step(gradient, variable, rate)  # type: ignore[misc]
+
+
+class ScaledSGD(_ScaledRates, keras.optimizers.SGD):
+    """SGD with a learning rate for each variable."""
+
+
+class ScaledAdam(_ScaledRates, keras.optimizers.Adam):
+    """Adam or AdamW with a learning rate for each variable."""
+
+
+def make_optimizer(
+    recipe: Recipe, stage: Stage, precision: str, scales: Sequence[float] = ()
+) -> keras.optimizers.Optimizer:
+    """A fresh optimiser; its rate is set before each step. Under mixed_float16 it scales the loss.
+
+    Args:
+        scales: what the rate is multiplied by, for each variable that trains, in order; none is 1 for all.
+    """
+    optimizer = _plain_optimizer(recipe, stage, any(scale != 1 for scale in scales))
+    if isinstance(optimizer, _ScaledRates):
+        optimizer.scales = tuple(scales)
     return keras.optimizers.LossScaleOptimizer(optimizer) if precision == "mixed_float16" else optimizer
 
 
-def _plain_optimizer(recipe: Recipe, stage: Stage) -> keras.optimizers.Optimizer:
-    clip = recipe.clip_norm or None
+def _plain_optimizer(recipe: Recipe, stage: Stage, scaled: bool) -> keras.optimizers.Optimizer:
+    options: dict[str, Any] = {"learning_rate": stage.learning_rate, "global_clipnorm": recipe.clip_norm or None}
+    if recipe.ema:
+        options |= {"use_ema": True, "ema_momentum": recipe.ema, "ema_overwrite_frequency": None}
     if recipe.optimizer == "sgd":
-        return keras.optimizers.SGD(stage.learning_rate, momentum=recipe.momentum, nesterov=True, global_clipnorm=clip)
+        kind = ScaledSGD if scaled else keras.optimizers.SGD
+        return kind(momentum=recipe.momentum, nesterov=True, **options)
     if recipe.optimizer == "adam":
-        return keras.optimizers.Adam(stage.learning_rate, global_clipnorm=clip)
-    optimizer = keras.optimizers.AdamW(stage.learning_rate, weight_decay=recipe.weight_decay, global_clipnorm=clip)
-    optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+        return (ScaledAdam if scaled else keras.optimizers.Adam)(**options)
+    if scaled:
+        optimizer = ScaledAdam(**options)
+        optimizer.decoupled_decay = recipe.weight_decay
+    else:
+        optimizer = keras.optimizers.AdamW(weight_decay=recipe.weight_decay, **options)
+    optimizer.exclude_from_weight_decay(var_names=NOT_DECAYED)
     return optimizer
 
 
 def learning_rate(recipe: Recipe, peak: float, step: int, steps: int) -> float:
-    """The rate at a step of a stage.
+    """The rate at a step of a schedule.
 
     Args:
         peak: the stage's learning rate.
         step: from 0.
-        steps: of the whole stage.
+        steps: of the whole schedule.
     """
     warmup = round(recipe.warmup * steps)
     if step < warmup:

@@ -10,6 +10,7 @@ from typing import Any
 
 from preprocessing.augmentation_settings import Augmentation
 from preprocessing.crops import REGIONS, WHOLE
+from preprocessing.errors import UserError
 from preprocessing.settings import ImageSize, setting
 
 
@@ -27,13 +28,22 @@ class Recipe:
     pooled_layers: tuple[str, ...] = setting(
         (), "layers whose pooled outputs the head sees; the network ends at the deepest; none is the last layer"
     )
-    pooling: str = setting("avg", "how a feature map becomes features", choices=("avg", "max", "avgmax"))
+    pooling: str = setting(
+        "avg",
+        "how a feature map becomes features; flatten keeps every place and is large",
+        choices=("avg", "max", "avgmax", "flatten"),
+    )
     hidden_units: int = setting(0, "size of a hidden ReLU layer in the head; 0 is no such layer", unit="units", least=0)
     dropout: float = setting(0.5, "dropout before the last layer", least=0, most=0.95)
+    head_l2: float = setting(0.0, "L2 penalty on the head's kernels, times their squares", least=0, most=10)
+    auxiliary: bool = setting(True, "train with the auxiliary heads that the network has (googlenet has two)")
     # what trains
-    trainable: str = setting("all", "what trains: all, head, 'last N' layers, or 'from LAYER' on")
+    trainable: str = setting("all", "what trains: all, head, 'last N' layers, or 'from NAME' of a layer or block on")
     batch_norm: str = setting(
         "inference", "BatchNorm layers stay as pretrained or train along", choices=("inference", "training")
+    )
+    unfreeze_epochs: int = setting(
+        0, "one more block from the top joins after so many epochs each; 0 is all at once", unit="epochs", least=0
     )
     # first the head
     head_start: str = setting(
@@ -49,12 +59,21 @@ class Recipe:
     batch_size: int = setting(32, "images in a step", unit="images", least=1)
     optimizer: str = setting("adamw", "optimiser; sgd has Nesterov momentum", choices=("adamw", "adam", "sgd"))
     learning_rate: float = setting(3e-5, "peak learning rate", least=0, most=10)
+    layer_decay: float = setting(
+        1.0, "a block's learning rate is this times that of the block above it; 1 is one rate", least=0.01, most=1
+    )
     schedule: str = setting("cosine", "learning rate after the warm-up", choices=("cosine", "constant", "step"))
     warmup: float = setting(0.1, "share of the steps in which the learning rate rises from 0", least=0, most=1)
     momentum: float = setting(0.9, "momentum of sgd", least=0, most=0.999)
     weight_decay: float = setting(1e-4, "decoupled weight decay of adamw", least=0, most=1)
     clip_norm: float = setting(1.0, "largest global norm of the gradient; 0 is no clipping", least=0)
     label_smoothing: float = setting(0.05, "share of the target spread over all classes", least=0, most=0.9)
+    ema: float = setting(
+        0.0,
+        "momentum of a running mean of the weights, which is judged and kept instead of them; 0 is off",
+        least=0,
+        most=0.99999,
+    )
     patience: int = setting(2, "stop after so many epochs without a lower held-out log loss", unit="epochs", least=1)
 
 
@@ -112,6 +131,39 @@ def resolve(
         values |= {**QUICK_SCRATCH, **own["quick_scratch"]}
     values |= chosen
     return _replaced(recipe, values), _replaced(augmentation, values)
+
+
+def check_contradictions(recipe: Recipe) -> None:
+    """Refuses settings that contradict each other.
+
+    Raises:
+        UserError: two do; one line that says what to change.
+    """
+    if recipe.hidden_units and recipe.head_start == "logistic":
+        raise UserError(
+            f"--hidden-units {recipe.hidden_units} with --head-start logistic: a logistic regression has no hidden "
+            "layer. Add --head-start random --head-epochs 2."
+        )
+    if recipe.trainable == "head" and recipe.layer_decay != 1:
+        raise UserError(
+            f"--layer-decay {recipe.layer_decay:g} with --trainable head: only the head trains, and its rate does not "
+            "decay. Leave --layer-decay out, or let more train with --trainable."
+        )
+    if recipe.trainable == "head" and recipe.unfreeze_epochs:
+        raise UserError(
+            f"--unfreeze-epochs {recipe.unfreeze_epochs} with --trainable head: no block would ever join. Leave "
+            "--unfreeze-epochs out, or let more train with --trainable."
+        )
+    if recipe.unfreeze_epochs and recipe.unfreeze_epochs >= recipe.epochs:
+        raise UserError(
+            f"--unfreeze-epochs {recipe.unfreeze_epochs} with --epochs {recipe.epochs}: only the topmost block would "
+            f"ever train. Take more epochs (--epochs {2 * recipe.unfreeze_epochs} or above), or a smaller "
+            "--unfreeze-epochs."
+        )
+    if recipe.head_start == "random" and not recipe.epochs and not recipe.head_epochs:
+        raise UserError(
+            "--epochs 0 with --head-start random: nothing would train. Add --head-epochs 2, or --head-start logistic."
+        )
 
 
 def _replaced(configuration: Any, values: Mapping[str, Any]) -> Any:

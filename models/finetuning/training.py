@@ -1,8 +1,9 @@
 """Training of one fold: epochs of steps, after each a held-out log loss and a checkpoint; the best weights are kept."""
 
+import contextlib
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import keras
@@ -10,8 +11,9 @@ import numpy as np
 from tqdm import tqdm
 
 from models.finetuning import checkpoint
-from models.finetuning.network import Network, set_trainable, trainable_summary
-from models.finetuning.optimisation import Stage, learning_rate, make_optimizer, stages
+from models.finetuning.layers import count_blocks
+from models.finetuning.network import Network, rate_scales, set_trainable, trainable_summary
+from models.finetuning.optimisation import Stage, make_optimizer, stages
 from models.finetuning.prediction import predict
 from models.finetuning.recipe import Recipe
 from preprocessing.augmentation_settings import Augmentation
@@ -74,6 +76,8 @@ class Trainer:
         self.checkpoint_path = checkpoint_path
         self.say = say
         self.progress = checkpoint.Progress()
+        self.blocks = count_blocks(network.backbone, recipe.trainable)
+        self.stages = stages(recipe, self.blocks)
         self._resumed: dict[str, np.ndarray] = {}
 
     def resume(self) -> bool:
@@ -90,11 +94,10 @@ class Trainer:
         Raises:
             DivergedError: the loss is no longer a number.
         """
-        planned = stages(self.recipe)
         if not self.progress.best:
             self._judge(0.0, float("nan"))
-        while self.progress.stage < len(planned):
-            self._run_stage(planned[self.progress.stage])
+        while self.progress.stage < len(self.stages):
+            self._run_stage(self.stages[self.progress.stage])
             self.progress.stage += 1
             self.progress.epoch = 0
         checkpoint.assign(self.network.training.variables, self.progress.best)
@@ -109,21 +112,37 @@ class Trainer:
             if progress.epoch:
                 checkpoint.assign(optimizer.variables, values)
             self._resumed = {}
-        self.say(f"stage '{stage.name}': {trainable_summary(self.network)}")
+        part = f", the top {stage.top_blocks} of {self.blocks} blocks" if stage.top_blocks else ""
+        self.say(f"stage '{stage.name}'{part}: {trainable_summary(self.network)}")
         while progress.epoch < stage.epochs and not self._out_of_patience():
             begun = time.monotonic()
             loss = self._run_epoch(stage, steps)
             progress.epoch += 1
-            self._judge(time.monotonic() - begun, loss)
+            with self._averaged(optimizer):
+                self._judge(time.monotonic() - begun, loss)
             checkpoint.save(self.checkpoint_path, progress, model, optimizer)
 
     def _compile(self, stage: Stage) -> keras.optimizers.Optimizer:
-        set_trainable(self.network, self.recipe, head_only=stage.name == "head")
-        model, optimizer = self.network.training, make_optimizer(self.recipe, stage, self.precision)
-        loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=self.recipe.label_smoothing)
-        model.compile(optimizer=optimizer, loss=loss)
-        optimizer.build(model.trainable_variables)
+        set_trainable(self.network, self.recipe, stage.name == "head", stage.top_blocks)
+        scales = rate_scales(self.network, self.recipe.layer_decay)
+        optimizer = make_optimizer(self.recipe, stage, self.precision, scales)
+        self.network.compile(optimizer, self.recipe.label_smoothing)
+        optimizer.build(self.network.training.trainable_variables)
         return optimizer
+
+    @contextlib.contextmanager
+    def _averaged(self, optimizer: keras.optimizers.Optimizer) -> Iterator[None]:
+        """Within, the network has the running mean of its weights, where the recipe wants that to be judged."""
+        variables = self.network.training.trainable_variables
+        if not self.recipe.ema or not int(optimizer.iterations):  # no step yet, in float16 at a loss scaled too high
+            yield
+            return
+        plain = [np.array(keras.ops.convert_to_numpy(variable)) for variable in variables]
+        optimizer.finalize_variable_values(variables)
+        try:
+            yield
+        finally:
+            checkpoint.assign(variables, plain)
 
     def _run_epoch(self, stage: Stage, steps: int) -> float:
         """Trains one epoch; returns the mean training loss, in nats."""
@@ -134,12 +153,8 @@ class Trainer:
         bar = tqdm(total=order.size, desc=f"epoch {epoch}", unit="img", leave=False, disable=None)
         losses = []
         for step, (images, wanted) in enumerate(batches):
-            rate = learning_rate(
-                self.recipe, stage.learning_rate, self.progress.epoch * steps + step, stage.epochs * steps
-            )
-            model.optimizer.learning_rate = rate
-            model.reset_metrics()  # else Keras returns a mean over steps
-            loss = float(model.train_on_batch(images, wanted, return_dict=True)["loss"])
+            model.optimizer.learning_rate = stage.rate(self.recipe, self.progress.epoch, step, steps)
+            loss = self.network.train_on_batch(images, wanted)
             losses.append(loss)
             if not np.isfinite(loss):
                 raise DivergedError(
@@ -167,7 +182,7 @@ class Trainer:
         if first:
             self.say(f"before training: held-out log loss {held_out:.4f}, accuracy {right:.1%}")
             return
-        stage = stages(self.recipe)[progress.stage]
+        stage = self.stages[progress.stage]
         row = {"epoch": len(progress.history) + 1, "stage": stage.name, "training_loss": training_loss}
         row |= {"held_out_log_loss": held_out, "held_out_accuracy": right, "seconds": round(seconds, 1)}
         progress.history.append(row)

@@ -74,8 +74,9 @@ def test_fine_tuning_leaves_batch_norm_as_it_was_unless_asked(data: FoldData, tm
         assert all(same) if mode == "inference" else not all(same)
 
 
-def test_an_interrupted_fold_goes_on_to_the_very_same_network(data: FoldData, tmp_path: Path) -> None:
-    recipe = recipe_of("vgg16", head_epochs=1, epochs=2, learning_rate=1e-4, patience=9)
+@pytest.mark.parametrize("ways", [{}, {"ema": 0.8, "layer_decay": 0.7, "head_l2": 1e-3}])
+def test_an_interrupted_fold_goes_on_to_the_very_same_network(data: FoldData, tmp_path: Path, ways: dict) -> None:
+    recipe = recipe_of("vgg16", head_epochs=1, epochs=2, learning_rate=1e-4, patience=9, **ways)
     network, trainer = trainer_of("vgg16", recipe, data, tmp_path / "whole")
     trainer.train()
 
@@ -94,8 +95,62 @@ def test_an_interrupted_fold_goes_on_to_the_very_same_network(data: FoldData, tm
     assert len(resumed.progress.history) == 2
     resumed.train()
     assert [row["epoch"] for row in resumed.progress.history] == [1, 2, 3]
+    for measure in ("training_loss", "held_out_log_loss"):
+        expected = [row[measure] for row in trainer.progress.history]
+        assert [row[measure] for row in resumed.progress.history] == expected
     for ours, theirs in zip(resumed_network.training.weights, network.training.weights, strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("precision", ["float32", "mixed_float16"])
+def test_the_mean_of_the_weights_is_judged_and_kept_while_training_goes_on_from_the_weights(
+    data: FoldData, tmp_path: Path, precision: str
+) -> None:
+    recipe = recipe_of("vgg16", trainable="head", epochs=2, optimizer="sgd", learning_rate=0.1, ema=0.8, warmup=0.0)
+    network, trainer = trainer_of("vgg16", recipe, data, tmp_path, precision=precision)
+    seen: list[np.ndarray] = []
+    step = network.train_on_batch
+
+    def record(images: np.ndarray, targets: np.ndarray) -> float:
+        loss = step(images, targets)
+        seen.append(np.array(network.head.get_layer("logits").kernel))
+        return loss
+
+    object.__setattr__(network, "train_on_batch", record)
+    trainer.progress.best = [np.zeros(0)]  # not the first judgement
+    trainer._run_stage(trainer.stages[0])
+    mean = seen[0]
+    for kernel in seen[1:]:
+        mean = 0.8 * mean + 0.2 * kernel
+    last = np.array(network.head.get_layer("logits").kernel)
+    np.testing.assert_array_equal(last, seen[-1])
+    kept = dict(zip((v.path for v in network.training.variables), trainer.progress.best, strict=True))["logits/kernel"]
+    if trainer.progress.best_epoch == 1:
+        mean = seen[0]
+        for kernel in seen[1 : len(seen) // 2]:
+            mean = 0.8 * mean + 0.2 * kernel
+    np.testing.assert_allclose(kept, mean, atol=1e-6)
+    assert np.abs(kept - last).max() > 1e-4
+
+
+def test_gradual_unfreezing_leaves_lower_blocks_alone_until_their_turn(data: FoldData, tmp_path: Path) -> None:
+    recipe = recipe_of("vgg16", trainable="from block4", unfreeze_epochs=1, epochs=3, patience=9)
+    lines: list[str] = []
+    network, trainer = trainer_of("vgg16", recipe, data, tmp_path, say=lines.append)
+    assert [(stage.epochs, stage.top_blocks) for stage in trainer.stages] == [(1, 1), (2, 0)]
+    names = ["block3_conv3", "block4_conv1", "block5_conv1"]
+    start = {name: np.array(network.backbone.get_layer(name).kernel) for name in names}
+    trainer.progress.best = [np.zeros(0)]
+
+    def changed() -> list[bool]:
+        return [not np.array_equal(start[name], network.backbone.get_layer(name).kernel) for name in names]
+
+    trainer._run_stage(trainer.stages[0])
+    assert changed() == [False, False, True]
+    assert any(line.startswith("stage 'network', the top 1 of 2 blocks: ") for line in lines)
+    trainer.progress.stage, trainer.progress.epoch = 1, 0
+    trainer._run_stage(trainer.stages[1])
+    assert changed() == [False, True, True]
 
 
 def test_batches_do_not_depend_on_the_number_of_workers(data: FoldData, tmp_path: Path) -> None:
@@ -109,7 +164,8 @@ def test_batches_do_not_depend_on_the_number_of_workers(data: FoldData, tmp_path
 
 
 def test_a_loss_that_is_no_number_stops_with_the_settings_to_change(data: FoldData, tmp_path: Path) -> None:
-    recipe = recipe_of("vgg16", optimizer="sgd", learning_rate=10.0, clip_norm=0.0, momentum=0.0, warmup=0.0, epochs=9)
+    settings = {"optimizer": "sgd", "learning_rate": 10.0, "clip_norm": 0.0, "warmup": 0.0, "epochs": 9, "patience": 9}
+    recipe = recipe_of("vgg16", head_l2=10.0, **settings)  # the penalty alone multiplies the kernel by -199 a step
     _, trainer = trainer_of("vgg16", recipe, data, tmp_path)
     with pytest.raises(DivergedError, match=r"--learning-rate|--precision"):
         trainer.train()

@@ -1,0 +1,31 @@
+"""ConvNeXt-T (Liu et al. 2022, https://arxiv.org/abs/2201.03545).
+
+    python models/convnext_tiny.py --fold 0
+
+224x224 pixels, 0 to 255 RGB, which the network itself standardises; 27.8 million parameters. LayerNorm, no BatchNorm.
+AdamW at 3e-5, 3 epochs.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the rooms, when this file is run as a script
+
+from models.finetuning.architecture import Architecture
+from models.finetuning.command import main
+from models.finetuning.recipe import Recipe
+from preprocessing.settings import ImageSize
+
+ARCHITECTURE = Architecture(
+    name="convnext_tiny",
+    builder="keras.applications:ConvNeXtTiny",
+    preprocessing="included",
+    published_weights="convnext_tiny_notop.h5",
+    gigaflops=8.5,
+    parameters=27_820_128,
+    recipe=Recipe(learning_rate=3e-5, epochs=3),
+    quick={"image_size": ImageSize(64, 96)},
+)
+
+if __name__ == "__main__":
+    main(ARCHITECTURE)

@@ -1,0 +1,31 @@
+"""EfficientNetV2-S (Tan & Le 2021, https://arxiv.org/abs/2104.00298).
+
+    python models/efficientnet_v2_s.py --fold 0
+
+240x320 pixels (the shape of the photographs), 0 to 255 RGB, which the network itself brings to [-1, 1]; 20.3 million
+parameters. AdamW at 5e-5, 3 epochs.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the rooms, when this file is run as a script
+
+from models.finetuning.architecture import Architecture
+from models.finetuning.command import main
+from models.finetuning.recipe import Recipe
+from preprocessing.settings import ImageSize
+
+ARCHITECTURE = Architecture(
+    name="efficientnet_v2_s",
+    builder="keras.applications:EfficientNetV2S",
+    preprocessing="included",
+    published_weights="efficientnetv2-s_notop.h5",
+    gigaflops=5.7,
+    parameters=20_331_360,
+    recipe=Recipe(image_size=ImageSize(240, 320), learning_rate=5e-5),
+    quick={"image_size": ImageSize(72, 96)},
+)
+
+if __name__ == "__main__":
+    main(ARCHITECTURE)

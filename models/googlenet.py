@@ -1,0 +1,36 @@
+"""GoogLeNet, the first Inception (Szegedy et al. 2014, https://arxiv.org/abs/1409.4842).
+
+    python models/googlenet.py --fold 0
+
+224x224 pixels, BGR minus the ImageNet mean, 6.0 million parameters; no BatchNorm. AdamW at 3e-5, 4 epochs, with the
+paper's two auxiliary heads in training. Keras has no weights of it: models/finetuning/googlenet_onnx.py imports them.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the rooms, when this file is run as a script
+
+from models.finetuning.architecture import Architecture
+from models.finetuning.command import main
+from models.finetuning.recipe import Recipe
+from preprocessing.settings import ImageSize
+
+ARCHITECTURE = Architecture(
+    name="googlenet",
+    builder="models.finetuning.googlenet:GoogLeNet",
+    preprocessing="caffe",
+    published_weights="",
+    gigaflops=3.2,
+    parameters=5_973_552,
+    least_size=31,
+    auxiliary_weight=0.3,
+    recipe=Recipe(learning_rate=3e-5, epochs=4),
+    # Only a head scaled to its small differences between images sends back a gradient that it can start from.
+    scratch={"head_start": "logistic", "learning_rate": 1e-4, "dropout": 0.0, "label_smoothing": 0.0},
+    quick={"image_size": ImageSize(64, 85)},
+    quick_scratch={"epochs": 11},
+)
+
+if __name__ == "__main__":
+    main(ARCHITECTURE)

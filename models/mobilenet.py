@@ -1,0 +1,30 @@
+"""MobileNet (Howard et al. 2017, https://arxiv.org/abs/1704.04861).
+
+    python models/mobilenet.py --fold 0
+
+224x224 pixels, [-1, 1] RGB, 3.2 million parameters. AdamW at 5e-5, 3 epochs.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the rooms, when this file is run as a script
+
+from models.finetuning.architecture import Architecture
+from models.finetuning.command import main
+from models.finetuning.recipe import Recipe
+from preprocessing.settings import ImageSize
+
+ARCHITECTURE = Architecture(
+    name="mobilenet",
+    builder="keras.applications:MobileNet",
+    preprocessing="tf",
+    published_weights="mobilenet_1_0_224_tf_no_top.h5",
+    gigaflops=1.1,
+    parameters=3_228_864,
+    recipe=Recipe(learning_rate=5e-5, epochs=3),
+    quick={"image_size": ImageSize(96, 128)},
+)
+
+if __name__ == "__main__":
+    main(ARCHITECTURE)

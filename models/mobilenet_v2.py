@@ -1,0 +1,30 @@
+"""MobileNetV2 (Sandler et al. 2018, https://arxiv.org/abs/1801.04381).
+
+    python models/mobilenet_v2.py --fold 0
+
+224x224 pixels, [-1, 1] RGB, 2.3 million parameters. AdamW at 5e-5, 3 epochs.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the rooms, when this file is run as a script
+
+from models.finetuning.architecture import Architecture
+from models.finetuning.command import main
+from models.finetuning.recipe import Recipe
+from preprocessing.settings import ImageSize
+
+ARCHITECTURE = Architecture(
+    name="mobilenet_v2",
+    builder="keras.applications:MobileNetV2",
+    preprocessing="tf",
+    published_weights="mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h5",
+    gigaflops=0.6,
+    parameters=2_257_984,
+    recipe=Recipe(learning_rate=5e-5, epochs=3),
+    quick={"image_size": ImageSize(96, 128)},
+)
+
+if __name__ == "__main__":
+    main(ARCHITECTURE)

@@ -1,0 +1,34 @@
+"""VGG19 (Simonyan & Zisserman 2014, https://arxiv.org/abs/1409.1556).
+
+    python models/vgg19.py --fold 0
+
+224x224 pixels, BGR minus the ImageNet mean, 20.0 million parameters: VGG16 with one convolution more in each
+of its last three blocks. No BatchNorm: a rate that is too high ruins it. AdamW at 1e-5, 4 epochs.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the rooms, when this file is run as a script
+
+from models.finetuning.architecture import Architecture
+from models.finetuning.command import main
+from models.finetuning.recipe import Recipe
+from preprocessing.settings import ImageSize
+
+ARCHITECTURE = Architecture(
+    name="vgg19",
+    builder="keras.applications:VGG19",
+    preprocessing="caffe",
+    published_weights="vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5",
+    gigaflops=39.0,
+    parameters=20_024_384,
+    recipe=Recipe(learning_rate=1e-5, epochs=4),
+    # Only a head scaled to its small differences between images sends back a gradient that it can start from.
+    scratch={"head_start": "logistic", "learning_rate": 1e-4, "dropout": 0.0, "label_smoothing": 0.0},
+    quick={"image_size": ImageSize(48, 64)},
+    quick_scratch={"epochs": 11},
+)
+
+if __name__ == "__main__":
+    main(ARCHITECTURE)
