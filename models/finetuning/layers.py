@@ -118,5 +118,5 @@ def _position(backbone: Any, name: str) -> int:
         if other.startswith(name):
             return position
     known = list(blocks(backbone))
-    hint = nearest(name, [*known, *names]) or "."
+    hint = nearest(name, known) or nearest(name, names) or "."
     raise UserError(f"--trainable 'from {name}': no such layer or block{hint} The blocks: {', '.join(known)}.")

@@ -12,8 +12,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from models.finetuning import architecture as zoo
 from models.finetuning import googlenet_onnx, weights
-from models.finetuning.architecture import Architecture
 from models.finetuning.googlenet import AUXILIARY_OUTPUTS, AUXILIARY_WEIGHT, GoogLeNet, local_response_normalization
 from models.finetuning.googlenet_onnx import import_weights
 from preprocessing.errors import UserError
@@ -40,14 +40,7 @@ STEM = {
     "pool3_3x3_s2": (14, 480),
     "pool4_3x3_s2": (7, 832),
 }
-ARCHITECTURE = Architecture(
-    name="googlenet",
-    builder="models.finetuning.googlenet:GoogLeNet",
-    preprocessing="caffe",
-    published_weights="",
-    gigaflops=3.2,
-    parameters=5_973_552,
-)
+ARCHITECTURE = zoo.find("googlenet")
 
 
 @pytest.fixture(scope="module")
