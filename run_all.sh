@@ -5,9 +5,14 @@
 #     ./run_all.sh --help       every option of every stage
 set -euo pipefail
 export CALLED_FROM="$PWD"  # what relative paths on the command line are relative to
+case "${STATEFARM_DATA:-/}" in /*) ;; *) export STATEFARM_DATA="$PWD/$STATEFARM_DATA" ;; esac
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
 source ./setup.sh requirements.txt  # .venv, the first time
+
+# Each stage runs beside this script, which passes on what would stop it: bash alone would wait, or leave it behind.
+run() { "$@" & stage=$!; wait "$stage"; }
+trap 'kill -TERM "${stage:-}" 2>/dev/null && wait "$stage"; exit 130' INT TERM
 
 # The command line, checked as a whole before any work: sets DATA, RUN, MODELS, ... and the options of each stage.
 case " $* " in *" --help "* | *" -h "*) exec python -m tools.plan --help ;; esac
@@ -17,20 +22,20 @@ eval "$stages"
 # Kaggle's archive -> data/, or no data at all -> a rendered demo set in Kaggle's layout
 if [ "$DOWNLOAD" = yes ]; then
     setup_environment requirements.txt requirements-kaggle.txt  # Kaggle's own client too
-    python -m preprocessing.download --out "$DATA"
+    run python -m preprocessing.download --out "$DATA"
 fi
-if [ "$DEMO" = yes ]; then python -m preprocessing.demo --cache "$CACHE" --seed "$SEED"; fi
+if [ "$DEMO" = yes ]; then run python -m preprocessing.demo --cache "$CACHE" --seed "$SEED"; fi
 
 # data folder -> every file checked against every table
-python -m preprocessing.check --data "$DATA" "${CHECK_OPTIONS[@]}"
+run python -m preprocessing.check --data "$DATA" "${CHECK_OPTIONS[@]}"
 
 # driver_imgs_list.csv -> runs/RUN/folds.csv
-python -m preprocessing.folds --data "$DATA" --run "$RUN" --folds "$FOLDS" "${FOLDS_OPTIONS[@]}"
+run python -m preprocessing.folds --data "$DATA" --run "$RUN" --folds "$FOLDS" "${FOLDS_OPTIONS[@]}"
 
 # photographs + folds.csv -> runs/RUN/MODEL/fold_K/: the best network, out-of-fold and test predictions
 for model in "${MODELS[@]}"; do
-    python "models/$model.py" --data "$DATA" --run "$RUN" --folds "$FOLDS" "${MODEL_OPTIONS[@]}"
+    run python "models/$model.py" --data "$DATA" --run "$RUN" --folds "$FOLDS" "${MODEL_OPTIONS[@]}"
 done
 
 # prediction tables -> runs/RUN/ensemble/ and submissions/RUN.csv
-python -m ensemble.blend --data "$DATA" --run "$RUN" --models "${MODELS[*]}" "${ENSEMBLE_OPTIONS[@]}"
+run python -m ensemble.blend --data "$DATA" --run "$RUN" --models "${MODELS[*]}" "${ENSEMBLE_OPTIONS[@]}"

@@ -10,7 +10,8 @@ setup_environment() {
     if [ ! -e "$stamp" ]; then
         python="$(find_python)" || return 1
         echo "Setting up .venv with $("$python" --version), once. This downloads about 700 MB and takes a few minutes."
-        if [ ! -x .venv/bin/python ] && ! "$python" -m venv .venv; then
+        # An interrupted creation leaves a .venv without pip.
+        if ! .venv/bin/python -m pip --version >/dev/null 2>&1 && ! { rm -rf .venv && "$python" -m venv .venv; }; then
             rm -rf .venv
             echo "error: $python cannot make virtual environments. On Debian and Ubuntu: apt-get install python3-venv" >&2
             return 1

@@ -166,6 +166,8 @@ def load(root: Path, cache: Path = CACHE, skip_broken: bool = False, progress: b
     kept = [(row.img, row.subject, row.classname) for row in rows if row.img not in lacking_train]
     if not kept:
         raise UserError(_report(root, [*faults, Fault("not one training image can be used")]))
+    if lacking_test >= set(test):
+        raise UserError(_report(root, [*faults, Fault("not one test image can be read")]))
     if faults:
         listing = "".join(f"  - {fault.text}\n" for fault in faults)
         counts = (

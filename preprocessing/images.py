@@ -1,5 +1,6 @@
 """Decoded images at one size, by row: from a memory-mapped cache on disk, or decoded on demand where that won't fit."""
 
+import contextlib
 import hashlib
 import math
 import os
@@ -105,7 +106,7 @@ class ImageStore:
                     with written_whole(self._block_path(number)) as temporary, temporary.open("wb") as stream:
                         np.save(stream, block, allow_pickle=False)
             bar.close()
-        if self.folder.exists():
+        with contextlib.suppress(OSError):  # a cache that is only read will do
             os.utime(self.folder)  # the least recently used store is the first to make room
         self.cached = True
 
@@ -144,6 +145,8 @@ class ImageStore:
         sizes = {folder: _bytes_in(folder) for folder in (*others, *kept)}
         if needed + sum(sizes[folder] for folder in kept) > self.limit:
             return False
+        if _free(root) + sum(sizes[folder] for folder in others) < needed + FREE_DISK_KEPT:
+            return False  # however many stores were removed
         for folder in others:
             if sum(sizes.values()) + needed <= self.limit and _free(root) >= needed + FREE_DISK_KEPT:
                 break

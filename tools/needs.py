@@ -19,6 +19,12 @@ BYTES_PER_PIXEL_OF_BATCH = 1100.0  # activations kept for the backward pass, at 
 SHARE_OF_MATRIX_PEAK = {"float32": 0.75, "half": 1.6}  # of networks against a float32 matrix product, on CPUs
 
 
+CGROUP_FILES = (  # of a container's limit: folder, limit, use, and which entry of memory.stat is cached files
+    (Path("/sys/fs/cgroup"), "memory.max", "memory.current", "inactive_file"),
+    (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+)
+
+
 @dataclasses.dataclass(frozen=True)
 class Needs:
     """Estimates for one run.
@@ -36,13 +42,18 @@ class Needs:
 
 
 def estimate(
-    models: list[tuple[Architecture, Recipe]], *, train_images: int, test_images: int, folds: int, bfloat16: bool
+    models: list[tuple[Architecture, Recipe, int]], *, train_images: int, test_images: int, folds: int, bfloat16: bool
 ) -> Needs:
-    """Estimates a run of every fold of some models."""
+    """Estimates what is left of a run.
+
+    Args:
+        models: each with its recipe and the number of its folds that are not finished.
+        folds: of the run.
+    """
     rate = 1e9 * _matrix_gigaflops() * SHARE_OF_MATRIX_PEAK["half" if bfloat16 else "float32"]
     seconds, disk, memory = 20.0, 0, 0.0
     sizes = set()
-    for architecture, recipe in models:
+    for architecture, recipe, left in models:
         pixels = recipe.image_size.height * recipe.image_size.width
         held_out = train_images / folds
         training = train_images - held_out
@@ -51,9 +62,9 @@ def estimate(
         epochs = recipe.epochs + recipe.head_epochs
         passes = epochs * (TRAINING_COST * training + held_out) + training + 2 * held_out + test_images
         flops = passes * architecture.gigaflops * 1e9 * pixels / REFERENCE_PIXELS
-        seconds += folds * (PIECE_START_SECONDS + flops / rate)
+        seconds += left * (PIECE_START_SECONDS + flops / rate)
         outputs = 2 * architecture.weight_bytes + (test_images + held_out) * 2 * 2048
-        disk += int(folds * outputs + 4 * architecture.weight_bytes)
+        disk += int(left * outputs + 4 * architecture.weight_bytes)
         batch = max(recipe.batch_size, 64 / TRAINING_COST) * pixels * BYTES_PER_PIXEL_OF_BATCH
         memory = max(memory, BASE_MEMORY + 6 * architecture.weight_bytes + batch)
         sizes.add((recipe.image_size, recipe.crop))
@@ -92,12 +103,18 @@ def available_memory() -> int:
     """Bytes that can be had without swapping, the container's limit included."""
     import psutil
 
-    available = int(psutil.virtual_memory().available)
-    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
     try:
-        return min(available, int(limit.read_text()) - int(used.read_text()))
-    except (OSError, ValueError):  # no limit, or not Linux
-        return available
+        available = int(psutil.virtual_memory().available)
+    except OSError:  # Linux without /proc: nothing is known, and nothing refused
+        return 2**62
+    for folder, limit, used, cached in CGROUP_FILES:
+        try:
+            statistics = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+            taken = int((folder / used).read_text()) - int(statistics[cached])  # cached files give way
+            return min(available, int((folder / limit).read_text()) - taken)
+        except (OSError, ValueError, KeyError):  # no limit, another version of control groups, or not Linux
+            continue
+    return available
 
 
 def duration(seconds: float) -> str:

@@ -19,7 +19,7 @@ from models.finetuning.recipe import Kind, Recipe
 from preprocessing.augmentation_settings import Augmentation
 from preprocessing.competition import COMPLETE_TEST_IMAGES, COMPLETE_TRAIN_IMAGES, DRIVER_LIST, SAMPLE_SUBMISSION
 from preprocessing.errors import UserError, run_command
-from preprocessing.files import written_whole
+from preprocessing.files import read_json, written_whole
 from preprocessing.run_folder import REPOSITORY, RUNS, SUBMISSIONS, fold_folder, run_folder
 from preprocessing.settings import CommandLine, as_options, chosen
 from tools import needs
@@ -62,12 +62,9 @@ def main() -> None:
     quick = arguments.quick or demo
     run = arguments.run or ("demo" if demo else "quick" if quick else "full")
     folds = arguments.folds or (2 if quick else 5)
-    finished = all(
-        (fold_folder(run_folder(run, arguments.runs), name, fold) / "finished.json").exists()
-        for name in names
-        for fold in range(folds)
-    )
-    chosen_weights = arguments.weights if finished and not demo else _weights(architectures, arguments.weights, demo)
+    run_path = run_folder(run, arguments.runs)
+    left = {name: sum(not _finished(run_path, name, fold) for fold in range(folds)) for name in names}
+    chosen_weights = _weights([a for a in architectures if left[a.name]], arguments.weights, run_path if demo else None)
     if arguments.labels:
         read_labels(arguments.labels)
     for folder in (arguments.runs, arguments.cache, arguments.submissions):
@@ -75,7 +72,7 @@ def main() -> None:
 
     kind = Kind(scratch=chosen_weights == "none", quick=quick)
     given = chosen(arguments, Recipe) | chosen(arguments, Augmentation)
-    settings = [(architecture, architecture.settings_for(kind, given)[0]) for architecture in architectures]
+    settings = [(a, a.settings_for(kind, given)[0], left[a.name]) for a in architectures]
     train_images, test_images = _counts(data, source)
     estimate = needs.estimate(
         settings,
@@ -84,9 +81,9 @@ def main() -> None:
         folds=folds,
         bfloat16=arguments.precision in ("auto", "mixed_bfloat16") and bool(runtime.bfloat16_unit()),
     )
-    folders = [run_folder(run, arguments.runs), arguments.cache]
     tell(f"run      {run}: {' '.join(names)} on {folds} folds of {data} ({train_images:,} + {test_images:,} images)")
-    tell(needs.check(estimate, folders))
+    if any(left.values()):
+        tell(needs.check(estimate, [run_path, arguments.cache]))
 
     runs = [] if arguments.runs.resolve() == RUNS else ["--runs", str(arguments.runs)]
     skip = ["--skip-broken"] if arguments.skip_broken else []
@@ -157,13 +154,26 @@ def _data(arguments: argparse.Namespace) -> tuple[Path, str]:
     return demo.demo_root(arguments.cache, arguments.seed), "demo"
 
 
-def _weights(architectures: list[zoo.Architecture], asked: str, demo: bool) -> str:
-    """The weights to use: as asked, but the demo falls back to none where the published ones cannot be had."""
+def _finished(run: Path, model: str, fold: int) -> bool:
+    return (fold_folder(run, model, fold) / "finished.json").exists()
+
+
+def _weights(unfinished: list[zoo.Architecture], asked: str, demo_run: Path | None) -> str:
+    """The weights to use: as asked, but the demo falls back to none where the published ones cannot be had.
+
+    Args:
+        unfinished: the architectures that still have something to train.
+        demo_run: the run's folder, if it is the demo's; a demo goes on with what it was begun with.
+    """
+    if demo_run is not None and asked == "imagenet":
+        for config in sorted(demo_run.glob("*/fold_*/config.json")):
+            begun_with = read_json(config)["settings"]["weights"]
+            return begun_with if begun_with in ("imagenet", "none") else asked
     try:
-        for architecture in architectures:
+        for architecture in unfinished:
             weights.check_available(architecture, asked)
     except UserError:
-        if not (demo and asked == "imagenet"):
+        if demo_run is None or asked != "imagenet":
             raise
         tell("The ImageNet weights cannot be had here, so the demo starts from random ones (--weights none).")
         return "none"

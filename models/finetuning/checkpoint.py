@@ -23,6 +23,7 @@ class Progress:
         best_loss: lowest held-out log loss so far.
         best_epoch: number of the epoch, counted over all stages, that reached it; 0 is before training.
         best: the variables of the network then, in the order of `network.variables`.
+        precision: the dtype policy that it is trained in.
     """
 
     stage: int = 0
@@ -31,6 +32,7 @@ class Progress:
     best_loss: float = float("inf")
     best_epoch: int = 0
     best: list[np.ndarray] = dataclasses.field(default_factory=list)
+    precision: str = ""
 
 
 def save(path: Path, progress: Progress, network: keras.Model, optimizer: keras.optimizers.Optimizer | None) -> None:

@@ -73,7 +73,9 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
         help="threads that make batches [cores]",
     )
     group.add_argument("--cache", type=Path, default=CACHE, metavar="DIR", help="decoded images [cache]")
-    group.add_argument("--cache-limit", type=float, default=64.0, metavar="X", help="most decoded images kept [64 GiB]")
+    group.add_argument(
+        "--cache-limit", type=_gibibytes, default=64.0, metavar="X", help="most decoded images kept [64 GiB]"
+    )
 
 
 def _whole_number(least: int, most: int) -> Callable[[str], int]:
@@ -83,6 +85,12 @@ def _whole_number(least: int, most: int) -> Callable[[str], int]:
         return int(text)
 
     return read
+
+
+def _gibibytes(text: str) -> float:
+    if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]*)?", text):
+        raise argparse.ArgumentTypeError(f"expected a number of GiB such as 64 or 0.5, found {text!r}")
+    return float(text)
 
 
 def add_recipe_options(parser: argparse.ArgumentParser, recipe: Recipe, augmentation: Augmentation) -> None:
@@ -124,7 +132,7 @@ def _main(architecture: Architecture, words: list[str]) -> None:
         )
         for fold in asked
     ]
-    settings = [piece.settings(checked.test) for piece in pieces]
+    settings = [piece.settings(checked.test, checked.broken_test) for piece in pieces]
     todo = [
         (piece, setting) for piece, setting in zip(pieces, settings, strict=True) if not is_finished(piece, setting)
     ]

@@ -38,6 +38,12 @@ def train_fold(
     Raises:
         UserError: weights that do not fit, a loss that is no longer a number, a folder that cannot be written to.
     """
+    work.folder.mkdir(parents=True, exist_ok=True)
+    with piece.held(work):
+        _train(work, dataset, folds, settings, cache, cache_limit)
+
+
+def _train(work: Piece, dataset: Dataset, folds: pd.DataFrame, settings: dict, cache: Path, cache_limit: int) -> None:
     begun = time.monotonic()
     policy, reason = runtime.start(work.precision, work.seed)
     piece.begin(work, settings, runtime.versions(), policy)
@@ -59,7 +65,7 @@ def train_fold(
         precision=policy,
         seed=work.seed,
         workers=work.workers,
-        checkpoint_path=work.folder / "checkpoint" / "state.npz",
+        checkpoint_path=work.folder / piece.CHECKPOINT,
         say=say,
     )
     if work.weights == "none":
@@ -117,6 +123,12 @@ def _fold_data(work: Piece, folds: pd.DataFrame, store: ImageStore) -> FoldData:
     training = np.flatnonzero(numbers != work.fold)
     if 0 < work.recipe.train_images < len(training):  # rows follow the videos, so every n-th row thins each of them
         training = training[np.linspace(0, len(training) - 1, work.recipe.train_images).round().astype(int)]
+    lost = sorted(set(range(NUMBER_OF_CLASSES)) - set(labels[training]))
+    if lost:
+        raise UserError(
+            f"--train-images {work.recipe.train_images} leaves no image of {', '.join(CLASSES[k] for k in lost)} to "
+            "train on. Use more."
+        )
     return FoldData(store, labels, training, np.flatnonzero(numbers == work.fold))
 
 
@@ -148,7 +160,7 @@ def _leave_predictions(
     prior = np.bincount(data.labels[data.training], minlength=NUMBER_OF_CLASSES) / len(data.training)
     every = np.tile(prior, (len(dataset.test), 1))  # a test image that cannot be read gets the class prior
     every[readable] = test_probabilities
-    every_feature = np.zeros((len(dataset.test), test_features.shape[1]), np.float16)
+    every_feature = np.zeros((len(dataset.test), test_features.shape[1]), np.float32)
     every_feature[readable] = test_features
     write_predictions(work.folder / "test.csv", dataset.test, every)
     _save_array(work.folder / "test_features.npy", every_feature)
@@ -162,5 +174,6 @@ def _leave_history(work: Piece, trainer: Trainer) -> None:
 
 
 def _save_array(path: Path, array: np.ndarray) -> None:
+    largest = np.finfo(np.float16).max
     with written_whole(path) as temporary, temporary.open("wb") as stream:
-        np.save(stream, array, allow_pickle=False)
+        np.save(stream, np.clip(array, -largest, largest).astype(np.float16), allow_pickle=False)

@@ -4,12 +4,14 @@
 one with other settings is an error that says which differ; one without `finished.json` is taken up again.
 """
 
+import contextlib
 import dataclasses
+import fcntl
 import hashlib
 import os
 import platform
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from preprocessing.files import read_json, sha256_of, write_json
 from preprocessing.run_folder import REPOSITORY, fold_folder, folds_path
 from preprocessing.settings import as_json
 
+CHECKPOINT = "checkpoint/state.npz"
 OUTPUTS = (
     "history.csv",
     "model.keras",
@@ -58,13 +61,19 @@ class Piece:
         """runs/NAME/MODEL/fold_K"""
         return fold_folder(self.run, self.model_name, self.fold)
 
-    def settings(self, test_images: Sequence[str]) -> dict[str, Any]:
-        """What decides the result, as JSON. The number of workers and the paths do not."""
+    def settings(self, test_images: Sequence[str], broken: Collection[str] = ()) -> dict[str, Any]:
+        """What decides the result, as JSON. The number of workers and the paths do not.
+
+        Args:
+            test_images: every image to predict, in order.
+            broken: those of them that cannot be read.
+        """
         return {
             "architecture": self.architecture.name,
             "fold": self.fold,
             "folds_sha256": sha256_of(folds_path(self.run)),
             "test_images_sha256": hashlib.sha256("\n".join(test_images).encode()).hexdigest(),
+            "test_images_broken": hashlib.sha256("\n".join(sorted(broken)).encode()).hexdigest() if broken else "none",
             "weights": pretrained.identity(self.architecture, self.weights),
             "precision": self.precision,
             "seed": self.seed,
@@ -84,7 +93,7 @@ def is_finished(piece: Piece, settings: dict[str, Any]) -> bool:
         return False
     made_with = read_json(config).get("settings", {})
     differing = sorted(name for name in {*made_with, *settings} if made_with.get(name) != settings.get(name))
-    if differing:
+    if differing and _made_something(piece):
         shown = "; ".join(f"{name} {made_with.get(name)!r} there, {settings.get(name)!r} now" for name in differing[:5])
         more = f" and {len(differing) - 5} more" if len(differing) > 5 else ""
         raise UserError(
@@ -99,6 +108,7 @@ def is_finished(piece: Piece, settings: dict[str, Any]) -> bool:
 
 def begin(piece: Piece, settings: dict[str, Any], versions: dict[str, str], precision: str) -> None:
     """Writes config.json: the settings, and what they met here."""
+    (piece.folder / "finished.json").unlink(missing_ok=True)  # of an earlier making, of which something was lost
     record = {
         "settings": settings,
         "precision_used": precision,
@@ -117,6 +127,34 @@ def finish(piece: Piece, results: dict[str, Any]) -> None:
         "sha256": {name: sha256_of(path) for name, path in files.items()},
     }
     write_json(piece.folder / "finished.json", record)
+
+
+@contextlib.contextmanager
+def held(piece: Piece) -> Iterator[None]:
+    """Keeps other processes from making the same piece at the same time; the system lets go when this process ends.
+
+    Raises:
+        UserError: another process is making it.
+    """
+    path = piece.folder.parent / f".{piece.folder.name}.lock"
+    with path.open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            lock.seek(0)
+            raise UserError(
+                f"{piece.folder} is being made by another process: {lock.read().strip() or 'unknown'}. "
+                "Wait for it, or stop it."
+            ) from error
+        lock.truncate(0)
+        lock.write(f"process {os.getpid()} on {platform.node()}\n")
+        lock.flush()
+        yield
+
+
+def _made_something(piece: Piece) -> bool:
+    """Whether there is more than a record of intentions, that is, something to protect from other settings."""
+    return any((piece.folder / name).exists() for name in (*OUTPUTS, "finished.json", CHECKPOINT))
 
 
 def _size(path: Path) -> int:

@@ -21,7 +21,7 @@ def predict(
         what: the progress bar's title.
 
     Returns:
-        probabilities, shape (images, 10), float32; features, shape (images, features), float16.
+        probabilities, shape (images, 10), float32; features, shape (images, features), float32.
     """
     probabilities: list[np.ndarray] = []
     features: list[np.ndarray] = []
@@ -29,7 +29,7 @@ def predict(
     for images, count in plain_batches(store, rows, PREDICTION_BATCH, workers):
         batch_probabilities, batch_features = predictor.predict_on_batch(images)
         probabilities.append(np.asarray(batch_probabilities)[:count])
-        features.append(np.asarray(batch_features)[:count].astype(np.float16))
+        features.append(np.asarray(batch_features)[:count])
         bar.update(count)
     bar.close()
     return np.concatenate(probabilities), np.concatenate(features)

@@ -75,7 +75,7 @@ class Trainer:
         self.workers = workers
         self.checkpoint_path = checkpoint_path
         self.say = say
-        self.progress = checkpoint.Progress()
+        self.progress = checkpoint.Progress(precision=precision)
         self.blocks = count_blocks(network.backbone, recipe.trainable)
         self.stages = stages(recipe, self.blocks)
         self._resumed: dict[str, np.ndarray] = {}
@@ -84,7 +84,13 @@ class Trainer:
         """Takes up an interrupted training; False where there is none."""
         if not self.checkpoint_path.exists():
             return False
-        self.progress, self._resumed = checkpoint.load(self.checkpoint_path)
+        progress, arrays = checkpoint.load(self.checkpoint_path)
+        if progress.precision != self.precision:
+            raise UserError(
+                f"{self.checkpoint_path} was made in {progress.precision}, now it would go on in {self.precision}. "
+                f"Go on with --precision {progress.precision}, or delete it to train this fold from its start."
+            )
+        self.progress, self._resumed = progress, arrays
         self.say(f"going on after epoch {len(self.progress.history)}, as the checkpoint in this folder says")
         return True
 

@@ -1,6 +1,7 @@
 """Where pretrained weights come from: `--weights imagenet`, a folder of `ARCHITECTURE.weights.h5`, or none."""
 
 import contextlib
+import http.client
 import math
 import os
 import socket
@@ -151,9 +152,10 @@ def _reachable() -> bool:
         try:
             with urllib.request.urlopen(DOWNLOAD_SERVER, timeout=START_SECONDS):
                 opened.set()
-        except urllib.error.HTTPError:  # it answered, if only to say that there is no page here
-            opened.set()
-        except OSError:
+        except urllib.error.HTTPError as answer:
+            if answer.code in (400, 404):  # the server itself, saying that there is no page at its root
+                opened.set()
+        except (OSError, http.client.HTTPException, ValueError):
             pass
 
     thread = threading.Thread(target=connect, daemon=True)

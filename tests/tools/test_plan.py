@@ -98,7 +98,7 @@ def test_the_estimate_grows_with_the_work() -> None:
     def needs(size: int = 224, **counts: int) -> Needs:
         recipe = vgg16.settings_for(Kind(), {"batch_size": size // 7})[0]
         values = {"train_images": 1000, "test_images": 1000, "folds": 2} | counts
-        return estimate([(vgg16, recipe)], bfloat16=False, **values)
+        return estimate([(vgg16, recipe, values["folds"])], bfloat16=False, **values)
 
     small = needs()
     assert needs(train_images=9000).seconds > small.seconds
