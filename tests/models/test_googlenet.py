@@ -19,6 +19,8 @@ from models.finetuning.googlenet_onnx import import_weights
 from preprocessing.errors import UserError
 from preprocessing.run_folder import REPOSITORY
 
+pytestmark = pytest.mark.slow  # builds many networks
+
 # Table 1 of the paper: what comes in, then 1x1, 3x3 reduce, 3x3, 5x5 reduce, 5x5, pool projection; and height, output.
 TABLE = {
     "3a": (192, 64, 96, 128, 16, 32, 32, 28, 256),

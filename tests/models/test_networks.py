@@ -16,6 +16,9 @@ from models.finetuning.recipe import Kind
 from preprocessing.errors import UserError
 from preprocessing.settings import ImageSize
 
+QUICKLY_TESTED = ("vgg16", "inception_v3", "resnet50")  # by what a developer runs; the others in the slow tests
+ZOO = [pytest.param(name, marks=[] if name in QUICKLY_TESTED else [pytest.mark.slow]) for name in zoo.names()]
+
 
 def small(name: str, **changes: object) -> tuple[zoo.Architecture, object]:
     """An architecture with its recipe at its smallest size, not square."""
@@ -25,7 +28,7 @@ def small(name: str, **changes: object) -> tuple[zoo.Architecture, object]:
     return architecture, recipe
 
 
-@pytest.mark.parametrize("name", zoo.names())
+@pytest.mark.parametrize("name", ZOO)
 def test_the_declared_number_of_parameters_is_that_of_the_network(name: str) -> None:
     architecture, recipe = small(name)
     whole = dataclasses.replace(recipe, pooled_layers=(), image_size=architecture.recipe.image_size)
@@ -37,7 +40,7 @@ def images(network: Network, count: int = 3) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (count, *shape), dtype=np.uint8)
 
 
-@pytest.mark.parametrize("name", zoo.names())
+@pytest.mark.parametrize("name", ZOO)
 def test_preprocessing_is_that_of_keras_applications(name: str) -> None:
     pixels = np.random.default_rng(1).integers(0, 256, (2, 8, 9, 3), dtype=np.uint8)
     inputs = keras.Input((8, 9, 3), dtype="uint8")
@@ -50,7 +53,7 @@ def test_preprocessing_is_that_of_keras_applications(name: str) -> None:
     np.testing.assert_allclose(ours, reference(pixels.astype(np.float32)), atol=1e-4)
 
 
-@pytest.mark.parametrize("name", zoo.names())
+@pytest.mark.parametrize("name", ZOO)
 def test_trains_one_step_and_the_saved_network_predicts_from_pixels_alone(name: str, tmp_path: Path) -> None:
     architecture, recipe = small(name)
     network = build(architecture, recipe, "none", "float32", seed=0)

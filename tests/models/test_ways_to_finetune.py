@@ -16,6 +16,8 @@ from models.finetuning.recipe import Kind, Recipe
 from preprocessing.errors import UserError
 from preprocessing.settings import ImageSize
 
+pytestmark = pytest.mark.slow  # builds many networks
+
 TARGETS = np.eye(10, dtype=np.float32)[[0, 4, 9]]
 
 
