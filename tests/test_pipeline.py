@@ -43,7 +43,7 @@ def test_the_whole_path_and_again_and_after_a_lost_piece(
     type_command: Command, tiny_tree: Callable[..., Path], tmp_path: Path
 ) -> None:
     data = tiny_tree(drivers=4, images_per_class=2, test_images=7)
-    options = ("--models", "vgg16 resnet50", "--image-size", "32x40", "--run", "tiny")
+    options = ("--models", "vgg16 mobilenet", "--image-size", "32x40", "--run", "tiny")
     done = run_all(type_command, data, tmp_path, *options)
     assert done.returncode == 0, done.stderr
     sample = pd.read_csv(data / "sample_submission.csv")
@@ -99,16 +99,16 @@ def test_broken_images_stop_the_run_or_are_left_out(
     broken_test = sorted((data / "imgs" / "test").iterdir())[0]
     broken_train.write_bytes(broken_train.read_bytes()[:300])
     broken_test.write_bytes(b"")
-    options = ("--models", "resnet50", "--image-size", "32x32", "--run", "broken", "--folds", 2)
+    options = ("--models", "mobilenet", "--image-size", "32x32", "--run", "broken", "--folds", 2)
     refused = run_all(type_command, data, tmp_path, *options)
     assert refused.returncode == 2
     assert broken_train.name in refused.stderr
     assert "--skip-broken" in refused.stderr
-    assert not (tmp_path / "runs" / "broken" / "resnet50").exists()
+    assert not (tmp_path / "runs" / "broken" / "mobilenet").exists()
 
     done = run_all(type_command, data, tmp_path, *options, "--skip-broken", "--epochs", 1)
     assert done.returncode == 0, done.stderr
-    fold = tmp_path / "runs" / "broken" / "resnet50" / "fold_0"
+    fold = tmp_path / "runs" / "broken" / "mobilenet" / "fold_0"
     prior = read_predictions(fold / "test.csv").loc[broken_test.name]
     assert prior.between(0.05, 0.2).all()
     assert broken_train.name not in set(pd.read_csv(tmp_path / "runs" / "broken" / "folds.csv")["img"])
@@ -120,20 +120,20 @@ def test_a_loss_that_is_no_number_stops_the_fold_and_keeps_the_others(
 ) -> None:
     data = tiny_tree()
     options = ("--data", data, "--weights", "none", "--image-size", "32x32", "--folds", 2, "--run", "nan")
-    good = type_command("models/resnet50.py", *options, "--epochs", 1, "--fold", 0)
+    good = type_command("models/mobilenet.py", *options, "--epochs", 1, "--fold", 0)
     assert good.returncode == 0, good.stderr
     wild = ("--optimizer", "sgd", "--learning-rate", 10, "--clip-norm", 0, "--epochs", 9, "--model-name", "wild")
     told = type_command("models/vgg16.py", *options, *wild, "--fold", 0)
     assert told.returncode == 2, told
     assert "--learning-rate" in told.stderr
     assert "Traceback" not in told.stderr
-    assert (tmp_path / "runs" / "nan" / "resnet50" / "fold_0" / "finished.json").exists()
+    assert (tmp_path / "runs" / "nan" / "mobilenet" / "fold_0" / "finished.json").exists()
     assert not (tmp_path / "runs" / "nan" / "wild" / "fold_0" / "finished.json").exists()
 
 
 WRONG = {
     "unknown option": (["models/vgg16.py", "--epoch", "3"], "Did you mean --epochs?"),
-    "misspelt architecture": (["./run_all.sh", "--models", "vgg61"], "Did you mean vgg16?"),
+    "misspelt architecture": (["./run_all.sh", "--models", "resnet5"], "Did you mean resnet50?"),
     "wrong type": (["models/resnet50.py", "--epochs", "many"], "expected a whole number, found 'many'"),
     "out of range": (["models/resnet50.py", "--dropout", "1.5"], "expected 0 to 0.95, found 1.5"),
     "weights folder without the file": (["models/vgg16.py", "--weights", "tests"], "expected vgg16.weights.h5"),

@@ -41,7 +41,7 @@ def test_the_options_of_each_stage_come_out_as_shell_assignments(
 def test_without_data_it_says_so_and_plans_the_demo_from_random_weights(tmp_path: Path) -> None:
     if any(Path("/kaggle/input").glob("*")) or any((REPOSITORY / "data").glob("*")):
         pytest.skip("there is data on this machine")
-    told = plan("--cache", tmp_path, KERAS_HOME=str(tmp_path), **OFFLINE)
+    told = plan("--cache", tmp_path, "--runs", tmp_path / "runs", KERAS_HOME=str(tmp_path), **OFFLINE)
     assert told.returncode == 0, told.stderr
     assert "There is no competition data" in told.stderr
     assert "cannot be had here, so the demo starts from random ones" in told.stderr
@@ -66,7 +66,7 @@ def test_weights_that_cannot_be_downloaded_are_told_within_ten_seconds(
         (["--labels", "/nowhere.csv"], "/nowhere.csv"),
         (["--submissions", "/proc/none"], "cannot write"),
         (["--seed", "-1"], "expected a whole number from 0"),
-        (["--models", "vgg16 vgg61"], "Did you mean vgg16?"),
+        (["--models", "vgg16 resnet5"], "Did you mean resnet50?"),
         (["--image-size", "31x224"], "vgg16 needs at least 32x32"),
         (["--hidden-units", "64"], "--head-start random"),
         (["--run", "leaderboard"], "reserved"),
