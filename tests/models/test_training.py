@@ -64,13 +64,13 @@ def test_fine_tuning_leaves_batch_norm_as_it_was_unless_asked(data: FoldData, tm
         return [keras.ops.convert_to_numpy(variable) for layer in norms for variable in layer.variables]
 
     for mode in ("inference", "training"):
-        recipe = recipe_of("mobilenet", batch_norm=mode, epochs=1, patience=9)
-        network, trainer = trainer_of("mobilenet", recipe, data, tmp_path / mode)
+        recipe = recipe_of("resnet50", batch_norm=mode, epochs=1, patience=9)
+        network, trainer = trainer_of("resnet50", recipe, data, tmp_path / mode)
         before = statistics(network)
-        kernel = np.array(network.backbone.get_layer("conv1").kernel)
+        kernel = np.array(network.backbone.get_layer("conv1_conv").kernel)
         trainer._run_stage(stages(recipe)[0])
         same = [np.array_equal(a, b) for a, b in zip(before, statistics(network), strict=True)]
-        assert not np.array_equal(kernel, network.backbone.get_layer("conv1").kernel)
+        assert not np.array_equal(kernel, network.backbone.get_layer("conv1_conv").kernel)
         assert all(same) if mode == "inference" else not all(same)
 
 
