@@ -18,6 +18,7 @@ from pathlib import Path
 
 from preprocessing.competition import SLUG
 from preprocessing.errors import UserError, named, run_command
+from preprocessing.files import free_bytes
 from preprocessing.run_folder import REPOSITORY
 from preprocessing.settings import CommandLine
 
@@ -167,8 +168,7 @@ def download(out: Path, archive: Path | None = None, needed_gigabytes: float = N
 
 def _require_space(out: Path, needed: float) -> None:
     """Raises a UserError unless the disk of `out` has `needed` bytes free."""
-    existing = next(folder for folder in (out, *out.absolute().parents) if folder.is_dir())
-    free = shutil.disk_usage(existing).free
+    free = free_bytes(out)
     if free < needed:
         raise UserError(
             f"{out}: expected {needed / GIGABYTE:.1f} GB of free space for the archive and what is in it, "

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from preprocessing import jpeg
 from preprocessing.crops import REGIONS, WHOLE
 from preprocessing.errors import UserError
-from preprocessing.files import written_whole
+from preprocessing.files import free_bytes, written_whole
 from preprocessing.settings import ImageSize
 
 BLOCK = 256  # images in one cache file
@@ -145,19 +145,15 @@ class ImageStore:
         sizes = {folder: _bytes_in(folder) for folder in (*others, *kept)}
         if needed + sum(sizes[folder] for folder in kept) > self.limit:
             return False
-        if _free(root) + sum(sizes[folder] for folder in others) < needed + FREE_DISK_KEPT:
+        if free_bytes(root) + sum(sizes[folder] for folder in others) < needed + FREE_DISK_KEPT:
             return False  # however many stores were removed
         for folder in others:
-            if sum(sizes.values()) + needed <= self.limit and _free(root) >= needed + FREE_DISK_KEPT:
+            if sum(sizes.values()) + needed <= self.limit and free_bytes(root) >= needed + FREE_DISK_KEPT:
                 break
             shutil.rmtree(folder, ignore_errors=True)
             sizes.pop(folder)
-        return _free(root) >= needed + FREE_DISK_KEPT
+        return free_bytes(root) >= needed + FREE_DISK_KEPT
 
 
 def _bytes_in(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.glob("*.npy"))
-
-
-def _free(folder: Path) -> int:
-    return shutil.disk_usage(folder).free

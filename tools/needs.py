@@ -9,6 +9,7 @@ from pathlib import Path
 from models.finetuning.architecture import Architecture
 from models.finetuning.recipe import Recipe
 from preprocessing.errors import UserError
+from preprocessing.files import free_bytes
 
 GIBIBYTE = 2**30
 REFERENCE_PIXELS = 224 * 224  # that `Architecture.gigaflops` is for
@@ -78,7 +79,7 @@ def check(needs: Needs, folders: list[Path]) -> str:
     Raises:
         UserError: memory or disk cannot suffice.
     """
-    free = min(shutil.disk_usage(_existing(folder)).free for folder in folders)
+    free = min(free_bytes(folder) for folder in folders)
     memory = available_memory()
     if needs.memory > memory:
         raise UserError(
@@ -137,10 +138,3 @@ def _matrix_gigaflops() -> float:
         matrix @ matrix
         best = min(best, time.perf_counter() - begun)
     return 2 * size**3 / best / 1e9
-
-
-def _existing(folder: Path) -> Path:
-    folder = folder.resolve()
-    while not folder.exists():
-        folder = folder.parent
-    return folder

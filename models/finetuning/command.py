@@ -104,6 +104,9 @@ def _main(architecture: Architecture, words: list[str]) -> None:
     run = run_folder(arguments.run or ("quick" if arguments.quick else "full"), arguments.runs)
     name = checked_name(arguments.model_name or architecture.name, "--model-name")
     pretrained.weights_file(architecture, arguments.weights)
+    kind = Kind(scratch=arguments.weights == "none", quick=arguments.quick)
+    given = chosen(arguments, Recipe) | chosen(arguments, Augmentation)
+    recipe, augmentation = architecture.settings_for(kind, given)
 
     from preprocessing import dataset, folds  # pandas, which --help need not load
 
@@ -114,9 +117,6 @@ def _main(architecture: Architecture, words: list[str]) -> None:
     if not asked or asked[0] < 0 or asked[-1] >= count:
         raise UserError(f"--fold {' '.join(map(str, asked))}: this run has the folds 0 to {count - 1}.")
 
-    kind = Kind(scratch=arguments.weights == "none", quick=arguments.quick)
-    given = chosen(arguments, Recipe) | chosen(arguments, Augmentation)
-    recipe, augmentation = architecture.settings_for(kind, given)
     pieces = [
         Piece(
             run=run,

@@ -1,6 +1,7 @@
 """Where pretrained weights come from: `--weights imagenet`, a folder of `ARCHITECTURE.weights.h5`, or none."""
 
 import contextlib
+import functools
 import http.client
 import math
 import os
@@ -70,7 +71,13 @@ def check_available(architecture: Architecture, weights: str) -> None:
 def identity(architecture: Architecture, weights: str) -> str:
     """What stands for the weights in a run's record: 'none', 'imagenet', or the hash of the file."""
     path = weights_file(architecture, weights)
-    return weights if path is None else f"sha256:{sha256_of(path)}"
+    return weights if path is None else f"sha256:{_hash_once(path)}"
+
+
+@functools.cache
+def _hash_once(path: Path) -> str:
+    """The hash of a weights file, which each fold's record asks for."""
+    return sha256_of(path)
 
 
 @contextlib.contextmanager
