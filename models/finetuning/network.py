@@ -81,7 +81,7 @@ def build(architecture: Architecture, recipe: Recipe, weights: str, precision: s
         keras.config.set_dtype_policy("float32")
     images = keras.Input((recipe.image_size.height, recipe.image_size.width, 3), dtype="uint8", name="images")
     pixels = preprocessed(images, architecture.preprocessing)
-    features = _pooled(_as_list(backbone(pixels)), recipe.pooling)
+    features = pooled_features(backbone(pixels), recipe.pooling)
     head = _head(features.shape[-1], recipe, seed)
     logits = head(features)
     training, layers = keras.Model(images, logits, name="training"), ()
@@ -119,6 +119,22 @@ def preprocessed(images: Any, mode: str) -> Any:
     if mode == "included":
         return keras.layers.Rescaling(1.0, name="preprocessing")(images)
     raise ValueError(f"preprocessing {mode!r}: expected tf, caffe, torch or included")
+
+
+def pooled_features(maps: Any, pooling: str) -> Any:
+    """Feature maps of a backbone as one row of numbers an image, float32.
+
+    Args:
+        maps: symbolic, one or several of shape (batch, height, width, channels).
+        pooling: 'avg', 'max', 'avgmax' or 'flatten'.
+    """
+    layers: dict[str, list[Any]] = {
+        "avg": [keras.layers.GlobalAveragePooling2D],
+        "max": [keras.layers.GlobalMaxPooling2D],
+    }
+    layers |= {"avgmax": layers["avg"] + layers["max"], "flatten": [keras.layers.Flatten]}
+    pooled = [layer(dtype="float32")(feature_map) for feature_map in _as_list(maps) for layer in layers[pooling]]
+    return pooled[0] if len(pooled) == 1 else keras.layers.Concatenate(name="features")(pooled)
 
 
 def set_trainable(network: Network, recipe: Recipe, head_only: bool, top_blocks: int = 0) -> None:
@@ -214,7 +230,7 @@ def _with_auxiliary(
     classifiers = [
         keras.layers.Dense(NUMBER_OF_CLASSES, name=f"auxiliary_logits_{i + 1}") for i in range(len(branches))
     ]
-    logits = [head(_pooled(outputs[:count], recipe.pooling))]
+    logits = [head(pooled_features(outputs[:count], recipe.pooling))]
     logits += [classifier(output) for classifier, output in zip(classifiers, outputs[count:], strict=True)]
     own = {id(layer) for layer in backbone.layers}
     layers = [layer for layer in branched.layers if id(layer) not in own]
@@ -225,16 +241,6 @@ def _as_list(outputs: Any) -> list[Any]:
     return list(outputs) if isinstance(outputs, (list, tuple)) else [outputs]
 
 
-def _pooled(maps: list[Any], pooling: str) -> Any:
-    layers: dict[str, list[Any]] = {
-        "avg": [keras.layers.GlobalAveragePooling2D],
-        "max": [keras.layers.GlobalMaxPooling2D],
-    }
-    layers |= {"avgmax": layers["avg"] + layers["max"], "flatten": [keras.layers.Flatten]}
-    pooled = [layer(dtype="float32")(feature_map) for feature_map in maps for layer in layers[pooling]]
-    return pooled[0] if len(pooled) == 1 else keras.layers.Concatenate(name="features")(pooled)
-
-
 def _head(features: int, recipe: Recipe, seed: int) -> keras.Model:
     inputs = keras.Input((features,), name="features")
     penalty = {"kernel_regularizer": keras.regularizers.L2(recipe.head_l2)} if recipe.head_l2 else {}
@@ -243,4 +249,6 @@ def _head(features: int, recipe: Recipe, seed: int) -> keras.Model:
         hidden = keras.layers.Dense(recipe.hidden_units, activation="relu", name="hidden", **penalty)(hidden)
     if recipe.dropout:
         hidden = keras.layers.Dropout(recipe.dropout, seed=seed, name="dropout")(hidden)
-    return keras.Model(inputs, keras.layers.Dense(NUMBER_OF_CLASSES, name="logits", **penalty)(hidden), name="head")
+    start = "zeros" if recipe.head_start == "zero" else "glorot_uniform"
+    logits = keras.layers.Dense(NUMBER_OF_CLASSES, kernel_initializer=start, name="logits", **penalty)
+    return keras.Model(inputs, logits(hidden), name="head")

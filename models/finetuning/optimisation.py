@@ -8,6 +8,7 @@ from typing import Any
 import keras
 
 from models.finetuning.recipe import Recipe
+from models.finetuning.runtime import apply_adam
 
 STEP_DECAY = 0.1  # 'step' multiplies the rate by this at one half and at three quarters of the schedule
 NOT_DECAYED = ["bias", "gamma", "beta"]  # by weight decay
@@ -60,28 +61,40 @@ def stages(recipe: Recipe, blocks: int = 1) -> list[Stage]:
 
 
 class _ScaledRates:
-    """Gives each variable a learning rate of its own, by what Keras calls for each: `update_step`.
-
-    Weight decay is done here too, since Keras's own takes the one rate of the optimiser for all.
-    """
+    """Gives each variable a learning rate of its own, by what Keras calls for each: `update_step`."""
 
     scales: tuple[float, ...] = ()
-    decoupled_decay: float = 0.0
 
-    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+    def rate_of(self, variable: Any, learning_rate: Any) -> Any:
+        """The learning rate of one variable."""
         this: Any = self
-        rate = learning_rate * self.scales[this._get_variable_index(variable)]
-        if self.decoupled_decay and this._use_weight_decay(variable):
-            this.assign_sub(variable, variable * rate * self.decoupled_decay)
-        super().update_step(gradient, variable, rate)  # type: ignore[misc]
+        return learning_rate * self.scales[this._get_variable_index(variable)] if self.scales else learning_rate
 
 
 class ScaledSGD(_ScaledRates, keras.optimizers.SGD):
     """SGD with a learning rate for each variable."""
 
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        super().update_step(gradient, variable, self.rate_of(variable, learning_rate))
+
 
 class ScaledAdam(_ScaledRates, keras.optimizers.Adam):
-    """Adam or AdamW with a learning rate for each variable."""
+    """Adam and AdamW with a learning rate for each variable, in one pass over the memory where the backend can.
+
+    Weight decay is done here too, since Keras's own takes the one rate of the optimiser for all.
+    """
+
+    decoupled_decay: float = 0.0
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        this: Any = self
+        rate = self.rate_of(variable, learning_rate)
+        if self.decoupled_decay and this._use_weight_decay(variable):
+            this.assign(variable, variable * (1 - rate * self.decoupled_decay))
+        index = this._get_variable_index(variable)
+        moments = this._momentums[index], this._velocities[index]
+        if not apply_adam(variable, *moments, gradient, self.iterations + 1, rate, self):
+            super().update_step(gradient, variable, rate)
 
 
 def make_optimizer(
@@ -92,27 +105,22 @@ def make_optimizer(
     Args:
         scales: what the rate is multiplied by, for each variable that trains, in order; none is 1 for all.
     """
-    optimizer = _plain_optimizer(recipe, stage, any(scale != 1 for scale in scales))
-    if isinstance(optimizer, _ScaledRates):
+    optimizer = _plain_optimizer(recipe, stage)
+    if any(scale != 1 for scale in scales):
         optimizer.scales = tuple(scales)
     return keras.optimizers.LossScaleOptimizer(optimizer) if precision == "mixed_float16" else optimizer
 
 
-def _plain_optimizer(recipe: Recipe, stage: Stage, scaled: bool) -> keras.optimizers.Optimizer:
+def _plain_optimizer(recipe: Recipe, stage: Stage) -> Any:
     options: dict[str, Any] = {"learning_rate": stage.learning_rate, "global_clipnorm": recipe.clip_norm or None}
     if recipe.ema:
         options |= {"use_ema": True, "ema_momentum": recipe.ema, "ema_overwrite_frequency": None}
     if recipe.optimizer == "sgd":
-        kind = ScaledSGD if scaled else keras.optimizers.SGD
-        return kind(momentum=recipe.momentum, nesterov=True, **options)
-    if recipe.optimizer == "adam":
-        return (ScaledAdam if scaled else keras.optimizers.Adam)(**options)
-    if scaled:
-        optimizer = ScaledAdam(**options)
+        return ScaledSGD(momentum=recipe.momentum, nesterov=True, **options)
+    optimizer = ScaledAdam(**options)
+    if recipe.optimizer == "adamw":
         optimizer.decoupled_decay = recipe.weight_decay
-    else:
-        optimizer = keras.optimizers.AdamW(weight_decay=recipe.weight_decay, **options)
-    optimizer.exclude_from_weight_decay(var_names=NOT_DECAYED)
+        optimizer.exclude_from_weight_decay(var_names=NOT_DECAYED)
     return optimizer
 
 

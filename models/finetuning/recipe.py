@@ -48,8 +48,8 @@ class Recipe:
     # first the head
     head_start: str = setting(
         "logistic",
-        "start of the head: logistic regression on the frozen network's features, or random",
-        choices=("logistic", "random"),
+        "start of the head: logistic regression on the frozen network's features, random, or zero (all classes alike)",
+        choices=("logistic", "random", "zero"),
     )
     head_regularisation: float = setting(0.01, "C of that logistic regression, smaller is stronger", least=1e-9)
     head_epochs: int = setting(0, "epochs that the head trains by itself before the rest joins", unit="epochs", least=0)
@@ -160,9 +160,9 @@ def check_contradictions(recipe: Recipe) -> None:
             f"ever train. Take more epochs (--epochs {2 * recipe.unfreeze_epochs} or above), or a smaller "
             "--unfreeze-epochs."
         )
-    if recipe.head_start == "random" and not recipe.epochs and not recipe.head_epochs:
+    if recipe.head_start != "logistic" and not recipe.epochs and not recipe.head_epochs:
         raise UserError(
-            "--epochs 0 with --head-start random: nothing would train. Add --head-epochs 2, or --head-start logistic."
+            f"--epochs 0 with --head-start {recipe.head_start}: nothing would train. Add --head-epochs 2, or --head-start logistic."
         )
 
 

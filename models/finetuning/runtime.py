@@ -93,6 +93,38 @@ def versions() -> dict[str, str]:
     return found | {"backend": backend, backend: getattr(module, "__version__", "unknown")}
 
 
+def apply_adam(
+    variable: Any, momentum: Any, velocity: Any, gradient: Any, step: Any, rate: Any, optimizer: Any
+) -> bool:
+    """Adam's update of one variable as one native operation, where the backend has it; False where it has none.
+
+    Keras's own dozen of element-wise operations each goes through the memory once, which takes about twice the time.
+
+    Args:
+        variable, momentum, velocity: of one shape, float32; changed in place.
+        step: from 1.
+        optimizer: has beta_1, beta_2 and epsilon.
+    """
+    if _backend() != "tensorflow":
+        return False
+    import tensorflow
+
+    step = tensorflow.cast(step, tensorflow.float32)
+    tensorflow.raw_ops.ResourceApplyAdam(
+        var=variable.handle,
+        m=momentum.value.handle,
+        v=velocity.value.handle,
+        beta1_power=optimizer.beta_1**step,
+        beta2_power=optimizer.beta_2**step,
+        lr=tensorflow.cast(rate, tensorflow.float32),
+        beta1=optimizer.beta_1,
+        beta2=optimizer.beta_2,
+        epsilon=optimizer.epsilon,
+        grad=gradient,
+    )
+    return True
+
+
 def _backend() -> str:
     return str(load_keras().backend.backend())
 

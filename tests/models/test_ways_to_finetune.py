@@ -163,6 +163,14 @@ def test_a_variable_moves_by_its_share_of_the_learning_rate(name: str, precision
         return [np.array(variable) - np.arange(1, 4) for variable in variables]
 
     plain = moved(())
+    keras_own = {
+        "sgd": keras.optimizers.SGD(0.01, momentum=0.9, nesterov=True),
+        "adam": keras.optimizers.Adam(0.01),
+        "adamw": keras.optimizers.AdamW(0.01, weight_decay=0.3),
+    }[name]
+    variable = keras.Variable(np.arange(1.0, 4.0, dtype=np.float32))
+    keras_own.apply([keras.ops.convert_to_tensor(np.float32([3, -2, 1]))], [variable])
+    np.testing.assert_allclose(plain[0], np.array(variable) - np.arange(1, 4), atol=1e-6)
     assert all(np.abs(step).min() > 1e-3 for step in plain)
     for scale, step, whole in zip(scales, moved(scales), plain, strict=True):
         np.testing.assert_allclose(step, scale * whole, atol=1e-6)
