@@ -162,7 +162,8 @@ def check_contradictions(recipe: Recipe) -> None:
         )
     if recipe.head_start != "logistic" and not recipe.epochs and not recipe.head_epochs:
         raise UserError(
-            f"--epochs 0 with --head-start {recipe.head_start}: nothing would train. Add --head-epochs 2, or --head-start logistic."
+            f"--epochs 0 with --head-start {recipe.head_start}: nothing would train. Add --head-epochs 2, or "
+            "--head-start logistic."
         )
 
 
