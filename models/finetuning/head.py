@@ -25,8 +25,7 @@ def fit_logistic(
     from sklearn.linear_model import LogisticRegression
 
     features = np.asarray(features, dtype=np.float32)
-    mean, deviation = features.mean(axis=0), features.std(axis=0)
-    deviation = np.maximum(deviation, SMALLEST_DEVIATION * max(float(deviation.mean()), 1e-12))
+    mean, deviation = standardisation(features)
     classifier = LogisticRegression(C=regularisation, max_iter=LARGEST_ITERATIONS)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # stopping at the iteration limit is a start good enough
@@ -36,6 +35,16 @@ def fit_logistic(
     kernel = classifier.coef_.T / deviation[:, None]
     bias = classifier.intercept_ - mean @ kernel
     return kernel.astype(np.float32), bias.astype(np.float32)
+
+
+def standardisation(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and deviation of each feature, shape (features,), float32.
+
+    Args:
+        features: shape (images, features), float32.
+    """
+    mean, deviation = features.mean(axis=0), features.std(axis=0)
+    return mean, np.maximum(deviation, SMALLEST_DEVIATION * max(float(deviation.mean()), 1e-12))
 
 
 def set_head(head: keras.Model, kernel: np.ndarray, bias: np.ndarray) -> None:

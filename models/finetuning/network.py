@@ -172,11 +172,15 @@ def save_model(network: Network, build_again: Any, path: Any) -> None:
         build_again: builds a network like `network` in float32 (its weights are overwritten).
         path: ends in .keras.
     """
+    plain_copy(network, build_again).save(path)
+
+
+def plain_copy(network: Network, build_again: Any) -> keras.Model:
+    """Images -> probabilities in float32, as `save_model` saves it; its head is its layer 'head'."""
     plain: Network = build_again()
     for source, target in zip(network.predictor.weights, plain.predictor.weights, strict=True):
         target.assign(keras.ops.convert_to_numpy(source))
-    model = keras.Model(plain.training.input, plain.predictor.outputs[0], name="distracted_driver")
-    model.save(path)
+    return keras.Model(plain.training.input, plain.predictor.outputs[0], name="distracted_driver")
 
 
 def _backbone(architecture: Architecture, recipe: Recipe, weights: str) -> tuple[keras.Model, list[Any]]:
