@@ -31,9 +31,14 @@ def read_image(path: Path, size: ImageSize, crop: str = WHOLE) -> np.ndarray:
     Returns:
         shape (size.height, size.width, 3), uint8, RGB.
     """
-    region = REGIONS[crop]
-    least_height, least_width = math.ceil(size.height / region.side), math.ceil(size.width / region.side)
-    image = region.of(jpeg.decode(path, least_height=least_height, least_width=least_width))
+    side = REGIONS[crop].side
+    least_height, least_width = math.ceil(size.height / side), math.ceil(size.width / side)
+    return resized(jpeg.decode(path, least_height=least_height, least_width=least_width), size, crop)
+
+
+def resized(image: np.ndarray, size: ImageSize, crop: str = WHOLE) -> np.ndarray:
+    """A photograph, shape (height, width, 3), uint8, cut to a region and brought to a size as `read_image` does."""
+    image = REGIONS[crop].of(image)
     if image.shape[:2] == (size.height, size.width):
         return image
     shrinks = image.shape[0] >= size.height and image.shape[1] >= size.width

@@ -54,28 +54,12 @@ def _train(work: Piece, dataset: Dataset, folds: pd.DataFrame, settings: dict, c
 
     network = build(work.architecture, work.recipe, work.weights, policy, work.seed)
     labelled, test = _stores(work, dataset, folds, cache, cache_limit, say)
-    data = _fold_data(work, folds, labelled)
+    data = fold_data(work, folds, labelled)
     say(
         f"{len(data.training):,} training images, {len(data.held_out):,} of held-out drivers, {len(test):,} test images"
     )
 
-    trainer = Trainer(
-        network,
-        work.recipe,
-        work.augmentation or Augmentation(),
-        data,
-        precision=policy,
-        seed=work.seed,
-        workers=work.workers,
-        checkpoint_path=work.folder / piece.CHECKPOINT,
-        say=say,
-    )
-    if work.weights == "none":
-        sample = data.training[np.linspace(0, len(data.training) - 1, initialisation.IMAGES).astype(int)]
-        initialisation.prepare_random_weights(network, np.stack([labelled.read(int(row)) for row in sample]))
-    if not trainer.resume() and work.recipe.head_start == "logistic":
-        _start_head(network, work, data, say)
-    trainer.train()
+    trainer = train_network(work, network, data, policy, work.folder / piece.CHECKPOINT, say)
 
     results = _leave_predictions(work, network, data, dataset, folds, test)
     _leave_history(work, trainer)
@@ -88,6 +72,40 @@ def _train(work: Piece, dataset: Dataset, folds: pd.DataFrame, settings: dict, c
         f"{work.model_name}, fold {work.fold}: held-out log loss {results['log_loss']:.4f}, accuracy "
         f"{results['accuracy']:.1%} with the weights of epoch {results['best_epoch']}, {results['seconds']:.0f} s"
     )
+
+
+def train_network(
+    work: Piece,
+    network: Network,
+    data: FoldData,
+    policy: str,
+    checkpoint: Path,
+    say: Callable[[str], None],
+    fresh: bool = True,
+) -> Trainer:
+    """Starts the head and trains the network, which is left with its best weights; goes on from a checkpoint.
+
+    Args:
+        fresh: the backbone is as `build` made it, so that random weights have to be made trainable first.
+    """
+    trainer = Trainer(
+        network,
+        work.recipe,
+        work.augmentation or Augmentation(),
+        data,
+        precision=policy,
+        seed=work.seed,
+        workers=work.workers,
+        checkpoint_path=checkpoint,
+        say=say,
+    )
+    if work.weights == "none" and fresh:
+        sample = data.training[np.linspace(0, len(data.training) - 1, initialisation.IMAGES).astype(int)]
+        initialisation.prepare_random_weights(network, np.stack([data.store.read(int(row)) for row in sample]))
+    if not trainer.resume() and work.recipe.head_start == "logistic":
+        _start_head(network, work, data, say)
+    trainer.train()
+    return trainer
 
 
 def speaker(*logs: Path) -> Callable[[str], None]:
@@ -129,7 +147,7 @@ def stores(
     )
 
 
-def _fold_data(work: Piece, folds: pd.DataFrame, store: ImageStore) -> FoldData:
+def fold_data(work: Piece, folds: pd.DataFrame, store: ImageStore) -> FoldData:
     labels = folds["classname"].map(CLASSES.index).to_numpy()
     numbers = folds["fold"].to_numpy()
     training = np.flatnonzero(numbers != work.fold)

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 
 LARGEST_ITERATIONS = 300
-SMALLEST_DEVIATION = 1e-3  # of a feature, relative to the mean deviation; keeps dead features from blowing up
+SMALLEST_DEVIATION = 0.1  # that a feature is divided by, relative to the mean deviation of all
 
 
 def fit_logistic(
@@ -38,7 +38,11 @@ def fit_logistic(
 
 
 def standardisation(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and deviation of each feature, shape (features,), float32.
+    """Mean and deviation of each feature, shape (features,), float32; the deviation is bounded from below.
+
+    ReLUs leave features that are silent on all but a few training images. Divided by their tiny deviation they get a
+    huge kernel, and augmentation, which wakes them, makes logits explode: with MobileNetV2 on a toy set the loss on
+    augmented images was 4.9 with a bound of 0.001, and is 1.9 with 0.1.
 
     Args:
         features: shape (images, features), float32.
