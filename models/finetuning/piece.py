@@ -17,7 +17,6 @@ from typing import Any
 
 from models.finetuning import weights as pretrained
 from models.finetuning.architecture import Architecture
-from models.finetuning.recipe import Recipe
 from preprocessing.augmentation_settings import Augmentation
 from preprocessing.errors import UserError
 from preprocessing.files import read_json, sha256_of, write_json
@@ -42,19 +41,23 @@ class Piece:
     Attributes:
         run: the run's folder.
         model_name: the sub-folder; the architecture's name unless the user gave another.
+        recipe: the settings of the network's training, or of a classifier on its features.
         fold: number of the fold that is held out.
+        augmentation: None where images are only seen as they are.
+        outputs: the files that it leaves.
     """
 
     run: Path
     model_name: str
     architecture: Architecture
-    recipe: Recipe
-    augmentation: Augmentation
+    recipe: Any
     fold: int
     weights: str
     precision: str
     seed: int
     workers: int
+    augmentation: Augmentation | None = None
+    outputs: tuple[str, ...] = OUTPUTS
 
     @property
     def folder(self) -> Path:
@@ -78,7 +81,11 @@ class Piece:
             "precision": self.precision,
             "seed": self.seed,
             **as_json(self.recipe),
-            **{f"augmentation_{name}": value for name, value in as_json(self.augmentation).items()},
+            **(
+                {f"augmentation_{name}": value for name, value in as_json(self.augmentation).items()}
+                if self.augmentation
+                else {}
+            ),
         }
 
 
@@ -103,7 +110,7 @@ def is_finished(piece: Piece, settings: dict[str, Any]) -> bool:
     if not (piece.folder / "finished.json").exists():
         return False
     sizes = read_json(piece.folder / "finished.json").get("bytes", {})
-    return all(_size(piece.folder / name) == sizes.get(name) for name in OUTPUTS)
+    return all(_size(piece.folder / name) == sizes.get(name) for name in piece.outputs)
 
 
 def begin(piece: Piece, settings: dict[str, Any], versions: dict[str, str], precision: str) -> None:
@@ -121,7 +128,7 @@ def begin(piece: Piece, settings: dict[str, Any], versions: dict[str, str], prec
 
 def finish(piece: Piece, results: dict[str, Any]) -> None:
     """Writes finished.json with the results, and the size and checksum of every output."""
-    files = {name: piece.folder / name for name in OUTPUTS}
+    files = {name: piece.folder / name for name in piece.outputs}
     record = results | {
         "bytes": {name: _size(path) for name, path in files.items()},
         "sha256": {name: sha256_of(path) for name, path in files.items()},
@@ -154,7 +161,7 @@ def held(piece: Piece) -> Iterator[None]:
 
 def _made_something(piece: Piece) -> bool:
     """Whether there is more than a record of intentions, that is, something to protect from other settings."""
-    return any((piece.folder / name).exists() for name in (*OUTPUTS, "finished.json", CHECKPOINT))
+    return any((piece.folder / name).exists() for name in (*piece.outputs, "finished.json", CHECKPOINT))
 
 
 def _size(path: Path) -> int:

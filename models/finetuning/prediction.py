@@ -4,14 +4,13 @@ import keras
 import numpy as np
 from tqdm import tqdm
 
-from preprocessing.batches import plain_batches
-from preprocessing.images import ImageStore
+from preprocessing.batches import Images, plain_batches
 
 PREDICTION_BATCH = 64
 
 
 def predict(
-    predictor: keras.Model, store: ImageStore, rows: np.ndarray, workers: int, what: str
+    predictor: keras.Model, store: Images, rows: np.ndarray, workers: int, what: str
 ) -> tuple[np.ndarray, np.ndarray]:
     """Runs a predictor over images, with a progress bar.
 

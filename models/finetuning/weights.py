@@ -42,7 +42,7 @@ def weights_file(architecture: Architecture, weights: str) -> Path | None:
     if not path.is_file():
         found = ", ".join(sorted(p.name for p in folder.glob("*.weights.h5"))) or "no *.weights.h5 at all"
         raise UserError(f"--weights {weights}: expected {name} in it, found {found}. " + _ways_out(architecture))
-    count = sum(math.prod(shape) for shape in _shapes_in(path, architecture))
+    count = sum(math.prod(shape) for shape in shapes_in(path, architecture))
     if count != architecture.parameters:
         raise UserError(
             f"{path}: these are not the weights of {architecture.name} without its top: expected "
@@ -60,10 +60,10 @@ def check_available(architecture: Architecture, weights: str) -> None:
     weights_file(architecture, weights)
     if weights == "imagenet" and not architecture.published_weights:
         raise UserError(f"Keras publishes no weights of {architecture.name}. " + _ways_out(architecture))
-    if weights != "imagenet" or _cached(architecture) or _reachable():
+    if weights != "imagenet" or _cached(architecture) or reachable():
         return
     raise UserError(
-        f"the ImageNet weights of {architecture.name} are not on this machine ({_keras_cache()}) and their server "
+        f"the ImageNet weights of {architecture.name} are not on this machine ({keras_cache()}) and their server "
         f"cannot be reached. " + _ways_out(architecture)
     )
 
@@ -111,7 +111,7 @@ def load(backbone: Any, architecture: Architecture, weights: str) -> None:
         return
     # Keras skips with a warning what it does not find in the file, and would leave it random: so compare first.
     expected = sorted(tuple(variable.shape) for variable in backbone.weights)
-    reason = "its arrays have other shapes" if sorted(_shapes_in(path, architecture)) != expected else ""
+    reason = "its arrays have other shapes" if sorted(shapes_in(path, architecture)) != expected else ""
     try:
         if not reason:
             backbone.load_weights(path)
@@ -124,7 +124,7 @@ def load(backbone: Any, architecture: Architecture, weights: str) -> None:
         )
 
 
-def _shapes_in(path: Path, architecture: Architecture) -> list[tuple[int, ...]]:
+def shapes_in(path: Path, architecture: Architecture) -> list[tuple[int, ...]]:
     """Shapes of the arrays in a `.weights.h5` file."""
     import h5py
 
@@ -143,15 +143,15 @@ def _ways_out(architecture: Architecture) -> str:
     return WAYS_OUT.format(file=f"{architecture.name}.weights.h5", builder=architecture.builder.rpartition(":")[2])
 
 
-def _keras_cache() -> Path:
+def keras_cache() -> Path:
     return Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser() / "models"
 
 
 def _cached(architecture: Architecture) -> bool:
-    return (_keras_cache() / architecture.published_weights).is_file()
+    return (keras_cache() / architecture.published_weights).is_file()
 
 
-def _reachable() -> bool:
+def reachable() -> bool:
     """Whether a connection opens in time. In a thread, since looking up a name has no time-out of its own."""
     opened = threading.Event()
 

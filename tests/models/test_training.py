@@ -193,3 +193,22 @@ def test_the_learning_rate_warms_up_to_its_peak_and_never_exceeds_it(schedule: s
     assert max(rates) == pytest.approx(2.0)
     assert rates[10] == pytest.approx(2.0)
     assert rates[-1] == pytest.approx({"cosine": 0.0, "constant": 2.0, "step": 0.02}[schedule], abs=1e-3)
+
+
+@pytest.mark.parametrize("dropout", [False, True])
+def test_nearly_dead_features_that_augmentation_wakes_leave_the_logistic_head_sane(dropout: bool) -> None:
+    generator = np.random.default_rng(0)
+    labels = np.repeat(np.arange(10), 9)
+    alive = np.eye(10)[labels] @ generator.normal(size=(10, 40)) + generator.normal(size=(90, 40))
+    dead = np.zeros((90, 60))  # silent but for a whisper on one image each, as behind a ReLU
+    dead[generator.integers(0, 90, 60), np.arange(60)] = 0.02
+    features = np.concatenate([np.maximum(alive, 0), dead], axis=1)
+    kernel, bias = fit_logistic(features, labels, 0.01, 10)
+
+    seen = features.copy()  # as augmented: now and then a dead feature is as loud as the others
+    seen[:, 40:] += (generator.random((90, 60)) < 0.1) * generator.random((90, 60))
+    if dropout:
+        seen *= 2.0 * (generator.random(seen.shape) < 0.5)
+    logits = seen @ kernel + bias
+    shares = np.exp(logits - logits.max(axis=1, keepdims=True))
+    assert log_loss(shares, labels) < np.log(10)

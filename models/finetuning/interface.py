@@ -1,0 +1,247 @@
+"""The engine from Python, for notebooks: four lines from data to predictions.
+
+from models import finetune
+
+model = finetune("inception_v3", data="data", trainable="from mixed7")
+model.fit(fold=0)
+table = model.predict(["some.jpg", "another.jpg"])
+"""
+
+import dataclasses
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from models.finetuning import architecture as zoo
+from models.finetuning import runtime
+from models.finetuning import weights as pretrained
+from models.finetuning.architecture import Architecture
+from models.finetuning.command import GIBIBYTE
+from models.finetuning.piece import Piece
+from models.finetuning.recipe import Kind, Recipe
+from preprocessing.augmentation_settings import Augmentation
+from preprocessing.errors import UserError
+from preprocessing.run_folder import CACHE
+from preprocessing.settings import checked, nearest
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+    from models.finetuning.network import Network
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Where and on what a model works; the names and defaults are those of the command line.
+
+    Attributes:
+        data: Kaggle's data folder; found by itself where it is None.
+        weights: 'imagenet', 'none', or a folder of NAME.weights.h5.
+        folds: how many the labelled images are split into, by driver.
+        cache_limit: the most GiB of decoded images that `cache` keeps.
+    """
+
+    data: str | os.PathLike[str] | None = None
+    weights: str | os.PathLike[str] = "imagenet"
+    folds: int = 5
+    precision: str = "auto"
+    seed: int = 0
+    workers: int = os.cpu_count() or 1
+    quick: bool = False
+    skip_broken: bool = False
+    cache: str | os.PathLike[str] = CACHE
+    cache_limit: float = 64.0
+
+
+class Model:
+    """A network of the zoo with its settings; made by `finetune`.
+
+    Attributes:
+        history: after `fit`, a row an epoch, with the columns of a run's history.csv.
+        log_loss: after `fit`, of the held-out drivers, in nats.
+        network: once it is built.
+    """
+
+    def __init__(
+        self, architecture: Architecture, options: Options, given: dict[str, Any], trained: "Network | None" = None
+    ) -> None:
+        kind = Kind(scratch=options.weights == "none", quick=options.quick)
+        self.architecture = architecture
+        self.options = options
+        self.recipe, self.augmentation = architecture.settings_for(kind, given)
+        self.history: pd.DataFrame | None = None
+        self.log_loss = float("nan")
+        self.network: Network | None = None
+        self._given = given
+        self._trained = trained
+        self._policy = "float32"
+
+    def fit(self, fold: int = 0) -> "Model":
+        """Trains on all drivers but those of one fold, who choose the best weights. A second call starts anew.
+
+        Raises:
+            UserError: no such fold, data or weights that cannot be had, a loss that is no longer a number.
+        """
+        options, work = self.options, self._piece(fold)
+        from preprocessing import dataset, folds
+
+        data = dataset.load(dataset.required(_path(options.data)), Path(options.cache), options.skip_broken)
+        table = folds.make_folds(data.train, options.folds).set_index("img").loc[data.train["img"]].reset_index()
+        if not 0 <= fold < options.folds:
+            raise UserError(f"fold={fold}: there are the folds 0 to {options.folds - 1}.")
+        network = self._built()
+        import pandas as pd
+
+        from models.finetuning import fold as engine
+
+        limit = int(options.cache_limit * GIBIBYTE)
+        labelled, _ = engine.stores(self.recipe, data, table, Path(options.cache), limit)
+        labelled.prepare(options.workers)
+        with tempfile.TemporaryDirectory() as folder:
+            part = engine.fold_data(work, table, labelled)
+            fresh = self._trained is None
+            trainer = engine.train_network(work, network, part, self._policy, Path(folder) / "state.npz", print, fresh)
+        self.network = network
+        self.history, self.log_loss = pd.DataFrame(trainer.progress.history), trainer.progress.best_loss
+        return self
+
+    def predict(self, images: "Sequence[str | os.PathLike[str] | np.ndarray] | np.ndarray") -> "pd.DataFrame":
+        """Probabilities of photographs.
+
+        Args:
+            images: paths of JPEG files; or arrays of shape (height, width, 3), uint8, RGB, of any size.
+
+        Returns:
+            a prediction table: img (the file's name, or its whole path where two names are the same; an array's
+            number), c0, ..., c9.
+
+        Raises:
+            UserError: nothing was fitted yet, or an image cannot be read.
+        """
+        if self.network is None:
+            raise UserError("this model has learned nothing yet. Call its fit() first.")
+        import numpy as np
+        import pandas as pd
+
+        from models.finetuning.prediction import predict
+        from preprocessing.competition import CLASSES
+
+        if isinstance(images, (str, os.PathLike)):
+            images = [images]
+        store = _Images(list(images), self.recipe)
+        probabilities = np.empty((0, len(CLASSES)))
+        if len(store):
+            rows = np.arange(len(store))
+            probabilities, _ = predict(self.network.predictor, store, rows, self.options.workers, "images")
+        probabilities = np.asarray(probabilities, np.float64)
+        table = pd.DataFrame(probabilities / probabilities.sum(axis=1, keepdims=True), columns=list(CLASSES))
+        table.insert(0, "img", store.names)
+        return table
+
+    def _piece(self, fold: int) -> Piece:
+        return Piece(
+            run=Path(),
+            model_name=self.architecture.name,
+            architecture=self.architecture,
+            recipe=self.recipe,
+            augmentation=self.augmentation,
+            fold=fold,
+            weights=str(self.options.weights),
+            precision=self.options.precision,
+            seed=self.options.seed,
+            workers=self.options.workers,
+        )
+
+    def _built(self) -> "Network":
+        """A new network with a fresh head, on pretrained weights or on those that another model has learned."""
+        options = self.options
+        if self._trained is None:
+            pretrained.check_available(self.architecture, str(options.weights))
+        self._policy, _ = runtime.start(options.precision, options.seed)
+        from models.finetuning.network import build, copy_backbone
+
+        source = str(options.weights) if self._trained is None else "none"
+        network = build(self.architecture, self.recipe, source, self._policy, options.seed)
+        if self._trained is not None:
+            copy_backbone(self._trained, network)
+        return network
+
+
+class _Images:
+    """Photographs by row, as `prediction.predict` reads them."""
+
+    def __init__(self, images: "list[Any]", recipe: Recipe) -> None:
+        self.images = [image if hasattr(image, "shape") else Path(image) for image in images]
+        self.size, self.crop = recipe.image_size, recipe.crop
+        paths = [image for image in self.images if isinstance(image, Path)]
+        clash = len({path.name for path in paths}) < len(paths)
+        self.names = [
+            (str(image) if clash else image.name) if isinstance(image, Path) else str(number)
+            for number, image in enumerate(self.images)
+        ]
+        for number, image in enumerate(self.images):
+            if isinstance(image, Path):
+                if not image.is_file():
+                    raise UserError(f"{image}: no such image.")
+            elif image.ndim != 3 or image.shape[2] != 3 or image.dtype != "uint8":
+                raise UserError(
+                    f"image {number}: expected (height, width, 3), uint8, RGB, found {image.shape}, {image.dtype}."
+                )
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def read(self, row: int) -> "np.ndarray":
+        from preprocessing.images import read_image, resized
+
+        image = self.images[row]
+        return (
+            read_image(image, self.size, self.crop) if isinstance(image, Path) else resized(image, self.size, self.crop)
+        )
+
+
+def finetune(what: str | Model, **settings: Any) -> Model:
+    """A network of the zoo with a fresh ten-way head, to be trained by `fit`.
+
+    Args:
+        what: an architecture's name; or a model that `fit` has trained: its backbone is kept as it is, and its head
+            replaced, not added to. That model itself stays as it was.
+        settings: those of `Options` (data, weights, folds, ...), of the recipe and of the augmentation, by the names
+            of their command-line options (epochs, trainable, image_size, rotation, ...). A model given as `what`
+            brings its own along.
+
+    Raises:
+        UserError: an unknown setting (names the nearest), a wrong value, contradicting settings, no such data folder.
+    """
+    architecture = what.architecture if isinstance(what, Model) else zoo.find(what)
+    options = {field.name for field in dataclasses.fields(Options)}
+    recipe = {field.name for field in dataclasses.fields(Recipe)}
+    augmentation = {field.name for field in dataclasses.fields(Augmentation)}
+    for name in settings:
+        if name not in options | recipe | augmentation:
+            hint = nearest(name, sorted(options | recipe | augmentation)) or "."
+            raise UserError(f"unknown setting {name!r}{hint} All: python models/{architecture.name}.py --help")
+    before = what if isinstance(what, Model) else None
+    chosen = dataclasses.replace(
+        before.options if before else Options(), **{name: settings[name] for name in settings if name in options}
+    )
+    if chosen.precision not in runtime.PRECISIONS:
+        raise UserError(f"precision={chosen.precision!r}: expected one of {', '.join(runtime.PRECISIONS)}.")
+    given = dict(before._given) if before else {}
+    given |= checked(architecture.recipe, {name: settings[name] for name in settings if name in recipe})
+    given |= checked(architecture.augmentation, {name: settings[name] for name in settings if name in augmentation})
+    if before is None or before.network is None:
+        pretrained.weights_file(architecture, str(chosen.weights))
+    if chosen.data is not None:
+        from preprocessing import dataset
+
+        dataset.required(_path(chosen.data))
+    trained = before.network or before._trained if before else None
+    return Model(architecture, chosen, given, trained)
+
+
+def _path(data: str | os.PathLike[str] | None) -> Path | None:
+    return None if data is None else Path(data)

@@ -1,0 +1,230 @@
+"""Linear classifiers on stored features, whose regularisation and calibration are chosen on drivers they never saw.
+
+What comes out is one kernel and one bias on the features as they are, so that a network's head can hold it exactly.
+
+Standardised features of n images in d > n dimensions span only n of them, so they are rotated there once: a penalty on
+the length of the weights does not see a rotation, and each fit becomes as cheap as n images in n dimensions.
+"""
+
+import dataclasses
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+
+from models.finetuning.head import standardisation
+from preprocessing.competition import NUMBER_OF_CLASSES
+from preprocessing.metric import log_loss
+
+CLASSIFIERS = ("logistic", "svm")
+GRIDS = {"logistic": (1e-3, 1e-2, 1e-1), "svm": (1e-5, 1e-4, 1e-3)}  # of scikit-learn's C, strongest first
+SEARCH_TOLERANCE, FINAL_TOLERANCE = 3e-5, 1e-5  # of the logistic loss's gradient: the third and fifth digit of log loss
+SVM_TOLERANCE = 1e-2
+SVM_INTERCEPT = 30.0  # LinearSVC penalises its intercept; the larger this, the less
+LARGEST_ITERATIONS = 3000
+CALIBRATION_REGULARISATION = 0.1  # C of the regression on the decision values, scaled to deviation 1
+JITTER = 1e-5  # of the mean diagonal: centred features are singular, and their Gram matrix is one in float32
+
+
+@dataclasses.dataclass(frozen=True)
+class Linear:
+    """features @ kernel + bias.
+
+    Attributes:
+        kernel: shape (features, 10), float32, on the features as they are.
+        bias: shape (10,), float32.
+    """
+
+    kernel: np.ndarray
+    bias: np.ndarray
+
+    def __call__(self, features: np.ndarray) -> np.ndarray:
+        """Args: features, shape (images, features). Returns: logits or decision values, shape (images, 10)."""
+        return np.asarray(features, np.float32) @ self.kernel + self.bias
+
+    def then(self, after: "Linear") -> "Linear":
+        """Both in one: `after` applied to what this gives."""
+        return Linear(self.kernel @ after.kernel, self.bias @ after.kernel + after.bias)
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """A fitted classifier and how its regularisation was chosen.
+
+    Attributes:
+        linear: features -> logits.
+        regularisation: the C that it was fitted with.
+        tried: a row for each C: regularisation, inner_log_loss, inner_accuracy; empty where C was given.
+    """
+
+    linear: Linear
+    regularisation: float
+    tried: tuple[dict[str, float], ...]
+
+
+class Search:
+    """Fits classifiers for the folds of one set of features; what two folds share is fitted once.
+
+    With folds 0 to 4, fold 0's choice is made on folds 1 to 4, each judged by a fit on the other three. The fit on
+    {2, 3, 4} judges fold 1 for fold 0, and fold 0 for fold 1: ten fits in all, not twenty.
+
+    Args:
+        features: shape (images, features), float32.
+        labels: shape (images,), 0 to 9.
+        classifier: one of `CLASSIFIERS`.
+        grid: values of C, ascending; one value is taken as it is.
+        calibrate: pass the decision values through a multinomial logistic regression on them, fitted on drivers that
+            the decision values are not of. A support vector machine needs it to give probabilities.
+    """
+
+    def __init__(
+        self, features: np.ndarray, labels: np.ndarray, classifier: str, grid: Sequence[float], calibrate: bool
+    ) -> None:
+        self.features = features
+        self.labels = labels
+        self.classifier = classifier
+        self.grid = tuple(grid)
+        self.calibrate = calibrate
+        self._decisions: dict[bytes, np.ndarray] = {}
+
+    @property
+    def needs_inner_folds(self) -> bool:
+        """Whether there is anything to find out on held-out drivers of the training part."""
+        return self.calibrate or len(self.grid) > 1
+
+    def fit(self, inner: np.ndarray) -> Choice:
+        """The classifier for one fold.
+
+        Args:
+            inner: shape (images,), the inner fold of each training image, from 0; -1 for what is not trained on.
+        """
+        training = inner >= 0
+        tried: list[dict[str, float]] = []
+        best = 0
+        if self.needs_inner_folds:
+            held_out = self._held_out_decisions(inner)[:, training]
+            labels, numbers = self.labels[training], inner[training]
+            for regularisation, values in zip(self.grid, held_out, strict=True):
+                logits = _cross_calibrated(values, labels, numbers) if self.calibrate else values
+                row = {"regularisation": regularisation, "inner_log_loss": log_loss(softmax(logits), labels)}
+                tried.append(row | {"inner_accuracy": float((logits.argmax(axis=1) == labels).mean())})
+            best = int(np.argmin([row["inner_log_loss"] for row in tried]))
+        path = self.grid[best : best + 1]
+        (linear,) = fit_path(self.features[training], self.labels[training], self.classifier, path, FINAL_TOLERANCE)
+        if self.calibrate:
+            linear = linear.then(calibration(held_out[best], labels))
+        return Choice(linear, self.grid[best], tuple(tried) if len(self.grid) > 1 else ())
+
+    def _held_out_decisions(self, inner: np.ndarray) -> np.ndarray:
+        """Shape (C, images, 10): for each training image the values of the fits on the other inner folds; else 0."""
+        found = np.zeros((len(self.grid), len(inner), NUMBER_OF_CLASSES), np.float32)
+        for number in range(inner.max() + 1):
+            rows = inner == number
+            found[:, rows] = self._decisions_of_a_fit_on((inner >= 0) & ~rows)[:, rows]
+        return found
+
+    def _decisions_of_a_fit_on(self, training: np.ndarray) -> np.ndarray:
+        """Shape (C, images, 10), for all images."""
+        key = np.packbits(training).tobytes()
+        if key not in self._decisions:
+            fits = fit_path(
+                self.features[training], self.labels[training], self.classifier, self.grid, SEARCH_TOLERANCE
+            )
+            self._decisions[key] = np.stack([fit(self.features) for fit in fits])
+        return self._decisions[key]
+
+
+def fit_path(
+    features: np.ndarray, labels: np.ndarray, classifier: str, grid: Sequence[float], tolerance: float
+) -> list[Linear]:
+    """scikit-learn's LogisticRegression or LinearSVC for each C, on standardised features.
+
+    Args:
+        features: shape (images, features), float32.
+        labels: shape (images,), 0 to 9; every class occurs.
+        grid: values of C, ascending, so that each logistic fit starts where the one before ended.
+        tolerance: of the logistic regression.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.svm import LinearSVC
+
+    if len(np.unique(labels)) != NUMBER_OF_CLASSES:
+        raise ValueError(f"expected {NUMBER_OF_CLASSES} classes among the labels, found {len(np.unique(labels))}")
+    mean, deviation = standardisation(features)
+    standardised = (features - mean) / deviation
+    rotated, back = _rotated(standardised)
+    model = LogisticRegression(warm_start=True, tol=tolerance, max_iter=LARGEST_ITERATIONS)
+    found = []
+    for regularisation in grid:
+        if classifier == "svm":
+            model = LinearSVC(C=regularisation, tol=SVM_TOLERANCE, intercept_scaling=SVM_INTERCEPT)
+        model.C = regularisation
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the iteration limit: the fit is judged on held-out drivers anyway
+            model.fit(rotated, labels)
+        weights = model.coef_.T.astype(np.float32)
+        kernel = (weights if back is None else standardised.T @ _solved(back, weights)) / deviation[:, None]
+        bias = model.intercept_ - mean.astype(np.float64) @ kernel.astype(np.float64)
+        found.append(Linear(kernel.astype(np.float32), bias.astype(np.float32)))
+    return found
+
+
+def calibration(values: np.ndarray, labels: np.ndarray) -> Linear:
+    """A multinomial logistic regression on decision values: turns them into logits of calibrated probabilities.
+
+    Args:
+        values: shape (images, 10), of classifiers that did not see these images' drivers.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    mean, scale = values.mean(axis=0), max(float(values.std(axis=0).mean()), 1e-12)
+    model = LogisticRegression(C=CALIBRATION_REGULARISATION, max_iter=LARGEST_ITERATIONS)
+    model.fit(((values - mean) / scale).astype(np.float64), labels)
+    kernel = model.coef_.T / scale
+    bias = model.intercept_ - mean @ kernel
+    return Linear(kernel.astype(np.float32), bias.astype(np.float32))
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Probabilities, float64."""
+    from scipy.special import softmax as of_rows
+
+    return of_rows(np.asarray(logits, np.float64), axis=1)
+
+
+def _cross_calibrated(values: np.ndarray, labels: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    """Logits of each inner fold, calibrated on the others."""
+    logits = np.empty_like(values)
+    for number in np.unique(numbers):
+        rows = numbers == number
+        logits[rows] = calibration(values[~rows], labels[~rows])(values[rows])
+    return logits
+
+
+def _rotated(standardised: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """The images in the space that they span, and the Cholesky factor that leads back; as they are where n >= d.
+
+    X X' = L L' with L of shape (n, n), so X = L Q with orthonormal rows of Q: the images are the rows of L, and weights
+    u there are X' L'^-1 u here.
+    """
+    from scipy.linalg import LinAlgError, cholesky
+
+    count, size = standardised.shape
+    if count >= size:
+        return standardised, None
+    gram = (standardised @ standardised.T).astype(np.float64)
+    diagonal, jitter = np.diag_indices(count), max(JITTER * float(np.trace(gram)) / count, 1e-12)
+    while True:
+        gram[diagonal] += jitter
+        try:
+            factor = cholesky(gram, lower=True, check_finite=False)
+            return factor.astype(np.float32), factor
+        except LinAlgError:  # images that are there twice, say
+            jitter *= 10
+
+
+def _solved(factor: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    from scipy.linalg import solve_triangular
+
+    solution = solve_triangular(factor, weights, lower=True, trans="T", check_finite=False)
+    return np.asarray(solution, np.float32)

@@ -1,0 +1,52 @@
+"""The cache folder, bounded: decoded images and features of frozen networks; the least recently used give way."""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from preprocessing.errors import UserError
+from preprocessing.files import free_bytes
+
+IMAGES, FEATURES = "images", "features"  # the parts of the cache that are bounded; each entry is a folder
+FREE_DISK_KEPT = 2 * 2**30  # bytes that the cache leaves free for everything else
+
+
+def make_room(folder: Path, needed: int, limit: int, keep: Sequence[Path] = ()) -> bool:
+    """Removes the least recently used entries until `needed` bytes fit.
+
+    Args:
+        folder: the entry to be written, such as cache/images/ENTRY; stays.
+        limit: the most bytes that all entries together may take.
+        keep: other entries that stay.
+
+    Returns:
+        False where they cannot fit; then nothing that could not help was removed.
+
+    Raises:
+        UserError: the cache cannot be written to.
+    """
+    cache = folder.parent.parent
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"cannot write the cache {folder.parent}: {error.strerror}. Choose another with --cache."
+        ) from error
+    kept = {folder, *keep}
+    entries = [path for part in (IMAGES, FEATURES) for path in (cache / part).glob("*") if path.is_dir()]
+    others = sorted((path for path in entries if path not in kept), key=lambda path: path.stat().st_mtime)
+    sizes = {path: _bytes_in(path) for path in (*others, *kept)}
+    if needed + sum(sizes[path] for path in kept) > limit:
+        return False
+    if free_bytes(cache) + sum(sizes[path] for path in others) < needed + FREE_DISK_KEPT:
+        return False  # however many were removed
+    for path in others:
+        if sum(sizes.values()) + needed <= limit and free_bytes(cache) >= needed + FREE_DISK_KEPT:
+            break
+        shutil.rmtree(path, ignore_errors=True)
+        sizes.pop(path)
+    return free_bytes(cache) >= needed + FREE_DISK_KEPT
+
+
+def _bytes_in(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.glob("*.npy"))

@@ -1,0 +1,117 @@
+"""From Python: four lines from data to predictions, and a second `finetune` replaces the head."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from models import finetune
+from models.finetuning.interface import Model
+from preprocessing.competition import CLASSES
+from preprocessing.errors import UserError
+from preprocessing.images import read_image
+from preprocessing.run_folder import REPOSITORY
+from preprocessing.settings import ImageSize
+from tests.trees import make_tree
+
+SETTINGS = {"weights": "none", "image_size": "32x40", "epochs": 1, "folds": 2, "precision": "float32", "workers": 2}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tree(tmp_path_factory.mktemp("interface") / "data")
+
+
+@pytest.fixture(scope="module")
+def fitted(data: Path) -> Model:
+    model = finetune("mobilenet", data=data, cache=data.parent / "cache", **SETTINGS)
+    return model.fit(fold=1)
+
+
+def backbone(model: Model) -> list[np.ndarray]:
+    assert model.network is not None
+    return [np.array(weight) for weight in model.network.backbone.weights]
+
+
+def test_four_lines_from_data_to_predictions(fitted: Model, data: Path) -> None:
+    paths = sorted((data / "imgs" / "test").iterdir())
+    table = fitted.predict(paths)
+    assert list(table.columns) == ["img", *CLASSES]
+    assert list(table["img"]) == [path.name for path in paths]
+    np.testing.assert_allclose(table[list(CLASSES)].sum(axis=1), 1, atol=1e-9)
+    assert isinstance(fitted.history, pd.DataFrame)
+    assert len(fitted.history) == 1
+    assert np.isfinite(fitted.log_loss)
+
+    arrays = np.stack([read_image(path, ImageSize(32, 40)) for path in paths])
+    np.testing.assert_allclose(fitted.predict(arrays)[list(CLASSES)], table[list(CLASSES)], atol=1e-6)
+    assert list(fitted.predict([])) == ["img", *CLASSES]
+
+
+def test_a_second_finetune_keeps_the_backbone_and_replaces_the_head(fitted: Model, data: Path) -> None:
+    again = finetune(fitted, trainable="head", head_start="random", head_epochs=1, epochs=0)
+    assert again.recipe.image_size == ImageSize(32, 40)
+    before = backbone(fitted)
+    again.fit(fold=1)
+    assert fitted.network is not None and again.network is not None
+    for ours, theirs in zip(backbone(again), before, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert [layer.name for layer in again.network.training.layers] == [
+        layer.name for layer in fitted.network.training.layers
+    ]
+    assert again.network.training.count_params() == fitted.network.training.count_params()
+    head, old = again.network.head.get_layer("logits").kernel, fitted.network.head.get_layer("logits").kernel
+    assert head.shape == old.shape
+    assert not np.allclose(head, old)
+
+
+def test_the_same_name_twice_gives_two_networks_that_share_nothing(fitted: Model) -> None:
+    other = finetune("mobilenet", **SETTINGS)
+    assert other.network is None
+    with pytest.raises(UserError, match=r"fit\(\) first"):
+        other.predict([])
+    with pytest.raises(UserError, match="pooled_layers"):
+        finetune(fitted, pooled_layers="conv_pw_11_relu").fit()
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"learning_rat": 1e-3}, "unknown setting 'learning_rat'. Did you mean learning_rate?"),
+        ({"epochs": "many"}, "epochs='many': expected a whole number"),
+        ({"dropout": 2}, "dropout=2: expected 0 to 0.95"),
+        ({"pooling": "mean"}, "pooling='mean': expected one of avg, max, avgmax, flatten"),
+        ({"auxiliary": 1}, "auxiliary=1: expected True or False"),
+        ({"image_size": (16, 400)}, "mobilenet needs at least 32x32"),
+        ({"precision": "float64"}, "precision='float64': expected one of"),
+        ({"data": "/nowhere"}, "/nowhere: does not exist"),
+        ({"weights": "/nowhere"}, "no such folder"),
+        ({"epochs": 0, "head_start": "random"}, "nothing would train"),
+    ],
+)
+def test_a_wrong_setting_is_told_before_any_work(settings: dict, told: str) -> None:
+    with pytest.raises(UserError, match="(?s)" + told.replace("(", r"\(").replace("?", r"\?")):
+        finetune("mobilenet", **{"weights": "none", **settings})
+
+
+def test_wrong_calls_are_told_in_one_line(fitted: Model, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="Did you mean mobilenet"):
+        finetune("mobilnet")
+    with pytest.raises(UserError, match="the folds 0 to 1"):
+        fitted.fit(fold=2)
+    with pytest.raises(UserError, match="no such image"):
+        fitted.predict([tmp_path / "nowhere.jpg"])
+    with pytest.raises(UserError, match="uint8"):
+        fitted.predict(np.zeros((2, 32, 40, 3), np.float32))
+
+
+def test_importing_the_zoo_loads_neither_keras_nor_pandas_and_hides_its_bottleneck_from_them() -> None:
+    script = (
+        "import sys; sys.path.insert(0, 'models'); from models import finetune\n"
+        "assert not {'keras', 'tensorflow', 'pandas', 'numpy'} & set(sys.modules)\n"
+        "import pandas\n"
+    )
+    subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, check=True, capture_output=True)

@@ -1,0 +1,95 @@
+"""The untouched network names ImageNet's classes of an image; with random weights, which the test saves itself."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import keras
+import numpy as np
+import pytest
+
+from models.finetuning import architecture as zoo
+from preprocessing.errors import UserError
+from preprocessing.images import read_image
+from preprocessing.run_folder import REPOSITORY
+from preprocessing.settings import ImageSize
+from tests.trees import write_image
+from tools import classify
+
+
+def type_command(*words: object, home: Path) -> subprocess.CompletedProcess:
+    proxies = {"HTTPS_PROXY": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}  # refused at once
+    command = [sys.executable, "-m", "tools.classify", *map(str, words)]
+    environment = os.environ | {"KERAS_HOME": str(home)} | proxies
+    return subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With an image, and random weights of mobilenet with its top."""
+    path = tmp_path_factory.mktemp("classify")
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
+    write_image(path / "some.jpg", cv2.resize(pixels, (320, 240)))
+    keras.utils.set_random_seed(5)
+    network = keras.applications.MobileNet(weights=None)
+    network.save_weights(path / "mobilenet_top.weights.h5")
+    return path
+
+
+def test_the_five_likeliest_classes_are_those_of_keras_s_own_preprocessing(folder: Path, tmp_path: Path) -> None:
+    reference = keras.applications.MobileNet(weights=None)
+    reference.load_weights(folder / "mobilenet_top.weights.h5")
+    pixels = read_image(folder / "some.jpg", ImageSize(224, 224)).astype(np.float32)
+    expected = reference.predict_on_batch(keras.applications.mobilenet.preprocess_input(pixels)[None])[0]
+    names = {str(number): [f"n{number:08d}", f"thing_{number}"] for number in range(1000)}
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / classify.CLASS_INDEX).write_text(json.dumps(names))
+    options = ("--architecture", "mobilenet", "--weights", folder)
+    told = type_command(folder / "some.jpg", *options, home=tmp_path)
+    assert told.returncode == 0, told.stderr
+    lines = told.stdout.splitlines()
+    assert lines[0] == str(folder / "some.jpg")
+    assert [line.split()[1] for line in lines[1:]] == [f"thing_{n}" for n in expected.argsort()[::-1][:5]]
+
+
+def test_without_the_names_it_prints_numbers_and_says_so(folder: Path, tmp_path: Path) -> None:
+    told = type_command(folder / "some.jpg", "--architecture", "mobilenet", "--weights", folder, home=tmp_path)
+    assert told.returncode == 0, told.stderr
+    assert "numbers instead" in told.stdout.splitlines()[0]
+    assert told.stdout.count("class ") == 5
+
+
+def test_weights_of_a_network_without_its_top_are_refused(tmp_path: Path) -> None:
+    source = keras.applications.MobileNet(weights=None, include_top=False, input_shape=(224, 224, 3))
+    source.save_weights(tmp_path / "mobilenet_top.weights.h5")
+    with pytest.raises(UserError, match="not the weights of mobilenet with its top: its arrays have other shapes"):
+        classify.whole_network(zoo.find("mobilenet"), tmp_path / "mobilenet_top.weights.h5")
+
+
+WRONG = {
+    "misspelt architecture": (("some.jpg", "--architecture", "mobilnet"), "Did you mean mobilenet?"),
+    "no such image": (("nowhere.jpg", "--architecture", "mobilenet", "--weights", "FOLDER"), "nowhere.jpg: no such"),
+    "folder without the file": (("x.jpg", "--architecture", "vgg16", "--weights", "FOLDER"), "vgg16_top.weights.h5 in"),
+    "no such folder": (("x.jpg", "--architecture", "vgg16", "--weights", "/nowhere"), "found no such folder"),
+    "no published weights": (("x.jpg", "--architecture", "googlenet"), "Keras publishes no weights of it"),
+    "no internet": (("FOLDER/some.jpg", "--architecture", "mobilenet"), "their server cannot be reached"),
+}
+
+
+@pytest.mark.parametrize("case", sorted(WRONG))
+def test_a_wrong_command_line_is_one_clear_message(case: str, folder: Path, tmp_path: Path) -> None:
+    words, message = WRONG[case]
+    told = type_command(*(word.replace("FOLDER", str(folder)) for word in words), home=tmp_path)
+    assert told.returncode == 2
+    assert message in told.stderr
+    assert len(told.stderr.strip().splitlines()) == 1
+
+
+def test_help_comes_at_once(tmp_path: Path) -> None:
+    begun = time.monotonic()
+    assert "--architecture" in type_command("--help", home=tmp_path).stdout
+    assert time.monotonic() - begun < 3  # under a second on an idle machine

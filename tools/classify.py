@@ -1,0 +1,170 @@
+"""The untouched network with its 1000-way top: the five likeliest ImageNet classes of each image.
+
+    python -m tools.classify photograph.jpg --architecture inception_v3
+
+The check that preprocessing is right: with a wrong one the classes make no sense. Take a photograph of something that
+ImageNet knows, such as a cat.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from models.finetuning import architecture as zoo
+from models.finetuning import weights as pretrained
+from models.finetuning.architecture import Architecture
+from preprocessing.errors import UserError, run_command
+from preprocessing.settings import CommandLine
+
+if TYPE_CHECKING:
+    import numpy as np
+
+CLASSES_SHOWN = 5
+CLASS_INDEX = "imagenet_class_index.json"
+CLASS_INDEX_URL = f"https://storage.googleapis.com/download.tensorflow.org/data/{CLASS_INDEX}"
+
+
+def make_parser() -> CommandLine:
+    """The options of this command."""
+    parser = CommandLine(prog="python -m tools.classify", description=(__doc__ or "").strip())
+    parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="JPEG files")
+    parser.add_argument("--architecture", required=True, metavar="NAME", help=f"one of {', '.join(zoo.names())}")
+    parser.add_argument(
+        "--weights", default="imagenet", metavar="W", help="imagenet, or a folder of NAME_top.weights.h5 [imagenet]"
+    )
+    return parser
+
+
+def main() -> None:
+    arguments = make_parser().parse_args()
+    architecture = zoo.find(arguments.architecture)
+    path = _weights_file(architecture, arguments.weights)
+    for image in arguments.images:
+        if not image.is_file():
+            raise UserError(f"{image}: no such image.")
+
+    from models.finetuning import runtime
+
+    runtime.start("float32", 0)
+    network = whole_network(architecture, path)
+    names = class_names()
+    if names is None:
+        print(f"The classes' names ({CLASS_INDEX}) are neither in Keras's cache nor to be had: numbers instead.")
+    for image, row in zip(arguments.images, probabilities(network, arguments.images), strict=True):
+        print(f"{image}")
+        for number in row.argsort()[::-1][:CLASSES_SHOWN]:
+            print(f"  {row[number]:6.1%}  {names[number] if names else f'class {number}'}")
+
+
+def whole_network(architecture: Architecture, path: Path | None) -> Any:
+    """The network as it was published: images (uint8 RGB) -> probabilities of 1000 classes, at its own size.
+
+    Args:
+        path: a file of all its weights, the top's included; None is Keras's own ImageNet weights.
+
+    Raises:
+        UserError: the weights cannot be downloaded, or are not this network's.
+    """
+    import keras
+
+    from models.finetuning.network import preprocessed
+
+    module, _, function = architecture.builder.partition(":")
+    builder = getattr(importlib.import_module(module), function)
+    if path is None:
+        _check_published(architecture)
+        with pretrained.download_errors(architecture):
+            network = builder(weights="imagenet", include_top=True)
+    else:
+        network = builder(weights=None, include_top=True)
+        expected = sorted(tuple(variable.shape) for variable in network.weights)
+        if sorted(pretrained.shapes_in(path, architecture)) != expected:  # Keras would leave out what does not fit
+            raise UserError(
+                f"{path}: these are not the weights of {architecture.name} with its top: its arrays have other "
+                f"shapes. {_ways_out(architecture)}"
+            )
+        network.load_weights(path)
+    images = keras.Input(network.input_shape[1:], dtype="uint8")
+    return keras.Model(images, network(preprocessed(images, architecture.preprocessing)))
+
+
+def probabilities(network: Any, images: list[Path]) -> np.ndarray:
+    """Shape (images, 1000), float32.
+
+    Raises:
+        UserError: an image cannot be read.
+    """
+    import numpy as np
+
+    from preprocessing.images import read_image
+    from preprocessing.settings import ImageSize
+
+    size = ImageSize(*network.input_shape[1:3])
+    return np.concatenate([network.predict_on_batch(read_image(path, size)[None]) for path in images])
+
+
+def class_names() -> list[str] | None:
+    """Names of the 1000 classes from Keras's cache, or its server; None where neither has them."""
+    import json
+
+    import keras
+
+    path = pretrained.keras_cache() / CLASS_INDEX
+    if not path.is_file():
+        if not pretrained.reachable():
+            return None
+        with contextlib.suppress(Exception):  # Keras fails here in ways of its own; numbers will do
+            keras.utils.get_file(CLASS_INDEX, CLASS_INDEX_URL, cache_subdir="models")
+    try:
+        index = json.loads(path.read_text(encoding="utf-8"))
+        return [str(index[str(number)][1]) for number in range(1000)]
+    except (OSError, ValueError, KeyError, IndexError, TypeError):
+        return None
+
+
+def _weights_file(architecture: Architecture, weights: str) -> Path | None:
+    if not architecture.published_weights and weights == "imagenet":
+        raise UserError(
+            f"{architecture.name}: Keras publishes no weights of it, with or without a top. "
+            f"Say --weights DIR with a folder that holds {architecture.name}_top.weights.h5."
+        )
+    if weights == "imagenet":
+        return None
+    name = f"{architecture.name}_top.weights.h5"
+    path = Path(weights) / name
+    if not path.is_file():
+        there = ", ".join(sorted(p.name for p in Path(weights).glob("*.weights.h5"))) or "no *.weights.h5"
+        found = f"found {there}" if Path(weights).is_dir() else "found no such folder"
+        raise UserError(f"--weights {weights}: expected {name} in it, {found}. {_ways_out(architecture)}")
+    return path
+
+
+def _check_published(architecture: Architecture) -> None:
+    name = architecture.published_weights
+    for ending in ("_notop", "_no_top"):
+        name = name.replace(ending, "")
+    if not (pretrained.keras_cache() / name).is_file() and not pretrained.reachable():
+        raise UserError(
+            f"the ImageNet weights of {architecture.name} with its top are not on this machine "
+            f"({pretrained.keras_cache() / name}) and their server cannot be reached. {_ways_out(architecture)}"
+        )
+
+
+def _ways_out(architecture: Architecture) -> str:
+    file = f"{architecture.name}_top.weights.h5"
+    if not architecture.published_weights:
+        return (
+            f"Expected a file that models.finetuning.googlenet.GoogLeNet(include_top=True).save_weights('{file}') made."
+        )
+    function = architecture.builder.rpartition(":")[2]
+    return (
+        f"Make that file on a machine with internet: keras.applications.{function}().save_weights('{file}'), and say "
+        "--weights with its folder."
+    )
+
+
+if __name__ == "__main__":
+    run_command(main)
