@@ -6,33 +6,46 @@ What a batch holds depends on (seed, epoch, its rows and its place in the order)
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
 from preprocessing.augmentation import augment
 from preprocessing.augmentation_settings import Augmentation
-from preprocessing.images import ImageStore
 from preprocessing.mixing import mix
-from preprocessing.settings import ImageSize
-
-
-class Images(Protocol):
-    """Photographs by row at one size, as an `ImageStore` has them."""
-
-    size: ImageSize
-
-    def __len__(self) -> int: ...
-
-    def read(self, row: int) -> np.ndarray:
-        """Shape (height, width, 3), uint8, RGB."""
-        ...
-
 
 AHEAD = 4  # batches in the making while the network works
 MIXING = 1  # tells a batch's generator from those of its rows; not 0, which a seed sequence is padded with
 Part = TypeVar("Part")
 Made = TypeVar("Made")
+
+
+class Rows(Protocol):
+    """Arrays of one shape and type by row: photographs, or what a frozen network makes of them."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    def __len__(self) -> int: ...
+
+    def read(self, row: int) -> np.ndarray:
+        """One array of `shape` and `dtype`. Do not modify it."""
+        ...
+
+
+class Augmented:
+    """Images of a store as one epoch of training sees them; the same for every fold and any number of threads."""
+
+    def __init__(self, store: Rows, augmentation: Augmentation, seed: int, epoch: int) -> None:
+        self.shape, self.dtype = store.shape, store.dtype
+        self._store, self._settings, self._seed, self._epoch = store, augmentation.scaled(), seed, epoch
+
+    def __len__(self) -> int:
+        return len(self._store)
+
+    def read(self, row: int) -> np.ndarray:
+        """Shape (height, width, 3), uint8, RGB."""
+        return augment(self._store.read(row), self._settings, np.random.default_rng([self._seed, self._epoch, row]))
 
 
 def training_order(rows: np.ndarray, batch_size: int, seed: int, epoch: int) -> np.ndarray:
@@ -50,7 +63,7 @@ def training_order(rows: np.ndarray, batch_size: int, seed: int, epoch: int) -> 
 
 
 def training_batches(
-    store: ImageStore,
+    store: Rows,
     targets: np.ndarray,
     order: np.ndarray,
     augmentation: Augmentation,
@@ -68,38 +81,37 @@ def training_batches(
         images of shape (batch_size, height, width, 3), uint8, RGB; and their targets, shape (batch_size, classes),
         float32, which are mixtures where mixup or cutmix mixed the images.
     """
-    settings = augmentation.scaled()
+    settings, augmented = augmentation.scaled(), Augmented(store, augmentation, seed, epoch)
 
     def make(batch: tuple[int, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         number, rows = batch
-        images = _empty(store, len(rows))
-        for position, row in enumerate(rows):
-            images[position] = augment(store.read(int(row)), settings, np.random.default_rng([seed, epoch, int(row)]))
+        images = _stacked(augmented, rows, len(rows))
         return mix(images, targets[rows], settings, np.random.default_rng([seed, epoch, number, MIXING]))
 
     yield from _ahead(make, list(enumerate(order)), workers)
 
 
-def plain_batches(store: Images, rows: np.ndarray, batch_size: int, workers: int) -> Iterator[tuple[np.ndarray, int]]:
-    """Images as they are, in the order of `rows`; the last batch is padded with zeros to the common size.
+def plain_batches(store: Rows, rows: np.ndarray, batch_size: int, workers: int) -> Iterator[tuple[np.ndarray, int]]:
+    """Rows as they are, in the order given; the last batch is padded with zeros to the common size.
 
     Yields:
-        images of shape (batch_size, height, width, 3), uint8, RGB; and how many of them are real.
+        shape (batch_size, *store.shape), of the store's dtype; and how many of them are real.
     """
 
     def make(part: np.ndarray) -> tuple[np.ndarray, int]:
-        images = _empty(store, batch_size)
-        images[len(part) :] = 0
-        for position, row in enumerate(part):
-            images[position] = store.read(int(row))
-        return images, len(part)
+        return _stacked(store, part, batch_size), len(part)
 
     parts = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
     yield from _ahead(make, parts, workers)
 
 
-def _empty(store: Images, count: int) -> np.ndarray:
-    return np.empty((count, store.size.height, store.size.width, 3), np.uint8)
+def _stacked(store: Rows, rows: np.ndarray, count: int) -> np.ndarray:
+    """Rows of a store in one array of `count`, zeros behind them."""
+    found = np.empty((count, *store.shape), store.dtype)
+    found[len(rows) :] = 0
+    for position, row in enumerate(rows):
+        found[position] = store.read(int(row))
+    return found
 
 
 def _ahead(make: Callable[[Part], Made], parts: list[Part], workers: int) -> Iterator[Made]:

@@ -1,4 +1,4 @@
-"""The cache folder, bounded: decoded images and features of frozen networks; the least recently used give way."""
+"""The cache folder, bounded: decoded images, features and activations of frozen networks; the oldest give way."""
 
 import shutil
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from pathlib import Path
 from preprocessing.errors import UserError
 from preprocessing.files import free_bytes
 
-IMAGES, FEATURES = "images", "features"  # the parts of the cache that are bounded; each entry is a folder
+IMAGES, FEATURES, ACTIVATIONS = BOUNDED = "images", "features", "activations"  # its parts; each entry is a folder
 FREE_DISK_KEPT = 2 * 2**30  # bytes that the cache leaves free for everything else
 
 
@@ -33,7 +33,7 @@ def make_room(folder: Path, needed: int, limit: int, keep: Sequence[Path] = ()) 
             f"cannot write the cache {folder.parent}: {error.strerror}. Choose another with --cache."
         ) from error
     kept = {folder, *keep}
-    entries = [path for part in (IMAGES, FEATURES) for path in (cache / part).glob("*") if path.is_dir()]
+    entries = [path for part in BOUNDED for path in (cache / part).glob("*") if path.is_dir()]
     others = sorted((path for path in entries if path not in kept), key=lambda path: path.stat().st_mtime)
     sizes = {path: _bytes_in(path) for path in (*others, *kept)}
     if needed + sum(sizes[path] for path in kept) > limit:

@@ -66,6 +66,8 @@ class ImageStore:
     ) -> None:
         self.paths = list(paths)
         self.size = size
+        self.shape: tuple[int, ...] = (size.height, size.width, 3)
+        self.dtype = np.dtype(np.uint8)
         self.crop = crop
         names = hashlib.sha256("\n".join(map(str, self.paths)).encode()).hexdigest()
         region = "" if crop == WHOLE else f" {REGIONS[crop]}"

@@ -90,6 +90,7 @@ def main() -> None:
     shared = ["--cache", str(arguments.cache), *skip]
     trainer = [*runs, *shared, "--weights", chosen_weights, "--precision", arguments.precision]
     trainer += ["--seed", str(arguments.seed), "--workers", str(arguments.workers)]
+    trainer += ["--activations", arguments.activations] if arguments.activations != "auto" else []
     trainer += ["--cache-limit", str(arguments.cache_limit), *(["--quick"] if quick else []), *as_options(given)]
     labels = arguments.labels or (_demo_labels(data) if demo else None)
     blend = [*runs, *(["--allow-missing"] if arguments.allow_missing else [])]

@@ -81,8 +81,16 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="threads that make batches [cores]",
     )
-    group.add_argument("--cache", type=Path, default=CACHE, metavar="DIR", help="decoded images and features [cache]")
-    group.add_argument("--cache-limit", type=_gibibytes, default=64.0, metavar="X", help="most of both kept [64 GiB]")
+    group.add_argument(
+        "--activations",
+        default="auto",
+        choices=("auto", "yes", "no"),
+        help="keep what the frozen layers make of the images, for all epochs and folds [auto: on CPUs]",
+    )
+    group.add_argument(
+        "--cache", type=Path, default=CACHE, metavar="DIR", help="decoded images, activations, features [cache]"
+    )
+    group.add_argument("--cache-limit", type=_gibibytes, default=64.0, metavar="X", help="most of them kept [64 GiB]")
 
 
 def _whole_number(least: int, most: int) -> Callable[[str], int]:
@@ -128,6 +136,7 @@ def _main(architecture: Architecture, words: list[str]) -> None:
             precision=arguments.precision,
             seed=arguments.seed,
             workers=arguments.workers,
+            activations=arguments.activations,
         )
         for fold in asked
     ]

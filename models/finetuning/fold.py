@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from models.finetuning import head, initialisation, piece, runtime
+from models.finetuning import head, initialisation, piece, runtime, sources
+from models.finetuning import weights as pretrained
 from models.finetuning.network import Network, build, save_model
 from models.finetuning.piece import Piece
-from models.finetuning.prediction import predict
+from models.finetuning.sources import Source
 from models.finetuning.training import FoldData, Trainer
+from models.finetuning.trunk import split
 from preprocessing.augmentation_settings import Augmentation
 from preprocessing.competition import CLASSES, NUMBER_OF_CLASSES
 from preprocessing.dataset import Dataset
@@ -59,9 +61,10 @@ def _train(work: Piece, dataset: Dataset, folds: pd.DataFrame, settings: dict, c
         f"{len(data.training):,} training images, {len(data.held_out):,} of held-out drivers, {len(test):,} test images"
     )
 
-    trainer = train_network(work, network, data, policy, work.folder / piece.CHECKPOINT, say)
+    trained_on, tested_on = _sources(work, network, data, test, policy, cache, cache_limit, say)
+    trainer = train_network(work, network, data, trained_on, policy, work.folder / piece.CHECKPOINT, say)
 
-    results = _leave_predictions(work, network, data, dataset, folds, test)
+    results = _leave_predictions(work, data, dataset, folds, trained_on, tested_on)
     _leave_history(work, trainer)
     with written_whole(work.folder / "model.keras") as temporary:
         save_model(network, lambda: build(work.architecture, work.recipe, "none", "float32", work.seed), temporary)
@@ -78,6 +81,7 @@ def train_network(
     work: Piece,
     network: Network,
     data: FoldData,
+    source: Source,
     policy: str,
     checkpoint: Path,
     say: Callable[[str], None],
@@ -86,16 +90,16 @@ def train_network(
     """Starts the head and trains the network, which is left with its best weights; goes on from a checkpoint.
 
     Args:
+        source: of the labelled images.
         fresh: the backbone is as `build` made it, so that random weights have to be made trainable first.
     """
     trainer = Trainer(
         network,
         work.recipe,
-        work.augmentation or Augmentation(),
         data,
+        source,
         precision=policy,
         seed=work.seed,
-        workers=work.workers,
         checkpoint_path=checkpoint,
         say=say,
     )
@@ -103,9 +107,50 @@ def train_network(
         sample = data.training[np.linspace(0, len(data.training) - 1, initialisation.IMAGES).astype(int)]
         initialisation.prepare_random_weights(network, np.stack([data.store.read(int(row)) for row in sample]))
     if not trainer.resume() and work.recipe.head_start == "logistic":
-        _start_head(network, work, data, say)
+        _start_head(network, source, work, data, say)
     trainer.train()
     return trainer
+
+
+def _sources(
+    work: Piece,
+    network: Network,
+    data: FoldData,
+    test: ImageStore,
+    policy: str,
+    cache: Path,
+    limit: int,
+    say: Callable[[str], None],
+) -> list[Source]:
+    """Where training and the predictions of the test images begin: at the trunk's boundary where that is worth it.
+
+    Not with random weights or images of which each fold takes others: no two folds would share anything.
+    """
+    shared = work.weights != "none" and len(data.training) + len(data.held_out) == len(data.labels)
+    wanted = work.activations == "yes" or (work.activations == "auto" and not runtime.has_accelerator())
+    recipe, augmentation = work.recipe, work.augmentation or Augmentation()
+    every = np.arange(len(data.labels)) if recipe.head_start == "logistic" else data.held_out
+    return sources.choose(
+        network,
+        split(network, recipe) if shared and wanted else None,
+        [data.store, test],
+        training=data.training,
+        plain=[every, np.arange(len(test))],
+        epochs=recipe.head_epochs + recipe.epochs,
+        recipe=recipe,
+        augmentation=augmentation,
+        name=work.architecture.name,
+        decides={
+            "weights": pretrained.identity(work.architecture, work.weights),
+            "precision": policy,
+            "versions": runtime.versions(),
+            "seed": work.seed,
+        },
+        cache=cache,
+        limit=limit,
+        workers=work.workers,
+        say=say,
+    )
 
 
 def speaker(*logs: Path) -> Callable[[str], None]:
@@ -162,9 +207,9 @@ def fold_data(work: Piece, folds: pd.DataFrame, store: ImageStore) -> FoldData:
     return FoldData(store, labels, training, np.flatnonzero(numbers == work.fold))
 
 
-def _start_head(network: Network, work: Piece, data: FoldData, say: Callable[[str], None]) -> None:
+def _start_head(network: Network, source: Source, work: Piece, data: FoldData, say: Callable[[str], None]) -> None:
     """Sets the head to the logistic regression on the network's features as they are before training."""
-    _, features = predict(network.predictor, data.store, data.training, work.workers, "features for the head")
+    _, features = source.predict(data.training, "features for the head")
     kernel, bias = head.fit_logistic(
         features, data.labels[data.training], work.recipe.head_regularisation, NUMBER_OF_CLASSES
     )
@@ -174,12 +219,12 @@ def _start_head(network: Network, work: Piece, data: FoldData, say: Callable[[st
 
 
 def _leave_predictions(
-    work: Piece, network: Network, data: FoldData, dataset: Dataset, folds: pd.DataFrame, test: ImageStore
+    work: Piece, data: FoldData, dataset: Dataset, folds: pd.DataFrame, trained_on: Source, tested_on: Source
 ) -> dict[str, float]:
     """Writes the out-of-fold and test tables and their features; returns the held-out scores."""
-    probabilities, features = predict(network.predictor, data.store, data.held_out, work.workers, "held-out drivers")
+    probabilities, features = trained_on.predict(data.held_out, "held-out drivers")
     scores = leave_out_of_fold(work, data, folds, probabilities, features)
-    probabilities, features = predict(network.predictor, test, np.arange(len(test)), work.workers, "test images")
+    probabilities, features = tested_on.predict(np.arange(len(tested_on.images)), "test images")
     leave_test(work, data, dataset, probabilities, features)
     return scores
 

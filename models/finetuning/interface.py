@@ -96,6 +96,7 @@ class Model:
         import pandas as pd
 
         from models.finetuning import fold as engine
+        from models.finetuning.sources import Pixels
 
         limit = int(options.cache_limit * GIBIBYTE)
         labelled, _ = engine.stores(self.recipe, data, table, Path(options.cache), limit)
@@ -103,7 +104,9 @@ class Model:
         with tempfile.TemporaryDirectory() as folder:
             part = engine.fold_data(work, table, labelled)
             fresh = self._trained is None
-            trainer = engine.train_network(work, network, part, self._policy, Path(folder) / "state.npz", print, fresh)
+            source = Pixels(network, labelled, self.augmentation, options.workers)
+            checkpoint = Path(folder) / "state.npz"
+            trainer = engine.train_network(work, network, part, source, self._policy, checkpoint, print, fresh)
         self.network = network
         self.history, self.log_loss = pd.DataFrame(trainer.progress.history), trainer.progress.best_loss
         return self
@@ -174,8 +177,12 @@ class _Images:
     """Photographs by row, as `prediction.predict` reads them."""
 
     def __init__(self, images: "list[Any]", recipe: Recipe) -> None:
+        import numpy as np
+
         self.images = [image if hasattr(image, "shape") else Path(image) for image in images]
         self.size, self.crop = recipe.image_size, recipe.crop
+        self.shape: tuple[int, ...] = (self.size.height, self.size.width, 3)
+        self.dtype = np.dtype(np.uint8)
         paths = [image for image in self.images if isinstance(image, Path)]
         clash = len({path.name for path in paths}) < len(paths)
         self.names = [

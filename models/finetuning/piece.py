@@ -56,6 +56,7 @@ class Piece:
     precision: str
     seed: int
     workers: int
+    activations: str = "auto"
     augmentation: Augmentation | None = None
     outputs: tuple[str, ...] = OUTPUTS
 
@@ -65,7 +66,7 @@ class Piece:
         return fold_folder(self.run, self.model_name, self.fold)
 
     def settings(self, test_images: Sequence[str], broken: Collection[str] = ()) -> dict[str, Any]:
-        """What decides the result, as JSON. The number of workers and the paths do not.
+        """What decides the result, as JSON. The number of workers, the paths and what is kept in the cache do not.
 
         Args:
             test_images: every image to predict, in order.

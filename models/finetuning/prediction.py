@@ -4,18 +4,18 @@ import keras
 import numpy as np
 from tqdm import tqdm
 
-from preprocessing.batches import Images, plain_batches
+from preprocessing.batches import Rows, plain_batches
 
 PREDICTION_BATCH = 64
 
 
 def predict(
-    predictor: keras.Model, store: Images, rows: np.ndarray, workers: int, what: str
+    predictor: keras.Model, store: Rows, rows: np.ndarray, workers: int, what: str
 ) -> tuple[np.ndarray, np.ndarray]:
     """Runs a predictor over images, with a progress bar.
 
     Args:
-        predictor: images -> [probabilities, features], as `network.Network.predictor`.
+        predictor: images (or what `store` holds) -> [probabilities, features], as `network.Network.predictor`.
         rows: shape (images,), the rows of `store` to predict, in this order.
         what: the progress bar's title.
 

@@ -24,6 +24,9 @@ class Recipe:
     )
     crop: str = setting(WHOLE, "part of the photographs that is used", choices=tuple(REGIONS))
     train_images: int = setting(0, "use so many training images a fold, evenly spaced in each video; 0 is all", least=0)
+    augmented_copies: int = setting(
+        0, "augmented versions of each image, which the epochs take in turn; 0 is a new one in each epoch", least=0
+    )
     # network
     pooled_layers: tuple[str, ...] = setting(
         (), "layers whose pooled outputs the head sees; the network ends at the deepest; none is the last layer"
@@ -75,6 +78,10 @@ class Recipe:
         most=0.99999,
     )
     patience: int = setting(2, "stop after so many epochs without a lower held-out log loss", unit="epochs", least=1)
+
+    def copy_of(self, epoch: int) -> int:
+        """Number of the augmented copy of the images that an epoch sees, both from 1."""
+        return (epoch - 1) % self.augmented_copies + 1 if self.augmented_copies else epoch
 
 
 SCRATCH: Mapping[str, Any] = {

@@ -139,6 +139,11 @@ def bfloat16_unit() -> str:
     return "AMX-BF16" if "amx_bf16" in flags else "AVX512-BF16" if "avx512_bf16" in flags else ""
 
 
+def has_accelerator() -> bool:
+    """Whether the backend computes on something that is not the CPU."""
+    return _gpu_compute_capability() is not None
+
+
 def _gpu_compute_capability() -> tuple[int, int] | None:
     """Of the first GPU that the backend sees; (8, 0) where it sees one but not its capability (TPUs, other makers)."""
     if _backend() == "tensorflow":

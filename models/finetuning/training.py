@@ -14,10 +14,9 @@ from models.finetuning import checkpoint
 from models.finetuning.layers import count_blocks
 from models.finetuning.network import Network, rate_scales, set_trainable, trainable_summary
 from models.finetuning.optimisation import Stage, make_optimizer, stages
-from models.finetuning.prediction import predict
 from models.finetuning.recipe import Recipe
-from preprocessing.augmentation_settings import Augmentation
-from preprocessing.batches import training_batches, training_order
+from models.finetuning.sources import Source
+from preprocessing.batches import training_order
 from preprocessing.competition import NUMBER_OF_CLASSES
 from preprocessing.errors import UserError
 from preprocessing.images import ImageStore
@@ -57,22 +56,20 @@ class Trainer:
         self,
         network: Network,
         recipe: Recipe,
-        augmentation: Augmentation,
         data: FoldData,
+        source: Source,
         *,
         precision: str,
         seed: int,
-        workers: int,
         checkpoint_path: Path,
         say: Callable[[str], None],
     ) -> None:
         self.network = network
+        self.source = source
         self.recipe = recipe
-        self.augmentation = augmentation
         self.data = data
         self.precision = precision
         self.seed = seed
-        self.workers = workers
         self.checkpoint_path = checkpoint_path
         self.say = say
         self.progress = checkpoint.Progress(precision=precision)
@@ -132,7 +129,7 @@ class Trainer:
         set_trainable(self.network, self.recipe, stage.name == "head", stage.top_blocks)
         scales = rate_scales(self.network, self.recipe.layer_decay)
         optimizer = make_optimizer(self.recipe, stage, self.precision, scales)
-        self.network.compile(optimizer, self.recipe.label_smoothing)
+        self.source.network.compile(optimizer, self.recipe.label_smoothing)
         optimizer.build(self.network.training.trainable_variables)
         return optimizer
 
@@ -152,21 +149,21 @@ class Trainer:
 
     def _run_epoch(self, stage: Stage, steps: int) -> float:
         """Trains one epoch; returns the mean training loss, in nats."""
-        model, epoch = self.network.training, len(self.progress.history) + 1
+        network, epoch = self.source.network, len(self.progress.history) + 1
         order = training_order(self.data.training, self.recipe.batch_size, self.seed, epoch)
         targets = np.eye(NUMBER_OF_CLASSES, dtype=np.float32)[self.data.labels]
-        batches = training_batches(self.data.store, targets, order, self.augmentation, self.seed, epoch, self.workers)
+        batches = self.source.batches(targets, order, self.seed, self.recipe.copy_of(epoch))
         bar = tqdm(total=order.size, desc=f"epoch {epoch}", unit="img", leave=False, disable=None)
         losses = []
-        for step, (images, wanted) in enumerate(batches):
-            model.optimizer.learning_rate = stage.rate(self.recipe, self.progress.epoch, step, steps)
-            loss = self.network.train_on_batch(images, wanted)
+        for step, (inputs, wanted) in enumerate(batches):
+            network.training.optimizer.learning_rate = stage.rate(self.recipe, self.progress.epoch, step, steps)
+            loss = network.train_on_batch(inputs, wanted)
             losses.append(loss)
             if not np.isfinite(loss):
                 raise DivergedError(
                     f"the training loss became {loss} in epoch {epoch}, step {step + 1} of {steps}. {WHAT_TO_CHANGE}"
                 )
-            bar.update(len(images))
+            bar.update(len(inputs))
             bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
         bar.close()
         return float(np.mean(losses))
@@ -174,7 +171,7 @@ class Trainer:
     def _judge(self, seconds: float, training_loss: float) -> None:
         """Measures the held-out drivers, keeps the best weights, adds a row of history and says one line."""
         progress, data = self.progress, self.data
-        probabilities, _ = predict(self.network.predictor, data.store, data.held_out, self.workers, "held-out drivers")
+        probabilities, _ = self.source.predict(data.held_out, "held-out drivers")
         if not np.isfinite(probabilities).all():
             raise DivergedError(f"the network's predictions are no longer numbers. {WHAT_TO_CHANGE}")
         labels = data.labels[data.held_out]

@@ -12,6 +12,7 @@ from models.finetuning.head import fit_logistic, set_head
 from models.finetuning.network import Network, build
 from models.finetuning.optimisation import learning_rate, stages
 from models.finetuning.recipe import Recipe
+from models.finetuning.sources import Pixels
 from models.finetuning.training import DivergedError, FoldData, Trainer
 from preprocessing import dataset
 from preprocessing.augmentation_settings import Augmentation
@@ -51,11 +52,10 @@ def trainer_of(name: str, recipe: Recipe, data: FoldData, folder: Path, **option
     settings = {
         "precision": "float32",
         "seed": 1,
-        "workers": 2,
         "checkpoint_path": folder / "state.npz",
         "say": lambda line: None,
     } | options
-    return network, Trainer(network, recipe, Augmentation(), data, **settings)
+    return network, Trainer(network, recipe, data, Pixels(network, data.store, Augmentation(), 2), **settings)
 
 
 def test_fine_tuning_leaves_batch_norm_as_it_was_unless_asked(data: FoldData, tmp_path: Path) -> None:

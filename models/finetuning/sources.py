@@ -1,0 +1,149 @@
+"""Where the steps of a training begin: at the photographs, or at activations of the frozen trunk from the cache."""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from models.finetuning.activations import PLAIN, ActivationStore
+from models.finetuning.network import Network
+from models.finetuning.prediction import predict
+from models.finetuning.recipe import Recipe
+from models.finetuning.trunk import Split
+from preprocessing.augmentation_settings import Augmentation
+from preprocessing.batches import Augmented, plain_batches, training_batches
+from preprocessing.cache import make_room
+from preprocessing.images import ImageStore
+from preprocessing.settings import as_json
+
+
+class Source(Protocol):
+    """Batches to train on and predictions, for the images of one table.
+
+    Attributes:
+        network: what trains and predicts, from what the batches hold.
+        images: the table's.
+    """
+
+    network: Network
+    images: ImageStore
+
+    def batches(
+        self, targets: np.ndarray, order: np.ndarray, seed: int, copy: int
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Inputs of `network` and their targets.
+
+        Args:
+            targets: shape (images of the table, classes), float32.
+            order: shape (batches, batch_size), rows of the table.
+            seed: of the augmentation.
+            copy: number of the augmented copy, from 1.
+        """
+        ...
+
+    def predict(self, rows: np.ndarray, what: str) -> tuple[np.ndarray, np.ndarray]:
+        """Probabilities and features of these rows, as `prediction.predict`."""
+        ...
+
+
+class Pixels:
+    """Every step begins at the photographs."""
+
+    def __init__(self, network: Network, images: ImageStore, augmentation: Augmentation, workers: int) -> None:
+        self.network, self.images, self.augmentation, self.workers = network, images, augmentation, workers
+
+    def batches(
+        self, targets: np.ndarray, order: np.ndarray, seed: int, copy: int
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        return training_batches(self.images, targets, order, self.augmentation, seed, copy, self.workers)
+
+    def predict(self, rows: np.ndarray, what: str) -> tuple[np.ndarray, np.ndarray]:
+        return predict(self.network.predictor, self.images, rows, self.workers, what)
+
+
+class Activations:
+    """Every step begins at the trunk's boundary.
+
+    Args:
+        plain: activations of the images as they are.
+        augmented: of their augmented copies.
+    """
+
+    def __init__(
+        self, network: Network, plain: ActivationStore, augmented: ActivationStore, augmentation: Augmentation
+    ) -> None:
+        self.network, self.plain, self.augmented, self.augmentation = network, plain, augmented, augmentation
+        self.images = plain.images
+
+    def batches(
+        self, targets: np.ndarray, order: np.ndarray, seed: int, copy: int
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        images = Augmented(self.augmented.images, self.augmentation, seed, copy)
+        part = self.augmented.part(copy_name(copy), images, np.unique(order))
+        batches = plain_batches(part, order.reshape(-1), order.shape[1], self.augmented.workers)
+        for rows, (inputs, _) in zip(order, batches, strict=True):
+            yield inputs, targets[rows]
+
+    def predict(self, rows: np.ndarray, what: str) -> tuple[np.ndarray, np.ndarray]:
+        part = self.plain.part(PLAIN, self.plain.images, rows)
+        return predict(self.network.predictor, part, rows, self.plain.workers, what)
+
+
+def copy_name(copy: int) -> str:
+    """Of an augmented copy's files."""
+    return f"epoch_{copy:03d}"
+
+
+def choose(
+    network: Network,
+    split: Split | None,
+    stores: Sequence[ImageStore],
+    *,
+    training: np.ndarray,
+    plain: Sequence[np.ndarray],
+    epochs: int,
+    recipe: Recipe,
+    augmentation: Augmentation,
+    name: str,
+    decides: dict[str, Any],
+    cache: Path,
+    limit: int,
+    workers: int,
+    say: Callable[[str], None],
+) -> list[Source]:
+    """A source for each table: activations as far as the cache has room for them, else pixels.
+
+    Args:
+        split: the network cut at the boundary; None is pixels for all.
+        stores: the tables' images; those to train on first.
+        training: rows of the first table that are trained on.
+        plain: rows of each table that will be predicted.
+        epochs: of the whole training.
+        name: of the architecture.
+        decides: what decides the trunk's function and the augmentation: weights, precision, seed, ...
+        limit: the most bytes that the cache may hold.
+    """
+    pixels: list[Source] = [Pixels(network, store, augmentation, workers) for store in stores]
+    if split is None or augmentation.mixup or augmentation.cutmix:  # which mix the pixels of a batch's images
+        return pixels
+    drawn = decides | {"augmentation": as_json(augmentation.scaled())}
+    augmented = ActivationStore(name, drawn, stores[0], split, cache, workers)
+    copies = [copy_name(copy) for copy in sorted({recipe.copy_of(epoch) for epoch in range(1, epochs + 1)})]
+    kept = [store.folder for store in stores]
+    found: list[Source] = []
+    for number, store in enumerate(stores):
+        own = ActivationStore(name, decides, store, split, cache, workers)
+        wanted = [(own, [PLAIN], plain[number])] + ([(augmented, copies, training)] if number == 0 else [])
+        size = sum(one.bytes(rows) * len(parts) for one, parts, rows in wanted)
+        what = f"{size / 2**30:.1f} GiB of activations at {split.name} for {len(store):,} images"
+        needed = sum(one.missing_bytes(parts, rows) for one, parts, rows in wanted)
+        folders = [one.folder for one, _, _ in wanted]
+        if make_room(own.folder, needed, limit, [*kept, *folders]):
+            kept += folders
+            found.append(Activations(split.top, own, augmented, augmentation))
+            say(f"{what} are computed once, for all epochs and folds, and kept in the cache")
+        else:
+            found.append(pixels[number])
+            say(f"{what} find no room in the cache (--cache-limit, or the disk): computed anew each time")
+    return found
