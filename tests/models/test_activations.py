@@ -1,0 +1,155 @@
+"""Activations of frozen layers, computed once: the same model as without, shared by folds, bounded, and mendable."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pandas as pd
+import pytest
+
+from models.finetuning import architecture as zoo
+from models.finetuning import runtime
+from models.finetuning.activations import PLAIN, ActivationStore
+from models.finetuning.network import Network, build, set_trainable
+from models.finetuning.recipe import Kind, Recipe
+from models.finetuning.trunk import split
+from preprocessing import dataset
+from preprocessing.images import ImageStore
+from preprocessing.run_folder import REPOSITORY
+from preprocessing.settings import ImageSize
+from tests.trees import make_tree
+
+SIZE = ImageSize(48, 64)
+
+
+def cut(name: str, trainable: str, **changes: object) -> tuple[Network, Recipe]:
+    recipe, _ = zoo.find(name).settings_for(Kind(), {"image_size": ImageSize(80, 96), "trainable": trainable} | changes)
+    network = build(zoo.find(name), recipe, "none", "float32", seed=1)
+    set_trainable(network, recipe, head_only=False)
+    return network, recipe
+
+
+@pytest.mark.parametrize(
+    ("name", "trainable", "boundary"),
+    [
+        ("inception_v3", "from mixed7", "mixed7"),  # is pooled itself, and so passed on
+        ("mobilenet_v2", "from block_8_project", "block_7_add"),  # the cut leads past no shortcut
+        ("vgg16", "from block5", "block4_pool"),
+        ("vgg16", "head", "features"),
+    ],
+)
+def test_the_trunk_ends_where_training_begins(name: str, trainable: str, boundary: str) -> None:
+    network, recipe = cut(name, trainable)
+    parts = split(network, recipe)
+    assert parts is not None
+    assert parts.name == boundary
+    trained = [variable.path for variable in parts.top.training.trainable_variables]
+    assert trained == [variable.path for variable in network.training.trainable_variables]
+    images = np.random.default_rng(0).integers(0, 255, (3, 80, 96, 3), dtype=np.uint8)
+    expected = network.predictor.predict_on_batch(images)
+    found = parts.top.predictor.predict_on_batch(parts.trunk.predict_on_batch(images))
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "trainable"),
+    [("vgg16", "all"), ("googlenet", "from inception_4b"), ("efficientnet_v2_s", "from block6a")],
+)
+def test_nothing_is_cut_where_all_trains_or_the_frozen_part_is_not_alone(name: str, trainable: str) -> None:
+    network, recipe = cut(name, trainable)
+    assert split(network, recipe) is None
+
+
+def test_blocks_hold_what_the_trunk_makes_and_a_damaged_one_is_made_again(tmp_path: Path) -> None:
+    network, recipe = cut("vgg16", "from block3", image_size=SIZE)
+    parts = split(network, recipe)
+    assert parts is not None
+    found = dataset.load(make_tree(tmp_path / "data"), tmp_path / "cache", progress=False)
+    paths = [found.train_path(row.img, row.classname) for row in found.train.itertuples()]
+    images = ImageStore(paths, SIZE, tmp_path / "cache", found.fingerprint, 2**30)
+    store = ActivationStore("vgg16", {}, images, parts, tmp_path / "cache", 2)
+    rows = np.array([70, 3, 5])
+    assert store.missing_bytes([PLAIN], rows) == store.bytes(rows) == 80 * 12 * 16 * 128 * 4
+    part = store.part(PLAIN, images, rows)
+    expected = parts.trunk.predict_on_batch(np.stack([images.read(int(row)) for row in rows]))
+    np.testing.assert_allclose(np.stack([part.read(int(row)) for row in rows]), expected, rtol=1e-4, atol=1e-4)
+
+    (file,) = store.folder.glob("*.npy")
+    made = file.stat().st_mtime_ns
+    store.part(PLAIN, images, rows)
+    assert file.stat().st_mtime_ns == made  # found, not made
+    file.write_bytes(file.read_bytes()[:-100])
+    again = store.part(PLAIN, images, rows)
+    np.testing.assert_array_equal(again.read(3), part.read(3))
+
+
+def test_bfloat16_is_kept_as_it_is(tmp_path: Path) -> None:
+    runtime.start("mixed_bfloat16", 0)
+    recipe, _ = zoo.find("vgg16").settings_for(Kind(), {"image_size": SIZE, "trainable": "from block2"})
+    parts = split(build(zoo.find("vgg16"), recipe, "none", "mixed_bfloat16", seed=1), recipe)
+    assert parts is not None
+    found = dataset.load(make_tree(tmp_path / "data", drivers=1), tmp_path / "cache", progress=False)
+    paths = [found.train_path(row.img, row.classname) for row in found.train.itertuples()]
+    images = ImageStore(paths, SIZE, tmp_path / "cache", found.fingerprint, 2**30)
+    store = ActivationStore("vgg16", {}, images, parts, tmp_path / "cache", 1)
+    values = store.part(PLAIN, images, np.arange(20)).read(7)
+    assert values.dtype == ml_dtypes.bfloat16
+    expected = parts.trunk.predict_on_batch(np.stack([images.read(row) for row in range(20)]))[7]
+    np.testing.assert_allclose(values.astype(np.float32), np.asarray(expected, np.float32), rtol=2e-2, atol=2e-2)
+
+
+@pytest.fixture(scope="module")
+def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("material")
+    make_tree(folder / "data", drivers=3)
+    recipe, _ = zoo.find("mobilenet").settings_for(Kind(), {"image_size": SIZE})
+    whole = build(zoo.find("mobilenet"), recipe, "none", "float32", seed=3).backbone
+    (folder / "weights").mkdir()
+    whole.save_weights(folder / "weights" / "mobilenet.weights.h5")
+    return folder
+
+
+def train(material: Path, run: str, fold: int, *options: str) -> str:
+    command = [sys.executable, "models/mobilenet.py", "--data", str(material / "data"), "--run", run, "--folds", "3"]
+    command += ["--weights", str(material / "weights"), "--runs", str(material / "runs"), "--fold", str(fold)]
+    command += ["--cache", str(material / "cache"), "--image-size", "48x64", "--epochs", "2", "--batch-size", "8"]
+    command += ["--trainable", "from conv_pw_11", "--precision", "float32", *options]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_fold_trained_on_activations_is_the_fold_trained_on_pixels(material: Path) -> None:
+    said = train(material, "kept", 0)
+    assert re.search(r"activations at conv_dw_11_relu for 60 images are computed once", said)
+    before = {path: path.stat().st_mtime_ns for path in (material / "cache" / "activations").rglob("*.npy")}
+    assert sorted(path.name for path in before) == [
+        "epoch_001_block_00000.npy", "epoch_002_block_00000.npy", "plain_block_00000.npy", "plain_block_00000.npy"
+    ]  # fmt: skip
+
+    train(material, "kept", 1)  # the second fold finds all of it
+    assert {path: path.stat().st_mtime_ns for path in (material / "cache" / "activations").rglob("*.npy")} == before
+    for fold in (0, 1):
+        assert "activations" not in train(material, "anew", fold, "--activations", "no")
+        for name in ("out_of_fold.csv", "test.csv"):
+            kept, anew = (
+                pd.read_csv(material / "runs" / run / "mobilenet" / f"fold_{fold}" / name, index_col="img")
+                for run in ("kept", "anew")
+            )
+            np.testing.assert_allclose(kept, anew, atol=1e-5)
+
+
+def test_without_room_or_with_mixed_images_steps_begin_at_the_pixels(material: Path) -> None:
+    said = train(material, "small", 0, "--cache", str(material / "small"), "--cache-limit", "0.001")
+    assert "find no room in the cache" in said
+    assert "activations" not in train(material, "mixed", 0, "--mixup", "0.2")
+
+
+def test_augmented_copies_are_taken_in_turn() -> None:
+    recipe = Recipe(augmented_copies=2)
+    assert [recipe.copy_of(epoch) for epoch in (1, 2, 3, 4, 5)] == [1, 2, 1, 2, 1]
+    assert [Recipe().copy_of(epoch) for epoch in (1, 2, 3)] == [1, 2, 3]
