@@ -33,7 +33,8 @@ run python -m preprocessing.check --data "$DATA" "${CHECK_OPTIONS[@]}"
 run python -m preprocessing.folds --data "$DATA" --run "$RUN" --folds "$FOLDS" "${FOLDS_OPTIONS[@]}"
 
 # photographs + folds.csv -> runs/RUN/MODEL/fold_K/: the best network, out-of-fold and test predictions
-for model in "${MODELS[@]}"; do
+left="$(python -m tools.ready --models "${MODELS[*]}" --data "$DATA" --run "$RUN" --folds "$FOLDS" "${MODEL_OPTIONS[@]}")"
+for model in $left; do
     run python "models/$model.py" --data "$DATA" --run "$RUN" --folds "$FOLDS" "${MODEL_OPTIONS[@]}"
 done
 

@@ -127,6 +127,8 @@ def _main(description: str, words: list[str]) -> None:
         for fold in asked
     ]
     todo = command.unfinished(pieces, checked)
+    if len(todo) < len(pieces):
+        print(f"{name}: {len(pieces) - len(todo)} of {len(pieces)} folds are finished already")
     if not todo:
         return
     pretrained.check_available(architecture, arguments.weights)

@@ -1,6 +1,7 @@
 """The command line of every architecture: `python models/NAME.py [--fold K ...] [any setting of the recipe]`."""
 
 import argparse
+import dataclasses
 import importlib
 import os
 import re
@@ -116,31 +117,12 @@ def add_recipe_options(parser: argparse.ArgumentParser, recipe: Recipe, augmenta
 
 def _main(architecture: Architecture, words: list[str]) -> None:
     arguments = make_parser(architecture).parse_args(words)
-    run = run_folder(arguments.run or ("quick" if arguments.quick else "full"), arguments.runs)
-    name = checked_name(arguments.model_name or architecture.name, "--model-name")
-    pretrained.weights_file(architecture, arguments.weights)
-    kind = Kind(scratch=arguments.weights == "none", quick=arguments.quick)
-    given = chosen(arguments, Recipe) | chosen(arguments, Augmentation)
-    recipe, augmentation = architecture.settings_for(kind, given)
-
+    run, template = template_piece(architecture, arguments)
     checked, ordered, asked = read_data(arguments, run)
-    pieces = [
-        Piece(
-            run=run,
-            model_name=name,
-            architecture=architecture,
-            recipe=recipe,
-            augmentation=augmentation,
-            fold=fold,
-            weights=arguments.weights,
-            precision=arguments.precision,
-            seed=arguments.seed,
-            workers=arguments.workers,
-            activations=arguments.activations,
-        )
-        for fold in asked
-    ]
+    pieces = [dataclasses.replace(template, fold=fold) for fold in asked]
     todo = unfinished(pieces, checked)
+    if len(todo) < len(pieces):
+        print(f"{template.model_name}: {len(pieces) - len(todo)} of {len(pieces)} folds are finished already")
     if not todo:
         return
     pretrained.check_available(architecture, arguments.weights)
@@ -153,6 +135,32 @@ def _main(architecture: Architecture, words: list[str]) -> None:
 
     for piece, setting in todo:
         train_fold(piece, checked, ordered, setting, arguments.cache, int(arguments.cache_limit * GIBIBYTE))
+
+
+def template_piece(architecture: Architecture, arguments: argparse.Namespace) -> tuple[Path, Piece]:
+    """The run's folder, and the piece that the command line asks for, as of fold 0.
+
+    Raises:
+        UserError: weights that are not there, or settings that contradict each other.
+    """
+    run = run_folder(arguments.run or ("quick" if arguments.quick else "full"), arguments.runs)
+    name = checked_name(arguments.model_name or architecture.name, "--model-name")
+    pretrained.weights_file(architecture, arguments.weights)
+    kind = Kind(scratch=arguments.weights == "none", quick=arguments.quick)
+    recipe, augmentation = architecture.settings_for(kind, chosen(arguments, Recipe) | chosen(arguments, Augmentation))
+    return run, Piece(
+        run=run,
+        model_name=name,
+        architecture=architecture,
+        recipe=recipe,
+        augmentation=augmentation,
+        fold=0,
+        weights=arguments.weights,
+        precision=arguments.precision,
+        seed=arguments.seed,
+        workers=arguments.workers,
+        activations=arguments.activations,
+    )
 
 
 def read_data(arguments: argparse.Namespace, run: Path) -> tuple["Dataset", "pd.DataFrame", list[int]]:
@@ -179,10 +187,7 @@ def unfinished(pieces: list[Piece], dataset: "Dataset") -> list[tuple[Piece, dic
         UserError: one was made, or begun, with other settings.
     """
     settings = [piece.settings(dataset.test, dataset.broken_test) for piece in pieces]
-    todo = [(piece, own) for piece, own in zip(pieces, settings, strict=True) if not is_finished(piece, own)]
-    if len(todo) < len(pieces):
-        print(f"{pieces[0].model_name}: {len(pieces) - len(todo)} of {len(pieces)} folds are finished already")
-    return todo
+    return [(piece, own) for piece, own in zip(pieces, settings, strict=True) if not is_finished(piece, own)]
 
 
 def _in_own_process(architecture: Architecture, words: list[str], fold: int) -> None:

@@ -1,0 +1,63 @@
+"""Checks the settings of every model of a run before the first one trains, and says which have something left to do.
+
+    python -m tools.ready --models "vgg16 resnet50" [options of every architecture's script]
+
+Prints the names of the models that are not finished, for run_all.sh; what is finished already is told to the person.
+"""
+
+import sys
+from typing import Any
+
+from models.finetuning import architecture as zoo
+from models.finetuning import command
+from models.finetuning.piece import Piece
+from models.finetuning.recipe import Recipe
+from preprocessing.augmentation_settings import Augmentation
+from preprocessing.errors import run_command
+from preprocessing.settings import CommandLine, chosen
+
+NAMING_LAYERS = ("trainable", "pooled_layers")  # settings that only the network itself can check
+
+
+def make_parser() -> CommandLine:
+    """The options that all architectures share."""
+    parser = CommandLine(prog="python -m tools.ready", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--models", required=True, metavar='"A B"', help="architectures")
+    command.add_run_options(parser)
+    command.add_piece_options(parser, "of the architecture")
+    command.add_recipe_options(parser, Recipe(), Augmentation())
+    return parser
+
+
+def main() -> None:
+    arguments = make_parser().parse_args()
+    templates = [command.template_piece(zoo.find(name), arguments) for name in arguments.models.split()]
+    checked, _, asked = command.read_data(arguments, templates[0][0])
+    left: list[Piece] = []
+    for _, template in templates:
+        pieces = [Piece(**{**vars(template), "fold": fold}) for fold in asked]
+        todo = command.unfinished(pieces, checked)
+        if len(todo) < len(pieces):
+            print(
+                f"{template.model_name}: {len(pieces) - len(todo)} of {len(pieces)} folds are finished already",
+                file=sys.stderr,
+            )
+        left += [template] if todo else []
+    if set(chosen(arguments, Recipe)) & set(NAMING_LAYERS):
+        for template in left[1:]:  # the first one tells by itself, at once
+            _build(template)
+    print(" ".join(template.architecture.name for template in left))
+
+
+def _build(template: Piece) -> Any:
+    """Builds the network without its weights, which checks the layers that its settings name."""
+    from models.finetuning import runtime
+
+    runtime.load_keras()
+    from models.finetuning.network import build
+
+    return build(template.architecture, template.recipe, "none", "float32", 0)
+
+
+if __name__ == "__main__":
+    run_command(main)
