@@ -6,7 +6,7 @@ from typing import Any
 
 # Python puts the folder of a script first on its path. Then pandas, which tries `import bottleneck`, would find ours.
 _FOLDER = str(Path(__file__).resolve().parent)
-sys.path[:] = [entry for entry in sys.path if entry != _FOLDER]
+sys.path[:] = [entry for entry in sys.path if not entry or str(Path(entry).resolve()) != _FOLDER]
 
 
 def __getattr__(name: str) -> Any:

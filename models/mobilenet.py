@@ -24,6 +24,7 @@ ARCHITECTURE = Architecture(
     parameters=3_228_864,
     recipe=Recipe(learning_rate=5e-5, epochs=3),
     quick={"image_size": ImageSize(96, 128)},
+    bottleneck={"pooled_layers": ("conv_pw_5_relu", "conv_pw_11_relu", "conv_pw_13_relu")},
 )
 
 if __name__ == "__main__":

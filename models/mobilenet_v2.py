@@ -24,6 +24,7 @@ ARCHITECTURE = Architecture(
     parameters=2_257_984,
     recipe=Recipe(learning_rate=5e-5, epochs=3),
     quick={"image_size": ImageSize(96, 128)},
+    bottleneck={"pooled_layers": ("block_6_expand_relu", "block_13_expand_relu", "out_relu")},
 )
 
 if __name__ == "__main__":

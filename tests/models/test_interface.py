@@ -56,12 +56,10 @@ def test_a_second_finetune_keeps_the_backbone_and_replaces_the_head(fitted: Mode
     assert again.recipe.image_size == ImageSize(32, 40)
     before = backbone(fitted)
     again.fit(fold=1)
-    assert fitted.network is not None and again.network is not None
     for ours, theirs in zip(backbone(again), before, strict=True):
         np.testing.assert_array_equal(ours, theirs)
-    assert [layer.name for layer in again.network.training.layers] == [
-        layer.name for layer in fitted.network.training.layers
-    ]
+    kinds = [[type(layer) for layer in model.network.training.layers] for model in (again, fitted)]
+    assert kinds[0] == kinds[1]
     assert again.network.training.count_params() == fitted.network.training.count_params()
     head, old = again.network.head.get_layer("logits").kernel, fitted.network.head.get_layer("logits").kernel
     assert head.shape == old.shape

@@ -1,0 +1,240 @@
+"""A classifier on a frozen network's features: exact, cheap, blind to held-out drivers, and a model like any other."""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.linear_model import LogisticRegression
+
+from models.finetuning import architecture as zoo
+from models.finetuning import linear
+from models.finetuning.bottleneck import settings_for
+from models.finetuning.bottleneck_folds import inner_folds
+from models.finetuning.head import standardisation
+from models.finetuning.linear import Linear, Search, calibration, fit_path, softmax
+from preprocessing.cache import make_room
+from preprocessing.competition import CLASSES
+from preprocessing.errors import UserError
+from preprocessing.images import read_image
+from preprocessing.metric import log_loss
+from preprocessing.run_folder import REPOSITORY
+from preprocessing.settings import ImageSize
+from preprocessing.tables import read_predictions
+
+
+def some_features(images: int, size: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Features in which drivers differ more than classes do; labels; drivers."""
+    generator = np.random.default_rng(seed)
+    labels, drivers = np.arange(images) % 10, np.arange(images) * 5 // images
+    centres, habits = generator.normal(size=(10, size)), 1.5 * generator.normal(size=(5, size))
+    features = centres[labels] + habits[drivers] + 2 * generator.normal(size=(images, size))
+    return (features * generator.uniform(0.2, 5, size) + 3).astype(np.float32), labels, drivers
+
+
+@pytest.mark.parametrize("size", [40, 500])  # fewer features than images, and more
+@pytest.mark.parametrize("path", [(0.01,), (0.0001, 0.001, 0.01)])
+def test_the_fit_is_the_tightly_converged_logistic_regression(size: int, path: tuple[float, ...]) -> None:
+    features, labels, _ = some_features(300, size)
+    mine = fit_path(features[:200], labels[:200], "logistic", path, linear.FINAL_TOLERANCE)[-1]
+    assert mine.kernel.shape == (size, 10)
+    mean, deviation = standardisation(features[:200])
+    standardised = ((features - mean) / deviation).astype(np.float64)
+    tight = LogisticRegression(C=path[-1], tol=1e-9, max_iter=10_000).fit(standardised[:200], labels[:200])
+    expected = tight.predict_proba(standardised[200:])
+    loss = log_loss(softmax(mine(features[200:])), labels[200:])
+    assert loss == pytest.approx(log_loss(expected, labels[200:]), abs=1e-4)
+    np.testing.assert_allclose(softmax(mine(features[200:])), expected, atol=2e-3)
+
+
+def test_calibration_makes_overconfident_scores_honest_and_is_folded_into_one_kernel() -> None:
+    features, labels, drivers = some_features(500, 60)
+    train, other = drivers < 3, drivers >= 3
+    (scores,) = fit_path(features[train], labels[train], "svm", (1.0,), 1e-5)
+    after = calibration(scores(features[other]), labels[other])
+    both = scores.then(after)
+    assert isinstance(both, Linear)
+    np.testing.assert_allclose(both(features), after(scores(features)), rtol=1e-3, atol=1e-3)
+    assert log_loss(softmax(both(features[other])), labels[other]) < log_loss(
+        softmax(10 * scores(features[other])), labels[other]
+    )
+
+
+@pytest.mark.parametrize("classifier", linear.CLASSIFIERS)
+def test_what_the_held_out_drivers_look_like_changes_nothing(classifier: str) -> None:
+    features, labels, drivers = some_features(300, 30)
+    inner = np.where(drivers == 2, -1, np.where(drivers > 2, drivers - 1, drivers))
+    other_features, other_labels = features.copy(), labels.copy()
+    other_features[drivers == 2] = 1e4
+    other_labels[drivers == 2] = 0
+    grid = linear.GRIDS[classifier]
+    one = Search(features, labels, classifier, grid, True).fit(inner)
+    two = Search(other_features, other_labels, classifier, grid, True).fit(inner)
+    assert one.tried == two.tried
+    np.testing.assert_array_equal(one.linear.kernel, two.linear.kernel)
+    np.testing.assert_array_equal(one.linear.bias, two.linear.bias)
+
+
+def test_the_regularisation_is_chosen_by_drivers_and_shared_fits_are_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    features, labels, drivers = some_features(300, 60)
+    wrong = np.random.default_rng(1).random(300) < 0.4
+    labels[wrong] = np.random.default_rng(2).integers(0, 10, wrong.sum())
+    count = 0
+    path = linear.fit_path
+
+    def counted(*arguments: object) -> list[Linear]:
+        nonlocal count
+        count += 1
+        return path(*arguments)
+
+    monkeypatch.setattr(linear, "fit_path", counted)
+    search = Search(features, labels, "logistic", (1e-4, 1e-2, 1e2), False)
+    for fold in range(5):
+        choice = search.fit(np.where(drivers == fold, -1, np.where(drivers > fold, drivers - 1, drivers)))
+        losses = [row["inner_log_loss"] for row in choice.tried]
+        assert choice.regularisation == search.grid[int(np.argmin(losses))]
+        assert losses[2] > min(losses)  # hardly penalised, it learns what is wrong by heart
+    assert count == 10 + 5
+
+
+def test_inner_folds_are_the_run_s_others_or_new_ones_by_driver() -> None:
+    drivers = np.repeat([f"p{n}" for n in range(6)], 10)
+    table = pd.DataFrame(
+        {"subject": drivers, "classname": [f"c{n % 10}" for n in range(60)], "fold": np.repeat(range(6), 10)}
+    )
+    table["img"] = [f"img_{n}.jpg" for n in range(60)]
+    inner = inner_folds(table, 2)
+    assert list(inner) == list(np.repeat([0, 1, -1, 2, 3, 4], 10))
+    two = inner_folds(table.assign(fold=table["fold"] // 3), 0)
+    assert set(two[:30]) == {-1}
+    assert sorted(set(two[30:])) == [0, 1, 2]
+    assert pd.Series(two).groupby(drivers).nunique().max() == 1
+    with pytest.raises(UserError, match=r"too few drivers.*--no-calibrate --regularisation") as told:
+        inner_folds(table[(table["fold"] < 2)].reset_index(drop=True), 0)
+    assert "\n" not in str(told.value)
+
+
+def type_command(*words: object) -> subprocess.CompletedProcess:
+    command = [sys.executable, "models/bottleneck.py", *map(str, words)]
+    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=300)
+
+
+def test_from_photographs_to_a_member_of_the_blend(tiny_tree: Callable[..., Path], tmp_path: Path) -> None:
+    data = tiny_tree(drivers=5, images_per_class=2, test_images=7)
+    places = ("--data", data, "--runs", tmp_path / "runs", "--cache", tmp_path / "cache", "--run", "tiny", "--folds", 4)
+    options = ("--architecture", "mobilenet", "--weights", "none", "--image-size", "32x40", "--precision", "float32")
+    done = type_command(*options, *places)
+    assert done.returncode == 0, done.stderr
+    assert "computed in" in done.stdout
+    model = tmp_path / "runs" / "tiny" / "bottleneck_mobilenet_logistic"
+    piece = model / "fold_1"
+    outputs = ("model.keras", "out_of_fold.csv", "out_of_fold_features.npy", "regularisation.csv", "test.csv")
+    assert {p.name for p in piece.iterdir()} == {
+        *outputs, "test_features.npy", "config.json", "log.txt", "finished.json"
+    }  # fmt: skip
+    assert np.load(piece / "test_features.npy").dtype == np.float16
+    settings = json.loads((piece / "config.json").read_text())["settings"]
+    assert settings["architecture"] == "mobilenet"
+    assert settings["classifier"] == "logistic"
+
+    network = keras.saving.load_model(piece / "model.keras", safe_mode=True)
+    stored = read_predictions(piece / "test.csv")
+    pixels = np.stack([read_image(data / "imgs" / "test" / img, ImageSize(32, 40)) for img in stored.index])
+    np.testing.assert_allclose(network.predict(pixels, verbose=0), stored[list(CLASSES)], atol=1e-4)
+    folds = pd.read_csv(tmp_path / "runs" / "tiny" / "folds.csv")
+    assert set(read_predictions(piece / "out_of_fold.csv").index) == set(folds["img"][folds["fold"] == 1])
+
+    before = {path: path.stat().st_mtime_ns for path in model.rglob("*") if path.is_file()}
+    again = type_command(*options, *places)
+    assert "4 of 4 folds are finished already" in again.stdout
+    assert before == {path: path.stat().st_mtime_ns for path in model.rglob("*") if path.is_file()}
+    other = type_command(*options, *places, "--regularisation", "0.5")
+    assert other.returncode == 2
+    assert "regularisation 0.0 there, 0.5 now" in other.stderr
+    assert "--model-name" in other.stderr
+
+    svm = type_command(*options, *places, "--classifier", "svm")
+    assert svm.returncode == 0, svm.stderr
+    assert "from the cache" in svm.stdout
+    assert len(list((tmp_path / "cache" / "features").iterdir())) == 1
+
+    alone = ("--fold", 2, "--model-name", "alone", *options, *places)
+    assert type_command(*alone).returncode == 0
+    ours, theirs = (tmp_path / "runs" / "tiny" / name / "fold_2" / "test.csv" for name in ("alone", model.name))
+    assert ours.read_bytes() == theirs.read_bytes()
+
+    command = [sys.executable, "-m", "ensemble.blend", "--run", "tiny", "--runs", tmp_path / "runs", "--data", data]
+    command += ["--submissions", tmp_path, "--models", f"{model.name} bottleneck_mobilenet_svm"]
+    blended = subprocess.run(list(map(str, command)), cwd=REPOSITORY, capture_output=True, text=True, timeout=300)
+    assert blended.returncode == 0, blended.stderr
+    assert list(read_predictions(tmp_path / "tiny.csv").index) == list(stored.index)
+
+
+def test_features_that_find_no_room_are_computed_and_not_kept(tmp_path: Path) -> None:
+    entry = tmp_path / "cache" / "features" / "new"
+    old, kept = tmp_path / "cache" / "images" / "old", tmp_path / "cache" / "images" / "kept"
+    for folder in (old, kept):
+        folder.mkdir(parents=True)
+        (folder / "block.npy").write_bytes(bytes(1000))
+    assert not make_room(entry, 5000, 3000)
+    assert old.exists()
+    assert make_room(entry, 1500, 3000, [kept])
+    assert not old.exists()
+    assert kept.exists()
+
+
+WRONG = {
+    "misspelt classifier": (("--classifier", "logistik"), "Did you mean logistic?"),
+    "misspelt architecture": (("--architecture", "inception_v4"), "Did you mean inception_v3?"),
+    "no architecture": (("--architecture",), "There are: "),
+    "weights folder without the file": (("--weights", "tests"), "expected inception_v3.weights.h5"),
+    "svm without calibration": (("--classifier", "svm", "--no-calibrate"), "its scores are no probabilities"),
+    "unknown option": (("--clasifier", "svm"), "Did you mean --classifier?"),
+    "a recipe's option": (("--learning-rate", "1"), "unknown option --learning-rate"),
+    "too small": (("--image-size", "64x64"), "inception_v3 needs at least 75x75"),
+    "flatten": (("--pooling", "flatten"), "expected one of avg, max, avgmax"),
+    "an architecture's name": (("--model-name", "vgg16"), "that is an architecture's own"),
+}
+
+
+@pytest.mark.parametrize("case", sorted(WRONG))
+def test_a_wrong_command_line_is_one_clear_message(case: str) -> None:
+    words, message = WRONG[case]
+    told = type_command(*words)
+    assert told.returncode == 2
+    assert message in told.stderr
+    assert len(told.stderr.strip().splitlines()) == 1
+
+
+def test_an_unknown_layer_and_too_few_drivers_are_told_in_one_line(
+    tiny_tree: Callable[..., Path], tmp_path: Path
+) -> None:
+    options = ("--architecture", "mobilenet", "--weights", "none", "--image-size", "32x32", "--folds", 2)
+    places = ("--runs", tmp_path / "runs", "--cache", tmp_path / "cache")
+    data = tiny_tree(drivers=2)
+    few = type_command(*options, *places, "--data", data)
+    assert few.returncode == 2
+    assert "too few drivers" in few.stderr
+    wrong = type_command(
+        *options, *places, "--data", tiny_tree(drivers=4), "--run", "b", "--pooled-layers", "conv_pv_11"
+    )
+    assert wrong.returncode == 2
+    assert "Did you mean conv_pw_11" in wrong.stderr
+    for told in (few, wrong):
+        assert len(told.stderr.strip().splitlines()) == 1
+
+
+def test_help_shows_the_defaults_of_the_architecture_at_once() -> None:
+    begun = time.monotonic()
+    told = type_command("--help").stdout
+    assert time.monotonic() - begun < 3  # under a second on an idle machine
+    for text in ("[mixed4,mixed7,mixed8]", "[224x224]", "--regularisation", "--cache-limit"):
+        assert text in told
+    assert "[mixed4,mixed7,mixed8]" not in type_command("--architecture", "vgg16", "--help").stdout
+    assert settings_for(zoo.find("inception_v3"), True, {}).image_size == ImageSize(75, 100)
