@@ -35,7 +35,7 @@ def draw(rows: Sequence[Row], path: Path) -> bool:
         for axes, column in ((held_out, "held_out_log_loss"), (training, "training_loss")):
             curves = pd.concat([history.set_index("epoch")[column] for history in row.histories], axis=1)
             if curves.shape[1] > 1:
-                axes.plot(curves.index, curves.to_numpy(), color=colour, linewidth=0.7, alpha=0.35)
+                axes.plot(curves.index, curves.to_numpy(), ".-", color=colour, linewidth=0.7, markersize=4, alpha=0.35)
             mean = curves.dropna().mean(axis=1)  # as far as every fold has come: patience ends them apart
             axes.plot(mean.index, mean.to_numpy(), color=colour, linewidth=2, marker="o", markersize=4, label=row.name)
     longest = max(int(history["epoch"].max()) for row in trained for history in row.histories if len(history))

@@ -54,8 +54,13 @@ def add_choice(parser: CommandLine) -> None:
     """The options that say which networks are meant."""
     parser.add_argument("--run", required=True, metavar="NAME", help="the run whose networks are used")
     parser.add_argument("--runs", type=Path, default=RUNS, metavar="DIR", help="folder of all runs [runs]")
-    parser.add_argument("--model", nargs="+", default=(), metavar="M", help="only these models of the run [all]")
-    parser.add_argument("--fold", nargs="+", default=(), metavar="K", help="only the networks of these folds [all]")
+    parser.add_argument("--model", type=_words, default=[], metavar='"A B"', help="only these models of the run [all]")
+    parser.add_argument("--fold", type=_words, default=[], metavar='"0 1"', help="only networks of these folds [all]")
+
+
+def _words(text: str) -> list[str]:
+    """One option's text, since several words would swallow the pictures behind them: 'a b' and 'a,b'."""
+    return text.replace(",", " ").split()
 
 
 def existing_run(name: str, runs: Path = RUNS) -> Path:
