@@ -6,10 +6,12 @@ import cv2
 import numpy as np
 
 from preprocessing.competition import CLASS_NAMES, CLASSES
+from preprocessing.crops import REGIONS
 
 PAPER, INK, FAINT = (24, 26, 30), (238, 238, 238), (132, 136, 144)  # RGB
 CALM, ALARMING, BAR = (96, 200, 120), (255, 170, 60), (70, 74, 82)
 REGULAR, BOLD = 400, 700  # weights of the font
+DIMMED, GLOW = 0.8, 0.65  # shares: light of the picture under a heat map, and its largest opacity
 MOST_SIDE = 1280  # pixels; a larger picture is shown smaller
 
 
@@ -70,6 +72,34 @@ def with_probabilities(picture: np.ndarray, probabilities: np.ndarray, title: st
         write(panel, share, margin + inner - wide, round(top + 0.5 * row), text, ink, weight)
     both = np.hstack([picture, panel])
     return both[: both.shape[0] // 2 * 2, : both.shape[1] // 2 * 2]
+
+
+def lit(picture: np.ndarray, heat: np.ndarray, crop: str) -> np.ndarray:
+    """The picture in grey under a heat map: from violet over red to yellow, where it is most.
+
+    Args:
+        picture: shape (height, width, 3), uint8, RGB.
+        heat: shape (rows, columns), not negative, of the part `crop` of the picture; its largest value is yellow.
+    """
+    height, width = picture.shape[:2]
+    share = np.zeros((height, width), np.float32)
+    region = REGIONS[crop].of(share)
+    scaled = heat / max(float(heat.max()), 1e-12)
+    region[:] = np.clip(cv2.resize(scaled, region.shape[::-1], interpolation=cv2.INTER_CUBIC), 0.0, 1.0)
+    grey = cv2.cvtColor(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    levels = np.rint(255 * share).astype(np.uint8)
+    glow = cv2.cvtColor(cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
+    opacity = GLOW * np.sqrt(share)[..., None]
+    return np.rint(grey * DIMMED * (1 - opacity) + glow * opacity).astype(np.uint8)
+
+
+def tile(picture: np.ndarray, caption: str, caption_height: int, gap: int) -> np.ndarray:
+    """The picture under a caption, with a gap at its right and below."""
+    height, width = picture.shape[:2]
+    whole = np.full((height + caption_height + gap, width + gap, 3), PAPER, np.uint8)
+    whole[caption_height : caption_height + height, :width] = picture
+    write(whole, caption, 4, round(0.68 * caption_height), round(0.5 * caption_height), most=width - 8)
+    return whole
 
 
 def at_most(picture: np.ndarray, side: int) -> np.ndarray:

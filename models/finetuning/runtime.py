@@ -7,7 +7,7 @@ import platform
 import re
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -91,6 +91,27 @@ def versions() -> dict[str, str]:
     backend = _backend()
     module = sys.modules.get(backend)
     return found | {"backend": backend, backend: getattr(module, "__version__", "unknown")}
+
+
+def gradients(function: Callable[[list[Any]], Any], inputs: Sequence[Any]) -> list[Any]:
+    """The gradients of the sum of what a function of arrays returns, with respect to each of them, as NumPy arrays.
+
+    Keras has no such function of its own: each backend takes gradients in its own way.
+    """
+    import numpy
+
+    if _backend() == "tensorflow":
+        import tensorflow
+
+        tensors = [tensorflow.convert_to_tensor(array) for array in inputs]
+        with tensorflow.GradientTape() as tape:
+            tape.watch(tensors)
+            result = tensorflow.reduce_sum(function(tensors))
+        return [numpy.asarray(array) for array in tape.gradient(result, tensors)]
+    import jax
+
+    found = jax.grad(lambda arrays: function(arrays).sum())([jax.numpy.asarray(array) for array in inputs])
+    return [numpy.asarray(array) for array in found]
 
 
 def _backend() -> str:
