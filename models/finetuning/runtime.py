@@ -52,7 +52,7 @@ def load_keras() -> Any:
             f"KERAS_BACKEND={backend}: expected {' or '.join(BACKENDS)}, and installed. "
             "For JAX: .venv/bin/pip install jax (see its own instructions for GPUs and TPUs)."
         )
-    with _stderr_held_back():
+    with stderr_held_back():
         import keras
 
         if keras.backend.backend() == "tensorflow":
@@ -150,7 +150,7 @@ def _gpu_compute_capability() -> tuple[int, int] | None:
 
 
 @contextlib.contextmanager
-def _stderr_held_back() -> Iterator[None]:
+def stderr_held_back() -> Iterator[None]:
     """Holds back what native code writes to standard error, and shows it only if the block fails."""
     sys.stderr.flush()
     saved = os.dup(2)

@@ -151,7 +151,7 @@ def test_annotated_copies_never_replace_the_originals(trained: TrainedRun, monke
         predict.main()
 
 
-@pytest.mark.parametrize("name", ["predict", "compare", "explain"])
+@pytest.mark.parametrize("name", ["predict", "compare", "explain", "export"])
 def test_help_answers_at_once(name: str) -> None:
     told = run_python("-X", "importtime", "-m", f"tools.{name}", "--help")
     assert told.returncode == 0
