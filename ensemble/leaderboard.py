@@ -58,7 +58,7 @@ class Entry:
             status = str(row.get("status", "")).rpartition(".")[2].upper()
             if status == "ERROR":
                 raise UserError(
-                    f"Kaggle could not score the submission; it says why at {PAGE}/submissions (--again uploads it anew)."
+                    f"Kaggle could not score the submission; it says why at {PAGE}/submissions. To try anew: --again"
                 )
             if status == "COMPLETE":
                 public, private = _number(row["publicScore"]), _number(row["privateScore"])

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from models.finetuning import runtime
+from models.finetuning import runtime, watching
 from models.finetuning import weights as pretrained
 from models.finetuning.architecture import Architecture
 from models.finetuning.piece import Piece, is_finished
@@ -74,6 +74,13 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--cache", type=Path, default=CACHE, metavar="DIR", help="decoded images [cache]")
     group.add_argument(
+        "--log-to",
+        type=watching.read_names,
+        default=(),
+        metavar="X",
+        help="curves to tensorboard, wandb, mlflow [none]",
+    )
+    group.add_argument(
         "--cache-limit", type=_gibibytes, default=64.0, metavar="X", help="most decoded images kept [64 GiB]"
     )
 
@@ -104,6 +111,7 @@ def _main(architecture: Architecture, words: list[str]) -> None:
     run = run_folder(arguments.run or ("quick" if arguments.quick else "full"), arguments.runs)
     name = checked_name(arguments.model_name or architecture.name, "--model-name")
     pretrained.weights_file(architecture, arguments.weights)
+    watching.check_installed(arguments.log_to)
     kind = Kind(scratch=arguments.weights == "none", quick=arguments.quick)
     given = chosen(arguments, Recipe) | chosen(arguments, Augmentation)
     recipe, augmentation = architecture.settings_for(kind, given)
@@ -129,6 +137,7 @@ def _main(architecture: Architecture, words: list[str]) -> None:
             precision=arguments.precision,
             seed=arguments.seed,
             workers=arguments.workers,
+            log_to=arguments.log_to,
         )
         for fold in asked
     ]

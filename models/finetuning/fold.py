@@ -13,6 +13,7 @@ from models.finetuning.network import Network, build, save_model
 from models.finetuning.piece import Piece
 from models.finetuning.prediction import predict
 from models.finetuning.training import FoldData, Trainer
+from models.finetuning.watching import watched
 from preprocessing.competition import CLASSES, NUMBER_OF_CLASSES
 from preprocessing.dataset import Dataset
 from preprocessing.errors import UserError
@@ -73,7 +74,8 @@ def _train(work: Piece, dataset: Dataset, folds: pd.DataFrame, settings: dict, c
         initialisation.prepare_random_weights(network, np.stack([labelled.read(int(row)) for row in sample]))
     if not trainer.resume() and work.recipe.head_start == "logistic":
         _start_head(network, work, data, say)
-    trainer.train()
+    with watched(work, settings, trainer):
+        trainer.train()
 
     results = _leave_predictions(work, network, data, dataset, folds, test)
     _leave_history(work, trainer)

@@ -43,6 +43,7 @@ class Piece:
         run: the run's folder.
         model_name: the sub-folder; the architecture's name unless the user gave another.
         fold: number of the fold that is held out.
+        log_to: where the curves go besides history.csv, as `watching` knows them; does not decide anything.
     """
 
     run: Path
@@ -55,6 +56,7 @@ class Piece:
     precision: str
     seed: int
     workers: int
+    log_to: tuple[str, ...] = ()
 
     @property
     def folder(self) -> Path:
