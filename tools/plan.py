@@ -14,7 +14,7 @@ from typing import Any
 
 from ensemble.score import read_labels
 from models.finetuning import architecture as zoo
-from models.finetuning import command, runtime, watching, weights
+from models.finetuning import command, needs, runtime, watching, weights
 from models.finetuning.recipe import Kind, Recipe
 from preprocessing.augmentation_settings import Augmentation
 from preprocessing.competition import COMPLETE_TEST_IMAGES, COMPLETE_TRAIN_IMAGES, DRIVER_LIST, SAMPLE_SUBMISSION
@@ -22,7 +22,6 @@ from preprocessing.errors import UserError, run_command
 from preprocessing.files import read_json, written_whole
 from preprocessing.run_folder import REPOSITORY, RUNS, SUBMISSIONS, fold_folder, run_folder
 from preprocessing.settings import CommandLine, as_options, chosen
-from tools import needs
 
 DEFAULT_MODELS = "vgg16 inception_v3 resnet50"
 

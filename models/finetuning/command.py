@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from models.finetuning import runtime, watching
 from models.finetuning import weights as pretrained
@@ -16,8 +17,11 @@ from models.finetuning.piece import Piece, is_finished
 from models.finetuning.recipe import Kind, Recipe
 from preprocessing.augmentation_settings import Augmentation
 from preprocessing.errors import UserError, run_command
-from preprocessing.run_folder import CACHE, RUNS, checked_name, run_folder
+from preprocessing.run_folder import CACHE, RUNS, checked_name, folds_path, run_folder
 from preprocessing.settings import CommandLine, add_settings, chosen
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 GIBIBYTE = 2**30
 
@@ -39,6 +43,7 @@ def make_parser(architecture: Architecture) -> CommandLine:
     parser.add_argument(
         "--model-name", metavar="NAME", help=f"name in the run, to train it twice [{architecture.name}]"
     )
+    parser.add_argument("--dry-run", action="store_true", help="say what would train, how long, how large, and stop")
     add_recipe_options(parser, architecture.recipe, architecture.augmentation)
     return parser
 
@@ -119,7 +124,12 @@ def _main(architecture: Architecture, words: list[str]) -> None:
     from preprocessing import dataset, folds  # pandas, which --help need not load
 
     checked = dataset.load(dataset.required(arguments.data), arguments.cache, arguments.skip_broken)
-    table = folds.ensure_folds(run, checked.train, arguments.folds or (2 if arguments.quick else 5))
+    number = arguments.folds or (2 if arguments.quick else 5)
+    begun = folds_path(run).exists()
+    if arguments.dry_run and not begun:
+        table = folds.make_folds(checked.train, number)  # and writes nothing
+    else:
+        table = folds.ensure_folds(run, checked.train, number)
     count = int(table["fold"].max()) + 1
     asked = sorted(set(arguments.fold if arguments.fold is not None else range(count)))
     if not asked or asked[0] < 0 or asked[-1] >= count:
@@ -141,6 +151,9 @@ def _main(architecture: Architecture, words: list[str]) -> None:
         )
         for fold in asked
     ]
+    if arguments.dry_run and not begun:
+        _say_what_would_train(pieces, table, len(checked.test), arguments)
+        return
     settings = [piece.settings(checked.test, checked.broken_test) for piece in pieces]
     todo = [
         (piece, setting) for piece, setting in zip(pieces, settings, strict=True) if not is_finished(piece, setting)
@@ -148,6 +161,9 @@ def _main(architecture: Architecture, words: list[str]) -> None:
     if len(todo) < len(pieces):
         print(f"{name}: {len(pieces) - len(todo)} of {len(pieces)} folds are finished already")
     if not todo:
+        return
+    if arguments.dry_run:
+        _say_what_would_train([piece for piece, _ in todo], table, len(checked.test), arguments)
         return
     pretrained.check_available(architecture, arguments.weights)
     if len(pieces) > 1:
@@ -160,6 +176,14 @@ def _main(architecture: Architecture, words: list[str]) -> None:
     ordered = table.set_index("img").loc[checked.train["img"]].reset_index()
     for piece, setting in todo:
         train_fold(piece, checked, ordered, setting, arguments.cache, int(arguments.cache_limit * GIBIBYTE))
+
+
+def _say_what_would_train(pieces: list[Piece], table: "DataFrame", test_images: int, arguments: Any) -> None:
+    """Prints the plan of `--dry-run`."""
+    runtime.load_keras()
+    from models.finetuning import dry_run
+
+    print(dry_run.describe(pieces, table, test_images, [pieces[0].run, arguments.cache]))
 
 
 def _in_own_process(architecture: Architecture, words: list[str], fold: int) -> None:

@@ -50,6 +50,7 @@ def _train(work: Piece, dataset: Dataset, folds: pd.DataFrame, settings: dict, c
     piece.begin(work, settings, runtime.versions(), policy)
     say = _speaker(work.folder / "log.txt")
     say(f"{work.model_name}, fold {work.fold}: {policy} ({reason}), seed {work.seed}")
+    say(work.changes())
 
     network = build(work.architecture, work.recipe, work.weights, policy, work.seed)
     labelled, test = _stores(work, dataset, folds, cache, cache_limit, say)

@@ -22,7 +22,7 @@ from preprocessing.augmentation_settings import Augmentation
 from preprocessing.errors import UserError
 from preprocessing.files import read_json, sha256_of, write_json
 from preprocessing.run_folder import REPOSITORY, fold_folder, folds_path
-from preprocessing.settings import as_json
+from preprocessing.settings import as_json, as_words
 
 CHECKPOINT = "checkpoint/state.npz"
 OUTPUTS = (
@@ -62,6 +62,16 @@ class Piece:
     def folder(self) -> Path:
         """runs/NAME/MODEL/fold_K"""
         return fold_folder(self.run, self.model_name, self.fold)
+
+    def changes(self) -> str:
+        """A line: the settings that are not the architecture's own defaults. config.json has all of them."""
+        defaults = (self.architecture.recipe, self.architecture.augmentation)
+        options = [
+            words
+            for ours, default in zip((self.recipe, self.augmentation), defaults, strict=True)
+            for words in as_words(ours, default)
+        ]
+        return f"settings: {', '.join(options) or 'none'} beside the defaults of models/{self.architecture.name}.py"
 
     def settings(self, test_images: Sequence[str], broken: Collection[str] = ()) -> dict[str, Any]:
         """What decides the result, as JSON. The number of workers and the paths do not.

@@ -1,5 +1,6 @@
 """Heat maps: at the place that decides, of every kind of network that we train."""
 
+import dataclasses
 import importlib.util
 import sys
 from pathlib import Path
@@ -9,7 +10,10 @@ import keras
 import numpy as np
 import pytest
 
+from models.finetuning import architecture as zoo
+from models.finetuning.network import Network, build, save_model
 from preprocessing.errors import UserError
+from preprocessing.settings import ImageSize
 from tests.tools.conftest import TrainedRun, run_python
 from tools import drawing, explain
 from tools.finished import networks_of
@@ -106,6 +110,26 @@ def test_bad_input_is_one_line(
     monkeypatch.setattr(sys, "argv", ["explain", *trained.choice, *options, str(trained.data / "imgs" / "test")])
     with pytest.raises(UserError, match=message):
         explain.main()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", zoo.names())
+def test_every_architecture_of_the_zoo_has_heat_maps(name: str, tmp_path: Path) -> None:
+    architecture = zoo.find(name)
+    size = ImageSize(architecture.least_size, architecture.least_size + 21)
+    recipe = dataclasses.replace(architecture.recipe, image_size=size)
+
+    def build_it() -> Network:
+        return build(architecture, recipe, "none", "float32", seed=0)
+
+    save_model(build_it(), build_it, tmp_path / "model.keras")
+    network = HeatMaps(keras.saving.load_model(tmp_path / "model.keras"))
+    images = np.random.default_rng(0).integers(0, 256, (2, size.height, size.width, 3), dtype=np.uint8)
+    maps, probabilities = network.predict(images)
+    assert len(maps) == max(1, len(recipe.pooled_layers))
+    every = [network.heat(maps, np.full(2, number)) for number in range(10)]
+    assert np.isfinite(every).all()
+    assert max(heat.max() for heat in every) > 0
 
 
 def test_a_network_without_feature_maps_is_refused() -> None:
