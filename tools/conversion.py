@@ -44,13 +44,14 @@ def export(pieces: Sequence[FinishedPiece], to: str, path: Path, photographs: Se
         with runtime.stderr_held_back():  # the converters talk much
             try:
                 model.export(str(temporary), format=to, verbose=False)
-            except Exception as error:  # each converter fails in its own way
+                if to == "onnx":
+                    _describe(temporary, pieces)
+                predict = {"onnx": onnx_predictor, "litert": litert_predictor}[to](temporary)
+                found = predict(images)
+            except Exception as error:  # converters, checkers and runtimes each fail in their own way
                 reason = " ".join(str(error).split())[:300]
-                raise UserError(f"this network cannot be converted --to {to}: {reason}") from error
-            if to == "onnx":
-                _describe(temporary, pieces)
-            predict = {"onnx": onnx_predictor, "litert": litert_predictor}[to](temporary)
-            found = predict(images)
+                other = "litert" if to == "onnx" else "onnx"
+                raise UserError(f"this network cannot be converted; try --to {other}. It said: {reason}") from error
         difference = float(np.abs(found - expected).max())
         if not difference <= LARGEST_DIFFERENCE:
             raise UserError(
