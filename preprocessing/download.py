@@ -6,65 +6,22 @@ python -m preprocessing.download --archive ~/Downloads/state-farm-distracted-dri
 The second form unpacks an archive that was downloaded in a browser. Broken off, the same command goes on where it was.
 """
 
-import json
-import os
-import re
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
 from preprocessing.competition import SLUG
 from preprocessing.errors import UserError, named, run_command
 from preprocessing.files import free_bytes
+from preprocessing.kaggle_client import PAGE, last_words, run_client
 from preprocessing.run_folder import REPOSITORY
 from preprocessing.settings import CommandLine
 
-PAGE = f"https://www.kaggle.com/competitions/{SLUG}"
 GIGABYTE = 10**9
 NEEDED_GIGABYTES = 9.0  # about 4 for the archive and 4 unpacked
-
-INSTALL = "Install the client: .venv/bin/pip install -r requirements-kaggle.txt"
-LOG_IN = (
-    "Get a token at https://www.kaggle.com/settings/api ('Generate New Token') and save it as ~/.kaggle/access_token, "
-    "or set KAGGLE_API_TOKEN to it (a kaggle.json, or KAGGLE_USERNAME and KAGGLE_KEY, will do too)"
-)
-RULES = f"Accept the rules of the competition once, in a browser: {PAGE}/rules"
 BROWSER = f"Or download all files in a browser ({PAGE}/data): python -m preprocessing.download --archive THE.zip"
-STEPS = f"What to do:\n  1. {RULES}\n  2. {LOG_IN}\n  3. {INSTALL}\n  4. Start this again.\n{BROWSER}"
-
-
-def has_credentials() -> bool:
-    """Whether there is anything that the client would try: a token, a key, or a login in a browser."""
-    environment = os.environ
-    if environment.get("KAGGLE_API_TOKEN") or environment.get("KAGGLE_API_V1_TOKEN_PATH"):
-        return True
-    if environment.get("KAGGLE_USERNAME") and environment.get("KAGGLE_KEY"):
-        return True
-    return any(path.is_file() for path in _credential_files())
-
-
-def _credential_files() -> list[Path]:
-    folder = Path.home() / ".kaggle"
-    configuration = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "kaggle"
-    folders = [Path(os.environ["KAGGLE_CONFIG_DIR"])] if os.environ.get("KAGGLE_CONFIG_DIR") else []
-    keys = [parent / "kaggle.json" for parent in (*folders, folder, configuration)]
-    return [*keys, *(folder / name for name in ("access_token", "access_token.txt", "credentials.json"))]
-
-
-def _secrets() -> list[str]:
-    """Every text that must not be repeated in a message."""
-    found = [os.environ.get(name, "") for name in ("KAGGLE_API_TOKEN", "KAGGLE_KEY")]
-    for path in (*_credential_files(), Path(found[0])):  # the variable may also name a file with the token
-        try:
-            text = path.read_text(encoding="utf-8").strip()
-            value = json.loads(text) if path.suffix == ".json" else text
-            found += [str(part) for part in value.values()] if isinstance(value, dict) else [str(value)]
-        except (OSError, ValueError):
-            continue
-    return [secret for secret in found if len(secret) > 3]
 
 
 def fetch_archive(folder: Path) -> Path:
@@ -76,27 +33,18 @@ def fetch_archive(folder: Path) -> Path:
     Raises:
         UserError: no credentials, no client, rules not accepted, no network, or whatever else the client said.
     """
-    if not has_credentials():
-        raise UserError(f"no Kaggle credentials found.\n{STEPS}")
     folder.mkdir(parents=True, exist_ok=True)
-    # A process of its own: the client exits and prints when merely imported. -P: this repository has a kaggle/ too.
-    command = [sys.executable, "-P", "-m", "kaggle", "competitions", "download", "-q", "-c", SLUG, "-p", str(folder)]
-    with tempfile.TemporaryFile() as output:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
-        try:
-            _show_growth(process, folder)
-        finally:
-            process.terminate()  # does nothing to one that has ended
-            process.wait()
-        output.seek(0)
-        said = output.read().decode("utf-8", "replace")
-    if process.returncode != 0:
+    words = ("download", "-q", "-c", SLUG, "-p", str(folder))
+    try:
+        said = run_client(
+            *words, what="the download", browser=BROWSER, meanwhile=lambda process: _show_growth(process, folder)
+        )
+    finally:
         if not any(folder.iterdir()):
             folder.rmdir()
-        raise UserError(_explain(said))
     archives = sorted(folder.glob("*.zip"))
     if not archives:
-        raise UserError(f"the Kaggle client ended without an archive in {folder}. {_last_words(said)}")
+        raise UserError(f"the Kaggle client ended without an archive in {folder}. {last_words(said)}")
     return archives[0]
 
 
@@ -110,27 +58,6 @@ def _show_growth(process: subprocess.Popen, folder: Path) -> None:
             time.sleep(0.1)
             arrived = sum(path.stat().st_size for path in folder.glob("*.zip"))
             bar.update(arrived - bar.n)
-
-
-def _explain(said: str) -> str:
-    """The client's complaint in words that say what to do next."""
-    if "No module named" in said:
-        return f"the Kaggle client cannot be started: {_last_words(said)}\n{INSTALL}\n{BROWSER}"
-    if re.search(r"\b403\b", said):
-        return f"Kaggle refuses the download (403), as it does until the rules are accepted.\n{RULES}\n{BROWSER}"
-    if re.search(r"\b401\b", said) or "Authentication required" in said or "nvalid credentials" in said:
-        return f"Kaggle does not accept these credentials.\n{LOG_IN}\n{BROWSER}"
-    if any(words in said for words in ("Max retries exceeded", "NameResolution", "ConnectionError", "timed out")):
-        return f"Kaggle cannot be reached: is there a network? {_last_words(said)}\nStart the same command again."
-    return f"the Kaggle client failed. {_last_words(said)}\n{STEPS}"
-
-
-def _last_words(said: str) -> str:
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
-    words = f"It said: {lines[-1][:500]}" if lines else "It said nothing."
-    for secret in _secrets():
-        words = words.replace(secret, "***")
-    return words
 
 
 def download(out: Path, archive: Path | None = None, needed_gigabytes: float = NEEDED_GIGABYTES) -> None:

@@ -22,22 +22,23 @@ BLOCK = 256  # images in one cache file
 VERSION = 1  # of the decoding; raise it when the pixels change
 
 
-def read_image(path: Path, size: ImageSize, crop: str = WHOLE) -> np.ndarray:
+def read_image(path: Path, size: ImageSize, crop: str = WHOLE, upright: bool = False) -> np.ndarray:
     """Decodes one JPEG at the smallest sufficient scale and shrinks it by area averaging (so without aliasing).
 
     Args:
         crop: the region of the photograph that is brought to the size, one of `crops.REGIONS`.
+        upright: turn it as its EXIF orientation says.
 
     Returns:
         shape (size.height, size.width, 3), uint8, RGB.
     """
     side = REGIONS[crop].side
     least_height, least_width = math.ceil(size.height / side), math.ceil(size.width / side)
-    return resized(jpeg.decode(path, least_height=least_height, least_width=least_width), size, crop)
+    return fitted(jpeg.decode(path, least_height, least_width, upright), size, crop)
 
 
-def resized(image: np.ndarray, size: ImageSize, crop: str = WHOLE) -> np.ndarray:
-    """A photograph, shape (height, width, 3), uint8, cut to a region and brought to a size as `read_image` does."""
+def fitted(image: np.ndarray, size: ImageSize, crop: str = WHOLE) -> np.ndarray:
+    """A region of an image of shape (height, width, 3), uint8, brought to a size; it shrinks by area averaging."""
     image = REGIONS[crop].of(image)
     if image.shape[:2] == (size.height, size.width):
         return image

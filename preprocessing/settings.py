@@ -135,6 +135,25 @@ def checked(configuration: Any, values: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
+def as_words(configuration: Any, default: Any) -> list[str]:
+    """What differs from another instance of the dataclass, in words: ['epochs 6', 'pooled layers mixed7,mixed8']."""
+    ours, theirs = as_json(configuration), as_json(default)
+    changed = {name: value for name, value in ours.items() if value != theirs[name]}
+    return [f"{name.replace('_', ' ')} {_word(value)}" for name, value in changed.items()]
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, list):
+        return ",".join(map(str, value)) or "none"
+    return (
+        ("yes" if value else "no")
+        if isinstance(value, bool)
+        else f"{value:g}"
+        if isinstance(value, float)
+        else str(value)
+    )
+
+
 def as_json(configuration: Any) -> dict[str, Any]:
     """A configuration dataclass as plain JSON values."""
     values = {field.name: getattr(configuration, field.name) for field in dataclasses.fields(configuration)}

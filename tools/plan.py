@@ -14,7 +14,7 @@ from typing import Any
 
 from ensemble.score import read_labels
 from models.finetuning import architecture as zoo
-from models.finetuning import command, runtime, weights
+from models.finetuning import command, needs, runtime, watching, weights
 from models.finetuning.recipe import Kind, Recipe
 from preprocessing.augmentation_settings import Augmentation
 from preprocessing.competition import COMPLETE_TEST_IMAGES, COMPLETE_TRAIN_IMAGES, DRIVER_LIST, SAMPLE_SUBMISSION
@@ -22,7 +22,6 @@ from preprocessing.errors import UserError, run_command
 from preprocessing.files import read_json, written_whole
 from preprocessing.run_folder import REPOSITORY, RUNS, SUBMISSIONS, fold_folder, run_folder
 from preprocessing.settings import CommandLine, as_options, chosen
-from tools import needs
 
 DEFAULT_MODELS = "vgg16 inception_v3 resnet50"
 
@@ -65,6 +64,7 @@ def main() -> None:
     run_path = run_folder(run, arguments.runs)
     left = {name: sum(not _finished(run_path, name, fold) for fold in range(folds)) for name in names}
     chosen_weights = _weights([a for a in architectures if left[a.name]], arguments.weights, run_path if demo else None)
+    watching.check_installed(arguments.log_to)
     if arguments.labels:
         read_labels(arguments.labels)
     for folder in (arguments.runs, arguments.cache, arguments.submissions):
@@ -91,6 +91,7 @@ def main() -> None:
     trainer = [*runs, *shared, "--weights", chosen_weights, "--precision", arguments.precision]
     trainer += ["--seed", str(arguments.seed), "--workers", str(arguments.workers)]
     trainer += ["--activations", arguments.activations] if arguments.activations != "auto" else []
+    trainer += ["--log-to", ",".join(arguments.log_to)] if arguments.log_to else []
     trainer += ["--cache-limit", str(arguments.cache_limit), *(["--quick"] if quick else []), *as_options(given)]
     labels = arguments.labels or (_demo_labels(data) if demo else None)
     blend = [*runs, *(["--allow-missing"] if arguments.allow_missing else [])]

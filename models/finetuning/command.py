@@ -11,14 +11,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from models.finetuning import runtime
+from models.finetuning import runtime, watching
 from models.finetuning import weights as pretrained
 from models.finetuning.architecture import Architecture
 from models.finetuning.piece import Piece, is_finished
 from models.finetuning.recipe import Kind, Recipe
 from preprocessing.augmentation_settings import Augmentation
 from preprocessing.errors import UserError, run_command
-from preprocessing.run_folder import CACHE, RUNS, checked_name, run_folder
+from preprocessing.run_folder import CACHE, RUNS, checked_name, folds_path, run_folder
 from preprocessing.settings import CommandLine, add_settings, chosen
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ def make_parser(architecture: Architecture) -> CommandLine:
     )
     add_run_options(parser)
     add_piece_options(parser, architecture.name)
+    parser.add_argument("--dry-run", action="store_true", help="say what would train, how long, how large, and stop")
     add_recipe_options(parser, architecture.recipe, architecture.augmentation)
     return parser
 
@@ -89,6 +90,13 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
         help="keep what the frozen layers make of the images, for all epochs and folds [auto: on CPUs]",
     )
     group.add_argument(
+        "--log-to",
+        type=watching.read_names,
+        default=(),
+        metavar="X",
+        help="curves to tensorboard, wandb, mlflow [none]",
+    )
+    group.add_argument(
         "--cache", type=Path, default=CACHE, metavar="DIR", help="decoded images, activations, features [cache]"
     )
     group.add_argument("--cache-limit", type=_gibibytes, default=64.0, metavar="X", help="most of them kept [64 GiB]")
@@ -118,12 +126,19 @@ def add_recipe_options(parser: argparse.ArgumentParser, recipe: Recipe, augmenta
 def _main(architecture: Architecture, words: list[str]) -> None:
     arguments = make_parser(architecture).parse_args(words)
     run, template = template_piece(architecture, arguments)
-    checked, ordered, asked = read_data(arguments, run)
+    begun = folds_path(run).exists()
+    checked, ordered, asked = read_data(arguments, run, write=begun or not arguments.dry_run)
     pieces = [dataclasses.replace(template, fold=fold) for fold in asked]
+    if arguments.dry_run and not begun:
+        _say_what_would_train(pieces, ordered, len(checked.test), arguments)
+        return
     todo = unfinished(pieces, checked)
     if len(todo) < len(pieces):
         print(f"{template.model_name}: {len(pieces) - len(todo)} of {len(pieces)} folds are finished already")
     if not todo:
+        return
+    if arguments.dry_run:
+        _say_what_would_train([piece for piece, _ in todo], ordered, len(checked.test), arguments)
         return
     pretrained.check_available(architecture, arguments.weights)
     if len(pieces) > 1:
@@ -146,6 +161,7 @@ def template_piece(architecture: Architecture, arguments: argparse.Namespace) ->
     run = run_folder(arguments.run or ("quick" if arguments.quick else "full"), arguments.runs)
     name = checked_name(arguments.model_name or architecture.name, "--model-name")
     pretrained.weights_file(architecture, arguments.weights)
+    watching.check_installed(arguments.log_to)
     kind = Kind(scratch=arguments.weights == "none", quick=arguments.quick)
     recipe, augmentation = architecture.settings_for(kind, chosen(arguments, Recipe) | chosen(arguments, Augmentation))
     return run, Piece(
@@ -160,11 +176,17 @@ def template_piece(architecture: Architecture, arguments: argparse.Namespace) ->
         seed=arguments.seed,
         workers=arguments.workers,
         activations=arguments.activations,
+        log_to=arguments.log_to,
     )
 
 
-def read_data(arguments: argparse.Namespace, run: Path) -> tuple["Dataset", "pd.DataFrame", list[int]]:
+def read_data(
+    arguments: argparse.Namespace, run: Path, write: bool = True
+) -> tuple["Dataset", "pd.DataFrame", list[int]]:
     """The checked data, its fold table in the order of `dataset.train`, and the folds that were asked for.
+
+    Args:
+        write: folds that the run does not have yet are written to it.
 
     Raises:
         UserError: something is wrong with the data or the fold table, or the run has no such fold.
@@ -172,7 +194,8 @@ def read_data(arguments: argparse.Namespace, run: Path) -> tuple["Dataset", "pd.
     from preprocessing import dataset, folds  # pandas, which --help need not load
 
     checked = dataset.load(dataset.required(arguments.data), arguments.cache, arguments.skip_broken)
-    table = folds.ensure_folds(run, checked.train, arguments.folds or (2 if arguments.quick else 5))
+    number = arguments.folds or (2 if arguments.quick else 5)
+    table = folds.ensure_folds(run, checked.train, number) if write else folds.make_folds(checked.train, number)
     count = int(table["fold"].max()) + 1
     asked = sorted(set(arguments.fold if arguments.fold is not None else range(count)))
     if not asked or asked[0] < 0 or asked[-1] >= count:
@@ -188,6 +211,14 @@ def unfinished(pieces: list[Piece], dataset: "Dataset") -> list[tuple[Piece, dic
     """
     settings = [piece.settings(dataset.test, dataset.broken_test) for piece in pieces]
     return [(piece, own) for piece, own in zip(pieces, settings, strict=True) if not is_finished(piece, own)]
+
+
+def _say_what_would_train(pieces: list[Piece], table: "pd.DataFrame", test_images: int, arguments: Any) -> None:
+    """Prints the plan of `--dry-run`."""
+    runtime.load_keras()
+    from models.finetuning import dry_run
+
+    print(dry_run.describe(pieces, table, test_images, [pieces[0].run, arguments.cache]))
 
 
 def _in_own_process(architecture: Architecture, words: list[str], fold: int) -> None:

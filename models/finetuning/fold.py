@@ -1,8 +1,10 @@
 """One piece from its first to its last file: network, head, training, predictions. Runs in a process of its own."""
 
+import contextlib
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from models.finetuning.piece import Piece
 from models.finetuning.sources import Source
 from models.finetuning.training import FoldData, Trainer
 from models.finetuning.trunk import split
+from models.finetuning.watching import watched
 from preprocessing.augmentation_settings import Augmentation
 from preprocessing.competition import CLASSES, NUMBER_OF_CLASSES
 from preprocessing.dataset import Dataset
@@ -53,6 +56,7 @@ def _train(work: Piece, dataset: Dataset, folds: pd.DataFrame, settings: dict, c
     piece.begin(work, settings, runtime.versions(), policy)
     say = speaker(work.folder / "log.txt")
     say(f"{work.model_name}, fold {work.fold}: {policy} ({reason}), seed {work.seed}")
+    say(work.changes())
 
     network = build(work.architecture, work.recipe, work.weights, policy, work.seed)
     labelled, test = _stores(work, dataset, folds, cache, cache_limit, say)
@@ -62,7 +66,16 @@ def _train(work: Piece, dataset: Dataset, folds: pd.DataFrame, settings: dict, c
     )
 
     trained_on, tested_on = _sources(work, network, data, test, policy, cache, cache_limit, say)
-    trainer = train_network(work, network, data, trained_on, policy, work.folder / piece.CHECKPOINT, say)
+    trainer = train_network(
+        work,
+        network,
+        data,
+        trained_on,
+        policy,
+        work.folder / piece.CHECKPOINT,
+        say,
+        watch=lambda trainer: watched(work, settings, trainer),
+    )
 
     results = _leave_predictions(work, data, dataset, folds, trained_on, tested_on)
     _leave_history(work, trainer)
@@ -86,12 +99,14 @@ def train_network(
     checkpoint: Path,
     say: Callable[[str], None],
     fresh: bool = True,
+    watch: Callable[[Trainer], AbstractContextManager[Any]] = contextlib.nullcontext,
 ) -> Trainer:
     """Starts the head and trains the network, which is left with its best weights; goes on from a checkpoint.
 
     Args:
         source: of the labelled images.
         fresh: the backbone is as `build` made it, so that random weights have to be made trainable first.
+        watch: entered while it trains.
     """
     trainer = Trainer(
         network,
@@ -108,7 +123,8 @@ def train_network(
         initialisation.prepare_random_weights(network, np.stack([data.store.read(int(row)) for row in sample]))
     if not trainer.resume() and work.recipe.head_start == "logistic":
         _start_head(network, source, work, data, say)
-    trainer.train()
+    with watch(trainer):
+        trainer.train()
     return trainer
 
 

@@ -202,11 +202,11 @@ class _Images:
         return len(self.images)
 
     def read(self, row: int) -> "np.ndarray":
-        from preprocessing.images import read_image, resized
+        from preprocessing.images import fitted, read_image
 
         image = self.images[row]
         return (
-            read_image(image, self.size, self.crop) if isinstance(image, Path) else resized(image, self.size, self.crop)
+            read_image(image, self.size, self.crop) if isinstance(image, Path) else fitted(image, self.size, self.crop)
         )
 
 

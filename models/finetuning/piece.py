@@ -21,7 +21,7 @@ from preprocessing.augmentation_settings import Augmentation
 from preprocessing.errors import UserError
 from preprocessing.files import read_json, sha256_of, write_json
 from preprocessing.run_folder import REPOSITORY, fold_folder, folds_path
-from preprocessing.settings import as_json
+from preprocessing.settings import as_json, as_words
 
 CHECKPOINT = "checkpoint/state.npz"
 OUTPUTS = (
@@ -45,6 +45,8 @@ class Piece:
         fold: number of the fold that is held out.
         augmentation: None where images are only seen as they are.
         outputs: the files that it leaves.
+        activations: whether those of frozen layers are kept in the cache: 'auto', 'yes' or 'no'; decides nothing.
+        log_to: where the curves go besides history.csv, as `watching` knows them; decides nothing.
     """
 
     run: Path
@@ -56,14 +58,25 @@ class Piece:
     precision: str
     seed: int
     workers: int
-    activations: str = "auto"
     augmentation: Augmentation | None = None
     outputs: tuple[str, ...] = OUTPUTS
+    activations: str = "auto"
+    log_to: tuple[str, ...] = ()
 
     @property
     def folder(self) -> Path:
         """runs/NAME/MODEL/fold_K"""
         return fold_folder(self.run, self.model_name, self.fold)
+
+    def changes(self) -> str:
+        """A line: the settings that are not the architecture's own defaults. config.json has all of them."""
+        defaults = (self.architecture.recipe, self.architecture.augmentation)
+        options = [
+            words
+            for ours, default in zip((self.recipe, self.augmentation), defaults, strict=True)
+            for words in as_words(ours, default)
+        ]
+        return f"settings: {', '.join(options) or 'none'} beside the defaults of models/{self.architecture.name}.py"
 
     def settings(self, test_images: Sequence[str], broken: Collection[str] = ()) -> dict[str, Any]:
         """What decides the result, as JSON. The number of workers, the paths and what is kept in the cache do not.

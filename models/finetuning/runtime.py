@@ -7,7 +7,7 @@ import platform
 import re
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,7 @@ def load_keras() -> Any:
             f"KERAS_BACKEND={backend}: expected {' or '.join(BACKENDS)}, and installed. "
             "For JAX: .venv/bin/pip install jax (see its own instructions for GPUs and TPUs)."
         )
-    with _stderr_held_back():
+    with stderr_held_back():
         import keras
 
         if keras.backend.backend() == "tensorflow":
@@ -125,6 +125,27 @@ def apply_adam(
     return True
 
 
+def gradients(function: Callable[[list[Any]], Any], inputs: Sequence[Any]) -> list[Any]:
+    """The gradients of the sum of what a function of arrays returns, with respect to each of them, as NumPy arrays.
+
+    Keras has no such function of its own: each backend takes gradients in its own way.
+    """
+    import numpy
+
+    if _backend() == "tensorflow":
+        import tensorflow
+
+        tensors = [tensorflow.convert_to_tensor(array) for array in inputs]
+        with tensorflow.GradientTape() as tape:
+            tape.watch(tensors)
+            result = tensorflow.reduce_sum(function(tensors))
+        return [numpy.asarray(array) for array in tape.gradient(result, tensors)]
+    import jax
+
+    found = jax.grad(lambda arrays: function(arrays).sum())([jax.numpy.asarray(array) for array in inputs])
+    return [numpy.asarray(array) for array in found]
+
+
 def _backend() -> str:
     return str(load_keras().backend.backend())
 
@@ -166,7 +187,7 @@ def _gpu_compute_capability() -> tuple[int, int] | None:
 
 
 @contextlib.contextmanager
-def _stderr_held_back() -> Iterator[None]:
+def stderr_held_back() -> Iterator[None]:
     """Holds back what native code writes to standard error, and shows it only if the block fails."""
     sys.stderr.flush()
     saved = os.dup(2)

@@ -5,6 +5,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -72,6 +73,7 @@ class Trainer:
         self.seed = seed
         self.checkpoint_path = checkpoint_path
         self.say = say
+        self.watch: Callable[[dict[str, Any]], None] = lambda row: None  # is told each new row of history
         self.progress = checkpoint.Progress(precision=precision)
         self.blocks = count_blocks(network.backbone, recipe.trainable)
         self.stages = stages(recipe, self.blocks)
@@ -189,6 +191,7 @@ class Trainer:
         row = {"epoch": len(progress.history) + 1, "stage": stage.name, "training_loss": training_loss}
         row |= {"held_out_log_loss": held_out, "held_out_accuracy": right, "seconds": round(seconds, 1)}
         progress.history.append(row)
+        self.watch(row)
         rate = len(data.training) / max(seconds, 1e-9)
         self.say(
             f"epoch {row['epoch']} ({stage.name}): training loss {training_loss:.4f}, held-out log loss {held_out:.4f}"

@@ -158,7 +158,10 @@ def test_batches_do_not_depend_on_the_number_of_workers(data: FoldData, tmp_path
     for workers in (1, 3):
         recipe = recipe_of("vgg16", epochs=1)
         _, trainer = trainer_of("vgg16", recipe, data, tmp_path / str(workers), workers=workers)
+        rows: list[dict] = []
+        trainer.watch = rows.append
         trainer.train()
+        assert rows == trainer.progress.history, "who watches is told each epoch"
         losses.append([row["training_loss"] for row in trainer.progress.history])
     assert losses[0] == losses[1]
 

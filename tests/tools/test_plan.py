@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from models.finetuning import architecture as zoo
+from models.finetuning.needs import Needs, available_memory, check, estimate
 from models.finetuning.recipe import Kind
 from preprocessing.errors import UserError
 from preprocessing.run_folder import REPOSITORY
-from tools.needs import Needs, available_memory, check, estimate
 
 OFFLINE = {"HTTPS_PROXY": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}  # the discard port: refused
 

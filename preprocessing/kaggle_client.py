@@ -1,0 +1,110 @@
+"""Kaggle's own client, started as a process of its own, and its complaints in words that say what to do next."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from preprocessing.competition import SLUG
+from preprocessing.errors import UserError
+
+PAGE = f"https://www.kaggle.com/competitions/{SLUG}"
+INSTALL = "Install the client: .venv/bin/pip install -r requirements-kaggle.txt"
+LOG_IN = (
+    "Get a token at https://www.kaggle.com/settings/api ('Generate New Token') and save it as ~/.kaggle/access_token, "
+    "or set KAGGLE_API_TOKEN to it (a kaggle.json, or KAGGLE_USERNAME and KAGGLE_KEY, will do too)"
+)
+RULES = f"Accept the rules of the competition once, in a browser: {PAGE}/rules"
+STEPS = f"What to do:\n  1. {RULES}\n  2. {LOG_IN}\n  3. {INSTALL}\n  4. Start this again."
+
+
+def has_credentials() -> bool:
+    """Whether there is anything that the client would try: a token, a key, or a login in a browser."""
+    environment = os.environ
+    if environment.get("KAGGLE_API_TOKEN") or environment.get("KAGGLE_API_V1_TOKEN_PATH"):
+        return True
+    if environment.get("KAGGLE_USERNAME") and environment.get("KAGGLE_KEY"):
+        return True
+    return any(path.is_file() for path in _credential_files())
+
+
+def _credential_files() -> list[Path]:
+    folder = Path.home() / ".kaggle"
+    configuration = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "kaggle"
+    folders = [Path(os.environ["KAGGLE_CONFIG_DIR"])] if os.environ.get("KAGGLE_CONFIG_DIR") else []
+    keys = [parent / "kaggle.json" for parent in (*folders, folder, configuration)]
+    return [*keys, *(folder / name for name in ("access_token", "access_token.txt", "credentials.json"))]
+
+
+def _secrets() -> list[str]:
+    """Every text that must not be repeated in a message."""
+    found = [os.environ.get(name, "") for name in ("KAGGLE_API_TOKEN", "KAGGLE_KEY")]
+    for path in (*_credential_files(), Path(found[0])):  # the variable may also name a file with the token
+        try:
+            text = path.read_text(encoding="utf-8").strip()
+            value = json.loads(text) if path.suffix == ".json" else text
+            found += [str(part) for part in value.values()] if isinstance(value, dict) else [str(value)]
+        except (OSError, ValueError):
+            continue
+    return [secret for secret in found if len(secret) > 3]
+
+
+def run_client(
+    *words: str, what: str, browser: str, meanwhile: Callable[[subprocess.Popen], None] = lambda process: None
+) -> str:
+    """Has the client do something in the competition: `kaggle competitions WORDS`.
+
+    Args:
+        what: is asked for, for the message where it is refused, such as 'the download'.
+        browser: a line that says how a person can do it without the client.
+        meanwhile: called with the process, and may wait for it.
+
+    Returns:
+        What it said.
+
+    Raises:
+        UserError: no credentials, no client, rules not accepted, no network, or whatever else the client said.
+    """
+    if not has_credentials():
+        raise UserError(f"no Kaggle credentials found.\n{STEPS}\n{browser}")
+    # A process of its own: the client exits and prints when merely imported. -P: this repository has a kaggle/ too.
+    command = [sys.executable, "-P", "-m", "kaggle", "competitions", *words]
+    with tempfile.TemporaryFile() as output:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
+        try:
+            meanwhile(process)
+            process.wait()
+        finally:
+            process.terminate()  # does nothing to one that has ended
+            process.wait()
+        output.seek(0)
+        said = output.read().decode("utf-8", "replace")
+    if process.returncode != 0:
+        raise UserError(_explain(said, what, browser))
+    return said
+
+
+def _explain(said: str, what: str, browser: str) -> str:
+    """The client's complaint in words that say what to do next."""
+    if "No module named" in said:
+        return f"the Kaggle client cannot be started: {last_words(said)}\n{INSTALL}\n{browser}"
+    if re.search(r"\b403\b", said):
+        return f"Kaggle refuses {what} (403), as it does until the rules are accepted.\n{RULES}\n{browser}"
+    if re.search(r"\b401\b", said) or "Authentication required" in said or "nvalid credentials" in said:
+        return f"Kaggle does not accept these credentials.\n{LOG_IN}\n{browser}"
+    if any(words in said for words in ("Max retries exceeded", "NameResolution", "ConnectionError", "timed out")):
+        return f"Kaggle cannot be reached: is there a network? {last_words(said)}\nStart the same command again."
+    return f"the Kaggle client failed. {last_words(said)}\n{STEPS}\n{browser}"
+
+
+def last_words(said: str) -> str:
+    """The last line that the client said, less what is secret."""
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    words = f"It said: {lines[-1][:500]}" if lines else "It said nothing."
+    for secret in _secrets():
+        words = words.replace(secret, "***")
+    return words

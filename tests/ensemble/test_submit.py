@@ -1,0 +1,184 @@
+"""Submitting: through Kaggle's client, here a stand-in of the same command line that keeps its list in a file."""
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from ensemble import blend, submit
+from preprocessing.errors import UserError
+from preprocessing.run_folder import REPOSITORY
+from tests.ensemble.conftest import TEST_IMAGES, SmallRun
+
+STAND_IN = """
+import csv, os, sys
+from pathlib import Path
+words = sys.argv[1:]
+place = Path(os.environ["STAND_IN_LIST"])
+rows = list(csv.reader(place.open())) if place.exists() else []
+slug = "state-farm-distracted-driver-detection"
+fields = ["ref", "fileName", "date", "description", "status", "publicScore", "privateScore"]
+if "STAND_IN_SAYS" in os.environ:
+    print(os.environ["STAND_IN_SAYS"], file=sys.stderr)
+    sys.exit(int(os.environ.get("STAND_IN_STATUS", "1")))
+if words[1] == "submit":
+    assert words[:5] == ["competitions", "submit", "-q", "-c", slug] and words[5] == "-f" and words[7] == "-m", words
+    assert Path(words[6]).is_file()
+    rows.insert(0, ["1", Path(words[6]).name, "2026-01-01", words[8], "SubmissionStatus.PENDING", "", ""])
+    print("Successfully submitted to State Farm Distracted Driver Detection", end="")
+else:
+    assert words == ["competitions", "submissions", "-q", "-c", slug, "-v", "--page-size", "50"], words
+    print("Warning: Looks like you're using an outdated API Version")
+    writer = csv.writer(sys.stdout)
+    writer.writerow(fields)
+    writer.writerows(rows)
+    for row in rows:  # scored by the next time that someone asks
+        row[4:] = [os.environ.get("STAND_IN_RESULT", "SubmissionStatus.COMPLETE"), "0.25", "0.31"]
+csv.writer(place.open("w", newline="")).writerows(rows)
+"""
+
+
+@pytest.fixture
+def machine(small: SmallRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """A machine with the stand-in client and a token, and a blended run."""
+    client = tmp_path / "site" / "kaggle"
+    client.mkdir(parents=True)
+    (client / "__init__.py").write_text("")
+    (client / "__main__.py").write_text(STAND_IN)
+    (tmp_path / "home").mkdir()
+    for name in [name for name in os.environ if "KAGGLE" in name or name == "XDG_CONFIG_HOME"]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
+    monkeypatch.setenv("KAGGLE_API_TOKEN", "KGAT_0123456789abcdef")
+    monkeypatch.setenv("STAND_IN_LIST", str(tmp_path / "list.csv"))
+    monkeypatch.setattr(submit, "COMPLETE_TEST_IMAGES", TEST_IMAGES)
+    monkeypatch.setattr(sys, "argv", ["blend", *small.command])
+    blend.main()
+    return monkeypatch
+
+
+def run_submit(machine: pytest.MonkeyPatch, small: SmallRun, *options: str, interval: float = 0.0) -> None:
+    machine.setattr(submit, "ASK_EVERY", interval)
+    machine.setattr(sys, "argv", ["submit", small.name, *small.command[2:], *options])
+    submit.main()
+
+
+def board(small: SmallRun) -> pd.DataFrame:
+    return pd.read_csv(small.submission.parent / "leaderboard.csv")
+
+
+def uploads(tmp_path: Path) -> int:
+    with (tmp_path / "list.csv").open(newline="") as stream:
+        return len(list(csv.reader(stream)))
+
+
+def test_it_submits_waits_for_the_score_and_writes_it_beside_the_estimate(
+    machine: pytest.MonkeyPatch, small: SmallRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    run_submit(machine, small)
+    told = capsys.readouterr().out
+    assert f"valid, {TEST_IMAGES} images" in told
+    assert "expected: log loss about" in told
+    assert "9 drivers" in told
+    assert "leaderboard: public 0.25000, private 0.31000; out of fold it was" in told
+    (row,) = board(small).to_dict("records")
+    assert (row["run"], row["public"], row["private"]) == ("trial", 0.25, 0.31)
+    assert 0 < row["out_of_fold"] < 2.4
+    assert f"out of fold {row['out_of_fold']:.4f}" in row["message"]
+
+    run_submit(machine, small)
+    assert "submitted before" in capsys.readouterr().out
+    assert uploads(tmp_path) == 1
+    run_submit(machine, small, "--again", "--message", "once more")
+    assert uploads(tmp_path) == 2
+    assert board(small)["public"].tolist() == [0.25, 0.25]
+
+
+def test_stopped_while_it_waits_it_goes_on_waiting(
+    machine: pytest.MonkeyPatch, small: SmallRun, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match="start the same command again to go on waiting"):
+        run_submit(machine, small, "--wait", "0", interval=1.0)
+    assert board(small)["public"].isna().all()
+    run_submit(machine, small)
+    assert uploads(tmp_path) == 1
+    assert board(small)["public"].tolist() == [0.25]
+
+
+def test_only_checking_touches_nothing_and_needs_no_credentials(
+    machine: pytest.MonkeyPatch, small: SmallRun, tmp_path: Path
+) -> None:
+    machine.delenv("KAGGLE_API_TOKEN")
+    run_submit(machine, small, "--check")
+    assert not (tmp_path / "list.csv").exists()
+    with pytest.raises(
+        UserError, match=r"(?s)no Kaggle credentials found.*settings/api.*upload .*trial\.csv in a browser"
+    ):
+        run_submit(machine, small)
+    assert not (small.submission.parent / "leaderboard.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("said", "status", "message"),
+    [
+        ("403 - Forbidden", "1", "refuses the submission"),
+        ("Could not submit to competition", "0", "did not take the submission. It said: Could not submit"),
+        ("401 Client Error", "1", "does not accept these credentials"),
+    ],
+)
+def test_what_kaggle_refuses_is_told_and_not_written_down(
+    said: str, status: str, message: str, machine: pytest.MonkeyPatch, small: SmallRun
+) -> None:
+    machine.setenv("STAND_IN_SAYS", said)
+    machine.setenv("STAND_IN_STATUS", status)
+    with pytest.raises(UserError, match=message):
+        run_submit(machine, small)
+    assert not (small.submission.parent / "leaderboard.csv").exists()
+
+
+def test_a_submission_that_kaggle_cannot_score_is_an_error(machine: pytest.MonkeyPatch, small: SmallRun) -> None:
+    machine.setenv("STAND_IN_RESULT", "SubmissionStatus.ERROR")
+    with pytest.raises(UserError, match="could not score the submission"):
+        run_submit(machine, small)
+
+
+def test_a_bad_submission_is_told_before_anything_is_sent(
+    machine: pytest.MonkeyPatch, small: SmallRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    machine.setattr(submit, "COMPLETE_TEST_IMAGES", 79_726)
+    with pytest.raises(UserError, match=r"is of 45 images.*Kaggle expects the competition's 79,726"):
+        run_submit(machine, small)
+    machine.setattr(submit, "COMPLETE_TEST_IMAGES", TEST_IMAGES)
+    text = small.submission.read_text()
+    small.submission.write_text(text + "\n")  # another file, though with the same predictions
+    run_submit(machine, small, "--check")
+    assert "wrote another file than this" in capsys.readouterr().out
+    small.submission.write_text("\n".join(text.splitlines()[:-1]) + "\n")
+    with pytest.raises(UserError, match="expected 45 rows"):
+        run_submit(machine, small)
+
+
+def test_bad_names_are_one_line() -> None:
+    def told(*words: str) -> str:
+        command = [sys.executable, "-m", "ensemble.submit", *words]
+        done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 2
+        assert done.stderr.count("\n") == 1
+        return done.stderr
+
+    assert "'leaderboard' is reserved" in told("leaderboard")
+    assert "no such submission" in told("nothing-of-this-name")
+
+
+def test_a_leaderboard_that_is_something_else_is_left_alone(machine: pytest.MonkeyPatch, small: SmallRun) -> None:
+    place = small.submission.parent / "leaderboard.csv"
+    place.write_text("img,c0\nimg_1.jpg,0.5\n")
+    with pytest.raises(UserError, match="expected the columns submitted,run,sha256"):
+        run_submit(machine, small)
+    assert place.read_text() == "img,c0\nimg_1.jpg,0.5\n"

@@ -1,0 +1,91 @@
+"""Curves to TensorBoard, Weights & Biases and MLflow: absent until asked for, complete after an interruption."""
+
+import argparse
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from models.finetuning import watching
+from preprocessing.errors import UserError
+from preprocessing.run_folder import REPOSITORY
+
+
+def installed(*names: str) -> bool:
+    return all(importlib.util.find_spec(name) is not None for name in names)
+
+
+def train(data: Path, folder: Path, *options: object) -> subprocess.CompletedProcess:
+    words = "--weights none --image-size 32x40 --epochs 2 --head-start random --trainable head --batch-size 20 --fold 0"
+    words += f" --folds 2 --precision float32 --run watched --runs {folder / 'runs'} --cache {folder / 'cache'}"
+    command = [sys.executable, "models/mobilenet.py", "--data", str(data), *words.split(), *map(str, options)]
+    variables = os.environ | {"WANDB_MODE": "offline"}
+    return subprocess.run(command, cwd=REPOSITORY, env=variables, capture_output=True, text=True, timeout=120)
+
+
+def test_rows_of_an_earlier_start_are_told_before_the_first_new_one() -> None:
+    told: list[dict] = []
+    watch = watching.row_by_row(told.append, [{"epoch": 1}, {"epoch": 2}])
+    assert told == []
+    watch({"epoch": 3})
+    watch({"epoch": 4})
+    assert [row["epoch"] for row in told] == [1, 2, 3, 4]
+
+
+def test_what_is_asked_for_is_read_and_wrong_names_are_told_with_the_nearest() -> None:
+    assert watching.read_names("tensorboard, wandb,tensorboard") == ("tensorboard", "wandb")
+    assert watching.read_names("none") == ()
+    with pytest.raises(argparse.ArgumentTypeError, match=r"Did you mean mlflow\?"):
+        watching.read_names("mlflov")
+
+
+@pytest.mark.parametrize("name", watching.NAMES)
+def test_a_package_that_is_not_there_is_told_before_anything_is_read(name: str, tmp_path: Path) -> None:
+    if installed(name):
+        pytest.skip(f"{name} is installed")
+    with pytest.raises(UserError, match=f"pip install -c requirements-logging.txt {name}"):
+        watching.check_installed([name])
+    told = train(tmp_path / "no data", tmp_path, "--log-to", name)
+    assert told.returncode == 2
+    assert f"error: --log-to {name}: the package" in told.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not installed(*watching.NAMES), reason="requirements-logging.txt is not installed")
+def test_every_epoch_arrives_at_all_of_them_and_decides_nothing(tiny_tree: Callable[..., Path], tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    data = tiny_tree()
+    told = train(data, tmp_path, "--log-to", ",".join(watching.NAMES))
+    assert told.returncode == 0, told.stderr
+    runs = tmp_path / "runs"
+    piece = runs / "watched" / "mobilenet" / "fold_0"
+    history = pd.read_csv(piece / "history.csv")
+    events = EventAccumulator(str(piece / "tensorboard" / "validation"), size_guidance={"tensors": 0})
+    events.Reload()
+    assert [event.step for event in events.Tensors("epoch_log_loss")] == [1, 2]
+    client = MlflowClient(f"sqlite:///{runs / '.mlflow' / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name(watching.PROJECT)
+    (run,) = client.search_runs([experiment.experiment_id])
+    losses = [metric.value for metric in client.get_metric_history(run.info.run_id, "val_log_loss")]
+    assert losses == pytest.approx(history["held_out_log_loss"].tolist())
+    assert run.data.params["learning_rate"] == str(
+        json.loads((piece / "config.json").read_text())["settings"]["learning_rate"]
+    )
+    assert list(piece.glob("wandb/offline-run-*/*.wandb"))
+
+    plain = train(data, tmp_path, "--model-name", "plain")
+    assert plain.returncode == 0, plain.stderr
+    columns = ["epoch", "training_loss", "held_out_log_loss"]
+    pd.testing.assert_frame_equal(
+        pd.read_csv(runs / "watched" / "plain" / "fold_0" / "history.csv")[columns], history[columns]
+    )
+    again = train(data, tmp_path)
+    assert "1 of 1 folds are finished already" in again.stdout, "where curves go is no setting that decides a result"

@@ -1,0 +1,52 @@
+"""A run with real small networks, trained once for all tests of the tools."""
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from preprocessing.run_folder import REPOSITORY
+from tests.trees import make_tree
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """Where it lies.
+
+    Attributes:
+        data: the data folder it was trained on.
+        runs: the folder of runs, with the run `tiny` in it: one fold of `mobilenet`, which pools two feature maps.
+    """
+
+    data: Path
+    runs: Path
+
+    @property
+    def piece(self) -> Path:
+        return self.runs / "tiny" / "mobilenet" / "fold_0"
+
+    @property
+    def choice(self) -> list[str]:
+        return ["--run", "tiny", "--runs", str(self.runs)]
+
+
+def run_python(*words: object, timeout: float = 120, **environment: str) -> subprocess.CompletedProcess:
+    """Starts `python WORDS...` in the repository."""
+    command = [sys.executable, *map(str, words)]
+    variables = os.environ | environment
+    return subprocess.run(command, cwd=REPOSITORY, env=variables, capture_output=True, text=True, timeout=timeout)
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> TrainedRun:
+    folder = tmp_path_factory.mktemp("trained")
+    data, runs = make_tree(folder / "data", size=(120, 160)), folder / "runs"
+    options = "--weights none --image-size 32x48 --pooled-layers conv_pw_11_relu,conv_pw_13_relu --epochs 0"
+    options += " --head-start logistic --head-regularisation 10 --precision float32 --folds 2 --fold 0 --run tiny"
+    where = ["--data", data, "--runs", runs, "--cache", folder / "cache"]
+    told = run_python("models/mobilenet.py", *options.split(), *where)
+    assert told.returncode == 0, told.stderr
+    return TrainedRun(data, runs)

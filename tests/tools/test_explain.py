@@ -1,0 +1,138 @@
+"""Heat maps: at the place that decides, of every kind of network that we train."""
+
+import dataclasses
+import importlib.util
+import sys
+from pathlib import Path
+
+import cv2
+import keras
+import numpy as np
+import pytest
+
+from models.finetuning import architecture as zoo
+from models.finetuning.network import Network, build, save_model
+from preprocessing.errors import UserError
+from preprocessing.settings import ImageSize
+from tests.tools.conftest import TrainedRun, run_python
+from tools import drawing, explain
+from tools.finished import networks_of
+from tools.heat import HeatMaps
+from tools.networks import load
+
+
+def toy(pooling: str) -> keras.Model:
+    """A network that looks for brightness: class 0 where it is bright, class 1 where it is not, 2 to 9 nowhere."""
+    images = keras.Input((16, 24, 3), dtype="uint8")
+    pixels = keras.layers.Rescaling(1 / 255)(images)
+    maps = keras.layers.AveragePooling2D(2)(pixels)
+    features = {"avg": keras.layers.GlobalAveragePooling2D, "flatten": keras.layers.Flatten}[pooling]()(maps)
+    logits = keras.layers.Dense(10, name="logits")
+    model = keras.Model(images, keras.layers.Softmax(name="probabilities")(logits(features)))
+    kernel = np.zeros(logits.kernel.shape, np.float32)
+    kernel[:, 0], kernel[:, 1] = 5.0, -5.0
+    logits.set_weights([kernel, np.zeros(10, np.float32)])
+    return model
+
+
+@pytest.mark.parametrize("pooling", ["avg", "flatten"])
+def test_the_heat_is_where_a_class_is_seen_and_nowhere_else(pooling: str) -> None:
+    image = np.zeros((1, 16, 24, 3), np.uint8)
+    image[:, 4:8, 12:20] = 255
+    network = HeatMaps(toy(pooling))
+    maps, probabilities = network.predict(image)
+    assert probabilities.shape == (1, 10)
+    heat = network.heat(maps, np.array([0]))[0]
+    assert heat.shape == (8, 12)
+    expected = np.zeros((8, 12), bool)
+    expected[2:4, 6:10] = True
+    np.testing.assert_array_equal(heat > 0, expected)
+    assert network.heat(maps, np.array([1])).max() == 0, "what speaks against a class is not shown"
+
+
+def test_the_command_draws_a_row_for_each_photograph(
+    trained: TrainedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "sheet.jpg"
+    folder = trained.data / "imgs" / "test"
+    monkeypatch.setattr(sys, "argv", ["explain", *trained.choice, str(folder), "--most", "3", "--out", str(out)])
+    explain.main()
+    assert "3 of 6 photographs" in capsys.readouterr().out
+    sheet = cv2.imread(str(out))
+    tall, wide = 240 + explain.CAPTION + explain.GAP, explain.TILE_WIDTH + explain.GAP
+    assert sheet.shape == (3 * tall, 3 * wide, 3)
+    tile = sheet[explain.CAPTION : explain.CAPTION + 240, wide : wide + explain.TILE_WIDTH].astype(int)
+    assert np.abs(tile[..., 0] - tile[..., 2]).max() > 50, "a heat map has colours"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="JAX is not installed")
+def test_the_heat_on_jax_is_that_on_tensorflow(trained: TrainedRun, tmp_path: Path) -> None:
+    code = (
+        "import sys, numpy as np\n"
+        "from pathlib import Path\n"
+        "from tools.finished import networks_of\n"
+        "from tools.networks import load\n"
+        "from tools.heat import HeatMaps\n"
+        "network = HeatMaps(load(networks_of(Path(sys.argv[1]))[0]))\n"
+        "images = np.random.default_rng(0).integers(0, 256, (2, 32, 48, 3), dtype=np.uint8)\n"
+        "maps, probabilities = network.predict(images)\n"
+        "np.save(sys.argv[2], network.heat(maps, np.array([3, 4])))\n"
+    )
+    told = run_python("-c", code, trained.runs / "tiny", tmp_path / "jax.npy", KERAS_BACKEND="jax")
+    assert told.returncode == 0, told.stderr
+    network = HeatMaps(load(networks_of(trained.runs / "tiny")[0]))
+    maps, _ = network.predict(np.random.default_rng(0).integers(0, 256, (2, 32, 48, 3), dtype=np.uint8))
+    heat = network.heat(maps, np.array([3, 4]))
+    assert heat.max() > 0
+    np.testing.assert_allclose(np.load(tmp_path / "jax.npy"), heat, rtol=1e-3, atol=1e-4 * float(heat.max()))
+
+
+def test_a_crop_leaves_what_the_network_did_not_see_without_heat() -> None:
+    picture = np.full((100, 200, 3), 120, np.uint8)
+    shown = drawing.lit(picture, np.ones((3, 4), np.float32), "upper_body").astype(int)
+    grey = np.abs(shown[..., 0] - shown[..., 2]) == 0
+    assert grey[:, :28].all()
+    assert not grey[4:85, 32:].any()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--out", "sheet.txt"], "expected the name of a picture"),
+        (["--most", "0"], "expected at least 1"),
+        (["--run", "tine"], "Did you mean tiny?"),
+    ],
+)
+def test_bad_input_is_one_line(
+    trained: TrainedRun, options: list[str], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["explain", *trained.choice, *options, str(trained.data / "imgs" / "test")])
+    with pytest.raises(UserError, match=message):
+        explain.main()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", zoo.names())
+def test_every_architecture_of_the_zoo_has_heat_maps(name: str, tmp_path: Path) -> None:
+    architecture = zoo.find(name)
+    size = ImageSize(architecture.least_size, architecture.least_size + 21)
+    recipe = dataclasses.replace(architecture.recipe, image_size=size)
+
+    def build_it() -> Network:
+        return build(architecture, recipe, "none", "float32", seed=0)
+
+    save_model(build_it(), build_it, tmp_path / "model.keras")
+    network = HeatMaps(keras.saving.load_model(tmp_path / "model.keras"))
+    images = np.random.default_rng(0).integers(0, 256, (1, size.height, size.width, 3), dtype=np.uint8)
+    maps, _ = network.predict(images)
+    assert len(maps) == max(1, len(recipe.pooled_layers))
+    heat = network.heat([np.repeat(array, 10, axis=0) for array in maps], np.arange(10))
+    assert np.isfinite(heat).all()
+    assert heat.max() > 0
+
+
+def test_a_network_without_feature_maps_is_refused() -> None:
+    images = keras.Input((4,))
+    with pytest.raises(UserError, match="pools no feature map"):
+        HeatMaps(keras.Model(images, keras.layers.Softmax(name="probabilities")(keras.layers.Dense(10)(images))))

@@ -1,0 +1,222 @@
+"""What `tools.compare` compares: the models of runs as rows, with their out-of-fold losses by driver."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ensemble.report import formatted
+from preprocessing.competition import CLASSES
+from preprocessing.errors import UserError
+from preprocessing.folds import read_folds
+from preprocessing.metric import log_loss_per_image
+from preprocessing.run_folder import folds_path
+from preprocessing.tables import read_predictions
+from tools.finished import FinishedPiece, finished_pieces
+
+BLEND = "ensemble"
+NOT_COMPARED = ("architecture", "fold", "folds_sha256", "test_images_sha256", "test_images_broken")
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """One model of a run, or the run's blend.
+
+    Attributes:
+        run, model: names; the model of a blend is 'ensemble'.
+        settings: what its folds have in common; of a blend none.
+        losses: log loss in nats of each out-of-fold image, indexed by img, with its driver as `subject` and `correct`.
+        folds: finished ones, and `of` how many.
+        seconds: mean of a fold.
+        histories: a frame for each fold, as its history.csv.
+    """
+
+    run: str
+    model: str
+    settings: dict[str, Any]
+    losses: pd.DataFrame
+    folds: int
+    of: int
+    seconds: float = float("nan")
+    histories: list[pd.DataFrame] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """run/model"""
+        return f"{self.run}/{self.model}"
+
+    @property
+    def log_loss(self) -> float:
+        """Over all of its images, in nats."""
+        return float(self.losses["log_loss"].mean())
+
+
+def read_rows(runs: Sequence[Path]) -> list[Row]:
+    """The models and blends of runs, the least log loss first. Files among `runs` are passed over.
+
+    Raises:
+        UserError: a folder is not there, or none of them holds a finished model.
+    """
+    rows: list[Row] = []
+    complaints: list[str] = []
+    for run in dict.fromkeys(runs):
+        if not run.exists():
+            raise UserError(f"{run}: no such run. Expected folders of runs, such as runs/*.")
+        if not run.is_dir():
+            continue
+        try:
+            rows += _rows_of(run)
+        except UserError as error:
+            complaints.append(str(error))
+    if not rows:
+        raise UserError(complaints[0] if complaints else "none of these is a folder of a run.")
+    for complaint in complaints:
+        print(f"left out: {complaint}")
+    return sorted(rows, key=lambda row: row.log_loss)
+
+
+def _rows_of(run: Path) -> list[Row]:
+    pieces = [piece for piece in finished_pieces(run) if (piece.folder / "out_of_fold.csv").is_file()]
+    folds = read_folds(folds_path(run))
+    of = int(folds["fold"].nunique())
+    name = run.resolve().name
+    rows = []
+    for model in dict.fromkeys(piece.model for piece in pieces):
+        own = [piece for piece in pieces if piece.model == model]
+        table = pd.concat([read_predictions(piece.folder / "out_of_fold.csv") for piece in own])
+        losses = _losses(table, folds, own[0].folder)
+        seconds = float(np.mean([piece.results.get("seconds", np.nan) for piece in own]))
+        rows.append(Row(name, model, _common(own), losses, len(own), of, seconds, _histories(own)))
+    blend = run / BLEND / "out_of_fold.csv"
+    if blend.is_file():
+        rows.append(Row(name, BLEND, {}, _losses(read_predictions(blend), folds, run / BLEND), of, of))
+    return rows
+
+
+def _losses(table: pd.DataFrame, folds: pd.DataFrame, folder: Path) -> pd.DataFrame:
+    truth = folds.set_index("img")
+    unknown = table.index.difference(truth.index)
+    if len(unknown) or not table.index.is_unique:
+        raise UserError(f"{folder}: its out_of_fold.csv has images that the run's folds.csv has not, or has one twice.")
+    truth = truth.loc[table.index]
+    labels = truth["classname"].map(CLASSES.index).to_numpy(dtype=np.int64)
+    probabilities = table[list(CLASSES)].to_numpy()
+    values = {
+        "log_loss": log_loss_per_image(probabilities, labels),
+        "correct": (probabilities.argmax(axis=1) == labels).astype(float),
+        "subject": truth["subject"].to_numpy(),
+    }
+    return pd.DataFrame(values, index=table.index)
+
+
+def _common(pieces: Sequence[FinishedPiece]) -> dict[str, Any]:
+    first = pieces[0].settings
+    return {name: value for name, value in first.items() if all(p.settings.get(name) == value for p in pieces)}
+
+
+def _histories(pieces: Sequence[FinishedPiece]) -> list[pd.DataFrame]:
+    paths = [piece.folder / "history.csv" for piece in pieces]
+    try:
+        return [pd.read_csv(path) for path in paths if path.is_file()]
+    except (OSError, ValueError) as error:
+        raise UserError(f"{pieces[0].folder.parent}: a history.csv cannot be read: {error}") from error
+
+
+def error_over_drivers(values: np.ndarray, subjects: np.ndarray) -> float:
+    """Standard error of the mean of `values`, where those of one driver belong together.
+
+    The cluster-robust error of a mean with the usual factor D / (D - 1) for D drivers (Liang and Zeger, 1986).
+
+    Args:
+        values: shape (images,).
+        subjects: shape (images,), the driver of each.
+
+    Returns:
+        nan with fewer than two drivers.
+    """
+    centred = pd.Series(values - values.mean()).groupby(np.asarray(subjects)).sum()
+    drivers = len(centred)
+    if drivers < 2:
+        return float("nan")
+    return float(np.sqrt(drivers / (drivers - 1) * (centred**2).sum()) / len(values))
+
+
+def make_table(rows: Sequence[Row]) -> pd.DataFrame:
+    """A row each: scores, and those settings in which the rows differ (blends have none)."""
+    names = dict.fromkeys(name for row in rows for name in row.settings if name not in NOT_COMPARED)
+    models = [row for row in rows if row.settings]
+    different = [name for name in names if len({_word(row.settings.get(name)) for row in models}) > 1]
+    records = []
+    for row in rows:
+        behind, error = _behind(row, rows[0])
+        scores = {
+            "run": row.run,
+            "model": row.model,
+            "log_loss": row.log_loss,
+            "standard_error": error_over_drivers(row.losses["log_loss"].to_numpy(), row.losses["subject"].to_numpy()),
+            "behind": behind,
+            "behind_error": error,
+            "accuracy": float(row.losses["correct"].mean()),
+            "folds": f"{row.folds} of {row.of}",
+            "images": len(row.losses),
+            "drivers": int(row.losses["subject"].nunique()),
+            "seconds_a_fold": row.seconds,
+        }
+        records.append(scores | {name: _word(row.settings.get(name, "")) for name in different})
+    return pd.DataFrame(records)
+
+
+def _behind(row: Row, first: Row) -> tuple[float, float]:
+    """The loss beyond the first row's on the images that both have, and its standard error; nan without such images."""
+    shared = row.losses.index.intersection(first.losses.index)
+    if row is first or not len(shared):
+        return float("nan"), float("nan")
+    ours = row.losses.loc[shared]
+    difference = (ours["log_loss"] - first.losses.loc[shared, "log_loss"]).to_numpy()
+    return float(difference.mean()), error_over_drivers(difference, ours["subject"].to_numpy())
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, list):
+        return ",".join(map(str, value)) or "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if str(value).startswith("sha256:"):  # of weights: each architecture has others
+        return "of a file"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def as_text(table: pd.DataFrame) -> str:
+    """The table for the terminal; the settings that differ as words at the end of each row."""
+    settings = list(table.columns[list(table.columns).index("seconds_a_fold") + 1 :])
+    lines = []
+    for record in table.to_dict("records"):
+        behind = "" if np.isnan(record["behind"]) else f"{record['behind']:+.3f}{_plus_minus(record['behind_error'])}"
+        seconds = "" if np.isnan(record["seconds_a_fold"]) else f"{record['seconds_a_fold']:,.0f}"
+        loss = f"{record['log_loss']:.3f}{_plus_minus(record['standard_error'])}"
+        lines.append([f"{record['run']}/{record['model']}", loss, behind, f"{record['accuracy']:.1%}"])
+        lines[-1] += [record["folds"], f"{record['images']:,}", seconds]
+    headers = ["run/model", "log loss", "behind", "accuracy", "folds", "images", "s a fold"]
+    text = formatted(headers, lines).splitlines()
+    width = max(map(len, text))
+    shown = ["settings that differ" if settings else ""]
+    for record in table.to_dict("records"):
+        shown.append("  ".join(f"{name} {record[name]}" for name in settings if record[name] != ""))
+    return "\n".join(f"{line.ljust(width)}   {words}".rstrip() for line, words in zip(text, shown, strict=True))
+
+
+def _plus_minus(error: float) -> str:
+    return "" if np.isnan(error) else f" ± {error:.3f}"
+
+
+def remarks(rows: Sequence[Row]) -> list[str]:
+    """What a reader must know before believing the order of the rows."""
+    found = []
+    if len({frozenset(row.losses.index) for row in rows}) > 1:
+        found.append("Not all were judged on the same images: trust 'behind' rather than 'log loss'.")
+    if len({row.settings.get("folds_sha256") for row in rows if row.settings}) > 1:
+        found.append("The runs have other folds, or other data: their networks saw other drivers in training.")
+    return found

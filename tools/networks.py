@@ -1,0 +1,104 @@
+"""The finished networks of a run, loaded together: pictures in, the mean of their probabilities out."""
+
+import itertools
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+
+from models.finetuning import runtime
+from preprocessing.competition import NUMBER_OF_CLASSES
+from preprocessing.errors import UserError
+from preprocessing.settings import ImageSize
+from tools.finished import FinishedPiece
+
+MOST_AT_ONCE = 16  # pictures; small, so that what was found appears soon
+Item = TypeVar("Item")
+See = Callable[[ImageSize, str], np.ndarray]  # size and crop -> a picture as a network wants it
+
+
+class Networks:
+    """Networks of finished pieces, and how long they take.
+
+    Args:
+        pieces: each with a network.
+        batch: pictures that they see at once; fewer are filled up, since another number would be compiled anew.
+
+    Attributes:
+        load_seconds: what loading and compiling took.
+        seconds: spent in reading pictures and in the networks so far.
+        pictures: seen so far.
+
+    Raises:
+        UserError: a file is damaged, or no network of ours.
+    """
+
+    def __init__(self, pieces: Sequence[FinishedPiece], batch: int = MOST_AT_ONCE) -> None:
+        begun = time.monotonic()
+        self.pieces = list(pieces)
+        self.batch = min(batch, MOST_AT_ONCE)
+        self.models = [load(piece) for piece in self.pieces]
+        for piece, model in zip(self.pieces, self.models, strict=True):
+            size = piece.image_size
+            model.predict_on_batch(np.zeros((self.batch, size.height, size.width, 3), np.uint8))
+        self.load_seconds = time.monotonic() - begun
+        self.seconds = 0.0
+        self.pictures = 0
+
+    def __str__(self) -> str:
+        counts = Counter(piece.model for piece in self.pieces)
+        parts = [f"{model} ({count} folds)" if count > 1 else model for model, count in counts.items()]
+        return f"{len(self.pieces)} network{'s' * (len(self.pieces) > 1)}: {', '.join(parts)}"
+
+    def predict(self, sees: Sequence[See]) -> np.ndarray:
+        """The mean over models of the mean over folds, as in the blend with equal weights.
+
+        Args:
+            sees: for each of at most `batch` pictures, what gives it at a size and crop.
+
+        Returns:
+            shape (pictures, 10), float64, rows summing to 1.
+        """
+        begun = time.monotonic()
+        by_model: dict[str, list[np.ndarray]] = {}
+        images: dict[tuple[ImageSize, str], np.ndarray] = {}
+        for piece, model in zip(self.pieces, self.models, strict=True):
+            key = (piece.image_size, piece.crop)
+            if key not in images:
+                images[key] = np.zeros((self.batch, piece.image_size.height, piece.image_size.width, 3), np.uint8)
+                for place, see in enumerate(sees):
+                    images[key][place] = see(*key)
+            probabilities = np.asarray(model.predict_on_batch(images[key]), np.float64)[: len(sees)]
+            by_model.setdefault(piece.model, []).append(probabilities)
+        mean = np.mean([np.mean(folds, axis=0) for folds in by_model.values()], axis=0)
+        self.seconds += time.monotonic() - begun
+        self.pictures += len(sees)
+        return mean / mean.sum(axis=1, keepdims=True)
+
+
+def in_batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """Parts of at most `size`, in order."""
+    waiting = iter(items)
+    while part := list(itertools.islice(waiting, size)):
+        yield part
+
+
+def load(piece: FinishedPiece) -> Any:
+    """The network of a piece, images -> probabilities.
+
+    Raises:
+        UserError: the file is damaged, or no network of ours.
+    """
+    keras = runtime.load_keras()
+    try:
+        model = keras.saving.load_model(piece.network, compile=False, safe_mode=True)
+    except Exception as error:  # zip, JSON and HDF5 readers each fail in their own way on damaged bytes
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{piece.network} cannot be loaded ({reason}). Restore it, or train that again.") from error
+    size = piece.image_size
+    expected = (None, size.height, size.width, 3)
+    if tuple(model.input_shape) != expected or tuple(model.output_shape) != (None, NUMBER_OF_CLASSES):
+        raise UserError(f"{piece.network}: expected images {size} in and ten probabilities out, found another network.")
+    return model

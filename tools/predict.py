@@ -1,0 +1,178 @@
+"""What the networks of a run say of your own photographs and videos.
+
+    python -m tools.predict --run full photo.jpg
+    python -m tools.predict --run full holiday/ drive.mp4 --out table.csv --annotate annotated/
+    python -m tools.predict --run full --model inception_v3 --fold 0 drive.mp4       # one network is faster
+
+The mean of all finished networks of the run, unless --model or --fold choose some. The networks know one view: from
+where the passenger sits, the driver from the side, the wheel at the right of the picture. Of other views they say
+something too, but it means nothing. The table is img,c0,...,c9; frames of a video are named VIDEO@SECONDS.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from preprocessing.errors import UserError, run_command
+from preprocessing.files import written_whole
+from preprocessing.settings import CommandLine
+from tools.finished import add_choice, existing_run, networks_of
+
+if TYPE_CHECKING:
+    import argparse
+
+    import numpy as np
+
+    from tools.networks import Networks
+    from tools.pictures import Photograph, Video
+
+MOST_LINES = 20  # of photographs on the terminal
+SMOOTHED = 3  # samples of a video whose mean is shown; the table has each as it is
+
+
+def command_line() -> CommandLine:
+    """The options of this command."""
+    parser = CommandLine(prog="python -m tools.predict", description=__doc__)
+    parser.add_argument(
+        "pictures", type=Path, nargs="+", metavar="PICTURE", help="photographs, videos, folders of them"
+    )
+    add_choice(parser)
+    parser.add_argument("--out", type=Path, metavar="CSV", help="write a prediction table")
+    parser.add_argument("--annotate", type=Path, metavar="DIR", help="write copies with the probabilities beside them")
+    parser.add_argument("--every", type=_seconds, default=0.5, metavar="S", help="seconds between frames seen [0.5]")
+    return parser
+
+
+def _seconds(text: str) -> float:
+    import argparse
+
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number <= 3600:
+        raise argparse.ArgumentTypeError(f"expected seconds from 0 (every frame) to 3600, found {text!r}")
+    return number
+
+
+def main() -> None:
+    arguments = command_line().parse_args()
+    pieces = networks_of(existing_run(arguments.run, arguments.runs), arguments.model, arguments.fold)
+
+    from tools import pictures
+
+    photographs, videos = pictures.find(arguments.pictures)
+    photographs = pictures.readable(photographs, arguments.pictures)
+    if arguments.annotate:
+        _check_annotated(arguments.annotate, [p.path for p in photographs] + [v.path for v in videos])
+
+    from tools.networks import MOST_AT_ONCE, Networks
+
+    networks = Networks(pieces, MOST_AT_ONCE if videos else len(photographs))
+    names: list[str] = []
+    tables: list[np.ndarray] = []
+    if photographs:
+        names += [photograph.name for photograph in photographs]
+        tables.append(_photographs(photographs, networks, arguments.annotate))
+    for video in videos:
+        seen, table = _video(video, networks, arguments)
+        names += seen
+        tables.append(table)
+    each = networks.seconds / networks.pictures
+    print(
+        f"\n{networks.pictures:,} picture{'s' * (networks.pictures != 1)}, {each:.3f} s each (reading and {networks}); "
+        f"{networks.load_seconds:.1f} s to load"
+    )
+    if arguments.out:
+        import numpy as np
+
+        from preprocessing.tables import write_predictions
+
+        write_predictions(arguments.out, names, np.concatenate(tables))
+        print(arguments.out)
+    if arguments.annotate:
+        print(arguments.annotate)
+
+
+def _photographs(photographs: list[Photograph], networks: Networks, annotate: Path | None) -> np.ndarray:
+    """Predicts, prints a line for each of the first ones, and writes annotated copies."""
+    import numpy as np
+    from tqdm import tqdm
+
+    from tools import drawing
+    from tools.networks import in_batches
+    from tools.words import of_classes, verdict
+
+    width = max(len(photograph.name) for photograph in photographs[:MOST_LINES])
+    parts = []
+    many = len(photographs) > MOST_LINES
+    bar = tqdm(total=len(photographs), desc="predicting", unit="img", leave=False, disable=None if many else True)
+    for batch in in_batches(photographs, networks.batch):
+        probabilities = networks.predict([photograph.seen for photograph in batch])
+        bar.update(len(batch))
+        for photograph, row in zip(batch, probabilities, strict=True):
+            if not many:
+                print(f"{photograph.name.ljust(width)}   {verdict(row)}")
+            if annotate:
+                picture = drawing.with_probabilities(photograph.whole(), row, photograph.name)
+                _write_picture(annotated_path(annotate, photograph.name, ".jpg"), drawing.encoded(picture))
+        parts.append(probabilities)
+    table = np.concatenate(parts)
+    bar.close()
+    if many:
+        print(of_classes(table))
+    return table
+
+
+def _video(video: Video, networks: Networks, arguments: argparse.Namespace) -> tuple[list[str], np.ndarray]:
+    """Predicts samples of a video, prints what happens when, and writes an annotated copy."""
+    from functools import partial
+
+    import numpy as np
+
+    from preprocessing.images import fitted
+    from tools.networks import in_batches
+    from tools.words import clock, smoothed, spans, verdict
+
+    step = video.step(arguments.every)
+    numbers: list[int] = []
+    parts = []
+    for batch in in_batches(video.frames_every(step), networks.batch):
+        numbers += [number for number, _ in batch]
+        parts.append(networks.predict([partial(fitted, pixels) for _, pixels in batch]))
+    table = np.concatenate(parts)
+    shown = smoothed(table, SMOOTHED)
+    times = [number / video.rate for number in numbers]
+    print(f"{video.name}: {len(times):,} frames, {step / video.rate:.2g} s apart")
+    for first, last, row in spans(shown):
+        end = times[last + 1] if last + 1 < len(times) else times[last] + step / video.rate
+        print(f"  {clock(times[first])} to {clock(end)}   {verdict(row)}")
+    if arguments.annotate:
+        from tools.filming import write_annotated
+
+        write_annotated(video, annotated_path(arguments.annotate, video.name, ".mp4"), step, shown)
+    return [f"{video.name}@{time:09.3f}" for time in times], table
+
+
+def annotated_path(folder: Path, name: str, suffix: str) -> Path:
+    """Where the annotated copy of a picture goes; paths outside its folder lose what leads there."""
+    parts = [part for part in Path(name).parts if part not in ("/", "..", ".")]
+    path = folder.joinpath(*parts)
+    return path if path.suffix.lower() == suffix else path.with_name(path.name + suffix)
+
+
+def _check_annotated(folder: Path, originals: list[Path]) -> None:
+    """Refuses a folder in which a copy would stand where an original is."""
+    inside = [path for path in originals if path.resolve().is_relative_to(folder.resolve())]
+    if inside:
+        raise UserError(f"--annotate {folder}: {inside[0].name} lies in it. Choose a folder without the originals.")
+
+
+def _write_picture(path: Path, data: bytes) -> None:
+    with written_whole(path) as temporary:
+        temporary.write_bytes(data)
+
+
+if __name__ == "__main__":
+    run_command(main)
