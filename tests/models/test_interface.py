@@ -52,7 +52,7 @@ def test_four_lines_from_data_to_predictions(fitted: Model, data: Path) -> None:
 
 
 def test_a_second_finetune_keeps_the_backbone_and_replaces_the_head(fitted: Model, data: Path) -> None:
-    again = finetune(fitted, trainable="head", head_start="random", head_epochs=1, epochs=0)
+    again = finetune(fitted, trainable="head", head_start="logistic", epochs=0)
     assert again.recipe.image_size == ImageSize(32, 40)
     before = backbone(fitted)
     again.fit(fold=1)
