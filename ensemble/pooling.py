@@ -75,7 +75,9 @@ def stacked_pool(probabilities: np.ndarray, kernel: np.ndarray, bias: np.ndarray
     Returns:
         shape (images, classes), rows summing to 1.
     """
-    return np.exp(log_rows_to_one(np.einsum("mic,mcd->id", np.log(floored(probabilities)), kernel, optimize=True) + bias))
+    return np.exp(
+        log_rows_to_one(np.einsum("mic,mcd->id", np.log(floored(probabilities)), kernel, optimize=True) + bias)
+    )
 
 
 def log_rows_to_one(values: np.ndarray) -> np.ndarray:

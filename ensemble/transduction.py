@@ -109,7 +109,9 @@ def _best_smoothing(
 
     units = {name: typical_distance(graph) for name, graph in graphs.items()}
     starts = [
-        dataclasses.replace(START, feature=name, reach=reach * unit) for name, unit in units.items() for reach in REACHES
+        dataclasses.replace(START, feature=name, reach=reach * unit)
+        for name, unit in units.items()
+        for reach in REACHES
     ]
     best = starts[0]
     for other in starts[1:]:

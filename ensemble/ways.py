@@ -233,14 +233,17 @@ def _per_class(evidence: Evidence) -> Blend:
 
 
 def _stacking(evidence: Evidence) -> Blend:
-    logarithms, labels = evidence.logarithms, evidence.labels
-    shared = evidence.weights("geometric", False)
+    """Near the tempered geometric pool: the temperature is taken out before, so that the penalty is none on it."""
+    labels, shared = evidence.labels, evidence.weights("geometric", False)
+    pooled = np.log(floored(POOLS["geometric"](evidence.probabilities, shared)))
+    scale = evidence.calibration(pooled, with_bias=False).scale
+    logarithms = scale * evidence.logarithms
 
     def trial(rows: np.ndarray, penalty: float) -> Callable[[np.ndarray], np.ndarray]:
         kernel, bias = fit_stacking(logarithms[:, rows], labels[rows], shared, penalty)
-        return lambda others: np.log(floored(stacked_pool(evidence.probabilities[:, others], kernel, bias)))
+        return lambda others: np.log(floored(stacked_pool(evidence.probabilities[:, others], scale * kernel, bias)))
 
     penalty = choose_penalty(trial, labels, evidence.groups)
     kernel, bias = fit_stacking(logarithms, labels, shared, penalty)
-    pooled = stacked_pool(evidence.probabilities, kernel, bias)
-    return _finished(STACKING, kernel, pooled, evidence, bias=bias, penalty=penalty)
+    pooled = stacked_pool(evidence.probabilities, scale * kernel, bias)
+    return _finished(STACKING, scale * kernel, pooled, evidence, bias=bias, penalty=penalty)
