@@ -7,8 +7,8 @@
 Reads runs/NAME/folds.csv and runs/NAME/MODEL/fold_K/{out_of_fold,test}{.csv,_features.npy}; or, with --predictions,
 those tables, whose rows are of images that the models were not trained on. Calibrates, weighs, stacks; compares all
 ways on drivers that they were not fitted on and takes the simplest that is not clearly worse than the best; lets
-neighbouring frames agree. Writes runs/NAME/ensemble/ (report.txt, blend.json, tables, figures) and submissions/NAME.csv. With
-unchanged inputs a second start does nothing.
+neighbouring frames agree. Writes runs/NAME/ensemble/ (report.txt, blend.json, tables, figures) and
+submissions/NAME.csv. With unchanged inputs a second start does nothing.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def blend_tables(arguments: argparse.Namespace, run: Path, options: Options, sub
         tuple(arguments.test_features),
         arguments.folds,
     )
-    print(blend_run(Request(run, None, submission, (), arguments.allow_missing, options, loose)))
+    print(blend_run(Request(run, Path(), submission, (), arguments.allow_missing, options, loose)))
     print(shown(submission) if loose.test_predictions else shown(run / "ensemble"))
 
 

@@ -22,10 +22,8 @@ def confusion(probabilities: np.ndarray, labels: np.ndarray) -> pd.DataFrame:
     return table
 
 
-def costliest(
-    images: pd.DataFrame, probabilities: np.ndarray, labels: np.ndarray, most: int = COSTLIEST
-) -> pd.DataFrame:
-    """The images with the largest log loss, the costliest first.
+def costliest(images: pd.DataFrame, probabilities: np.ndarray, labels: np.ndarray) -> pd.DataFrame:
+    """The `COSTLIEST` images with the largest log loss, the costliest first.
 
     Args:
         images: frame img,subject,classname,fold.
@@ -35,7 +33,7 @@ def costliest(
         log_loss, share (of the total loss, 0 to 1).
     """
     losses = log_loss_per_image(probabilities, labels)
-    rows = np.argsort(-losses, kind="stable")[:most]
+    rows = np.argsort(-losses, kind="stable")[:COSTLIEST]
     top = probabilities[rows].argmax(axis=1)
     return images.iloc[rows][["img", "subject", "classname", "fold"]].assign(
         predicted=[CLASSES[number] for number in top],

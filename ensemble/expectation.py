@@ -110,19 +110,20 @@ def expectation_text(expectation: Expectation, images: int, complete_images: int
         guessed: whether the number of test drivers is a guess.
     """
     one = expectation
-    how = " (a guess by images per driver: say --test-drivers)" if guessed else ""
+    how = " (guessed: --test-drivers)" if guessed else ""
     high = f"{one.highest:.3f}" if np.isfinite(one.highest) else "anything"
-    published = ", ".join(f"{_ordinal(place)} {'about ' if place == 12 else ''}{score:g}" for place, score in PUBLISHED)
+    published = ", ".join(
+        f"{_ordinal(place)} {'about ' if place == 12 else ''}{score:.3g}" for place, score in PUBLISHED
+    )
     lines = [
         f"expected on new drivers: {one.loss:.4f}, nested out of fold",
-        f"{one.level:.0%} prediction interval for a test set of {one.test_drivers:,} new drivers{how}: "
-        f"{one.lowest:.3f} to {high}",
-        f"among the published private scores of {TEAMS:,} teams ({published}; bronze to the {BRONZE}th):",
-        f"{one.loss:.3f} would be {place_among_published(one.loss)}; the interval's ends, "
-        f"{place_among_published(one.lowest)} and {place_among_published(one.highest)}.",
+        f"{one.level:.0%} prediction interval: {one.lowest:.3f} to {high}, "
+        f"for a test set of {one.test_drivers:,} new drivers{how}",
+        f"published private scores: {published} of {TEAMS:,}; bronze to the {BRONZE}th",
+        f"there {one.loss:.3f} would have been {place_among_published(one.loss)};",
+        f"{one.lowest:.3f} {place_among_published(one.lowest)}, {high} {place_among_published(one.highest)}",
     ]
-    need = "These places need the full data: they are of models trained on all 22,424 images and tested on 79,726."
-    share = (
-        "" if images >= complete_images else f" Here are {images:,} of {complete_images:,}: no place can be claimed."
-    )
-    return "\n".join([*lines, need + share])
+    lines.append("these scores need the full data: 22,424 images to train on, and the 79,726 to predict")
+    if images < complete_images:
+        lines.append(f"here are {images:,} images: this is no claim to a place")
+    return "\n".join(lines)

@@ -61,7 +61,7 @@ def check_counts(tables: LooseTables) -> None:
     for option, files in lists.items():
         if len(files) != expected:
             raise UserError(
-                f"{option}: expected one file for each of --predictions, in that order ({expected}), found {len(files)}."
+                f"{option}: expected a file for each of --predictions, in that order ({expected}), found {len(files)}."
             )
 
 
@@ -135,7 +135,7 @@ def _images(tables: LooseTables, names: pd.Index, allow_missing: bool) -> tuple[
         remarks.append(f"{len(known) - len(names):,} labelled images are in no table; they are left out.")
     images = known.reindex(names).reset_index()
     if tables.folds is not None:
-        return _with_folds(tables, images, allow_missing), remarks
+        return _with_folds(tables, tables.folds, images, allow_missing), remarks
     if "subject" not in images:
         images["subject"] = [f"block {row * BLOCKS // len(images)}" for row in range(len(images))]
         remarks.append(
@@ -149,18 +149,15 @@ def _images(tables: LooseTables, names: pd.Index, allow_missing: bool) -> tuple[
     return images[["img", "subject", "classname", "fold"]], remarks
 
 
-def _with_folds(tables: LooseTables, images: pd.DataFrame, allow_missing: bool) -> pd.DataFrame:
-    assert tables.folds is not None
-    folds, names = read_folds(tables.folds), pd.Index(images["img"])
+def _with_folds(tables: LooseTables, path: Path, images: pd.DataFrame, allow_missing: bool) -> pd.DataFrame:
+    folds, names = read_folds(path), pd.Index(images["img"])
     strange = names.difference(folds["img"], sort=False)
     if len(strange):
-        raise UserError(
-            f"{tables.predictions[0]}: {len(strange):,} images are not in {tables.folds}: {named(list(strange))}."
-        )
+        raise UserError(f"{tables.predictions[0]}: {len(strange):,} images are not in {path}: {named(list(strange))}.")
     missing = folds.loc[~folds["img"].isin(names), "img"]
     if len(missing) and not allow_missing:
         raise UserError(
-            f"{tables.predictions[0]}: expected exactly the images of {tables.folds} ({len(folds):,}), found "
+            f"{tables.predictions[0]}: expected exactly the images of {path} ({len(folds):,}), found "
             f"{len(missing):,} missing ({named(list(missing))}). Blend without them with --allow-missing."
         )
     labelled = images.set_index("img")
@@ -169,7 +166,7 @@ def _with_folds(tables: LooseTables, images: pd.DataFrame, allow_missing: bool) 
         other = kept.loc[labelled[column].reindex(kept["img"]).to_numpy() != kept[column].to_numpy(), "img"]
         if len(other):
             raise UserError(
-                f"{tables.labels}: another {column} than in {tables.folds} for {len(other):,} images: {named(list(other))}."
+                f"{tables.labels}: another {column} than in {path} for {len(other):,} images: {named(list(other))}."
             )
     return kept
 

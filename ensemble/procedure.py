@@ -1,7 +1,7 @@
 """The whole procedure, choose a way, fit it, listen to neighbours, and its nested judgement.
 
-`estimated` predicts each group of drivers by the procedure as run on all other groups: every choice in it (way, weights,
-calibration, penalties, clip, neighbours, segments) is made without the drivers that it is judged on.
+`Procedure.estimated` predicts each group of drivers by the procedure as run on all other groups: every choice in it, of
+way, weights, calibration, penalties, clip, prior, neighbours and segments, is made without the drivers judged.
 """
 
 from collections.abc import Mapping
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ensemble.neighbours import Graph
+from ensemble.prior import PriorMatching, fit_prior
 from ensemble.selection import Choice, CrossFit
 from ensemble.transduction import NOTHING, Transduction, fit_transduction
 from ensemble.ways import Blend
@@ -22,11 +23,13 @@ class Fitted:
     Attributes:
         choice: every way, judged; None where there were too few drivers to judge any.
         name: of the way.
+        prior: None where it is not matched.
     """
 
     choice: Choice | None
     name: str
     blend: Blend
+    prior: PriorMatching | None
     transduction: Transduction
 
 
@@ -35,44 +38,65 @@ class Estimated:
     """Nested predictions, shape (images, classes): each group by the procedure that never saw it.
 
     Attributes:
-        plain: without neighbours.
+        blend: by the blend alone.
+        plain: with what was chosen of the prior, without neighbours.
         final: with what was chosen of neighbours and segments.
         ways: the way that was chosen without each group, in their order.
     """
 
+    blend: np.ndarray
     plain: np.ndarray
     final: np.ndarray
     ways: tuple[str, ...]
 
 
-def fitted(cross_fit: CrossFit, graphs: Mapping[str, Graph], without: frozenset[int] = frozenset()) -> Fitted:
-    """Runs the procedure on all groups but some.
+@dataclass(frozen=True, eq=False)
+class Procedure:
+    """What the procedure works on.
 
-    Args:
+    Attributes:
+        cross_fit: the predictions, and the ways to blend them.
         graphs: neighbours of all images, by feature; empty for none.
+        sets: shape (images,), of whole groups: which images share what moves them to the prior.
+        match_prior: 'auto', 'yes' or 'no'.
     """
-    if len(cross_fit.all_groups) - len(without) < 2:
-        simple = next((way for way in cross_fit.ways if way.name == "uniform arithmetic"), cross_fit.ways[0])
-        return Fitted(None, simple.name, cross_fit.blend(simple, without), NOTHING)
-    choice = cross_fit.choose(without)
-    winner, rows = choice.winner, cross_fit.rows(without)
-    transduction = fit_transduction(
-        winner.cross_fitted[rows], cross_fit.labels[rows], cross_fit.drivers[rows], restricted(graphs, rows)
-    )
-    return Fitted(choice, winner.name, winner.blend, transduction)
 
+    cross_fit: CrossFit
+    graphs: Mapping[str, Graph]
+    sets: np.ndarray
+    match_prior: str = "auto"
 
-def estimated(cross_fit: CrossFit, graphs: Mapping[str, Graph]) -> Estimated:
-    """Predicts each group by the procedure run on all the others."""
-    plain = np.empty(cross_fit.probabilities.shape[1:])
-    final, names = np.empty_like(plain), []
-    for group in cross_fit.all_groups:
-        rows = np.flatnonzero(cross_fit.groups == group)
-        without = fitted(cross_fit, graphs, frozenset({group}))
-        plain[rows] = without.blend.predict(cross_fit.probabilities[:, rows])
-        final[rows] = without.transduction.predict(plain[rows], restricted(graphs, rows))
-        names.append(without.name)
-    return Estimated(plain, final, tuple(names))
+    def fitted(self, without: frozenset[int] = frozenset()) -> Fitted:
+        """Runs the procedure on all groups but some."""
+        cross_fit = self.cross_fit
+        if len(cross_fit.all_groups) - len(without) < 2:
+            simple = next((way for way in cross_fit.ways if way.name == "uniform arithmetic"), cross_fit.ways[0])
+            return Fitted(None, simple.name, cross_fit.blend(simple, without), None, NOTHING)
+        choice, rows = cross_fit.choose(without), cross_fit.rows(without)
+        labels, drivers = cross_fit.labels[rows], cross_fit.drivers[rows]
+        predictions = choice.winner.cross_fitted[rows]
+        prior = fit_prior(predictions, labels, drivers, self.sets[rows], self.match_prior)
+        if prior:
+            predictions = prior.predict(predictions, self.sets[rows])
+        transduction = fit_transduction(predictions, labels, drivers, restricted(self.graphs, rows))
+        return Fitted(choice, choice.winner.name, choice.winner.blend, prior, transduction)
+
+    def estimated(self) -> Estimated:
+        """Predicts each group by the procedure run on all the others."""
+        cross_fit = self.cross_fit
+        blend = np.empty(cross_fit.probabilities.shape[1:])
+        parts = []
+        for group in cross_fit.all_groups:
+            rows = np.flatnonzero(cross_fit.groups == group)
+            parts.append((rows, self.fitted(frozenset({group}))))
+            blend[rows] = parts[-1][1].blend.predict(cross_fit.probabilities[:, rows])
+        plain, final = blend.copy(), np.empty_like(blend)
+        for rows, one in parts:
+            if one.prior:
+                shared = np.flatnonzero(self.sets == self.sets[rows[0]])  # no labels are used of these
+                plain[rows] = one.prior.predict(blend[shared], np.zeros(len(shared)))[np.isin(shared, rows)]
+            final[rows] = one.transduction.predict(plain[rows], restricted(self.graphs, rows))
+        return Estimated(blend, plain, final, tuple(one.name for _, one in parts))
 
 
 def restricted(graphs: Mapping[str, Graph], rows: np.ndarray) -> dict[str, Graph]:

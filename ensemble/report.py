@@ -87,7 +87,7 @@ def scores_text(table: pd.DataFrame, weights: dict[str, float]) -> str:
     return formatted(["out of fold", "weight", "log loss", "accuracy", *(f"fold {fold}" for fold in shown)], rows)
 
 
-def ways_table(choice: Choice | None) -> pd.DataFrame:
+def ways_table(choice: Choice) -> pd.DataFrame:
     """Every way to blend, the simplest first.
 
     Columns way,fitted,cross_fitted,behind,standard_error (all nats),accuracy (0 to 1),clip,penalty,chosen.
@@ -104,7 +104,7 @@ def ways_table(choice: Choice | None) -> pd.DataFrame:
             "penalty": one.blend.penalty,
             "chosen": one is choice.winner,
         }
-        for one in (choice.judged if choice else ())
+        for one in choice.judged
     ]
     return pd.DataFrame(rows)
 
@@ -114,10 +114,10 @@ def ways_text(table: pd.DataFrame) -> str:
     rows = [
         [
             str(row.way),
-            f"{row.fitted:.5f}",
-            f"{row.cross_fitted:.5f}",
+            f"{row.fitted:.4f}",
+            f"{row.cross_fitted:.4f}",
             f"{row.behind:.4f} +- {row.standard_error:.4f}",
-            f"{row.accuracy:.2%}",
+            f"{row.accuracy:.1%}",
             f"{row.clip:g}",
             "<- chosen" if row.chosen else "",
         ]

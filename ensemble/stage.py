@@ -1,5 +1,6 @@
-"""The ensemble stage: prediction tables -> the chosen blend, tables and figures in runs/NAME/ensemble/, the submission."""
+"""The ensemble stage: prediction tables -> the chosen blend, its tables and figures, the submission."""
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,7 +42,7 @@ class Request:
 
     Attributes:
         run: runs/NAME.
-        sample: the sample submission, which gives the order of the rows; None for loose tables, which have their own.
+        sample: the sample submission, which gives the order of the rows; loose tables have their own.
         submission: the file to write, where there are test predictions.
         models: the members; every model of the run where empty.
         allow_missing: blend although folds (or images of folds.csv) are missing.
@@ -49,7 +50,7 @@ class Request:
     """
 
     run: Path
-    sample: Path | None
+    sample: Path
     submission: Path
     models: tuple[str, ...] = ()
     allow_missing: bool = False
@@ -83,7 +84,7 @@ def blend_run(request: Request) -> str:
     Raises:
         UserError: an input is missing or malformed, or an output cannot be written.
     """
-    source = _loose_source(request) if request.loose else _run_source(request)
+    source = _run_source(request) if request.loose is None else _loose_source(request, request.loose)
     folder = request.run / "ensemble"
     outputs = _outputs(request, folder, source.has_test)
     asked = {"code": record.code_version(), "options": as_json(request.options)} | source.asked
@@ -119,7 +120,6 @@ def _run_source(request: Request) -> Source:
         raise UserError(f"{request.run}: no fold of any model is finished. Train one, then blend.")
     tables = members_of_run.input_paths(request.run, members)
     inputs = {str(path.relative_to(request.run)): path for path in [folds_path(request.run), *tables]}
-    assert request.sample is not None
     sample = inputs[SAMPLE_SUBMISSION] = request.sample
 
     def read() -> tuple[Predictions, list[str]]:
@@ -129,13 +129,13 @@ def _run_source(request: Request) -> Source:
     return Source({"members": [as_json(member) for member in all_members]}, inputs, True, read)
 
 
-def _loose_source(request: Request) -> Source:
+def _loose_source(request: Request, loose: LooseTables) -> Source:
     """Tables from anywhere."""
-    loose = request.loose
-    assert loose is not None
-    files = {name: [str(path) for path in paths] for name, paths in vars(loose).items() if isinstance(paths, tuple)}
-    asked = {"tables": files | {"labels": str(loose.labels), "folds": str(loose.folds or "")}}
-    asked["tables"]["allow_missing"] = request.allow_missing
+    files: dict[str, Any] = {
+        name: [str(path) for path in paths] for name, paths in vars(loose).items() if isinstance(paths, tuple)
+    }
+    files |= {"labels": str(loose.labels), "folds": str(loose.folds or ""), "allow_missing": request.allow_missing}
+    asked = {"tables": files}
     inputs = {str(path): path for path in loose.paths}
     return Source(asked, inputs, bool(loose.test_predictions), lambda: read_loose(loose, request.allow_missing))
 
@@ -153,8 +153,7 @@ def _outputs(request: Request, folder: Path, has_test: bool) -> dict[str, Path]:
 def summary(outcome: Outcome) -> dict[str, Any]:
     """The blend as JSON values: all that was chosen, and the losses of every way."""
     predictions, fitted, expectation = outcome.predictions, outcome.fitted, outcome.expectation
-    choice = fitted.choice
-    assert choice is not None  # two drivers at least
+    choice = outcome.choice
     weights = dict(zip(predictions.names, map(float, fitted.blend.shares()), strict=True))
     return {
         "way": fitted.name,
@@ -162,15 +161,16 @@ def summary(outcome: Outcome) -> dict[str, Any]:
         "weights": weights,
         "clip": fitted.transduction.epsilon or fitted.blend.epsilon,
         "blend": fitted.blend.as_json(),
+        "prior": dataclasses.asdict(fitted.prior) if fitted.prior else None,
         "neighbours": fitted.transduction.as_json(),
         "fold_means": [as_json(one) for one in predictions.fold_means],
         "fitted_log_loss": choice.winner.fitted_loss,
         "cross_fitted_log_loss": choice.winner.cross_fitted_loss,
+        "nested_log_loss_of_blend": log_loss(outcome.nested.blend, predictions.labels),
         "nested_log_loss_without_neighbours": log_loss(outcome.nested.plain, predictions.labels),
         "nested_log_loss": log_loss(outcome.nested.final, predictions.labels),
         "nested_accuracy": accuracy(outcome.nested.final, predictions.labels),
         "nested_ways": list(outcome.nested.ways),
-        "nested_log_loss_with_matched_prior": outcome.prior_loss,
         "expectation": as_json(expectation) if np.isfinite(expectation.highest) else None,
         "images": len(predictions.images),
         "drivers": int(predictions.images["subject"].nunique()),
@@ -215,11 +215,15 @@ def _parts(request: Request, outcome: Outcome, tables: Mapping[str, pd.DataFrame
 
 
 def _neighbours_text(request: Request, outcome: Outcome) -> str:
-    """The blend in a line, and its nested losses with and without neighbours and prior."""
+    """The blend in a line, what follows it, and the nested losses after each step."""
     predictions, fitted, labels = outcome.predictions, outcome.fitted, outcome.predictions.labels
-    plain, final = (log_loss(table, labels) for table in (outcome.nested.plain, outcome.nested.final))
     lines = [f"blend: {fitted.name}, clip {fitted.blend.epsilon:g}"]
-    smoothing = fitted.transduction.smoothing
+    prior, smoothing = fitted.prior, fitted.transduction.smoothing
+    if prior:
+        lines.append(f"prior: the test set's mean is moved towards training's, strength {prior.strength:g}")
+    else:
+        why = "off, by --match-prior no" if request.options.match_prior == "no" else "it does not clearly help"
+        lines.append(f"prior: not matched, {why}")
     if smoothing:
         segmentation = fitted.transduction.segmentation
         lines.append(
@@ -237,13 +241,11 @@ def _neighbours_text(request: Request, outcome: Outcome) -> str:
         lines.append("neighbours: none, no model has features of all images")
     else:
         lines.append("neighbours: none, they do not clearly help out of fold")
-    lines.append(
-        f"log loss nested out of fold: {plain:.5f} without neighbours, {final:.5f} with what was chosen of them"
-    )
+    losses = [log_loss(table, labels) for table in (outcome.nested.blend, outcome.nested.plain, outcome.nested.final)]
+    rows = [[name, f"{loss:.5f}"] for name, loss in zip(("blend", "+ prior", "+ neighbours"), losses, strict=True)]
+    lines += ["", report.formatted(["nested out of fold", "log loss"], rows)]
     ways = "; ".join(f"{name} {outcome.nested.ways.count(name)} times" for name in dict.fromkeys(outcome.nested.ways))
-    lines.append(f"  each group of drivers by what the others chose: {ways}")
-    matched = "is used, by --match-prior" if request.options.match_prior else "not used; see --match-prior"
-    lines.append(f"prior matched: {outcome.prior_loss:.5f} ({matched})")
+    lines.append(f"each group of drivers by what the others chose: {ways}")
     return "\n".join(lines)
 
 

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from ensemble.calibration import fit_calibration
+from ensemble.calibration import Calibration, fit_calibration
 from ensemble.clipping import choose_clip, clip
 from ensemble.neighbours import Graph, Smoothing, typical_distance
 from ensemble.paired import not_clearly_worse
+from ensemble.pooling import floored
 from ensemble.segments import Segmentation
 from preprocessing.metric import log_loss, log_loss_per_image
 
@@ -126,25 +127,19 @@ def _best_smoothing(
             [{"rounds": rounds} for rounds in ROUNDS],
         ):
             for value in values:
-                best = better(best, dataclasses.replace(best, **value))  # type: ignore[arg-type]
+                best = better(best, dataclasses.replace(best, **value))
         if best == before:
             break
     return trial(best)[1:]
 
 
 def _scaled(logarithms: np.ndarray, scale: float) -> np.ndarray:
-    from ensemble.calibration import Calibration
-
     return Calibration(scale).logarithms(logarithms)
 
 
 def _scale(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    from ensemble.pooling import floored
-
     return fit_calibration(np.log(floored(probabilities)), labels, with_bias=False).scale
 
 
 def _tempered(probabilities: np.ndarray, scale: float) -> np.ndarray:
-    from ensemble.calibration import Calibration
-
     return Calibration(scale).predict(probabilities)

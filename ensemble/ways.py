@@ -61,8 +61,7 @@ class Blend:
         if self.pooling == PER_CLASS:
             return per_class_pool(probabilities, self.weights)
         if self.pooling == STACKING:
-            assert self.bias is not None
-            return stacked_pool(probabilities, self.weights, self.bias)
+            return stacked_pool(probabilities, self.weights, np.zeros(1) if self.bias is None else self.bias)
         return POOLS[self.pooling](probabilities, self.weights)
 
     def shares(self) -> np.ndarray:
