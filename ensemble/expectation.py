@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 LEVEL = 0.9
-DRAWS = 4000
+DRAWS = 2000
 RESAMPLINGS = 100  # of the images of each driver
 SMALLEST_LOSS = 1e-6  # nats; keeps logarithms finite where a driver has no loss
 
@@ -119,9 +119,9 @@ def expectation_text(expectation: Expectation, images: int, complete_images: int
         f"expected on new drivers: {one.loss:.4f}, nested out of fold",
         f"{one.level:.0%} prediction interval: {one.lowest:.3f} to {high}, "
         f"for a test set of {one.test_drivers:,} new drivers{how}",
-        f"published private scores: {published} of {TEAMS:,}; bronze to the {BRONZE}th",
-        f"there {one.loss:.3f} would have been {place_among_published(one.loss)};",
-        f"{one.lowest:.3f} {place_among_published(one.lowest)}, {high} {place_among_published(one.highest)}",
+        f"published private scores of {TEAMS:,}: {published}; bronze to {BRONZE}th",
+        f"{one.loss:.3f} would have been {place_among_published(one.loss)};",
+        f"{one.lowest:.3f} {place_among_published(one.lowest)}; {high} {place_among_published(one.highest)}",
     ]
     lines.append("these scores need the full data: 22,424 images to train on, and the 79,726 to predict")
     if images < complete_images:

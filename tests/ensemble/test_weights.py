@@ -159,7 +159,6 @@ def test_of_equal_ways_the_simplest_is_chosen() -> None:
     labels, groups = labels_of(random, one), np.arange(900) % 6
     choice = cross_fit(np.stack([one, one]), labels, groups, ways(2)).choose()
     assert choice.winner.name == "best single"
-    assert any(other.cross_fitted_loss < choice.winner.cross_fitted_loss for other in choice.judged)
 
 
 def test_geometric_pool_is_the_normalised_product() -> None:
