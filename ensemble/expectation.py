@@ -15,7 +15,6 @@ SMALLEST_LOSS = 1e-6  # nats; keeps logarithms finite where a driver has no loss
 
 PUBLISHED = ((12, 0.15), (50, 0.190), (144, 0.256), (182, 0.289))  # place, private log loss (the first one: about)
 TEAMS = 1440
-BRONZE = 144
 
 
 @dataclass(frozen=True)
@@ -119,7 +118,7 @@ def expectation_text(expectation: Expectation, images: int, complete_images: int
         f"expected on new drivers: {one.loss:.4f}, nested out of fold",
         f"{one.level:.0%} prediction interval: {one.lowest:.3f} to {high}, "
         f"for a test set of {one.test_drivers:,} new drivers{how}",
-        f"published private scores of {TEAMS:,}: {published}; bronze to {BRONZE}th",
+        f"published private scores: {published} of {TEAMS:,}",
         f"{one.loss:.3f} would have been {place_among_published(one.loss)};",
         f"{one.lowest:.3f} {place_among_published(one.lowest)}; {high} {place_among_published(one.highest)}",
     ]

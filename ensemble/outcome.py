@@ -26,7 +26,7 @@ class Outcome:
     Attributes:
         fitted: the chosen way and what follows it, on all drivers.
         nested: predictions out of fold by the whole procedure without the drivers judged.
-        cross_fitted: of the chosen way alone, shape (images, 10).
+        cross_fitted: of the way that `without_members` is compared with, shape (images, 10).
         test, test_plain: predictions of the test set with all that was chosen, and without neighbours.
         choice: of the way, on all drivers.
         expectation: of `nested.final`.
@@ -77,17 +77,21 @@ def outcome_of(predictions: Predictions, options: Options) -> Outcome:
         feature = whole.transduction.smoothing.feature
         graph = graph_of_test(spaces, feature, predictions.test_images)
         test = whole.transduction.predict(test_plain, {feature: graph})
+    cross_fitted = whole.choice.winner.cross_fitted
+    without: list[np.ndarray] = []
+    if len(predictions.names) > 1:
+        cross_fitted, without = without_each(cross_fit, whole.name)
     return Outcome(
         predictions=predictions,
         fitted=whole,
         choice=whole.choice,
         nested=nested,
-        cross_fitted=whole.choice.winner.cross_fitted,
+        cross_fitted=cross_fitted,
         test=test,
         test_plain=test_plain,
         expectation=expected_loss(log_loss_per_image(nested.final, labels), drivers, many),
         guessed_drivers=guessed,
-        without_members=without_each(cross_fit, whole.name) if len(predictions.names) > 1 else [],
+        without_members=without,
     )
 
 

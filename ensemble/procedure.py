@@ -13,7 +13,7 @@ from ensemble.neighbours import Graph
 from ensemble.prior import PriorMatching, fit_prior
 from ensemble.selection import Choice, CrossFit
 from ensemble.transduction import NOTHING, Transduction, fit_transduction
-from ensemble.ways import Blend
+from ensemble.ways import PER_CLASS_WAY, STACKING, Blend
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,9 +104,14 @@ def restricted(graphs: Mapping[str, Graph], rows: np.ndarray) -> dict[str, Graph
     return {name: graph.restricted(rows) for name, graph in graphs.items()}
 
 
-def without_each(cross_fit: CrossFit, name: str) -> list[np.ndarray]:
-    """Cross-fitted predictions of a way refitted without each member in turn; two members at least."""
-    way, predictions = cross_fit.way(name), []
+def without_each(cross_fit: CrossFit, name: str) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Cross-fitted predictions of a way with all members, and refitted without each in turn; two members at least.
+
+    In place of the ways that choose a penalty, which would take long, plain weights are refitted.
+    """
+    slow = name in (STACKING, PER_CLASS_WAY)
+    way, predictions = cross_fit.way("weighted geometric, calibrated" if slow else name), []
+    whole = cross_fit.cross_fitted(way, frozenset(), np.arange(len(cross_fit.labels)))
     for place in range(len(cross_fit.probabilities)):
         kept = [other for other in range(len(cross_fit.probabilities)) if other != place]
         others = np.empty(cross_fit.probabilities.shape[1:])
@@ -114,4 +119,4 @@ def without_each(cross_fit: CrossFit, name: str) -> list[np.ndarray]:
             evidence, held_out = cross_fit.evidence(cross_fit.rows(frozenset({group})), kept), cross_fit.groups == group
             others[held_out] = way.fit(evidence).predict(cross_fit.probabilities[kept][:, held_out])
         predictions.append(others)
-    return predictions
+    return whole, predictions

@@ -5,6 +5,7 @@ by blends fitted on the other groups, and that cross-fitted loss chooses the way
 around: for the estimate, each group is predicted by the way that the *other* groups alone would have chosen.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -14,7 +15,7 @@ from ensemble.paired import not_clearly_worse, paired_difference
 from ensemble.ways import Blend, Evidence, Way
 from preprocessing.metric import accuracy, log_loss, log_loss_per_image
 
-MOST_FITTED_IMAGES = 12_000  # frames of videos say little new; every n-th image of more is fitted on
+MOST_ROWS = 40_000  # members x images that a way is fitted and judged on: of more frames, every n-th
 FEWEST_GROUPS, MOST_GROUPS = 4, 6
 
 
@@ -72,6 +73,11 @@ class CrossFit:
         """The groups, ascending."""
         return [int(group) for group in np.unique(self.groups)]
 
+    @property
+    def most_images(self) -> int:
+        """How many images a way is fitted on at most."""
+        return MOST_ROWS // len(self.probabilities)
+
     def rows(self, without: frozenset[int]) -> np.ndarray:
         """The images that are not in these groups, ascending."""
         return np.flatnonzero(~np.isin(self.groups, list(without)))
@@ -91,17 +97,21 @@ class CrossFit:
         Penalties are chosen by groups where there are several: drivers of one fold were predicted by one network, whose
         peculiarities they share.
         """
-        rows = thinned(rows)
+        rows = thinned(rows, self.most_images)
         chosen = self.probabilities if members is None else self.probabilities[list(members)]
         split_by = self.groups if len(np.unique(self.groups[rows])) > 1 else self.drivers
         return Evidence(chosen[:, rows], self.labels[rows], split_by[rows])
 
-    def cross_fitted(self, way: Way, without: frozenset[int] = frozenset()) -> np.ndarray:
-        """Predictions of each group that is not in `without` by a blend of the others, shape (images, classes)."""
+    def cross_fitted(self, way: Way, without: frozenset[int], images: np.ndarray) -> np.ndarray:
+        """Predictions of each group that is not in `without` by a blend of the others, shape (images, classes).
+
+        Args:
+            images: the row numbers that are predicted; the other rows are nan.
+        """
         predictions = np.full(self.probabilities.shape[1:], np.nan)
         for group in self.all_groups:
             if group not in without:
-                rows = self.groups == group
+                rows = images[self.groups[images] == group]
                 predictions[rows] = self.blend(way, without | {group}).predict(self.probabilities[:, rows])
         return predictions
 
@@ -111,12 +121,13 @@ class CrossFit:
         Raises:
             ValueError: there are less than two other groups.
         """
-        rows = self.rows(without)
-        if len(np.unique(self.groups[rows])) < 2:
+        every = self.rows(without)
+        if len(np.unique(self.groups[every])) < 2:
             raise ValueError("expected at least two groups to cross-fit")
+        rows = thinned(every, self.most_images)
         labels, judged, losses = self.labels[rows], [], []
         for way in self.ways:
-            blend, predictions = self.blend(way, without), self.cross_fitted(way, without)
+            blend, predictions = self.blend(way, without), self.cross_fitted(way, without, rows)
             losses.append(log_loss_per_image(predictions[rows], labels))
             judged.append(
                 Judged(
@@ -130,18 +141,22 @@ class CrossFit:
             )
         best, drivers = losses[int(np.argmin([loss.mean() for loss in losses]))], self.drivers[rows]
         judged = [
-            Judged(**{**vars(one), "behind": paired_difference(loss, best, drivers)})
+            dataclasses.replace(one, behind=paired_difference(loss, best, drivers))
             for one, loss in zip(judged, losses, strict=True)
         ]
         near = [not_clearly_worse(loss, best, drivers) for loss in losses]
-        return Choice(judged, judged[near.index(True)])
+        place = near.index(True)
+        if len(rows) < len(every):
+            whole = self.cross_fitted(self.way(judged[place].name), without, every)
+            judged[place] = dataclasses.replace(judged[place], cross_fitted=whole)
+        return Choice(judged, judged[place])
 
     def way(self, name: str) -> Way:
         """The way of this name."""
         return next(way for way in self.ways if way.name == name)
 
 
-def thinned(rows: np.ndarray, most: int = MOST_FITTED_IMAGES) -> np.ndarray:
+def thinned(rows: np.ndarray, most: int) -> np.ndarray:
     """Every n-th of many rows, so that at most so many are left."""
     return rows[:: -(-len(rows) // most)]
 

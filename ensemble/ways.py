@@ -19,6 +19,7 @@ from preprocessing.metric import log_loss
 
 IMAGES_AT_ONCE = 8192  # bounds the memory of a prediction
 PER_CLASS, STACKING = "per class", "stacking"
+PER_CLASS_WAY = "per-class weights, calibrated"
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,7 +180,7 @@ def ways(members: int) -> list[Way]:
         Way(f"calibrated, weighted {pooling}", _pool(pooling, "fitted", calibrated=True, after="temperature"))
         for pooling in POOLS
     ]
-    return [*found, Way("per-class weights, calibrated", _per_class), Way(STACKING, _stacking)]
+    return [*found, Way(PER_CLASS_WAY, _per_class), Way(STACKING, _stacking)]
 
 
 def _pool(pooling: str, weighing: str, calibrated: bool = False, after: str = "") -> Callable[[Evidence], Blend]:

@@ -106,7 +106,7 @@ def test_groups_keep_drivers_together_and_are_never_too_few_or_many() -> None:
         assert len(np.unique(groups)) == expected
         assert all(len(np.unique(groups[drivers == driver])) == 1 for driver in range(14))
     assert len(np.unique(groups_of(np.arange(20) % 2, np.arange(20) % 2))) == 2
-    assert len(thinned(np.arange(30_000))) <= 12_000 and len(thinned(np.arange(500))) == 500
+    assert len(thinned(np.arange(30_000), 12_000)) <= 12_000 and len(thinned(np.arange(500), 600)) == 500
 
 
 def test_two_drivers_are_enough() -> None:
