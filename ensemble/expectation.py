@@ -111,14 +111,13 @@ def expectation_text(expectation: Expectation, images: int, complete_images: int
     one = expectation
     how = " (guessed: --test-drivers)" if guessed else ""
     high = f"{one.highest:.3f}" if np.isfinite(one.highest) else "anything"
-    published = ", ".join(
-        f"{_ordinal(place)} {'about ' if place == 12 else ''}{score:.3g}" for place, score in PUBLISHED
-    )
+    remarks = {12: " about", 144: " (bronze)"}
+    published = ", ".join(f"{_ordinal(place)}{remarks.get(place, '')} {score:.3g}" for place, score in PUBLISHED)
     lines = [
         f"expected on new drivers: {one.loss:.4f}, nested out of fold",
         f"{one.level:.0%} prediction interval: {one.lowest:.3f} to {high}, "
         f"for a test set of {one.test_drivers:,} new drivers{how}",
-        f"published private scores: {published} of {TEAMS:,}",
+        f"published private scores of {TEAMS:,}: {published}",
         f"{one.loss:.3f} would have been {place_among_published(one.loss)};",
         f"{one.lowest:.3f} {place_among_published(one.lowest)}; {high} {place_among_published(one.highest)}",
     ]

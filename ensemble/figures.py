@@ -84,7 +84,8 @@ def draw_correlation(path: Path, table: pd.DataFrame) -> None:
     with _figure(path, size + 1.5, size) as axes:
         axes.imshow(values, cmap="Reds", vmin=0, vmax=1)
         for row, column in np.ndindex(values.shape):
-            axes.text(column, row, f"{values[row, column]:.2f}", ha="center", va="center", fontsize=8)
+            colour = "white" if values[row, column] > 0.6 else "black"
+            axes.text(column, row, f"{values[row, column]:.2f}", ha="center", va="center", color=colour, fontsize=8)
         axes.set_xticks(range(len(names)), names, rotation=45, ha="right")
         axes.set_yticks(range(len(names)), names)
         axes.set_title("correlation of the models' errors")
