@@ -12,7 +12,15 @@ import pandas as pd
 from preprocessing.competition import CLASS_NAMES, CLASSES
 from preprocessing.files import written_whole
 
-FIGURES = ("reliability.png", "confusion.png", "by_driver.png", "by_class.png", "correlation.png", "members.png")
+FIGURES = (
+    "reliability.png",
+    "reliability_of_models.png",
+    "confusion.png",
+    "by_driver.png",
+    "by_class.png",
+    "correlation.png",
+    "members.png",
+)
 MOST_MEMBERS = 30  # shown of many
 _DOTS_PER_INCH = 100
 
@@ -34,6 +42,7 @@ def _figure(path: Path, width: float, height: float) -> Iterator[Any]:
 def draw_all(folder: Path, tables: dict[str, pd.DataFrame]) -> None:
     """Draws `FIGURES` from the frames of the run folder, by the names of their files without '.csv'."""
     draw_reliability(folder / "reliability.png", tables["reliability"])
+    draw_reliability(folder / "reliability_of_models.png", tables["reliability_of_models"])
     draw_confusion(folder / "confusion.png", tables["confusion"])
     draw_bars(folder / "by_driver.png", tables["by_driver"], "subject", "log loss by driver, out of fold")
     classes = tables["by_class"].assign(label=[f"{c} {CLASS_NAMES[c]}" for c in tables["by_class"]["classname"]])
@@ -46,11 +55,13 @@ def draw_reliability(path: Path, table: pd.DataFrame) -> None:
     """What was said against what was true, one line for each name of the frame of `diagnosis.reliabilities`."""
     with _figure(path, 6.5, 6) as axes:
         axes.plot([0, 1], [0, 1], color="0.7", linestyle="--", label="as often as said")
-        for name, part in table.groupby("name", sort=False):
-            axes.plot(part["confidence"], part["frequency"], marker="o", markersize=4, label=name)
+        for number, (name, part) in enumerate(table.groupby("name", sort=False)):
+            paired = str(name).endswith((": before", ": after"))  # of one model: in one colour, dotted and whole
+            colour, style = f"C{(number // 2 if paired else number) % 10}", ":" if str(name).endswith("before") else "-"
+            axes.plot(part["confidence"], part["frequency"], style, marker="o", markersize=4, color=colour, label=name)
         axes.set(xlabel="probability said", ylabel="how often it was true", xlim=(0, 1), ylim=(0, 1))
         axes.set_title("reliability out of fold, all classes")
-        axes.legend()
+        axes.legend(fontsize=8)
 
 
 def draw_confusion(path: Path, table: pd.DataFrame) -> None:

@@ -30,6 +30,7 @@ class Outcome:
         test, test_plain: predictions of the test set with all that was chosen, and without neighbours.
         choice: of the way, on all drivers.
         expectation: of `nested.final`.
+        calibrated_members: cross-fitted, shape (members, images, 10).
         guessed_drivers: whether the number of test drivers is a guess.
     """
 
@@ -42,6 +43,7 @@ class Outcome:
     test_plain: np.ndarray
     expectation: Expectation
     guessed_drivers: bool
+    calibrated_members: np.ndarray
     without_members: list[np.ndarray]
 
 
@@ -91,6 +93,7 @@ def outcome_of(predictions: Predictions, options: Options) -> Outcome:
         test_plain=test_plain,
         expectation=expected_loss(log_loss_per_image(nested.final, labels), drivers, many),
         guessed_drivers=guessed,
+        calibrated_members=cross_fit.calibrated_members(),
         without_members=without,
     )
 
@@ -106,6 +109,10 @@ def tables_of(outcome: Outcome) -> dict[str, pd.DataFrame]:
     calibrated = [(before, uniform), ("after: blend", outcome.nested.plain)]
     if outcome.fitted.transduction.smoothing:
         calibrated.append(("after: blend with neighbours", final))
+    members = zip(predictions.names, predictions.out_of_fold, outcome.calibrated_members, strict=True)
+    of_members = [
+        pair for name, raw, after in members for pair in ((f"{name}: before", raw), (f"{name}: after", after))
+    ]
     rows = [
         *zip(predictions.names, predictions.out_of_fold, strict=True),
         (report.FITTED, blend.predict(predictions.out_of_fold)),
@@ -132,4 +139,5 @@ def tables_of(outcome: Outcome) -> dict[str, pd.DataFrame]:
         ),
         "costliest": diagnosis.costliest(images, final, labels),
         "reliability": diagnosis.reliabilities(calibrated, labels),
+        "reliability_of_models": diagnosis.reliabilities(of_members, labels),
     }

@@ -102,6 +102,17 @@ class CrossFit:
         split_by = self.groups if len(np.unique(self.groups[rows])) > 1 else self.drivers
         return Evidence(chosen[:, rows], self.labels[rows], split_by[rows])
 
+    def calibrated_members(self) -> np.ndarray:
+        """Each member, temperature and bias fitted on the other groups, shape (members, images, classes)."""
+        calibrated = np.empty_like(self.probabilities)
+        for group in self.all_groups:
+            rows, without = self.groups == group, frozenset({group})
+            if without not in self._evidence:
+                self._evidence[without] = self.evidence(self.rows(without))
+            for place, calibration in enumerate(self._evidence[without].calibrations):
+                calibrated[place, rows] = calibration.predict(self.probabilities[place, rows])
+        return calibrated
+
     def cross_fitted(self, way: Way, without: frozenset[int], images: np.ndarray) -> np.ndarray:
         """Predictions of each group that is not in `without` by a blend of the others, shape (images, classes).
 

@@ -29,7 +29,7 @@ from preprocessing.tables import write_predictions
 RECORD, REPORT = "blend.json", "report.txt"
 FRAMES = (
     *("scores", "ways", "by_driver", "by_class", "confusion"),
-    *("correlation", "members", "costliest", "reliability"),
+    *("correlation", "members", "costliest", "reliability", "reliability_of_models"),
 )
 SHOWN_COSTLIEST = 10  # costliest.csv has more
 OUT_OF_FOLD = ("out_of_fold.csv", "out_of_fold_without_neighbours.csv")
