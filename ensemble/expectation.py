@@ -42,8 +42,8 @@ def expected_loss(
 
     Each draw takes as many known drivers with replacement as there are, for what is not known of the mean, and
     `test_drivers` for the test set. The logarithms of their losses, as losses of drivers are skewed and positive,
-    differ by an error, which is widened as Student's distribution is wider than the normal one: a bootstrap of few
-    does not know how little it knows of the spread.
+    differ by an error, which is widened for the variance that a bootstrap of few lacks, and as Student's distribution
+    is wider than the normal one.
 
     Args:
         losses: shape (images,), log loss of each image out of fold, in nats.
@@ -69,7 +69,7 @@ def expected_loss(
         return np.log(np.maximum((values * sizes[who]).sum(axis=1) / sizes[who].sum(axis=1), SMALLEST_LOSS))
 
     tail = (1 - level) / 2
-    widened = t.ppf(1 - tail, known - 1) / norm.ppf(1 - tail)
+    widened = np.sqrt(known / (known - 1)) * t.ppf(1 - tail, known - 1) / norm.ppf(1 - tail)
     errors = drawn(test_drivers) - drawn(known)
     low, high = np.exp(widened * np.quantile(errors, [tail, 1 - tail]))
     return Expectation(loss, float(loss * low), float(loss * high), test_drivers, known, level)
