@@ -1,28 +1,32 @@
-"""Blends the finished models of a run into its submission.
+"""Blends the finished models of a run, or prediction tables from anywhere, into a submission.
 
     python -m ensemble.blend --run full
-    python -m ensemble.blend --run full --models "vgg16 inception_v3"
+    python -m ensemble.blend --run full --models "vgg16 inception_v3" --no-neighbours
+    python -m ensemble.blend --predictions A.csv B.csv --labels labels.csv --test-predictions A_test.csv B_test.csv
 
-Reads runs/NAME/folds.csv and runs/NAME/MODEL/fold_K/{out_of_fold,test}.csv. Compares uniform and fitted weights,
-arithmetic and geometric pooling, each with a clip, on drivers that they were not fitted on, and takes the best.
-Writes runs/NAME/ensemble/ (blend.json, scores.csv, by_driver.csv, by_class.csv, report.txt, out_of_fold.csv with the
-cross-fitted predictions, test.csv) and submissions/NAME.csv. With unchanged inputs a second start does nothing.
+Reads runs/NAME/folds.csv and runs/NAME/MODEL/fold_K/{out_of_fold,test}{.csv,_features.npy}; or, with --predictions,
+those tables, whose rows are of images that the models were not trained on. Calibrates, weighs, stacks; compares all
+ways on drivers that they were not fitted on and takes the simplest that is not clearly worse than the best; lets
+neighbouring frames agree. Writes runs/NAME/ensemble/ (report.txt, blend.json, tables, figures) and
+submissions/NAME.csv. With unchanged inputs a second start does nothing.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 from pathlib import Path
 
-from preprocessing.errors import run_command
+from ensemble.options import Options
+from preprocessing.errors import UserError, run_command
 from preprocessing.run_folder import RUNS, SUBMISSIONS, run_folder
-from preprocessing.settings import CommandLine
+from preprocessing.settings import CommandLine, add_settings, chosen
 
 
 def command_line() -> CommandLine:
     """The options of this command."""
     parser = CommandLine(prog="python -m ensemble.blend", description=__doc__)
-    parser.add_argument("--run", default="full", metavar="NAME", help="the run to blend [full]")
+    parser.add_argument("--run", metavar="NAME", help="the run to blend, or to name the outputs by [full; tables]")
     parser.add_argument("--runs", type=Path, default=RUNS, metavar="DIR", help="where runs lie [runs]")
     parser.add_argument(
         "--data", type=Path, metavar="DIR", help="the competition's folder, for the order of the rows [found by itself]"
@@ -35,12 +39,31 @@ def command_line() -> CommandLine:
     parser.add_argument(
         "--labels", type=Path, metavar="FILE", help="score the submission on these: img,classname[,subject]"
     )
+    add_settings(parser, Options(), "blending")
+    loose = parser.add_argument_group("tables from anywhere, in one order of models; no run folder is read")
+    for option, text in (
+        ("--predictions", "img,c0..c9, out of fold, of the images of --labels"),
+        ("--test-predictions", "img,c0..c9 of the images to predict"),
+        ("--features", ".npy with rows as in --predictions, for neighbours"),
+        ("--test-features", ".npy with rows as in --test-predictions"),
+    ):
+        loose.add_argument(option, type=Path, nargs="+", metavar="FILE", default=[], help=text)
+    loose.add_argument("--folds", type=Path, metavar="FILE", help="img,subject,classname,fold [by --labels' subject]")
     return parser
 
 
 def main() -> None:
     arguments = command_line().parse_args()
-    run = run_folder(arguments.run, arguments.runs)
+    name = arguments.run or ("tables" if arguments.predictions else "full")
+    run = run_folder(name, arguments.runs)
+    options = Options(**chosen(arguments, Options))
+    submission = arguments.submissions / f"{name}.csv"
+    if arguments.predictions:
+        blend_tables(arguments, run, options, submission)
+        return
+    for option in ("test_predictions", "features", "test_features", "folds"):
+        if getattr(arguments, option):
+            raise UserError(f"--{option.replace('_', '-')} goes with --predictions; a run has its own.")
     models = tuple(arguments.models.replace(",", " ").split())
 
     from preprocessing.competition import SAMPLE_SUBMISSION
@@ -54,13 +77,40 @@ def main() -> None:
 
     from ensemble.stage import Request, blend_run
 
-    submission = arguments.submissions / f"{arguments.run}.csv"
-    print(blend_run(Request(run, data / SAMPLE_SUBMISSION, submission, models, arguments.allow_missing)))
+    sample = data / SAMPLE_SUBMISSION
+    print(blend_run(Request(run, sample, submission, models, arguments.allow_missing, options)))
     if arguments.labels is not None:
         from ensemble.score import score_text
 
         print(score_text(submission, arguments.labels), end="\n\n")
-    print(os.path.relpath(submission) if submission.is_relative_to(Path.cwd()) else submission)
+    print(shown(submission))
+
+
+def blend_tables(arguments: argparse.Namespace, run: Path, options: Options, submission: Path) -> None:
+    """Blends the tables of --predictions."""
+    if arguments.labels is None:
+        raise UserError("--predictions: expected --labels FILE with it: img,classname[,subject] of these images.")
+    if arguments.models:
+        raise UserError("--models chooses among those of a run; name the tables to blend in --predictions.")
+
+    from ensemble.loose_tables import LooseTables
+    from ensemble.stage import Request, blend_run
+
+    loose = LooseTables(
+        tuple(arguments.predictions),
+        arguments.labels,
+        tuple(arguments.test_predictions),
+        tuple(arguments.features),
+        tuple(arguments.test_features),
+        arguments.folds,
+    )
+    print(blend_run(Request(run, Path(), submission, (), arguments.allow_missing, options, loose)))
+    print(shown(submission) if loose.test_predictions else shown(run / "ensemble"))
+
+
+def shown(path: Path) -> str:
+    """The path as short as it can be said here."""
+    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from ensemble.features import Network, Space
+from ensemble.fold_means import FoldMean, mean_entropy, sharpened
 from preprocessing.competition import CLASSES
 from preprocessing.errors import UserError, named
 from preprocessing.files import read_json
@@ -18,6 +20,7 @@ from preprocessing.run_folder import RESERVED_MODEL_NAMES, fold_folder
 from preprocessing.tables import read_predictions
 
 OUT_OF_FOLD, TEST, FINISHED, CONFIGURATION = "out_of_fold.csv", "test.csv", "finished.json", "config.json"
+OUT_OF_FOLD_FEATURES, TEST_FEATURES = "out_of_fold_features.npy", "test_features.npy"
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,10 @@ class Predictions:
         labels: shape (images,), the true class as an integer from 0.
         out_of_fold: shape (members, images, 10), float64, rows summing to 1.
         test_images: names of the test images, in the order of the sample submission.
-        test: shape (members, test images, 10), float64, rows summing to 1; the mean of the member's fold models.
+        test: shape (members, test images, 10), float64, rows summing to 1; the mean of the member's fold models, made
+            as sure as they are.
+        fold_means: how sure they are, for each member.
+        spaces: the members whose features are known.
     """
 
     names: tuple[str, ...]
@@ -56,6 +62,8 @@ class Predictions:
     out_of_fold: np.ndarray
     test_images: pd.Index
     test: np.ndarray
+    fold_means: tuple[FoldMean, ...] = ()
+    spaces: tuple[Space, ...] = ()
 
 
 def find_members(run: Path, folds: Sequence[int], models: Sequence[str] = ()) -> list[Member]:
@@ -134,20 +142,22 @@ def _architecture(run: Path, member: Member) -> str:
 
 
 def input_paths(run: Path, members: Sequence[Member]) -> list[Path]:
-    """Every prediction table that `read_members` reads."""
-    return [
+    """Every file that `read_members` reads: the prediction tables, and what there is of features."""
+    paths = [
         fold_folder(run, member.name, fold) / name
         for member in members
         for fold in member.folds
-        for name in (OUT_OF_FOLD, TEST)
+        for name in (OUT_OF_FOLD, TEST, OUT_OF_FOLD_FEATURES, TEST_FEATURES)
     ]
+    return [path for path in paths if path.suffix == ".csv" or path.is_file()]
 
 
 def read_members(run: Path, members: Sequence[Member], folds: pd.DataFrame, test_images: pd.Index) -> Predictions:
     """Reads and aligns the tables of the members, over the folds that all of them have finished.
 
     The fold models of a member are averaged arithmetically for the test set, whichever pool follows: each saw other
-    drivers, so they are samples of one predictor rather than experts of different kinds.
+    drivers, so they are samples of one predictor rather than experts of different kinds. What the mean loses in
+    sureness is given back.
 
     Args:
         folds: frame img,subject,classname,fold.
@@ -164,33 +174,54 @@ def read_members(run: Path, members: Sequence[Member], folds: pd.DataFrame, test
     images = folds[folds["fold"].isin(common)].reset_index(drop=True)
     out_of_fold = np.empty((len(members), len(images), len(CLASSES)))
     test = np.zeros((len(members), len(test_images), len(CLASSES)))
+    fold_means, spaces = [], []
     for place, member in enumerate(members):
+        entropies, networks = [], []
         for fold in member.folds:
             folder = fold_folder(run, member.name, fold)
             expected = folds.loc[folds["fold"] == fold, "img"]
-            table = read_aligned(folder / OUT_OF_FOLD, pd.Index(expected), f"the images of fold {fold} in folds.csv")
+            table = read_whole(folder / OUT_OF_FOLD, pd.Index(expected), f"the images of fold {fold} in folds.csv")
+            own = read_whole(folder / TEST, test_images, "the images of the sample submission")
+            single = aligned(own, test_images)
+            entropies.append(mean_entropy(single))
+            test[place] += single
             if fold in common:
-                out_of_fold[place, (images["fold"] == fold).to_numpy()] = table
-            test[place] += read_aligned(folder / TEST, test_images, "the images of the sample submission")
+                out_of_fold[place, (images["fold"] == fold).to_numpy()] = aligned(table, pd.Index(expected))
+                if (folder / OUT_OF_FOLD_FEATURES).is_file() and (folder / TEST_FEATURES).is_file():
+                    features = folder / OUT_OF_FOLD_FEATURES, table.index, folder / TEST_FEATURES, own.index
+                    networks.append(Network(*features))
         test[place] /= len(member.folds)
+        test[place], fold_mean = sharpened(test[place], entropies)
+        fold_means.append(fold_mean)
+        if len(networks) == len(common):
+            spaces.append(Space(member.name, tuple(networks)))
     labels = images["classname"].map(CLASSES.index).to_numpy(dtype=np.int64)
-    return Predictions(tuple(member.name for member in members), images, labels, out_of_fold, test_images, test)
+    names = tuple(member.name for member in members)
+    return Predictions(names, images, labels, out_of_fold, test_images, test, tuple(fold_means), tuple(spaces))
 
 
-def read_aligned(path: Path, images: pd.Index, what: str) -> np.ndarray:
-    """The rows of a prediction table in the order of `images`, shape (images, 10).
+def read_whole(path: Path, images: pd.Index, what: str, also: Sequence[str] = ()) -> pd.DataFrame:
+    """A prediction table that holds exactly these images, in its own order.
 
     Args:
         images: exactly the names that the table must hold.
         what: what these images are, for the message.
+        also: columns that it may have beside.
 
     Raises:
         UserError: the table is malformed or holds other images.
     """
-    table = read_predictions(path)
+    table = read_predictions(path, also)
     missing, extra = images.difference(table.index), table.index.difference(images)
     if len(missing) or len(extra):
         found = [f"{len(missing):,} missing ({named(list(missing))})"] if len(missing) else []
         found += [f"{len(extra):,} that do not belong there ({named(list(extra))})"] if len(extra) else []
         raise UserError(f"{path}: expected exactly {what} ({len(images):,}), found {' and '.join(found)}.")
-    return table.reindex(images)[list(CLASSES)].to_numpy(dtype=np.float64)
+    return table
+
+
+def aligned(table: pd.DataFrame, images: pd.Index) -> np.ndarray:
+    """The rows of a prediction table in the order of `images`, which it holds all; shape (images, 10), float64."""
+    if not table.index.equals(images):
+        table = table.reindex(images)
+    return table[list(CLASSES)].to_numpy(dtype=np.float64)

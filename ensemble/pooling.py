@@ -51,5 +51,40 @@ def geometric_pool(probabilities: np.ndarray, weights: np.ndarray) -> np.ndarray
 POOLS = {"arithmetic": arithmetic_pool, "geometric": geometric_pool}
 
 
+def per_class_pool(probabilities: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """The logarithmic pool with its own weights for each class: who is good at a class is heard more on it.
+
+    Args:
+        probabilities: shape (members, images, classes).
+        weights: shape (members, classes), each column on the simplex.
+
+    Returns:
+        shape (images, classes), rows summing to 1.
+    """
+    return np.exp(log_rows_to_one(np.einsum("mic,mc->ic", np.log(floored(probabilities)), weights)))
+
+
+def stacked_pool(probabilities: np.ndarray, kernel: np.ndarray, bias: np.ndarray) -> np.ndarray:
+    """Softmax of a linear map of all members' log-probabilities.
+
+    Args:
+        probabilities: shape (members, images, classes).
+        kernel: shape (members, classes, classes), from a member's class to a class of the blend.
+        bias: shape (classes,).
+
+    Returns:
+        shape (images, classes), rows summing to 1.
+    """
+    return np.exp(
+        log_rows_to_one(np.einsum("mic,mcd->id", np.log(floored(probabilities)), kernel, optimize=True) + bias)
+    )
+
+
+def log_rows_to_one(values: np.ndarray) -> np.ndarray:
+    """Values of shape (..., classes) less the logarithm of the sum of their exponentials: log-probabilities."""
+    values = values - values.max(axis=-1, keepdims=True)
+    return values - np.log(np.exp(values).sum(axis=-1, keepdims=True))
+
+
 def _rows_to_one(values: np.ndarray) -> np.ndarray:
     return values / values.sum(axis=1, keepdims=True)

@@ -6,7 +6,8 @@ from itertools import zip_longest
 import numpy as np
 import pandas as pd
 
-from ensemble.selection import Judged
+from ensemble.fold_means import FoldMean
+from ensemble.selection import Choice
 from preprocessing.competition import CLASS_NAMES, CLASSES
 from preprocessing.metric import accuracy, log_loss, log_loss_per_image
 
@@ -14,7 +15,7 @@ WIDTH = 100  # columns of the terminal
 MOST_FOLDS_SHOWN = 6  # more do not fit beside each other; scores.csv has them all
 LONGEST_NAME = 24
 
-FITTED, CROSS_FITTED = "blend, fitted", "blend, cross-fitted"
+FITTED, CROSS_FITTED, WITH_NEIGHBOURS = "blend, fitted", "blend, nested", "blend with neighbours"
 
 
 def scores(
@@ -86,20 +87,86 @@ def scores_text(table: pd.DataFrame, weights: dict[str, float]) -> str:
     return formatted(["out of fold", "weight", "log loss", "accuracy", *(f"fold {fold}" for fold in shown)], rows)
 
 
-def candidates_text(judged: Sequence[Judged], winner: Judged, labels: np.ndarray) -> str:
-    """Every way to blend with its losses, fitted and cross-fitted, and its clip; the chosen one is marked."""
+def ways_table(choice: Choice) -> pd.DataFrame:
+    """Every way to blend, the simplest first.
+
+    Columns way,fitted,cross_fitted,behind,standard_error (all nats),accuracy (0 to 1),clip,penalty,chosen.
+    """
+    rows = [
+        {
+            "way": one.name,
+            "fitted": one.fitted_loss,
+            "cross_fitted": one.cross_fitted_loss,
+            "behind": one.behind[0],
+            "standard_error": one.behind[1],
+            "accuracy": one.cross_fitted_accuracy,
+            "clip": one.blend.epsilon,
+            "penalty": one.blend.penalty,
+            "chosen": one is choice.winner,
+        }
+        for one in choice.judged
+    ]
+    return pd.DataFrame(rows)
+
+
+def ways_text(table: pd.DataFrame) -> str:
+    """The frame of `ways_table` as text."""
     rows = [
         [
-            one.name,
-            f"{one.fitted_loss:.5f}",
-            f"{one.cross_fitted_loss:.5f}",
-            f"{accuracy(one.cross_fitted, labels):.2%}",
-            f"{one.blend.epsilon:g}",
-            "<- chosen" if one is winner else "",
+            str(row.way),
+            f"{row.fitted:.4f}",
+            f"{row.cross_fitted:.4f}",
+            f"{row.behind:.4f} +- {row.standard_error:.4f}",
+            f"{row.accuracy:.1%}",
+            f"{row.clip:g}",
+            "<- chosen" if row.chosen else "",
         ]
-        for one in judged
+        for row in table.itertuples(index=False)
     ]
-    return formatted(["way to blend", "fitted", "cross-fitted", "accuracy", "clip", ""], rows)
+    text = formatted(["way to blend", "fitted", "cross-fitted", "behind the best", "accuracy", "clip", ""], rows)
+    return text + "\nthe first, so the simplest, that is within one standard error (over drivers) of the best"
+
+
+def fold_means_text(names: Sequence[str], fold_means: Sequence[FoldMean]) -> str:
+    """How much surer single fold networks are than their mean on the test set, and the correction."""
+    rows = [
+        [
+            _shortened(name),
+            str(one.networks),
+            f"{one.entropy_of_singles:.4f}",
+            f"{one.entropy_of_mean:.4f}",
+            f"{one.scale:.3f}",
+        ]
+        for name, one in zip(names, fold_means, strict=True)
+    ]
+    headers = ["test set", "fold networks", "their entropy", "of their mean", "sharpened by"]
+    return formatted(headers, rows) + "\nthe mean is less sure than what was calibrated out of fold: made as sure again"
+
+
+def members_text(table: pd.DataFrame) -> str:
+    """The frame of `diagnosis.leave_one_out` as text."""
+    rows = [
+        [
+            _shortened(str(row.name)),
+            f"{row.weight:.4f}",
+            f"{row.log_loss:.5f}",
+            f"{row.without:.5f}",
+            f"{row.adds:.4f} +- {row.standard_error:.4f}",
+            f"{row.calibration_error:.3f}",
+        ]
+        for row in table.itertuples(index=False)
+    ]
+    return formatted(["model", "weight", "alone", "blend without it", "it adds", "calibration error"], rows)
+
+
+def costliest_text(table: pd.DataFrame) -> str:
+    """The frame of `diagnosis.costliest` as text."""
+    rows = [
+        [row.img, str(row.subject), row.classname, row.predicted, f"{row.of_true:.2g}", f"{row.log_loss:.2f}"]
+        for row in table.itertuples(index=False)
+    ]
+    text = formatted(["costliest images", "driver", "true", "taken for", "probability of true", "log loss"], rows)
+    return f"{text}\nthese {len(table)} are {table['share'].sum():.1%} of the loss"
 
 
 def by_driver_text(subjects: np.ndarray, probabilities: np.ndarray, labels: np.ndarray) -> str:

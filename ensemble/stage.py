@@ -1,7 +1,8 @@
-"""The ensemble stage: a run's prediction tables -> weights, tables under runs/NAME/ensemble/ and the submission."""
+"""The ensemble stage: prediction tables -> the chosen blend, its tables and figures, the submission."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,20 +11,29 @@ import pandas as pd
 
 from ensemble import members as members_of_run
 from ensemble import record, report
+from ensemble.expectation import expectation_text
+from ensemble.loose_tables import LooseTables, read_loose
 from ensemble.members import Member, Predictions
-from ensemble.selection import Judged, candidates, chosen, judge
+from ensemble.options import Options
+from ensemble.outcome import Outcome, outcome_of, tables_of
 from ensemble.submission import read_sample_images, write_submission
-from preprocessing.competition import SAMPLE_SUBMISSION
+from preprocessing.competition import COMPLETE_TRAIN_IMAGES, SAMPLE_SUBMISSION
 from preprocessing.errors import UserError
 from preprocessing.files import write_json, write_text, written_whole
 from preprocessing.folds import read_folds
-from preprocessing.metric import accuracy
+from preprocessing.metric import accuracy, log_loss
 from preprocessing.run_folder import RUNS, folds_path
 from preprocessing.settings import as_json
 from preprocessing.tables import write_predictions
 
 RECORD, REPORT = "blend.json", "report.txt"
-TABLES = ("scores.csv", "by_driver.csv", "by_class.csv", "out_of_fold.csv", "test.csv")
+FRAMES = (
+    *("scores", "ways", "by_driver", "by_class", "confusion"),
+    *("correlation", "members", "costliest", "reliability", "reliability_of_models"),
+)
+SHOWN_COSTLIEST = 10  # costliest.csv has more
+OUT_OF_FOLD = ("out_of_fold.csv", "out_of_fold_without_neighbours.csv")
+TEST = ("test.csv", "test_without_neighbours.csv")
 
 
 @dataclass(frozen=True)
@@ -32,10 +42,11 @@ class Request:
 
     Attributes:
         run: runs/NAME.
-        sample: the sample submission, which gives the order of the rows.
-        submission: the file to write.
+        sample: the sample submission, which gives the order of the rows; loose tables have their own.
+        submission: the file to write, where there are test predictions.
         models: the members; every model of the run where empty.
-        allow_missing: blend although folds are missing.
+        allow_missing: blend although folds (or images of folds.csv) are missing.
+        loose: tables from anywhere instead of the models of the run.
     """
 
     run: Path
@@ -43,10 +54,29 @@ class Request:
     submission: Path
     models: tuple[str, ...] = ()
     allow_missing: bool = False
+    options: Options = field(default_factory=Options)
+    loose: LooseTables | None = None
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the predictions come from.
+
+    Attributes:
+        asked: what identifies them in the record, beside the content of `inputs`.
+        inputs: every file, by a name for the record.
+        has_test: whether there are test predictions.
+        read: returns the predictions and remarks for the report.
+    """
+
+    asked: dict[str, Any]
+    inputs: dict[str, Path]
+    has_test: bool
+    read: Callable[[], tuple[Predictions, list[str]]]
 
 
 def blend_run(request: Request) -> str:
-    """Blends a run and writes its tables and submission, unless an earlier blend of the same inputs stands.
+    """Blends a run, or loose tables, and writes everything, unless an earlier blend of the same inputs stands.
 
     Returns:
         The report, for the terminal.
@@ -54,6 +84,30 @@ def blend_run(request: Request) -> str:
     Raises:
         UserError: an input is missing or malformed, or an output cannot be written.
     """
+    source = _run_source(request) if request.loose is None else _loose_source(request, request.loose)
+    folder = request.run / "ensemble"
+    outputs = _outputs(request, folder, source.has_test)
+    asked = {"code": record.code_version(), "options": as_json(request.options)} | source.asked
+    if record.stands(folder / RECORD, asked, source.inputs, outputs):
+        return (folder / REPORT).read_text(encoding="utf-8") + "\nunchanged since the last blend: nothing to do\n"
+
+    missing = [str(path) for path in source.inputs.values() if not path.is_file()]
+    if missing:
+        hint = "" if request.loose else ", though the piece is finished. Train it again, or restore the file"
+        raise UserError(f"{missing[0]}: not found{hint}.")
+    stamped = record.stamps(source.inputs)
+    predictions, remarks = source.read()
+    outcome = outcome_of(predictions, request.options)
+    tables = tables_of(outcome)
+    text = "\n\n".join(_parts(request, outcome, tables, remarks)) + "\n"
+    _write(request, folder, outcome, tables, text)
+    content = asked | summary(outcome) | {"inputs": stamped, "outputs": record.stamps(outputs)}
+    write_json(folder / RECORD, content)  # last: it says that all the others are whole
+    return text
+
+
+def _run_source(request: Request) -> Source:
+    """The finished models of the run."""
     folds = read_folds(folds_path(request.run))
     all_members = members_of_run.find_members(
         request.run, [int(fold) for fold in folds["fold"].unique()], request.models
@@ -64,114 +118,135 @@ def blend_run(request: Request) -> str:
     members = [member for member in all_members if member.folds]
     if not members:
         raise UserError(f"{request.run}: no fold of any model is finished. Train one, then blend.")
-
-    folder = request.run / "ensemble"
     tables = members_of_run.input_paths(request.run, members)
     inputs = {str(path.relative_to(request.run)): path for path in [folds_path(request.run), *tables]}
-    inputs[SAMPLE_SUBMISSION] = request.sample
-    outputs = {name: folder / name for name in (*TABLES, REPORT)} | {str(request.submission): request.submission}
-    asked = {
-        "code": record.code_version(),
-        "members": [as_json(member) for member in all_members],
+    sample = inputs[SAMPLE_SUBMISSION] = request.sample
+
+    def read() -> tuple[Predictions, list[str]]:
+        predictions = members_of_run.read_members(request.run, members, folds, read_sample_images(sample))
+        return predictions, _remarks(all_members, len(folds), len(predictions.images))
+
+    return Source({"members": [as_json(member) for member in all_members]}, inputs, True, read)
+
+
+def _loose_source(request: Request, loose: LooseTables) -> Source:
+    """Tables from anywhere."""
+    files: dict[str, Any] = {
+        name: [str(path) for path in paths] for name, paths in vars(loose).items() if isinstance(paths, tuple)
     }
-    if record.stands(folder / RECORD, asked, inputs, outputs):
-        return (folder / REPORT).read_text(encoding="utf-8") + "\nunchanged since the last blend: nothing to do\n"
-
-    missing = [str(path) for path in inputs.values() if not path.is_file()]
-    if missing:
-        raise UserError(f"{missing[0]}: not found, though the piece is finished. Train it again, or restore the file.")
-    stamped = record.stamps(inputs)
-    predictions = members_of_run.read_members(request.run, members, folds, read_sample_images(request.sample))
-    judged = judge_all(predictions)
-    winner = chosen(judged)
-    scores = _scores(predictions, winner)
-    text = "\n\n".join(_parts(request, all_members, len(folds), predictions, judged, winner, scores)) + "\n"
-    _write(folder, request.submission, predictions, winner, scores, text)
-    content = asked | summary(predictions, judged, winner) | {"inputs": stamped, "outputs": record.stamps(outputs)}
-    write_json(folder / RECORD, content)  # last: it says that all the others are whole
-    return text
+    files |= {"labels": str(loose.labels), "folds": str(loose.folds or ""), "allow_missing": request.allow_missing}
+    asked = {"tables": files}
+    inputs = {str(path): path for path in loose.paths}
+    return Source(asked, inputs, bool(loose.test_predictions), lambda: read_loose(loose, request.allow_missing))
 
 
-def judge_all(predictions: Predictions) -> list[Judged]:
-    """Every candidate, judged fold by fold; driver by driver where only one fold is there.
+def _outputs(request: Request, folder: Path, has_test: bool) -> dict[str, Path]:
+    from ensemble.figures import FIGURES
 
-    Raises:
-        UserError: there is only one driver.
-    """
-    groups = predictions.images["fold"].to_numpy()
-    if len(np.unique(groups)) < 2:
-        groups = predictions.images["subject"].to_numpy()
-    if len(np.unique(groups)) < 2:
-        raise UserError(
-            f"only driver {groups[0]} is out of fold: a blend must be judged on other drivers than it was fitted on. "
-            "Train another fold."
-        )
-    return [
-        judge(candidate, predictions.out_of_fold, predictions.labels, groups)
-        for candidate in candidates(len(predictions.names))
-    ]
+    names = [f"{name}.csv" for name in FRAMES] + [*OUT_OF_FOLD, REPORT]
+    names += TEST if has_test else ()
+    names += FIGURES if request.options.figures else ()
+    outputs = {name: folder / name for name in names}
+    return outputs | ({str(request.submission): request.submission} if has_test else {})
 
 
-def summary(predictions: Predictions, judged: Sequence[Judged], winner: Judged) -> dict[str, Any]:
-    """The blend as JSON values: the chosen way, its weights and clip, and the losses of every way."""
+def summary(outcome: Outcome) -> dict[str, Any]:
+    """The blend as JSON values: all that was chosen, and the losses of every way."""
+    predictions, fitted, expectation = outcome.predictions, outcome.fitted, outcome.expectation
+    choice = outcome.choice
+    weights = dict(zip(predictions.names, map(float, fitted.blend.shares()), strict=True))
     return {
-        "way": winner.name,
-        "pooling": winner.blend.pooling,
-        "weights": dict(zip(predictions.names, winner.blend.weights, strict=True)),
-        "clip": winner.blend.epsilon,
-        "fitted_log_loss": winner.fitted_loss,
-        "cross_fitted_log_loss": winner.cross_fitted_loss,
-        "cross_fitted_accuracy": accuracy(winner.cross_fitted, predictions.labels),
+        "way": fitted.name,
+        "pooling": fitted.blend.pooling,
+        "weights": weights,
+        "clip": fitted.transduction.epsilon or fitted.blend.epsilon,
+        "blend": fitted.blend.as_json(),
+        "prior": dataclasses.asdict(fitted.prior) if fitted.prior else None,
+        "neighbours": fitted.transduction.as_json(),
+        "fold_means": [as_json(one) for one in predictions.fold_means],
+        "fitted_log_loss": choice.winner.fitted_loss,
+        "cross_fitted_log_loss": choice.winner.cross_fitted_loss,
+        "nested_log_loss_of_blend": log_loss(outcome.nested.blend, predictions.labels),
+        "nested_log_loss_without_neighbours": log_loss(outcome.nested.plain, predictions.labels),
+        "nested_log_loss": log_loss(outcome.nested.final, predictions.labels),
+        "nested_accuracy": accuracy(outcome.nested.final, predictions.labels),
+        "nested_ways": list(outcome.nested.ways),
+        "expectation": as_json(expectation) if np.isfinite(expectation.highest) else None,
         "images": len(predictions.images),
         "drivers": int(predictions.images["subject"].nunique()),
         "test_images": len(predictions.test_images),
         "candidates": [
             {
                 "way": one.name,
-                "weights": dict(zip(predictions.names, one.blend.weights, strict=True)),
+                "weights": dict(zip(predictions.names, map(float, one.blend.shares()), strict=True)),
                 "clip": one.blend.epsilon,
                 "fitted_log_loss": one.fitted_loss,
                 "cross_fitted_log_loss": one.cross_fitted_loss,
+                "behind": list(one.behind) if np.isfinite(one.behind[1]) else None,
             }
-            for one in judged
+            for one in choice.judged
         ],
     }
 
 
-def _scores(predictions: Predictions, winner: Judged) -> pd.DataFrame:
-    names = [*predictions.names, report.FITTED, report.CROSS_FITTED]
-    tables = [*predictions.out_of_fold, winner.fitted, winner.cross_fitted]
-    return report.scores(names, tables, predictions.labels, predictions.images["fold"].to_numpy())
-
-
-def _parts(
-    request: Request,
-    members: Sequence[Member],
-    all_images: int,
-    predictions: Predictions,
-    judged: Sequence[Judged],
-    winner: Judged,
-    scores: pd.DataFrame,
-) -> list[str]:
+def _parts(request: Request, outcome: Outcome, tables: Mapping[str, pd.DataFrame], remarks: Sequence[str]) -> list[str]:
     """The paragraphs of the report."""
+    predictions, fitted = outcome.predictions, outcome.fitted
     labels, images = predictions.labels, predictions.images
-    weights = dict(zip(predictions.names, winner.blend.weights, strict=True))
+    weights = dict(zip(predictions.names, map(float, fitted.blend.shares()), strict=True))
     subjects = images["subject"].to_numpy()
     parts = [
         f"{request.run.name}: {len(predictions.names)} models, {len(images):,} images of {images['subject'].nunique()} "
         f"drivers out of fold, {len(predictions.test_images):,} test images"
     ]
-    parts += _remarks(members, all_images, len(images))
-    parts.append(report.scores_text(scores, weights))
-    parts.append(report.candidates_text(judged, winner, labels))
-    parts.append(
-        f"blend: {winner.name}, clip {winner.blend.epsilon:g}\n"
-        f"log loss out of fold: {winner.fitted_loss:.5f} fitted, {winner.cross_fitted_loss:.5f} "
-        "on drivers it was not fitted on: the honest estimate, below too"
-    )
-    parts.append(report.by_driver_text(subjects, winner.cross_fitted, labels))
-    parts.append(report.by_class_text(winner.cross_fitted, labels))
+    parts += remarks
+    parts.append(report.scores_text(tables["scores"], weights))
+    parts.append(report.ways_text(tables["ways"]))
+    parts.append(_neighbours_text(request, outcome))
+    if any(one.networks > 1 for one in predictions.fold_means):
+        parts.append(report.fold_means_text(predictions.names, predictions.fold_means))
+    parts.append(expectation_text(outcome.expectation, len(images), COMPLETE_TRAIN_IMAGES, outcome.guessed_drivers))
+    if len(predictions.names) > 1:
+        parts.append(report.members_text(tables["members"]))
+    parts.append(report.by_driver_text(subjects, outcome.nested.final, labels))
+    parts.append(report.by_class_text(outcome.nested.final, labels))
+    parts.append(report.costliest_text(tables["costliest"][:SHOWN_COSTLIEST]))
     return parts
+
+
+def _neighbours_text(request: Request, outcome: Outcome) -> str:
+    """The blend in a line, what follows it, and the nested losses after each step."""
+    predictions, fitted, labels = outcome.predictions, outcome.fitted, outcome.predictions.labels
+    lines = [f"blend: {fitted.name}, clip {fitted.blend.epsilon:g}"]
+    prior, smoothing = fitted.prior, fitted.transduction.smoothing
+    if prior:
+        lines.append(f"prior: the test set's mean is moved towards training's, strength {prior.strength:g}")
+    else:
+        why = "off, by --match-prior no" if request.options.match_prior == "no" else "it does not clearly help"
+        lines.append(f"prior: not matched, {why}")
+    if smoothing:
+        segmentation = fitted.transduction.segmentation
+        lines.append(
+            f"neighbours: {smoothing.k} at most, in the features of {smoothing.feature}, reach {smoothing.reach:.3f}, "
+            f"strength {smoothing.strength:g}, {smoothing.rounds} rounds"
+        )
+        lines.append(
+            f"segments: links up to {segmentation.reach:.3f}, votes from {segmentation.confidence:g}"
+            if segmentation
+            else "segments: none, they do not clearly help"
+        )
+    elif not request.options.neighbours:
+        lines.append("neighbours: off, by --no-neighbours")
+    elif not predictions.spaces:
+        lines.append("neighbours: none, no model has features of all images")
+    else:
+        lines.append("neighbours: none, they do not clearly help out of fold")
+    losses = [log_loss(table, labels) for table in (outcome.nested.blend, outcome.nested.plain, outcome.nested.final)]
+    rows = [[name, f"{loss:.5f}"] for name, loss in zip(("blend", "+ prior", "+ neighbours"), losses, strict=True)]
+    lines += ["", report.formatted(["nested out of fold", "log loss"], rows)]
+    ways = "; ".join(f"{name} {outcome.nested.ways.count(name)} times" for name in dict.fromkeys(outcome.nested.ways))
+    lines.append(f"each group of drivers by what the others chose: {ways}")
+    return "\n".join(lines)
 
 
 def _remarks(members: Sequence[Member], all_images: int, images: int) -> list[str]:
@@ -192,20 +267,20 @@ def _remarks(members: Sequence[Member], all_images: int, images: int) -> list[st
     return remarks
 
 
-def _write(
-    folder: Path, submission: Path, predictions: Predictions, winner: Judged, scores: pd.DataFrame, text: str
-) -> None:
+def _write(request: Request, folder: Path, outcome: Outcome, tables: dict[str, pd.DataFrame], text: str) -> None:
     """Writes every output but the record."""
-    subjects = predictions.images["subject"].to_numpy()
-    for name, frame in {
-        "scores.csv": scores,
-        "by_driver.csv": report.by_driver(subjects, winner.cross_fitted, predictions.labels),
-        "by_class.csv": report.by_class(winner.cross_fitted, predictions.labels),
-    }.items():
-        with written_whole(folder / name) as temporary:
-            frame.to_csv(temporary, index=False, float_format="%.9g", lineterminator="\n")
-    write_predictions(folder / "out_of_fold.csv", list(predictions.images["img"]), winner.cross_fitted)
-    test = winner.blend.predict(predictions.test)
-    write_predictions(folder / "test.csv", list(predictions.test_images), test)
-    write_submission(submission, predictions.test_images, test)
+    for name in FRAMES:
+        with written_whole(folder / f"{name}.csv") as temporary:
+            tables[name].to_csv(temporary, index=False, float_format="%.9g", lineterminator="\n")
+    predictions = outcome.predictions
+    for name, table in zip(OUT_OF_FOLD, (outcome.nested.final, outcome.nested.plain), strict=True):
+        write_predictions(folder / name, list(predictions.images["img"]), table)
+    if len(predictions.test_images):
+        for name, table in zip(TEST, (outcome.test, outcome.test_plain), strict=True):
+            write_predictions(folder / name, list(predictions.test_images), table)
+        write_submission(request.submission, predictions.test_images, outcome.test)
+    if request.options.figures:
+        from ensemble.figures import draw_all
+
+        draw_all(folder, tables)
     write_text(folder / REPORT, text)

@@ -32,11 +32,15 @@ def write_predictions(path: Path, images: Sequence[str], probabilities: np.ndarr
         table.to_csv(temporary, index=False, float_format="%.9g", lineterminator="\n")
 
 
-def read_predictions(path: Path) -> pd.DataFrame:
+def read_predictions(path: Path, also: Sequence[str] = ()) -> pd.DataFrame:
     """Reads a prediction table; class columns may stand in any order, they are found by name.
 
+    Args:
+        also: columns that it may have beside.
+
     Returns:
-        A frame indexed by `img` (unique strings) with the columns c0..c9, float64, rows summing to 1.
+        A frame indexed by `img` (unique strings) with the columns c0..c9, float64, rows summing to 1, and those of
+        `also` that are there, as they are.
 
     Raises:
         UserError: not such a table; the message names the file and the first offenders.
@@ -48,7 +52,8 @@ def read_predictions(path: Path) -> pd.DataFrame:
         raise UserError(f"{path}: no such prediction table.") from None
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read as a prediction table: {error}") from error
-    if sorted(table.columns) != sorted(("img", *CLASSES)):
+    beside = [column for column in also if column in table.columns]
+    if sorted(table.columns) != sorted(("img", *CLASSES, *beside)):
         found = named([str(column) for column in table.columns], 12)
         raise UserError(f"{path}: expected the columns img,c0,...,c9, found {found}.")
     images = table["img"]
@@ -70,4 +75,5 @@ def read_predictions(path: Path) -> pd.DataFrame:
             raise UserError(
                 f"{path}: {wrong.sum():,} rows hold probabilities that {what}: {named(list(images[wrong]))}."
             )
-    return pd.DataFrame(values / sums[:, None], index=pd.Index(images, name="img"), columns=list(CLASSES))
+    read = pd.DataFrame(values / sums[:, None], index=pd.Index(images, name="img"), columns=list(CLASSES))
+    return read.assign(**{column: table[column].to_numpy() for column in beside})

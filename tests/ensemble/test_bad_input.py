@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from ensemble.options import Options
 from ensemble.score import score_text
 from ensemble.stage import Request, blend_run
 from ensemble.submission import check_submission, read_sample_images, write_submission
@@ -114,7 +115,7 @@ def test_malformed_table(small, change: object, words: str) -> None:
 
 
 def test_class_columns_in_another_order_change_nothing(small) -> None:
-    request = Request(small.run, small.sample, small.submission)
+    request = Request(small.run, small.sample, small.submission, options=Options(figures=False))
     blend_run(request)
     before = small.submission.read_bytes()
     for path in small.run.glob("vgg16/fold_*/*.csv"):

@@ -13,6 +13,10 @@ import pandas as pd
 import pytest
 
 from ensemble import stage
+from ensemble.calibration import Calibration
+from ensemble.clipping import clip
+from ensemble.figures import FIGURES
+from ensemble.options import Options
 from ensemble.stage import Request, blend_run
 from preprocessing.competition import CLASSES
 from preprocessing.metric import log_loss
@@ -22,7 +26,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def request_of(small, **changes) -> Request:
-    return Request(**({"run": small.run, "sample": small.sample, "submission": small.submission} | changes))
+    plain = {"run": small.run, "sample": small.sample, "submission": small.submission}
+    return Request(**(plain | {"options": Options(figures=False)} | changes))
 
 
 def record_of(small) -> dict:
@@ -66,15 +71,16 @@ def test_what_lies_in_the_run_folder(small) -> None:
     assert sum(record["weights"].values()) == pytest.approx(1)
     assert len(record["inputs"]) == 2 + 3 * 3 * 2 and "vgg16/fold_0/test.csv" in record["inputs"]
     losses = {way["way"]: way for way in record["candidates"]}
-    assert set(losses) == {
-        f"{how} {pool}" for how in ("uniform", "weighted") for pool in ("arithmetic", "geometric")
-    } | {"best single"}
-    assert record["cross_fitted_log_loss"] == min(way["cross_fitted_log_loss"] for way in losses.values())
+    simple = {f"{how} {pool}" for how in ("uniform", "weighted") for pool in ("arithmetic", "geometric")}
+    assert simple | {"best single", "stacking"} < set(losses)
+    assert record["cross_fitted_log_loss"] == losses[record["way"]]["cross_fitted_log_loss"]
+    mean, error = losses[record["way"]]["behind"]
+    assert mean <= error  # one standard error
 
     table = read_predictions(folder / "out_of_fold.csv")
     assert list(table.index) == list(small.folds["img"])
     labels = small.folds["classname"].map(CLASSES.index).to_numpy()
-    assert log_loss(table.to_numpy(), labels) == pytest.approx(record["cross_fitted_log_loss"], abs=1e-6)
+    assert log_loss(table.to_numpy(), labels) == pytest.approx(record["nested_log_loss"], abs=1e-6)
     pd.testing.assert_frame_equal(read_predictions(folder / "test.csv"), read_predictions(small.submission))
 
     scores = pd.read_csv(folder / "scores.csv")
@@ -87,16 +93,23 @@ def test_what_lies_in_the_run_folder(small) -> None:
     assert set(drivers["subject"]) == set(small.folds["subject"]) and (drivers["images"] == 20).all()
     assert list(classes["classname"]) == list(CLASSES) and (classes["images"] == 18).all()
     for frame in (drivers, classes):
-        assert frame["log_loss"].mean() == pytest.approx(record["cross_fitted_log_loss"], abs=1e-6)
+        assert frame["log_loss"].mean() == pytest.approx(record["nested_log_loss"], abs=1e-6)
 
 
 def test_submission_is_the_blend_of_the_mean_of_the_fold_models(small) -> None:
-    blend_run(request_of(small, models=("vgg16",)))
+    options = Options(figures=False, match_prior="no", neighbours=False)
+    blend_run(request_of(small, models=("vgg16",), options=options))
     tables = [read_predictions(small.piece("vgg16", fold) / "test.csv") for fold in range(3)]
     images = list(pd.read_csv(small.sample)["img"])
     mean = sum(table.loc[images].to_numpy() for table in tables) / 3
-    assert record_of(small)["way"] == "single"
-    np.testing.assert_allclose(read_predictions(small.submission).to_numpy(), mean, atol=0.02)
+    record = record_of(small)
+    assert record["way"].startswith("single") and record["blend"]["pooling"] == "arithmetic"
+    gap = record["fold_means"][0]
+    assert gap["networks"] == 3 and gap["entropy_of_singles"] < gap["entropy_of_mean"] and gap["scale"] > 1
+    expected = Calibration(gap["scale"]).predict(mean)
+    if after := record["blend"]["calibration_of_pool"]:
+        expected = Calibration(after["scale"], tuple(after["bias"])).predict(expected)
+    np.testing.assert_allclose(read_predictions(small.submission), clip(expected, record["clip"]), atol=1e-8)
 
 
 def test_again_does_nothing_until_an_input_or_output_changes(small) -> None:
@@ -167,6 +180,7 @@ def test_help_is_quick() -> None:
 
 
 def test_every_output_is_recorded(small) -> None:
-    blend_run(request_of(small))
+    blend_run(request_of(small, options=Options()))
     written = {path.name for path in (small.run / "ensemble").iterdir()}
-    assert written == {*stage.TABLES, stage.REPORT, stage.RECORD}
+    tables = {*(f"{name}.csv" for name in stage.FRAMES), *stage.OUT_OF_FOLD, *stage.TEST}
+    assert written == tables | {*FIGURES, stage.REPORT, stage.RECORD}

@@ -7,12 +7,17 @@ from hypothesis import strategies as st
 
 from ensemble.clipping import CLIPS, choose_clip, clip
 from ensemble.pooling import POOLS, uniform_weights
-from ensemble.selection import Blend, candidates, chosen, judge
+from ensemble.selection import CrossFit
+from ensemble.ways import Blend, Evidence, Way, ways
 from ensemble.weights import fit_weights
 from preprocessing.metric import log_loss
 
 SEEDS = st.integers(0, 2**32 - 1)
 POOLINGS = st.sampled_from(sorted(POOLS))
+
+
+def cross_fit(probabilities: np.ndarray, labels: np.ndarray, groups: np.ndarray, tried: list[Way]) -> CrossFit:
+    return CrossFit(probabilities, labels, groups, groups, tried)
 
 
 def predictions(random: np.random.Generator, members: int, images: int, concentration: float = 0.5) -> np.ndarray:
@@ -100,10 +105,9 @@ def test_extreme_inputs_stay_finite(seed: int, row: list[float]) -> None:
     probabilities = values / values.max(axis=2, keepdims=True)
     probabilities /= probabilities.sum(axis=2, keepdims=True)
     labels, groups = random.integers(0, 10, size=20), np.arange(20) % 2
-    for candidate in candidates(2):
-        judged = judge(candidate, probabilities, labels, groups)
+    for judged in cross_fit(probabilities, labels, groups, ways(2)).choose().judged:
         assert np.isfinite([judged.fitted_loss, judged.cross_fitted_loss]).all()
-        for table in (judged.fitted, judged.cross_fitted):
+        for table in (judged.blend.predict(probabilities), judged.cross_fitted):
             assert np.isfinite(table).all() and (table > 0).all()
             np.testing.assert_allclose(table.sum(axis=1), 1, atol=1e-12)
 
@@ -137,25 +141,24 @@ def test_cross_fitting_uses_only_the_other_groups() -> None:
     random = np.random.default_rng(0)
     probabilities, labels = predictions(random, 3, 90), random.integers(0, 10, size=90)
     groups = np.repeat([0, 1, 2], 30)
-    candidate = candidates(3)[-1]
-    judged = judge(candidate, probabilities, labels, groups)
-    blend = candidate.fit(probabilities[:, 30:], labels[30:])
-    np.testing.assert_array_equal(judged.cross_fitted[:30], blend.predict(probabilities[:, :30]))
     changed = labels.copy()
     changed[:30] = (changed[:30] + 1) % 10
-    np.testing.assert_array_equal(
-        judge(candidate, probabilities, changed, groups).cross_fitted[:30], judged.cross_fitted[:30]
-    )
-    assert judged.fitted_loss < judged.cross_fitted_loss
+    for way in ways(3):
+        first = cross_fit(probabilities, labels, groups, [way]).choose().winner
+        blend = way.fit(Evidence(probabilities[:, 30:], labels[30:], groups[30:]))
+        np.testing.assert_array_equal(first.cross_fitted[:30], blend.predict(probabilities[:, :30]))
+        second = cross_fit(probabilities, changed, groups, [way]).choose().winner
+        np.testing.assert_array_equal(second.cross_fitted[:30], first.cross_fitted[:30])
     with pytest.raises(ValueError, match="two groups"):
-        judge(candidate, probabilities, labels, np.zeros(90))
+        cross_fit(probabilities, labels, np.zeros(90), ways(3)).choose()
 
 
 def test_of_equal_ways_the_simplest_is_chosen() -> None:
     random = np.random.default_rng(0)
-    one, labels = predictions(random, 1, 60)[0], random.integers(0, 10, size=60)
-    judged = [judge(way, np.stack([one, one]), labels, np.arange(60) % 3) for way in candidates(2)]
-    assert chosen(judged).name == "best single"
+    one = predictions(random, 1, 900)[0]
+    labels, groups = labels_of(random, one), np.arange(900) % 6
+    choice = cross_fit(np.stack([one, one]), labels, groups, ways(2)).choose()
+    assert choice.winner.name == "best single"
 
 
 def test_geometric_pool_is_the_normalised_product() -> None:
@@ -163,5 +166,5 @@ def test_geometric_pool_is_the_normalised_product() -> None:
     probabilities = predictions(random, 2, 5, 2.0)
     expected = probabilities[0] ** 0.3 * probabilities[1] ** 0.7
     expected /= expected.sum(axis=1, keepdims=True)
-    blend = Blend("geometric", (0.3, 0.7), 1e-6)
+    blend = Blend("geometric", np.array([0.3, 0.7]), 1e-6)
     np.testing.assert_allclose(blend.predict(probabilities), expected, atol=1e-5)

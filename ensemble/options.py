@@ -1,0 +1,19 @@
+"""What a user may change of the ensemble stage; each field is an option of the command line."""
+
+from dataclasses import dataclass
+
+from preprocessing.settings import setting
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of the blend."""
+
+    neighbours: bool = setting(True, "near-identical images of the same set may share predictions (transductive)")
+    match_prior: str = setting(
+        "auto",
+        "scale the classes towards training's mix on the test set, if it is mixed alike; auto: if it helps out of fold",
+        choices=("auto", "yes", "no"),
+    )
+    test_drivers: int = setting(0, "in the test set, for the interval; 0: guessed by images per driver", least=0)
+    figures: bool = setting(True, "draw the figures")

@@ -1,0 +1,164 @@
+"""Tables from anywhere: blended without a run folder, and every mistake in them is one line."""
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ensemble.loose_tables import unique_names
+from preprocessing.competition import CLASSES
+from preprocessing.metric import log_loss
+from preprocessing.tables import read_predictions, write_predictions
+from tests.ensemble.conftest import informed
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass
+class Loose:
+    """Two models' tables and features, labels and folds in a folder."""
+
+    root: Path
+    truth: pd.DataFrame
+
+    def path(self, name: str) -> Path:
+        return self.root / name
+
+    def words(self, *more: object, labels: str = "labels.csv", test: bool = False) -> list[str]:
+        words = ["--predictions", self.path("a.csv"), self.path("b.csv"), "--labels", self.path(labels)]
+        if test:
+            words += ["--test-predictions", self.path("a_test.csv"), self.path("b_test.csv")]
+        words += ["--runs", self.path("runs"), "--submissions", self.path("submissions"), "--no-figures", *more]
+        return [str(word) for word in words]
+
+    def change(self, name: str, change) -> str:
+        change(pd.read_csv(self.path(name))).to_csv(self.path(name), index=False)
+        return str(self.path(name))
+
+
+def blend(words: list[str]) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "ensemble.blend", *words]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def loose(tmp_path: Path) -> Loose:
+    rows = [(f"i{d}_{c}_{n}.jpg", f"p{d}", c, d % 3) for d in range(6) for c in CLASSES for n in range(3)]
+    truth = pd.DataFrame(rows, columns=["img", "subject", "classname", "fold"])
+    truth[["img", "classname", "subject"]].to_csv(tmp_path / "labels.csv", index=False)
+    truth.to_csv(tmp_path / "folds.csv", index=False)
+    for number, name in enumerate(("a", "b")):
+        for part, labels in (("", truth["classname"]), ("_test", truth["classname"][:60])):
+            random = np.random.default_rng([number, len(labels)])
+            order = random.permutation(len(labels))
+            images = [f"t{place}.jpg" for place in order] if part else truth["img"].iloc[order]
+            numbers = labels.map(CLASSES.index).to_numpy()[order]
+            write_predictions(tmp_path / f"{name}{part}.csv", list(images), informed(random, numbers, 1.5))
+            features = np.eye(10)[numbers] + 0.3 * random.normal(size=(len(order), 10))
+            np.save(tmp_path / f"{name}{part}.npy", features.astype(np.float16))
+    return Loose(tmp_path, truth)
+
+
+def test_whole_path(loose: Loose) -> None:
+    features = ["--features", loose.path("a.npy"), loose.path("b.npy")]
+    features += ["--test-features", loose.path("a_test.npy"), loose.path("b_test.npy")]
+    words = loose.words("--folds", loose.path("folds.csv"), *features, test=True)
+    done = blend(words)
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    assert "neighbours: 5 at most" in done.stdout or "neighbours:" in done.stdout
+    submission = read_predictions(loose.path("submissions/tables.csv"))
+    assert list(submission.index) == list(read_predictions(loose.path("a_test.csv")).index)
+    labels = [loose.truth["classname"].map(CLASSES.index)[int(name[1:-4])] for name in submission.index]
+    single = read_predictions(loose.path("a_test.csv")).to_numpy()
+    assert log_loss(submission.to_numpy(), np.array(labels)) < log_loss(single, np.array(labels)) - 0.2
+    record = json.loads(loose.path("runs/tables/ensemble/blend.json").read_text())
+    assert record["nested_log_loss"] < record["nested_log_loss_without_neighbours"]
+    assert set(record["weights"]) == {"a", "b"}
+    assert "nothing to do" in blend(words).stdout
+    off = blend([*words, "--no-neighbours"])
+    assert "off, by --no-neighbours" in off.stdout and "nothing to do" not in off.stdout
+
+
+def test_without_test_tables_drivers_or_folds(loose: Loose) -> None:
+    loose.change("labels.csv", lambda table: table.drop(columns="subject"))
+    done = blend(loose.words("--run", "mine", "--test-drivers", 3))
+    assert done.returncode == 0 and done.stderr == ""
+    assert "stand in for drivers" in done.stdout and "of 3 new drivers" in done.stdout
+    assert not loose.path("submissions").exists()
+    assert read_predictions(loose.path("runs/mine/ensemble/out_of_fold.csv")).shape == (180, 10)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "words"),
+    [
+        ("b.csv", lambda t: t.iloc[1:], "1 missing (i"),
+        ("b.csv", lambda t: t.assign(img=t["img"].replace({"i0_c0_0.jpg": "x.jpg"})), "do not belong there (x.jpg)"),
+        ("b.csv", lambda t: pd.concat([t, t.iloc[:1]]), "more than once"),
+        ("b_test.csv", lambda t: t.iloc[:-1], "1 missing (t"),
+        ("a.csv", lambda t: t.assign(c1=t["c1"].where(t.index != 3)), "not numbers"),
+        ("a.csv", lambda t: t.assign(c1=t["c1"] - 2.0 * (t.index == 3)), "are negative"),
+        ("a_test.csv", lambda t: t.assign(c1=t["c1"] + 0.002), "do not sum to 1"),
+        ("a.csv", lambda t: t.iloc[:0], "expected rows, found none"),
+        ("a.csv", lambda t: t.assign(fold=9), "another fold than in"),
+        ("labels.csv", lambda t: t.iloc[2:], "found none for 2: i0_c0_0.jpg, i0_c0_1.jpg"),
+        ("labels.csv", lambda t: t.assign(classname="c0"), "another classname than in"),
+        ("labels.csv", lambda t: t.assign(classname="k"), "expected classes c0 to c9"),
+        ("folds.csv", lambda t: t[t["img"] != "i0_c0_0.jpg"], "1 images are not in"),
+        ("folds.csv", lambda t: t.assign(fold=range(len(t))), "a leak"),
+    ],
+)
+def test_mistakes_are_one_line(loose: Loose, name: str, change, words: str) -> None:
+    path = loose.change(name, change)
+    done = blend(loose.words("--folds", loose.path("folds.csv"), test=True))
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    assert path in done.stderr and words in done.stderr
+    assert not loose.path("submissions").exists()
+
+
+def test_images_of_folds_that_no_table_has(loose: Loose) -> None:
+    for name in ("a.csv", "b.csv"):
+        loose.change(name, lambda table: table[table["img"] != "i0_c0_0.jpg"])
+    words = loose.words("--folds", loose.path("folds.csv"))
+    assert "1 missing (i0_c0_0.jpg)" in blend(words).stderr
+    assert blend([*words, "--allow-missing"]).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("--test-predictions", "a_test.csv"), "--test-predictions: expected a file for each of --predictions"),
+        (("--features", "a.npy", "b.csv"), "b.csv: cannot be read as an array of features"),
+        (("--features", "a_test.npy", "b.npy"), "a_test.npy: expected 180 rows as in the table beside it, found 60"),
+        (("--features", "a.npy", "none.npy"), "none.npy: not found"),
+        (("--test-features", "a.npy", "b.npy"), "expected --features and --test-predictions with it"),
+        (("--predictions", "a.csv", "none.csv"), "none.csv: not found"),
+        (("--models", "a"), "--models chooses among those of a run"),
+    ],
+)
+def test_files_that_do_not_belong_together(loose: Loose, words: tuple[str, ...], expected: str) -> None:
+    given = [str(loose.path(word)) if "." in word else word for word in words]
+    done = blend(loose.words(*given))
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and expected in done.stderr
+
+
+def test_options_of_tables_need_tables(tmp_path: Path) -> None:
+    assert "--folds goes with --predictions" in blend(["--folds", "folds.csv"]).stderr
+    assert "expected --labels FILE" in blend(["--predictions", "a.csv"]).stderr
+
+
+def test_rows_that_nearly_sum_to_one_are_normalised_and_columns_found_by_name(loose: Loose) -> None:
+    before = read_predictions(loose.path("a.csv"))
+    loose.change("a.csv", lambda t: t.assign(**{c: t[c] * 1.0009 for c in CLASSES})[[*reversed(CLASSES), "img"]])
+    pd.testing.assert_frame_equal(read_predictions(loose.path("a.csv")), before, atol=1e-9)
+
+
+def test_names_tell_tables_apart() -> None:
+    assert unique_names([Path("a.csv"), Path("b.csv")]) == ("a", "b")
+    assert unique_names([Path("x/a.csv"), Path("y/a.csv")]) == ("x/a", "y/a")
+    assert unique_names([Path("a.csv"), Path("a.csv")]) == ("0 a", "1 a")

@@ -1,0 +1,126 @@
+"""Neighbours and segments: the search is exact, smoothing helps where neighbours agree and is harmless where not."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ensemble.neighbours import Graph, Smoothing, nearest, normalised
+from ensemble.segments import Segmentation, mutual_chains
+from ensemble.transduction import fit_transduction
+from preprocessing.metric import log_loss
+from tests.ensemble.test_weights import SEEDS, predictions
+
+
+def unit(random: np.random.Generator, images: int, dimensions: int = 8) -> np.ndarray:
+    return normalised(random.normal(size=(images, dimensions)), np.zeros(dimensions, np.float32))
+
+
+def videos(random: np.random.Generator, count: int = 60, frames: int = 12) -> tuple[np.ndarray, ...]:
+    """Predictions that err frame by frame, labels, drivers, and the graph, of videos of near-identical frames."""
+    labels = np.repeat(random.integers(0, 10, size=count), frames)
+    logits = random.normal(size=(len(labels), 10))
+    logits[np.arange(len(labels)), labels] += 1.5
+    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    scenes = np.repeat(random.normal(size=(count, 32)), frames, axis=0)
+    features = normalised(scenes + 0.1 * random.normal(size=scenes.shape), np.zeros(32, np.float32))
+    return probabilities, labels, np.repeat(np.arange(10), len(labels) // 10), features
+
+
+@settings(deadline=None, max_examples=40)
+@given(SEEDS, st.sampled_from([2, 3, 20, 21, 22, 64, 65, 130, 700]), st.integers(1, 20))
+def test_search_is_exact(seed: int, images: int, k: int) -> None:
+    features = unit(np.random.default_rng(seed), images)
+    graph = nearest(features, k)
+    distances = 1 - features @ features.T
+    np.fill_diagonal(distances, np.inf)
+    expected = np.sort(distances, axis=1)[:, : min(k, images - 1)]
+    np.testing.assert_allclose(graph.distances, np.maximum(expected, 0), atol=1e-6)
+    np.testing.assert_allclose(
+        np.take_along_axis(distances, graph.indices.astype(int), axis=1), graph.distances, atol=1e-6
+    )
+    assert all(row not in neighbours for row, neighbours in enumerate(graph.indices))
+
+
+def test_equal_images_and_single_ones() -> None:
+    graph = nearest(np.repeat(unit(np.random.default_rng(0), 1), 30, axis=0), 5)
+    assert (graph.indices != np.arange(30)[:, None]).all() and graph.distances.max() < 1e-6
+    alone = nearest(unit(np.random.default_rng(0), 1))
+    assert np.isinf(alone.distances).all()
+    probabilities = predictions(np.random.default_rng(0), 1, 1)[0]
+    np.testing.assert_allclose(Smoothing("", 5, 0.1, 2.0, 2).predict(probabilities, alone), probabilities)
+
+
+@settings(deadline=None, max_examples=20)
+@given(SEEDS, st.integers(1, 3))
+def test_order_of_images_does_not_matter(seed: int, rounds: int) -> None:
+    random = np.random.default_rng(seed)
+    features, probabilities = unit(random, 20), predictions(random, 1, 20)[0]
+    order = random.permutation(20)
+    smoothing, segmentation = Smoothing("", 19, 0.5, 2.0, rounds), Segmentation(0.4, 0.2)
+    for step in (smoothing, segmentation):
+        before = step.predict(probabilities, nearest(features))
+        after = step.predict(probabilities[order], nearest(features[order]))
+        np.testing.assert_allclose(after, before[order], atol=1e-5)
+        np.testing.assert_allclose(after.sum(axis=1), 1)
+
+
+def test_far_images_say_nothing_and_identical_ones_agree() -> None:
+    probabilities = predictions(np.random.default_rng(0), 1, 4)[0]
+    graph = Graph(np.array([[1], [0], [3], [2]], np.int32), np.array([[0], [0], [1], [1]], np.float32))
+    smooth = Smoothing("", 1, 0.01, 1.0, 1).predict(probabilities, graph)
+    np.testing.assert_allclose(smooth[0], smooth[1])
+    np.testing.assert_allclose(smooth[2:], probabilities[2:])
+    restricted = graph.restricted(np.array([0, 2, 3]))
+    np.testing.assert_array_equal(restricted.distances, [[np.inf], [1], [1]])
+    np.testing.assert_array_equal(restricted.indices, [[0], [2], [1]])
+
+
+def test_chains_of_mutual_neighbours_share_one_prediction_if_the_sure_agree() -> None:
+    distances = np.array([[0.1], [0.1], [0.1], [0.1], [0.1], [9]], np.float32)
+    graph = Graph(np.array([[1], [0], [1], [4], [3], [0]], np.int32), distances)  # 2 -> 1 is not mutual
+    chains = mutual_chains(graph, 0.2)
+    assert chains[0] == chains[1] and chains[3] == chains[4] and len(set(chains)) == 4
+    rows = np.full((6, 10), 0.02)
+    rows[[0, 1, 2, 5], 0] = 0.82
+    rows[1] = 0.1  # unsure: has no say, but gets the chain's
+    rows[3, 4], rows[4, 5] = 0.82, 0.82  # both sure, of different classes
+    after = Segmentation(0.2, 0.5).predict(rows, graph)
+    np.testing.assert_allclose(after[0], after[1])
+    assert after[1].argmax() == 0
+    np.testing.assert_allclose(after[2:], rows[2:])
+
+
+def test_neighbours_help_where_frames_err_apart() -> None:
+    probabilities, labels, drivers, features = videos(np.random.default_rng(0))
+    graph = nearest(features)
+    useless = nearest(unit(np.random.default_rng(1), len(labels)))
+    fitted = fit_transduction(probabilities, labels, drivers, {"noise": useless, "good": graph})
+    assert fitted.smoothing is not None and fitted.smoothing.feature == "good"
+    after = fitted.predict(probabilities, {"good": graph})
+    assert log_loss(after, labels) < 0.5 * log_loss(probabilities, labels)
+    others = videos(np.random.default_rng(5), frames=40)  # three times as many frames a video
+    denser = fitted.predict(others[0], {"good": nearest(others[3])})
+    assert log_loss(denser, others[1]) < 0.5 * log_loss(others[0], others[1])
+
+
+def test_useless_features_are_left_alone() -> None:
+    probabilities, labels, drivers, _ = videos(np.random.default_rng(0))
+    assert fit_transduction(probabilities, labels, drivers, {}).smoothing is None
+    chosen = fit_transduction(probabilities, labels, drivers, {"noise": nearest(unit(np.random.default_rng(1), 720))})
+    after = chosen.predict(probabilities, {"noise": nearest(unit(np.random.default_rng(1), 720))})
+    assert log_loss(after, labels) == pytest.approx(log_loss(probabilities, labels), rel=0.05)
+
+
+@settings(deadline=None, max_examples=20)
+@given(SEEDS, st.lists(st.sampled_from([0.0, 1e-300, 1e-15, 0.5, 1.0]), min_size=10, max_size=10).filter(any))
+def test_extreme_predictions_stay_finite(seed: int, row: list[float]) -> None:
+    random = np.random.default_rng(seed)
+    values = np.array([random.permutation(row) for _ in range(40)])
+    values = values / values.max(axis=1, keepdims=True)
+    values /= values.sum(axis=1, keepdims=True)
+    graph = nearest(unit(random, 40))
+    fitted = fit_transduction(values, random.integers(0, 10, size=40), np.arange(40) % 4, {"x": graph})
+    after = fitted.predict(values, {"x": graph})
+    assert np.isfinite(after).all()
+    np.testing.assert_allclose(after.sum(axis=1), 1)
