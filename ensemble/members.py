@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -124,21 +125,23 @@ def check_complete(run: Path, members: Sequence[Member], runs: Path | None = Non
 
 def command_for(run: Path, member: Member, runs: Path | None = None) -> str:
     """The command that trains the missing folds of a member."""
-    architecture = _architecture(run, member)
+    settings = _settings(run, member)
+    architecture, classifier = settings.get("architecture", member.name), settings.get("classifier")
+    script = f"bottleneck.py --architecture {architecture} --classifier {classifier}" if classifier else ""
     renamed = "" if architecture == member.name else f" --model-name {member.name}"
     elsewhere = f" --runs {runs}" if runs else ""
     folds = " ".join(map(str, member.missing))
-    return f"python models/{architecture}.py --run {run.name}{elsewhere}{renamed} --fold {folds}"
+    return f"python models/{script or f'{architecture}.py'} --run {run.name}{elsewhere}{renamed} --fold {folds}"
 
 
-def _architecture(run: Path, member: Member) -> str:
-    """The architecture in the settings of a fold of the member; its own name where none is written there."""
+def _settings(run: Path, member: Member) -> dict[str, Any]:
+    """What a fold of the member was made with; nothing where none tells."""
     for path in sorted((run / member.name).glob(f"fold_*/{CONFIGURATION}")):
         content = read_json(path)
         settings = content.get("settings") if isinstance(content, dict) else None
         if isinstance(settings, dict) and isinstance(settings.get("architecture"), str):
-            return str(settings["architecture"])
-    return member.name
+            return settings
+    return {}
 
 
 def input_paths(run: Path, members: Sequence[Member]) -> list[Path]:

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ensemble.options import Options
 from ensemble.score import read_labels
 from models.finetuning import architecture as zoo
 from models.finetuning import command, needs, runtime, watching, weights
@@ -21,7 +22,7 @@ from preprocessing.competition import COMPLETE_TEST_IMAGES, COMPLETE_TRAIN_IMAGE
 from preprocessing.errors import UserError, run_command
 from preprocessing.files import read_json, written_whole
 from preprocessing.run_folder import REPOSITORY, RUNS, SUBMISSIONS, fold_folder, run_folder
-from preprocessing.settings import CommandLine, as_options, chosen
+from preprocessing.settings import CommandLine, add_settings, as_options, chosen
 
 DEFAULT_MODELS = "vgg16 inception_v3 resnet50"
 
@@ -43,6 +44,7 @@ def make_parser() -> CommandLine:
         "--submissions", type=Path, default=SUBMISSIONS, metavar="DIR", help="for the CSV [submissions]"
     )
     command.add_run_options(parser)
+    add_settings(parser, Options(), "blending")
     command.add_recipe_options(parser, Recipe(), Augmentation())
     return parser
 
@@ -95,6 +97,7 @@ def main() -> None:
     trainer += ["--cache-limit", str(arguments.cache_limit), *(["--quick"] if quick else []), *as_options(given)]
     labels = arguments.labels or (_demo_labels(data) if demo else None)
     blend = [*runs, *(["--allow-missing"] if arguments.allow_missing else [])]
+    blend += as_options(chosen(arguments, Options))
     blend += ["--labels", str(labels)] if labels else []
     blend += ["--submissions", str(arguments.submissions)] if arguments.submissions.resolve() != SUBMISSIONS else []
     _assign("DATA", str(data))
