@@ -16,6 +16,7 @@ from ensemble.options import Options
 from ensemble.score import read_labels
 from models.finetuning import architecture as zoo
 from models.finetuning import command, needs, runtime, watching, weights
+from models.finetuning.processes import default_jobs
 from models.finetuning.recipe import Kind, Recipe
 from preprocessing.augmentation_settings import Augmentation
 from preprocessing.competition import COMPLETE_TEST_IMAGES, COMPLETE_TRAIN_IMAGES, DRIVER_LIST, SAMPLE_SUBMISSION
@@ -82,6 +83,7 @@ def main() -> None:
         test_images=test_images,
         folds=folds,
         bfloat16=arguments.precision in ("auto", "mixed_bfloat16") and bool(runtime.bfloat16_unit()),
+        jobs=arguments.jobs or default_jobs(quick, folds),
     )
     tell(f"run      {run}: {' '.join(names)} on {folds} folds of {data} ({train_images:,} + {test_images:,} images)")
     if any(left.values()):
@@ -92,6 +94,7 @@ def main() -> None:
     shared = ["--cache", str(arguments.cache), *skip]
     trainer = [*runs, *shared, "--weights", chosen_weights, "--precision", arguments.precision]
     trainer += ["--seed", str(arguments.seed), "--workers", str(arguments.workers)]
+    trainer += ["--jobs", str(arguments.jobs)] if arguments.jobs else []
     trainer += ["--activations", arguments.activations] if arguments.activations != "auto" else []
     trainer += ["--log-to", ",".join(arguments.log_to)] if arguments.log_to else []
     trainer += ["--cache-limit", str(arguments.cache_limit), *(["--quick"] if quick else []), *as_options(given)]

@@ -5,7 +5,6 @@ import dataclasses
 import importlib
 import os
 import re
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,7 @@ from models.finetuning import runtime, watching
 from models.finetuning import weights as pretrained
 from models.finetuning.architecture import Architecture
 from models.finetuning.piece import Piece, is_finished
+from models.finetuning.processes import default_jobs, run_folds
 from models.finetuning.recipe import Kind, Recipe
 from preprocessing.augmentation_settings import Augmentation
 from preprocessing.errors import UserError, run_command
@@ -84,6 +84,12 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
         help="threads that make batches [cores]",
     )
     group.add_argument(
+        "--jobs",
+        type=_whole_number(1, 1000),
+        metavar="N",
+        help="folds at a time [1; with --quick on a CPU as many as folds and cores]",
+    )
+    group.add_argument(
         "--activations",
         default="auto",
         choices=("auto", "yes", "no"),
@@ -142,8 +148,9 @@ def _main(architecture: Architecture, words: list[str]) -> None:
         return
     pretrained.check_available(architecture, arguments.weights)
     if len(pieces) > 1:
-        for piece, _ in todo:
-            _in_own_process(architecture, words, piece.fold)
+        script = Path(__file__).resolve().parent.parent / f"{architecture.name}.py"
+        jobs = arguments.jobs or default_jobs(arguments.quick, len(pieces))
+        run_folds(script, _without_fold(words), [piece.fold for piece, _ in todo], jobs)
         return
     runtime.load_keras()  # now that everything is known to be right
     from models.finetuning.fold import train_fold
@@ -219,25 +226,6 @@ def _say_what_would_train(pieces: list[Piece], table: "pd.DataFrame", test_image
     from models.finetuning import dry_run
 
     print(dry_run.describe(pieces, table, test_images, [pieces[0].run, arguments.cache]))
-
-
-def _in_own_process(architecture: Architecture, words: list[str], fold: int) -> None:
-    """Starts this same command for one fold. A process a fold: Keras keeps growing when it fits several networks."""
-    script = Path(__file__).resolve().parent.parent / f"{architecture.name}.py"
-    command = [sys.executable, str(script), *_without_fold(words), "--fold", str(fold)]
-    status = subprocess.run(command, check=False).returncode
-    if status < 0:
-        raise UserError(
-            f"fold {fold} of {architecture.name} was ended by signal {-status}"
-            + (
-                ", as systems do when memory runs out: try a smaller --batch-size or --image-size"
-                if status == -9
-                else ""
-            )
-            + ". The same command goes on after the last finished epoch."
-        )
-    if status:
-        sys.exit(status)
 
 
 def _without_fold(words: list[str]) -> list[str]:

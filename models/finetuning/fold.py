@@ -1,6 +1,7 @@
 """One piece from its first to its last file: network, head, training, predictions. Runs in a process of its own."""
 
 import contextlib
+import os
 import shutil
 import time
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from models.finetuning import head, initialisation, piece, runtime, sources
 from models.finetuning import weights as pretrained
 from models.finetuning.network import Network, build, save_model
 from models.finetuning.piece import Piece
+from models.finetuning.processes import LABEL
 from models.finetuning.sources import Source
 from models.finetuning.training import FoldData, Trainer
 from models.finetuning.trunk import split
@@ -173,8 +175,10 @@ def speaker(*logs: Path) -> Callable[[str], None]:
     """Prints a line and keeps it in the logs."""
     from tqdm import tqdm
 
+    label = os.environ.get(LABEL, "")
+
     def say(line: str) -> None:
-        tqdm.write(line)
+        tqdm.write(label + line)
         for log in logs:
             try:
                 with log.open("a", encoding="utf-8") as stream:

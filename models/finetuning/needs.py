@@ -32,7 +32,7 @@ class Needs:
 
     Attributes:
         disk: bytes that it will write, of which `cache_disk` can be done without.
-        memory: bytes of the largest process.
+        memory: bytes of the largest processes that run at a time.
         seconds: on this machine's CPU.
     """
 
@@ -43,13 +43,20 @@ class Needs:
 
 
 def estimate(
-    models: list[tuple[Architecture, Recipe, int]], *, train_images: int, test_images: int, folds: int, bfloat16: bool
+    models: list[tuple[Architecture, Recipe, int]],
+    *,
+    train_images: int,
+    test_images: int,
+    folds: int,
+    bfloat16: bool,
+    jobs: int = 1,
 ) -> Needs:
     """Estimates what is left of a run.
 
     Args:
         models: each with its recipe and the number of its folds that are not finished.
         folds: of the run.
+        jobs: folds at a time.
     """
     rate = 1e9 * _matrix_gigaflops() * SHARE_OF_MATRIX_PEAK["half" if bfloat16 else "float32"]
     seconds, disk, memory = 20.0, 0, 0.0
@@ -70,7 +77,7 @@ def estimate(
         memory = max(memory, BASE_MEMORY + 6 * architecture.weight_bytes + batch)
         sizes.add((recipe.image_size, recipe.crop))
     cache = sum(3 * size.height * size.width * (train_images + test_images) for size, _ in sizes)
-    return Needs(disk=disk, cache_disk=cache, memory=int(memory), seconds=seconds)
+    return Needs(disk=disk, cache_disk=cache, memory=int(jobs * memory), seconds=seconds)
 
 
 def check(needs: Needs, folders: list[Path]) -> str:
@@ -84,7 +91,7 @@ def check(needs: Needs, folders: list[Path]) -> str:
     if needs.memory > memory:
         raise UserError(
             f"this needs about {needs.memory / GIBIBYTE:.1f} GiB of memory, {memory / GIBIBYTE:.1f} GiB are available. "
-            "Try a smaller --batch-size, a smaller --image-size, fewer --models, or --quick."
+            "Try a smaller --batch-size, a smaller --image-size, fewer --models, --jobs 1, or --quick."
         )
     if needs.disk > free:
         raise UserError(

@@ -12,6 +12,7 @@ import numpy as np
 
 from models.finetuning import weights as pretrained
 from models.finetuning.architecture import Architecture
+from models.finetuning.folding import folded
 from models.finetuning.layers import BACKBONE, backbone_layer, heights, leaves, trainable_layers
 from models.finetuning.recipe import Recipe
 from preprocessing.competition import NUMBER_OF_CLASSES
@@ -28,23 +29,22 @@ class Network:
     Attributes:
         training: images -> logits, shape (batch, 10), float32; with auxiliary heads a list, theirs behind the main.
         predictor: images -> probabilities (batch, 10) and pooled features (batch, features), float32.
+        backbone: the pretrained part, as it is saved; `training` and `predictor` compute it as `folding` does.
         head: pooled features -> logits.
         preprocessing: images -> what the backbone sees.
+        pooling: how the backbone's outputs become features.
         auxiliary_layers: of the auxiliary heads, which only `training` contains.
         loss_weights: of the outputs of `training`.
     """
 
     training: keras.Model
     predictor: keras.Model
+    backbone: keras.Model
     head: keras.Model
     preprocessing: keras.Model
+    pooling: str
     auxiliary_layers: tuple[Any, ...] = ()
     loss_weights: tuple[float, ...] = (1.0,)
-
-    @property
-    def backbone(self) -> keras.Model:
-        """The pretrained part."""
-        return self.predictor.get_layer(BACKBONE)
 
     def compile(self, optimizer: Any, label_smoothing: float = 0.0) -> None:
         """Compiles `training`; the losses of auxiliary heads have their own weights."""
@@ -82,7 +82,8 @@ def build(architecture: Architecture, recipe: Recipe, weights: str, precision: s
         keras.config.set_dtype_policy("float32")
     images = keras.Input((recipe.image_size.height, recipe.image_size.width, 3), dtype="uint8", name="images")
     pixels = preprocessed(images, architecture.preprocessing)
-    features = pooled_features(backbone(pixels), recipe.pooling)
+    computed = folded(backbone) if recipe.batch_norm == "inference" else backbone
+    features = pooled_features(computed(pixels), recipe.pooling)
     head = _head(features.shape[-1], recipe, seed)
     logits = head(features)
     training, layers = keras.Model(images, logits, name="training"), ()
@@ -91,8 +92,10 @@ def build(architecture: Architecture, recipe: Recipe, weights: str, precision: s
     return Network(
         training=training,
         predictor=keras.Model(images, [keras.layers.Softmax(name="probabilities")(logits), features], name="predictor"),
+        backbone=backbone,
         head=head,
         preprocessing=keras.Model(images, pixels, name="preprocessed"),
+        pooling=recipe.pooling,
         auxiliary_layers=layers,
         loss_weights=(1.0, *[architecture.auxiliary_weight] * len(auxiliary)),
     )
@@ -211,9 +214,13 @@ def copy_backbone(source: Network, target: Network) -> None:
 def plain_copy(network: Network, build_again: Any) -> keras.Model:
     """Images -> probabilities in float32, as `save_model` saves it; its head is its layer 'head'."""
     plain: Network = build_again()
-    for source, target in zip(network.predictor.weights, plain.predictor.weights, strict=True):
+    pairs = [(network.backbone, plain.backbone), (network.head, plain.head)]
+    for source, target in ((a, b) for one, other in pairs for a, b in zip(one.weights, other.weights, strict=True)):
         target.assign(keras.ops.convert_to_numpy(source))
-    return keras.Model(plain.training.input, plain.predictor.outputs[0], name="distracted_driver")
+    images = plain.preprocessing.input
+    features = pooled_features(plain.backbone(plain.preprocessing.output), plain.pooling)
+    probabilities = keras.layers.Softmax(name="probabilities")(plain.head(features))
+    return keras.Model(images, probabilities, name="distracted_driver")
 
 
 def _backbone(architecture: Architecture, recipe: Recipe, weights: str) -> tuple[keras.Model, list[Any]]:

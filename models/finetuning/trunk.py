@@ -11,6 +11,7 @@ from typing import Any
 
 import keras
 
+from models.finetuning.folding import folded
 from models.finetuning.layers import leaves, trainable_layers
 from models.finetuning.network import Network, pooled_features
 from models.finetuning.recipe import Recipe
@@ -54,8 +55,9 @@ def split(network: Network, recipe: Recipe) -> Split | None:
     if any(isinstance(leaf, RANDOM_LAYERS) and leaf.rate for leaf in leaves(lower.layers)):
         return None
     images = network.predictor.input
-    trunk = keras.Model(images, lower(network.preprocessing(images)), name="trunk")
-    return Split(layer.name, trunk, _network_above(network, upper, recipe))
+    trunk = keras.Model(images, folded(lower)(network.preprocessing(images)), name="trunk")
+    computed = folded(upper) if recipe.batch_norm == "inference" else upper
+    return Split(layer.name, trunk, _network_above(network, computed, recipe))
 
 
 def _boundary(backbone: keras.Model, training: list[Any]) -> tuple[Any, keras.Model] | None:

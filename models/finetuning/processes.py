@@ -1,0 +1,86 @@
+"""Folds in processes of their own, one after another or some at a time.
+
+A process a fold: Keras keeps growing when it fits several networks. Some at a time: loading, building and tracing use
+one core, and so do small images mostly; two such folds on two cores take less time side by side than in turn.
+"""
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from preprocessing.errors import UserError
+
+LABEL = "STATEFARM_LINE_LABEL"  # what a process puts before each line that it says, for who reads two at once
+POLL_SECONDS = 0.2
+GRACE_SECONDS = 1.0
+
+
+def default_jobs(quick: bool, folds: int) -> int:
+    """How many folds at a time: several only where images are small and no GPU would be shared."""
+    return min(folds, os.cpu_count() or 1) if quick and not shutil.which("nvidia-smi") else 1
+
+
+def run_folds(script: Path, words: Sequence[str], folds: Sequence[int], jobs: int) -> None:
+    """Runs an architecture's script for each fold; when one fails, those that run are finished and no other begins.
+
+    Args:
+        words: its command line without `--fold`.
+        jobs: how many at a time; they share the cores evenly, whatever is left to do.
+
+    Raises:
+        UserError: a process was ended by a signal.
+        SystemExit: a process failed, having said why.
+    """
+    waiting, running, failed = list(folds), dict[int, subprocess.Popen](), dict[int, int]()
+    try:
+        while running or (waiting and not failed):
+            while waiting and len(running) < jobs and not failed:
+                fold = waiting.pop(0)
+                command = [sys.executable, str(script), *words, "--fold", str(fold)]
+                running[fold] = subprocess.Popen(command, env=_environment(fold, jobs, len(running)))
+            if jobs == 1:
+                next(iter(running.values())).wait()
+            for fold, process in list(running.items()):
+                if process.poll() is not None:
+                    del running[fold]
+                    if process.returncode:
+                        failed[fold] = process.returncode
+            if running and jobs > 1:
+                time.sleep(POLL_SECONDS)
+    finally:
+        for process in running.values():
+            _stop(process)
+    for fold, status in failed.items():
+        if status < 0:
+            raise UserError(_ended_by_signal(script.stem, fold, -status))
+        sys.exit(status)
+
+
+def _stop(process: subprocess.Popen) -> None:
+    """Ends a process; one that the terminal has told of Ctrl-C too is given the time to end by itself."""
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(GRACE_SECONDS)
+    if process.poll() is None:
+        process.terminate()
+        process.wait()
+
+
+def _environment(fold: int, jobs: int, place: int) -> dict[str, str]:
+    if jobs == 1:
+        return dict(os.environ)
+    threads = str(max(1, (os.cpu_count() or 1) // jobs))
+    shared = {"TF_NUM_INTRAOP_THREADS": threads, "OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads}
+    return dict(os.environ) | shared | {"TQDM_POSITION": str(place), LABEL: f"fold {fold} | "}
+
+
+def _ended_by_signal(name: str, fold: int, signal: int) -> str:
+    memory = ", as systems do when memory runs out: try a smaller --batch-size or --image-size, or --jobs 1"
+    return (
+        f"fold {fold} of {name} was ended by signal {signal}{memory if signal == 9 else ''}. "
+        "The same command goes on after the last finished epoch."
+    )
