@@ -28,7 +28,7 @@ ARCHITECTURE = Architecture(
     # Only a nearly right and small head sends back a gradient that random layers without BatchNorm start from.
     scratch={"head_start": "logistic", "head_regularisation": 1e-4, "learning_rate": 1e-4, "dropout": 0.0},
     quick={"image_size": ImageSize(48, 64)},
-    quick_scratch={"epochs": 8, "augmentation": 0.4, "label_smoothing": 0.0},
+    quick_scratch={"augmentation": 0.4, "label_smoothing": 0.0},
 )
 
 if __name__ == "__main__":

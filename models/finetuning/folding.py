@@ -77,7 +77,7 @@ class FoldedConvolution(keras.layers.Layer):
         outputs = convolve(
             images,
             keras.ops.cast(kernel, self.compute_dtype),
-            strides=list(convolution.strides),
+            strides=tuple(convolution.strides),
             padding=convolution.padding,
             dilation_rate=convolution.dilation_rate,
             data_format=convolution.data_format,

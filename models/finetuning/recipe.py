@@ -77,6 +77,9 @@ class Recipe:
         least=0,
         most=0.99999,
     )
+    judge_every: int = setting(
+        1, "measure the held-out drivers after so many epochs, and after the last", unit="epochs", least=1
+    )
     patience: int = setting(2, "stop after so many epochs without a lower held-out log loss", unit="epochs", least=1)
 
     def copy_of(self, epoch: int) -> int:
@@ -102,7 +105,7 @@ SCRATCH: Mapping[str, Any] = {
 QUICK: Mapping[str, Any] = {"image_size": ImageSize(96, 128), "train_images": 800, "epochs": 2}
 """What --quick changes: a faithful miniature that ends within minutes on two cores."""
 
-QUICK_SCRATCH: Mapping[str, Any] = {"epochs": 7}
+QUICK_SCRATCH: Mapping[str, Any] = {"epochs": 7, "judge_every": 2}
 """What --quick with random weights changes besides: two epochs would teach such a network nothing."""
 
 
@@ -166,6 +169,11 @@ def check_contradictions(recipe: Recipe) -> None:
             f"--unfreeze-epochs {recipe.unfreeze_epochs} with --epochs {recipe.epochs}: only the topmost block would "
             f"ever train. Take more epochs (--epochs {2 * recipe.unfreeze_epochs} or above), or a smaller "
             "--unfreeze-epochs."
+        )
+    if recipe.judge_every > recipe.patience:
+        raise UserError(
+            f"--judge-every {recipe.judge_every} with --patience {recipe.patience}: it would stop before it was "
+            f"measured again. Add --patience {recipe.judge_every} or more."
         )
     if recipe.head_start != "logistic" and not recipe.epochs and not recipe.head_epochs:
         raise UserError(

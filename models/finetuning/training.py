@@ -123,8 +123,12 @@ class Trainer:
             begun = time.monotonic()
             loss = self._run_epoch(stage, steps)
             progress.epoch += 1
-            with self._averaged(optimizer):
-                self._judge(time.monotonic() - begun, loss)
+            seconds = time.monotonic() - begun
+            if progress.epoch % self.recipe.judge_every == 0 or progress.epoch == stage.epochs:
+                with self._averaged(optimizer):
+                    self._judge(seconds, loss)
+            else:
+                self._add_row(seconds, loss)
             checkpoint.save(self.checkpoint_path, progress, model, optimizer)
 
     def _compile(self, stage: Stage) -> keras.optimizers.Optimizer:
@@ -171,7 +175,7 @@ class Trainer:
         return float(np.mean(losses))
 
     def _judge(self, seconds: float, training_loss: float) -> None:
-        """Measures the held-out drivers, keeps the best weights, adds a row of history and says one line."""
+        """Measures the held-out drivers, and keeps the best weights."""
         progress, data = self.progress, self.data
         probabilities, _ = self.source.predict(data.held_out, "held-out drivers")
         if not np.isfinite(probabilities).all():
@@ -186,16 +190,23 @@ class Trainer:
             progress.best_epoch = 0 if first else len(progress.history) + 1
         if first:
             self.say(f"before training: held-out log loss {held_out:.4f}, accuracy {right:.1%}")
-            return
-        stage = self.stages[progress.stage]
-        row = {"epoch": len(progress.history) + 1, "stage": stage.name, "training_loss": training_loss}
+        else:
+            self._add_row(seconds, training_loss, held_out, right, " *" if better else "")
+
+    def _add_row(
+        self, seconds: float, training_loss: float, held_out: float = np.nan, right: float = np.nan, mark: str = ""
+    ) -> None:
+        """Adds a row of history and says one line."""
+        stage, history = self.stages[self.progress.stage], self.progress.history
+        row = {"epoch": len(history) + 1, "stage": stage.name, "training_loss": training_loss}
         row |= {"held_out_log_loss": held_out, "held_out_accuracy": right, "seconds": round(seconds, 1)}
-        progress.history.append(row)
+        history.append(row)
         self.watch(row)
-        rate = len(data.training) / max(seconds, 1e-9)
+        judged = "" if np.isnan(held_out) else f"held-out log loss {held_out:.4f}{mark}, accuracy {right:.1%}, "
+        rate = len(self.data.training) / max(seconds, 1e-9)
         self.say(
-            f"epoch {row['epoch']} ({stage.name}): training loss {training_loss:.4f}, held-out log loss {held_out:.4f}"
-            f"{' *' if better else ''}, accuracy {right:.1%}, {seconds:.0f} s, {rate:.1f} images/s"
+            f"epoch {row['epoch']} ({stage.name}): training loss {training_loss:.4f}, {judged}{seconds:.0f} s, "
+            f"{rate:.1f} images/s"
         )
 
     def _out_of_patience(self) -> bool:

@@ -150,3 +150,37 @@ def test_what_trains_is_what_the_recipe_says() -> None:
     for wrong in ("last 0", "last 9999", "from nowhere", "everything"):
         with pytest.raises(UserError):
             set_trainable(network, dataclasses.replace(recipe, trainable=wrong), head_only=False)
+
+
+@pytest.mark.parametrize("name", ["resnet50", "mobilenet_v2"])
+def test_frozen_batch_norm_folded_into_kernels_computes_and_trains_the_same(name: str) -> None:
+    architecture, recipe = small(name)
+    network = build(architecture, recipe, "none", "float32", seed=0)
+    random = np.random.default_rng(2)
+    for layer in network.backbone.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            for variable in layer.weights:  # else the folded scale would be nearly 1
+                variable.assign(variable + random.uniform(0, 0.5, variable.shape))
+    set_trainable(network, recipe, head_only=False)
+    plain = keras.Model(network.preprocessing.input, network.backbone(network.preprocessing.output))
+    unfolded = keras.Model(plain.input, network.head(keras.layers.GlobalAveragePooling2D()(plain.output)))
+    folded_layers = [layer for layer in network.predictor.get_layer("backbone").layers if "folded" in layer.name]
+    norms = [layer for layer in network.backbone.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    assert len(folded_layers) == len(norms)
+
+    batch, targets = images(network), np.eye(10, dtype=np.float32)[[0, 4, 8]]
+    logits = network.training.predict_on_batch(batch)
+    np.testing.assert_allclose(logits, unfolded.predict_on_batch(batch), rtol=1e-3, atol=1e-3)
+    start = [np.array(variable) for variable in network.backbone.weights]
+    moved = []
+    for model in (network.training, unfolded):
+        for variable, value in zip(network.backbone.weights, start, strict=True):
+            variable.assign(value)
+        loss = keras.losses.CategoricalCrossentropy(from_logits=True)
+        model.compile(optimizer=keras.optimizers.SGD(0.1), loss=loss)
+        model.evaluate(batch, targets, verbose=0)
+        model.train_on_batch(batch, targets)
+        moved.append([np.array(v) - value for v, value in zip(network.backbone.weights, start, strict=True)])
+    assert max(np.abs(step).max() for step in moved[0]) > 0
+    for one, other in zip(*moved, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-2, atol=1e-2 * max(1e-6, np.abs(other).max()))

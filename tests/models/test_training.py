@@ -47,7 +47,9 @@ def recipe_of(name: str, **changes: object) -> Recipe:
     return dataclasses.replace(zoo.find(name).recipe, **settings)
 
 
-def trainer_of(name: str, recipe: Recipe, data: FoldData, folder: Path, **options: object) -> tuple[Network, Trainer]:
+def trainer_of(
+    name: str, recipe: Recipe, data: FoldData, folder: Path, workers: int = 2, **options: object
+) -> tuple[Network, Trainer]:
     network = build(zoo.find(name), recipe, "none", "float32", seed=1)
     settings = {
         "precision": "float32",
@@ -55,7 +57,7 @@ def trainer_of(name: str, recipe: Recipe, data: FoldData, folder: Path, **option
         "checkpoint_path": folder / "state.npz",
         "say": lambda line: None,
     } | options
-    return network, Trainer(network, recipe, data, Pixels(network, data.store, Augmentation(), 2), **settings)
+    return network, Trainer(network, recipe, data, Pixels(network, data.store, Augmentation(), workers), **settings)
 
 
 def test_fine_tuning_leaves_batch_norm_as_it_was_unless_asked(data: FoldData, tmp_path: Path) -> None:
@@ -164,6 +166,14 @@ def test_batches_do_not_depend_on_the_number_of_workers(data: FoldData, tmp_path
         assert rows == trainer.progress.history, "who watches is told each epoch"
         losses.append([row["training_loss"] for row in trainer.progress.history])
     assert losses[0] == losses[1]
+
+
+def test_epochs_between_measurements_are_only_trained(data: FoldData, tmp_path: Path) -> None:
+    recipe = recipe_of("vgg16", epochs=3, judge_every=2, patience=2)
+    _, trainer = trainer_of("vgg16", recipe, data, tmp_path)
+    trainer.train()
+    judged = [not np.isnan(row["held_out_log_loss"]) for row in trainer.progress.history]
+    assert judged == [False, True, True]
 
 
 def test_a_loss_that_is_no_number_stops_with_the_settings_to_change(data: FoldData, tmp_path: Path) -> None:
