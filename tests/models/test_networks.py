@@ -154,33 +154,36 @@ def test_what_trains_is_what_the_recipe_says() -> None:
 
 @pytest.mark.parametrize("name", ["resnet50", "mobilenet_v2"])
 def test_frozen_batch_norm_folded_into_kernels_computes_and_trains_the_same(name: str) -> None:
-    architecture, recipe = small(name)
+    architecture, recipe = small(name, dropout=0.0)
     network = build(architecture, recipe, "none", "float32", seed=0)
     random = np.random.default_rng(2)
-    for layer in network.backbone.layers:
-        if isinstance(layer, keras.layers.BatchNormalization):
-            for variable in layer.weights:  # else the folded scale would be nearly 1
-                variable.assign(variable + random.uniform(0, 0.5, variable.shape))
+    norms = [layer for layer in network.backbone.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    for layer in norms:
+        for variable in layer.weights:  # else the folded scale would be nearly 1
+            low, high = (0.8, 1.2) if float(np.mean(variable)) else (-0.1, 0.1)
+            variable.assign(random.uniform(low, high, variable.shape))
     set_trainable(network, recipe, head_only=False)
     plain = keras.Model(network.preprocessing.input, network.backbone(network.preprocessing.output))
     unfolded = keras.Model(plain.input, network.head(keras.layers.GlobalAveragePooling2D()(plain.output)))
-    folded_layers = [layer for layer in network.predictor.get_layer("backbone").layers if "folded" in layer.name]
-    norms = [layer for layer in network.backbone.layers if isinstance(layer, keras.layers.BatchNormalization)]
-    assert len(folded_layers) == len(norms)
+    folded = [layer for layer in network.predictor.get_layer("backbone").layers if "folded" in layer.name]
+    assert len(folded) == len(norms)
 
     batch, targets = images(network), np.eye(10, dtype=np.float32)[[0, 4, 8]]
-    logits = network.training.predict_on_batch(batch)
-    np.testing.assert_allclose(logits, unfolded.predict_on_batch(batch), rtol=1e-3, atol=1e-3)
-    start = [np.array(variable) for variable in network.backbone.weights]
-    moved = []
+    logits = unfolded.predict_on_batch(batch)
+    np.testing.assert_allclose(network.training.predict_on_batch(batch), logits, atol=1e-3 * np.abs(logits).max())
+    weights = [*network.backbone.weights, *network.head.weights]
+    start = [np.array(variable) for variable in weights]
+    moves = []
     for model in (network.training, unfolded):
-        for variable, value in zip(network.backbone.weights, start, strict=True):
+        for variable, value in zip(weights, start, strict=True):
             variable.assign(value)
-        loss = keras.losses.CategoricalCrossentropy(from_logits=True)
-        model.compile(optimizer=keras.optimizers.SGD(0.1), loss=loss)
-        model.evaluate(batch, targets, verbose=0)
+        model.compile(optimizer=keras.optimizers.SGD(1.0), loss=keras.losses.CategoricalCrossentropy(from_logits=True))
         model.train_on_batch(batch, targets)
-        moved.append([np.array(v) - value for v, value in zip(network.backbone.weights, start, strict=True)])
-    assert max(np.abs(step).max() for step in moved[0]) > 0
-    for one, other in zip(*moved, strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-2, atol=1e-2 * max(1e-6, np.abs(other).max()))
+        moves.append([np.array(variable) - value for variable, value in zip(weights, start, strict=True)])
+    compared = 0
+    for one, other in zip(*moves, strict=True):
+        largest = np.abs(other).max()
+        if largest > 1e-4:  # else rounding is all there is
+            np.testing.assert_allclose(one, other, atol=0.02 * largest)
+            compared += 1
+    assert compared > 5
