@@ -1,0 +1,72 @@
+"""Folds in processes of their own: all of them run, some at a time; a failing one ends it, and none is left behind."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+from models.finetuning.processes import LABEL, run_folds
+from preprocessing.errors import UserError
+from preprocessing.run_folder import REPOSITORY
+
+
+def script(folder: Path, body: str) -> Path:
+    path = folder / "network.py"
+    path.write_text("import os, signal, sys, time\nfold = sys.argv[-1]\n" + textwrap.dedent(body))
+    return path
+
+
+@pytest.mark.parametrize("jobs", [1, 2, 5])
+def test_every_fold_runs_once_and_no_more_than_asked_at_a_time(tmp_path: Path, jobs: int) -> None:
+    path = script(
+        tmp_path,
+        f"""
+        open(f"{tmp_path}/running_{{fold}}", "x")
+        others = [name for name in os.listdir("{tmp_path}") if name.startswith("running_")]
+        assert len(others) <= {jobs}, others
+        open(f"{tmp_path}/done_{{fold}}", "x").write(os.environ.get("{LABEL}", ""))
+        os.remove(f"{tmp_path}/running_{{fold}}")
+        """,
+    )
+    run_folds(path, ["--epochs", "1"], [0, 1, 2, 3], jobs)
+    said = {path.name: path.read_text() for path in tmp_path.glob("done_*")}
+    assert said == {f"done_{fold}": f"fold {fold} | " if jobs > 1 else "" for fold in range(4)}
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_failing_fold_ends_it_after_those_that_run(tmp_path: Path, jobs: int) -> None:
+    path = script(tmp_path, f"""if fold == "1": sys.exit(2)\nopen(f"{tmp_path}/done_{{fold}}", "x")""")
+    with pytest.raises(SystemExit) as ended:
+        run_folds(path, [], [1, 2, 3, 4], jobs)
+    assert ended.value.code == 2
+    assert len(list(tmp_path.glob("done_*"))) == jobs - 1
+
+    path = script(tmp_path, "os.kill(os.getpid(), signal.SIGKILL)")
+    with pytest.raises(UserError, match=r"fold 7 of network was ended by signal 9.*--jobs 1"):
+        run_folds(path, [], [7], jobs)
+
+
+def test_who_ends_it_ends_its_folds(tmp_path: Path) -> None:
+    path = script(tmp_path, f"""open(f"{tmp_path}/pid_{{fold}}", "w").write(str(os.getpid()))\ntime.sleep(60)""")
+    code = f"""
+        from pathlib import Path
+        from models.finetuning.processes import run_folds
+        from preprocessing.errors import run_command
+        run_command(lambda: run_folds(Path({str(path)!r}), [], [0, 1], 2))
+        """
+    parent = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], cwd=REPOSITORY, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 20
+    while sum(file.stat().st_size > 0 for file in tmp_path.glob("pid_*")) < 2 and time.monotonic() < deadline:
+        os.sched_yield()
+    parent.send_signal(signal.SIGTERM)
+    _, said = parent.communicate(timeout=10)
+    assert parent.returncode == 130
+    assert b"The same command goes on from here" in said
+    for file in tmp_path.glob("pid_*"):
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(file.read_text()), 0)
