@@ -58,7 +58,7 @@ class FoldedConvolution(keras.layers.Layer):
         self.built = True
 
     def call(self, images: Any) -> Any:
-        """Args: images, shape (batch, height, width, channels), of the dtype that the convolution computes in."""
+        """Args: images, shape (batch, height, width, channels)."""
         convolution, norm = self.convolution, self.norm
         scale = keras.ops.rsqrt(norm.moving_variance + norm.epsilon)
         if norm.scale:
@@ -75,7 +75,7 @@ class FoldedConvolution(keras.layers.Layer):
         else:
             kernel = kernel * scale
         outputs = convolve(
-            images,
+            keras.ops.cast(images, self.compute_dtype),
             keras.ops.cast(kernel, self.compute_dtype),
             strides=tuple(convolution.strides),
             padding=convolution.padding,

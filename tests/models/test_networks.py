@@ -187,3 +187,13 @@ def test_frozen_batch_norm_folded_into_kernels_computes_and_trains_the_same(name
             np.testing.assert_allclose(one, other, atol=0.02 * largest)
             compared += 1
     assert compared > 5
+
+
+def test_folding_computes_in_the_precision_of_the_backbone() -> None:
+    architecture, recipe = small("mobilenet")
+    exact = build(architecture, recipe, "none", "float32", seed=0)
+    half = build(architecture, recipe, "none", "mixed_bfloat16", seed=0)
+    _, features = exact.predictor.predict_on_batch(images(exact))
+    _, rounded = half.predictor.predict_on_batch(images(half))
+    assert 0 < np.abs(rounded - features).max() < 0.05 * np.abs(features).max()
+    assert str(rounded.dtype) == "float32"
