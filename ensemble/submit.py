@@ -134,8 +134,8 @@ def estimate(run: Path, path: Path) -> Estimate:
     stamps = content.get("outputs", {}).values()
     try:
         return Estimate(
-            log_loss=float(content["cross_fitted_log_loss"]),
-            accuracy=float(content["cross_fitted_accuracy"]),
+            log_loss=float(content["nested_log_loss"]),
+            accuracy=float(content["nested_accuracy"]),
             images=int(content["images"]),
             drivers=int(content["drivers"]),
             of_this_file=sha256_of(path) in {stamp.get("sha256") for stamp in stamps},
