@@ -15,4 +15,4 @@ fi
 ruff check .
 ruff format --check .
 mypy
-python -m pytest --numprocesses auto --dist loadscope -m "$marks" "$@"
+python -m pytest --numprocesses auto --dist worksteal -m "$marks" "$@"

@@ -133,16 +133,16 @@ def test_a_fold_trained_on_activations_is_the_fold_trained_on_pixels(material: P
 
     train(material, "kept", 1)  # the second fold finds all of it
     assert {path: path.stat().st_mtime_ns for path in (material / "cache" / "activations").rglob("*.npy")} == before
-    for fold in (0, 1):
-        assert "activations" not in train(material, "anew", fold, "--activations", "no")
-        for name in ("out_of_fold.csv", "test.csv"):
-            kept, anew = (
-                pd.read_csv(material / "runs" / run / "mobilenet" / f"fold_{fold}" / name, index_col="img")
-                for run in ("kept", "anew")
-            )
-            np.testing.assert_allclose(kept, anew, atol=1e-5)
+    assert "activations" not in train(material, "anew", 1, "--activations", "no")
+    for name in ("out_of_fold.csv", "test.csv"):
+        tables = [
+            pd.read_csv(material / "runs" / run / "mobilenet" / "fold_1" / name, index_col="img")
+            for run in ("kept", "anew")
+        ]
+        np.testing.assert_allclose(*tables, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_without_room_or_with_mixed_images_steps_begin_at_the_pixels(material: Path) -> None:
     said = train(material, "small", 0, "--cache", str(material / "small"), "--cache-limit", "0.001")
     assert "find no room in the cache" in said

@@ -212,6 +212,7 @@ def test_a_wrong_command_line_is_one_clear_message(case: str) -> None:
     assert len(told.stderr.strip().splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_an_unknown_layer_and_too_few_drivers_are_told_in_one_line(
     tiny_tree: Callable[..., Path], tmp_path: Path
 ) -> None:

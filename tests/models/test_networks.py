@@ -16,7 +16,7 @@ from models.finetuning.recipe import Kind
 from preprocessing.errors import UserError
 from preprocessing.settings import ImageSize
 
-QUICKLY_TESTED = ("vgg16", "inception_v3", "resnet50")  # by what a developer runs; the others in the slow tests
+QUICKLY_TESTED = ("vgg16", "resnet50")  # by what a developer runs; the others in the slow tests
 ZOO = [pytest.param(name, marks=[] if name in QUICKLY_TESTED else [pytest.mark.slow]) for name in zoo.names()]
 
 
@@ -73,6 +73,7 @@ def test_trains_one_step_and_the_saved_network_predicts_from_pixels_alone(name: 
     np.testing.assert_allclose(loaded.predict_on_batch(batch), after, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_saved_convnext_whose_layers_are_keras_s_private_ones_loads_without_our_code(tmp_path: Path) -> None:
     architecture, recipe = small("convnext_tiny")
     network = build(architecture, recipe, "none", "float32", seed=0)
@@ -152,7 +153,7 @@ def test_what_trains_is_what_the_recipe_says() -> None:
             set_trainable(network, dataclasses.replace(recipe, trainable=wrong), head_only=False)
 
 
-@pytest.mark.parametrize("name", ["resnet50", "mobilenet_v2"])
+@pytest.mark.parametrize("name", [pytest.param("resnet50", marks=pytest.mark.slow), "mobilenet_v2"])
 def test_frozen_batch_norm_folded_into_kernels_computes_and_trains_the_same(name: str) -> None:
     architecture, recipe = small(name, dropout=0.0)
     network = build(architecture, recipe, "none", "float32", seed=0)

@@ -76,7 +76,9 @@ def test_fine_tuning_leaves_batch_norm_as_it_was_unless_asked(data: FoldData, tm
         assert all(same) if mode == "inference" else not all(same)
 
 
-@pytest.mark.parametrize("ways", [{}, {"ema": 0.8, "layer_decay": 0.7, "head_l2": 1e-3}])
+@pytest.mark.parametrize(
+    "ways", [pytest.param({}, marks=pytest.mark.slow), {"ema": 0.8, "layer_decay": 0.7, "head_l2": 1e-3}]
+)
 def test_an_interrupted_fold_goes_on_to_the_very_same_network(data: FoldData, tmp_path: Path, ways: dict) -> None:
     recipe = recipe_of("vgg16", head_epochs=1, epochs=2, learning_rate=1e-4, patience=9, **ways)
     network, trainer = trainer_of("vgg16", recipe, data, tmp_path / "whole")

@@ -89,7 +89,7 @@ def test_the_command_prints_what_it_found(root: Path, cache: Path) -> None:
     assert "Traceback" not in bad.stderr
 
 
-@pytest.mark.skipif("STATEFARM_SAMPLE" not in os.environ, reason="needs real photographs")
+@pytest.mark.skipif(not os.environ.get("STATEFARM_SAMPLE"), reason="needs real photographs")
 def test_real_photographs_pass(cache: Path) -> None:
     data = load(Path(os.environ["STATEFARM_SAMPLE"]), cache, progress=False)
     assert len(data.train) > 1000

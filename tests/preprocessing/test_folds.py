@@ -82,7 +82,7 @@ def test_what_is_written_is_read_again(
     assert folds_path(run).read_bytes() == content
 
 
-@pytest.mark.skipif("STATEFARM_SAMPLE" not in os.environ, reason="needs the real list")
+@pytest.mark.skipif(not os.environ.get("STATEFARM_SAMPLE"), reason="needs the real list")
 def test_the_folds_of_real_drivers_are_alike() -> None:
     folds = make_folds(pd.read_csv(Path(os.environ["STATEFARM_SAMPLE"]) / DRIVER_LIST), 5)
     sizes = folds["fold"].value_counts()

@@ -56,6 +56,7 @@ def test_the_five_likeliest_classes_are_those_of_keras_s_own_preprocessing(folde
     assert [line.split()[1] for line in lines[1:]] == [f"thing_{n}" for n in expected.argsort()[::-1][:5]]
 
 
+@pytest.mark.slow
 def test_without_the_names_it_prints_numbers_and_says_so(folder: Path, tmp_path: Path) -> None:
     told = type_command(folder / "some.jpg", "--architecture", "mobilenet", "--weights", folder, home=tmp_path)
     assert told.returncode == 0, told.stderr
