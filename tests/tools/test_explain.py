@@ -78,15 +78,15 @@ def test_the_heat_on_jax_is_that_on_tensorflow(trained: TrainedRun, tmp_path: Pa
         "from tools.networks import load\n"
         "from tools.heat import HeatMaps\n"
         "network = HeatMaps(load(networks_of(Path(sys.argv[1]))[0]))\n"
-        "images = np.random.default_rng(0).integers(0, 256, (2, 32, 48, 3), dtype=np.uint8)\n"
+        "images = np.random.default_rng(0).integers(0, 256, (10, 32, 48, 3), dtype=np.uint8)\n"
         "maps, probabilities = network.predict(images)\n"
-        "np.save(sys.argv[2], network.heat(maps, np.array([3, 4])))\n"
+        "np.save(sys.argv[2], network.heat(maps, np.arange(10)))\n"
     )
     told = run_python("-c", code, trained.runs / "tiny", tmp_path / "jax.npy", KERAS_BACKEND="jax")
     assert told.returncode == 0, told.stderr
     network = HeatMaps(load(networks_of(trained.runs / "tiny")[0]))
-    maps, _ = network.predict(np.random.default_rng(0).integers(0, 256, (2, 32, 48, 3), dtype=np.uint8))
-    heat = network.heat(maps, np.array([3, 4]))
+    maps, _ = network.predict(np.random.default_rng(0).integers(0, 256, (10, 32, 48, 3), dtype=np.uint8))
+    heat = network.heat(maps, np.arange(10))
     assert heat.max() > 0
     np.testing.assert_allclose(np.load(tmp_path / "jax.npy"), heat, rtol=1e-3, atol=1e-4 * float(heat.max()))
 
