@@ -48,7 +48,7 @@ def standardisation(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         features: shape (images, features), float32.
     """
     mean, deviation = features.mean(axis=0), features.std(axis=0)
-    return mean, np.maximum(deviation, SMALLEST_DEVIATION * max(float(deviation.mean()), 1e-12))
+    return mean, np.maximum(deviation, SMALLEST_DEVIATION * max(float(deviation.mean()), 1e-30))
 
 
 def set_head(head: keras.Model, kernel: np.ndarray, bias: np.ndarray) -> None:
