@@ -91,6 +91,7 @@ def test_the_whole_path_and_again_and_after_a_lost_piece(
     assert "--run" in other.stderr
 
 
+@pytest.mark.slow
 def test_broken_images_stop_the_run_or_are_left_out(
     type_command: Command, tiny_tree: Callable[..., Path], tmp_path: Path
 ) -> None:

@@ -173,6 +173,7 @@ def test_help_does_not_load_the_renderer() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:lbfgs failed to converge")  # a memorising model has no minimum to reach
 def test_a_random_split_leaks_and_a_split_by_driver_does_not(tmp_path: Path) -> None:
     """What the competition is known for: pixels recognise the sequence, not the behaviour."""
