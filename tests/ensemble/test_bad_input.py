@@ -114,6 +114,7 @@ def test_malformed_table(small, change: object, words: str) -> None:
     assert str(path) in message and words in message
 
 
+@pytest.mark.slow
 def test_class_columns_in_another_order_change_nothing(small) -> None:
     request = Request(small.run, small.sample, small.submission, options=Options(figures=False))
     blend_run(request)

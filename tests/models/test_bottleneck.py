@@ -125,6 +125,7 @@ def type_command(*words: object) -> subprocess.CompletedProcess:
     return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=300)
 
 
+@pytest.mark.slow
 def test_from_photographs_to_a_member_of_the_blend(tiny_tree: Callable[..., Path], tmp_path: Path) -> None:
     data = tiny_tree(drivers=5, images_per_class=2, test_images=7)
     places = ("--data", data, "--runs", tmp_path / "runs", "--cache", tmp_path / "cache", "--run", "tiny", "--folds", 4)
