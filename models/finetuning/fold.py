@@ -162,8 +162,10 @@ def _sources(
             "weights": pretrained.identity(work.architecture, work.weights),
             "precision": policy,
             "versions": runtime.versions(),
-            "seed": work.seed,
+            "pooled_layers": recipe.pooled_layers,
+            "pooling": recipe.pooling,  # where the boundary is the features themselves
         },
+        seed=work.seed,
         cache=cache,
         limit=limit,
         workers=work.workers,

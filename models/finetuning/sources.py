@@ -107,6 +107,7 @@ def choose(
     augmentation: Augmentation,
     name: str,
     decides: dict[str, Any],
+    seed: int,
     cache: Path,
     limit: int,
     workers: int,
@@ -121,13 +122,14 @@ def choose(
         plain: rows of each table that will be predicted.
         epochs: of the whole training.
         name: of the architecture.
-        decides: what decides the trunk's function and the augmentation: weights, precision, seed, ...
+        decides: what decides the trunk's function: weights, precision, ...
+        seed: of the augmentation.
         limit: the most bytes that the cache may hold.
     """
     pixels: list[Source] = [Pixels(network, store, augmentation, workers) for store in stores]
     if split is None or augmentation.mixup or augmentation.cutmix:  # which mix the pixels of a batch's images
         return pixels
-    drawn = decides | {"augmentation": as_json(augmentation.scaled())}
+    drawn = decides | {"augmentation": as_json(augmentation.scaled()), "seed": seed}
     augmented = ActivationStore(name, drawn, stores[0], split, cache, workers)
     copies = [copy_name(copy) for copy in sorted({recipe.copy_of(epoch) for epoch in range(1, epochs + 1)})]
     kept = [store.folder for store in stores]

@@ -117,7 +117,7 @@ def train(material: Path, run: str, fold: int, *options: str) -> str:
     command = [sys.executable, "models/mobilenet.py", "--data", str(material / "data"), "--run", run, "--folds", "3"]
     command += ["--weights", str(material / "weights"), "--runs", str(material / "runs"), "--fold", str(fold)]
     command += ["--cache", str(material / "cache"), "--image-size", "48x64", "--epochs", "2", "--batch-size", "8"]
-    command += ["--trainable", "from conv_pw_11", "--precision", "float32", *options]
+    command += ["--trainable", "from conv_pw_11", "--precision", "float32", *options]  # the last of two options wins
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -147,6 +147,18 @@ def test_without_room_or_with_mixed_images_steps_begin_at_the_pixels(material: P
     said = train(material, "small", 0, "--cache", str(material / "small"), "--cache-limit", "0.001")
     assert "find no room in the cache" in said
     assert "activations" not in train(material, "mixed", 0, "--mixup", "0.2")
+
+
+def test_kept_features_are_those_of_their_pooling(material: Path) -> None:
+    head = ["--trainable", "head", "--epochs", "1"]
+    train(material, "kept_avg", 0, *head)
+    train(material, "kept_max", 0, *head, "--pooling", "max")
+    train(material, "plain_max", 0, *head, "--pooling", "max", "--activations", "no")
+    tables = [
+        (material / "runs" / run / "mobilenet" / "fold_0" / "test.csv").read_bytes()
+        for run in ("kept_max", "plain_max")
+    ]
+    assert tables[0] == tables[1]
 
 
 def test_augmented_copies_are_taken_in_turn() -> None:
