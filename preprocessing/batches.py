@@ -12,6 +12,7 @@ import numpy as np
 
 from preprocessing.augmentation import augment
 from preprocessing.augmentation_settings import Augmentation
+from preprocessing.driver_mixing import Companions, Joined
 from preprocessing.mixing import mix
 
 AHEAD = 4  # batches in the making while the network works
@@ -70,18 +71,25 @@ def training_batches(
     seed: int,
     epoch: int,
     workers: int,
+    companions: Companions | None = None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Augmented images in the order given, and what the network shall say of them.
 
     Args:
         targets: shape (len(store), classes), float32: the probabilities to learn for each row of `store`.
         order: shape (batches, batch_size), rows of `store`.
+        companions: the rows that `driver_mixing` may mix in; it needs them.
 
     Yields:
         images of shape (batch_size, height, width, 3), uint8, RGB; and their targets, shape (batch_size, classes),
         float32, which are mixtures where mixup or cutmix mixed the images.
     """
-    settings, augmented = augmentation.scaled(), Augmented(store, augmentation, seed, epoch)
+    settings = augmentation.scaled()
+    if settings.driver_mixing:
+        if companions is None:
+            raise ValueError("driver_mixing: expected companions, found none")
+        store = Joined(store, targets.argmax(axis=1), companions, settings.driver_mixing, seed, epoch)
+    augmented = Augmented(store, augmentation, seed, epoch)
 
     def make(batch: tuple[int, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         number, rows = batch

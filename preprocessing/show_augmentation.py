@@ -42,20 +42,25 @@ def make_sheet(data: "Dataset", sheet: Sheet, augmentation: Augmentation) -> "np
         shape (height, width, 3), uint8, RGB.
     """
     import numpy as np
+    import pandas as pd
 
     from preprocessing.batches import training_batches
     from preprocessing.competition import CLASSES, NUMBER_OF_CLASSES
+    from preprocessing.driver_mixing import Companions
     from preprocessing.images import ImageStore
 
-    table = _choose(data, sheet)
-    paths = [data.train_path(row.img, row.classname) for row in table.itertuples()]
+    table, every = _choose(data, sheet), data.train
+    paths = [data.train_path(row.img, row.classname) for row in every.itertuples()]
     store = ImageStore(paths, sheet.image_size, CACHE, data.fingerprint, 0, sheet.crop)
-    targets = np.eye(NUMBER_OF_CLASSES, dtype=np.float32)[[CLASSES.index(name) for name in table["classname"]]]
-    order = np.arange(len(table))[None, :]
+    targets = np.eye(NUMBER_OF_CLASSES, dtype=np.float32)[[CLASSES.index(name) for name in every["classname"]]]
+    drivers = np.unique(every["subject"].to_numpy(dtype=str), return_inverse=True)[1]
+    companions = Companions(drivers, np.arange(len(every)))
+    order = pd.Index(every["img"]).get_indexer(table["img"])[None, :]
     plain = Augmentation(augmentation=0.0)
-    columns = [next(training_batches(store, targets, order, plain, sheet.seed, 0, 1))]
+    columns = [next(training_batches(store, targets, order, plain, sheet.seed, 0, 1, companions))]
     for epoch in range(1, sheet.columns + 1):
-        columns.append(next(training_batches(store, targets, order, augmentation, sheet.seed, epoch, 1)))
+        batches = training_batches(store, targets, order, augmentation, sheet.seed, epoch, 1, companions)
+        columns.append(next(batches))
     lines = []
     for row, subject in enumerate(table["subject"]):
         captions = [caption(wanted[row]) for _, wanted in columns]

@@ -153,6 +153,7 @@ def _sources(
         split(network, recipe) if shared and wanted else None,
         [data.store, test],
         training=data.training,
+        companions=data.companions,
         plain=[every, np.arange(len(test))],
         epochs=recipe.head_epochs + recipe.epochs,
         recipe=recipe,
@@ -226,7 +227,8 @@ def fold_data(work: Piece, folds: pd.DataFrame, store: ImageStore) -> FoldData:
             f"--train-images {work.recipe.train_images} leaves no image of {', '.join(CLASSES[k] for k in lost)} to "
             "train on. Use more."
         )
-    return FoldData(store, labels, training, np.flatnonzero(numbers == work.fold))
+    drivers = np.unique(folds["subject"].to_numpy(dtype=str), return_inverse=True)[1]
+    return FoldData(store, labels, training, np.flatnonzero(numbers == work.fold), drivers)
 
 
 def _start_head(network: Network, source: Source, work: Piece, data: FoldData, say: Callable[[str], None]) -> None:

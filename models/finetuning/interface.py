@@ -104,7 +104,7 @@ class Model:
         with tempfile.TemporaryDirectory() as folder:
             part = engine.fold_data(work, table, labelled)
             fresh = self._trained is None
-            source = Pixels(network, labelled, self.augmentation, options.workers)
+            source = Pixels(network, labelled, self.augmentation, options.workers, part.companions)
             checkpoint = Path(folder) / "state.npz"
             trainer = engine.train_network(work, network, part, source, self._policy, checkpoint, print, fresh)
         self.network = network

@@ -94,12 +94,7 @@ class Piece:
             "weights": pretrained.identity(self.architecture, self.weights),
             "precision": self.precision,
             "seed": self.seed,
-            **as_json(self.recipe),
-            **(
-                {f"augmentation_{name}": value for name, value in as_json(self.augmentation).items()}
-                if self.augmentation
-                else {}
-            ),
+            **_decisions(self.recipe, self.augmentation),
         }
 
 
@@ -112,7 +107,7 @@ def is_finished(piece: Piece, settings: dict[str, Any]) -> bool:
     config = piece.folder / "config.json"
     if not config.exists():
         return False
-    made_with = read_json(config).get("settings", {})
+    made_with = _neutral(piece) | read_json(config).get("settings", {})
     differing = sorted(name for name in {*made_with, *settings} if made_with.get(name) != settings.get(name))
     if differing and _made_something(piece):
         shown = "; ".join(f"{name} {made_with.get(name)!r} there, {settings.get(name)!r} now" for name in differing[:5])
@@ -125,6 +120,17 @@ def is_finished(piece: Piece, settings: dict[str, Any]) -> bool:
         return False
     sizes = read_json(piece.folder / "finished.json").get("bytes", {})
     return all(_size(piece.folder / name) == sizes.get(name) for name in piece.outputs)
+
+
+def _neutral(piece: Piece) -> dict[str, Any]:
+    """What a piece counts as made with that is older than a setting: its default, which changes nothing."""
+    recipe, augmentation = type(piece.recipe)(), Augmentation() if piece.augmentation else None
+    return _decisions(recipe, augmentation)
+
+
+def _decisions(recipe: Any, augmentation: Augmentation | None) -> dict[str, Any]:
+    changes = as_json(augmentation) if augmentation else {}
+    return {**as_json(recipe), **{f"augmentation_{name}": value for name, value in changes.items()}}
 
 
 def begin(piece: Piece, settings: dict[str, Any], versions: dict[str, str], precision: str) -> None:

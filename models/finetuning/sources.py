@@ -14,6 +14,7 @@ from models.finetuning.trunk import Split
 from preprocessing.augmentation_settings import Augmentation
 from preprocessing.batches import Augmented, plain_batches, training_batches
 from preprocessing.cache import make_room
+from preprocessing.driver_mixing import Companions
 from preprocessing.images import ImageStore
 from preprocessing.settings import as_json
 
@@ -50,13 +51,23 @@ class Source(Protocol):
 class Pixels:
     """Every step begins at the photographs."""
 
-    def __init__(self, network: Network, images: ImageStore, augmentation: Augmentation, workers: int) -> None:
+    def __init__(
+        self,
+        network: Network,
+        images: ImageStore,
+        augmentation: Augmentation,
+        workers: int,
+        companions: Companions | None = None,
+    ) -> None:
         self.network, self.images, self.augmentation, self.workers = network, images, augmentation, workers
+        self.companions = companions
 
     def batches(
         self, targets: np.ndarray, order: np.ndarray, seed: int, copy: int
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        return training_batches(self.images, targets, order, self.augmentation, seed, copy, self.workers)
+        return training_batches(
+            self.images, targets, order, self.augmentation, seed, copy, self.workers, self.companions
+        )
 
     def predict(self, rows: np.ndarray, what: str) -> tuple[np.ndarray, np.ndarray]:
         return predict(self.network.predictor, self.images, rows, self.workers, what)
@@ -101,6 +112,7 @@ def choose(
     stores: Sequence[ImageStore],
     *,
     training: np.ndarray,
+    companions: Companions | None,
     plain: Sequence[np.ndarray],
     epochs: int,
     recipe: Recipe,
@@ -119,6 +131,7 @@ def choose(
         split: the network cut at the boundary; None is pixels for all.
         stores: the tables' images; those to train on first.
         training: rows of the first table that are trained on.
+        companions: what images of the first table may be joined with.
         plain: rows of each table that will be predicted.
         epochs: of the whole training.
         name: of the architecture.
@@ -126,10 +139,14 @@ def choose(
         seed: of the augmentation.
         limit: the most bytes that the cache may hold.
     """
-    pixels: list[Source] = [Pixels(network, store, augmentation, workers) for store in stores]
-    if split is None or augmentation.mixup or augmentation.cutmix:  # which mix the pixels of a batch's images
-        return pixels
-    drawn = decides | {"augmentation": as_json(augmentation.scaled()), "seed": seed}
+    pixels: list[Source] = [
+        Pixels(network, store, augmentation, workers, None if number else companions)
+        for number, store in enumerate(stores)
+    ]
+    if split is None or augmentation.mixup or augmentation.cutmix or augmentation.driver_mixing:
+        return pixels  # what mixes the pixels of images has other copies in each fold
+    settings = {name: value for name, value in as_json(augmentation.scaled()).items() if name != "driver_mixing"}
+    drawn = decides | {"augmentation": settings, "seed": seed}
     augmented = ActivationStore(name, drawn, stores[0], split, cache, workers)
     copies = [copy_name(copy) for copy in sorted({recipe.copy_of(epoch) for epoch in range(1, epochs + 1)})]
     kept = [store.folder for store in stores]

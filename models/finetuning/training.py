@@ -19,6 +19,7 @@ from models.finetuning.recipe import Recipe
 from models.finetuning.sources import Source
 from preprocessing.batches import training_order
 from preprocessing.competition import NUMBER_OF_CLASSES
+from preprocessing.driver_mixing import Companions
 from preprocessing.errors import UserError
 from preprocessing.images import ImageStore
 from preprocessing.metric import accuracy, log_loss
@@ -42,12 +43,19 @@ class FoldData:
         labels: shape (images,), class of each row of `store`.
         training: rows to train on.
         held_out: rows of drivers who are not among them.
+        drivers: shape (images,), integers: who is on each row of `store`.
     """
 
     store: ImageStore
     labels: np.ndarray
     training: np.ndarray
     held_out: np.ndarray
+    drivers: np.ndarray | None = None
+
+    @property
+    def companions(self) -> Companions | None:
+        """What `driver_mixing` may mix in; None where the drivers are unknown."""
+        return None if self.drivers is None else Companions(self.drivers, self.training)
 
 
 class Trainer:
