@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from models.finetuning import runtime, watching
 from models.finetuning import weights as pretrained
 from models.finetuning.architecture import Architecture
-from models.finetuning.piece import Piece, is_finished
+from models.finetuning.piece import Piece, is_finished, outputs_of
 from models.finetuning.processes import default_jobs, run_folds
 from models.finetuning.recipe import Kind, Recipe
 from preprocessing.augmentation_settings import Augmentation
@@ -184,6 +184,7 @@ def template_piece(architecture: Architecture, arguments: argparse.Namespace) ->
         workers=arguments.workers,
         activations=arguments.activations,
         log_to=arguments.log_to,
+        outputs=outputs_of(recipe),
     )
 
 

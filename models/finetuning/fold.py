@@ -20,6 +20,7 @@ from models.finetuning.processes import LABEL
 from models.finetuning.sources import Source
 from models.finetuning.training import FoldData, Trainer
 from models.finetuning.trunk import split
+from models.finetuning.views import mean_with_views
 from models.finetuning.watching import watched
 from preprocessing.augmentation_settings import Augmentation
 from preprocessing.competition import CLASSES, NUMBER_OF_CLASSES
@@ -79,7 +80,7 @@ def _train(work: Piece, dataset: Dataset, folds: pd.DataFrame, settings: dict, c
         watch=lambda trainer: watched(work, settings, trainer),
     )
 
-    results = _leave_predictions(work, data, dataset, folds, trained_on, tested_on)
+    results = _leave_predictions(work, network, data, dataset, folds, trained_on, tested_on, say)
     _leave_history(work, trainer)
     with written_whole(work.folder / "model.keras") as temporary:
         save_model(network, lambda: build(work.architecture, work.recipe, "none", "float32", work.seed), temporary)
@@ -243,36 +244,67 @@ def _start_head(network: Network, source: Source, work: Piece, data: FoldData, s
 
 
 def _leave_predictions(
-    work: Piece, data: FoldData, dataset: Dataset, folds: pd.DataFrame, trained_on: Source, tested_on: Source
+    work: Piece,
+    network: Network,
+    data: FoldData,
+    dataset: Dataset,
+    folds: pd.DataFrame,
+    trained_on: Source,
+    tested_on: Source,
+    say: Callable[[str], None],
 ) -> dict[str, float]:
     """Writes the out-of-fold and test tables and their features; returns the held-out scores."""
-    probabilities, features = trained_on.predict(data.held_out, "held-out drivers")
+    views = (work.recipe.tta, work.seed, work.workers)
+    plain, features = trained_on.predict(data.held_out, "held-out drivers")
+    probabilities = mean_with_views(network.predictor, data.store, data.held_out, plain, *views)
     scores = leave_out_of_fold(work, data, folds, probabilities, features)
-    probabilities, features = tested_on.predict(np.arange(len(tested_on.images)), "test images")
+    if work.recipe.tta:
+        without = leave_out_of_fold(work, data, folds, plain, name=piece.OUTPUTS_OF_TTA[0])
+        scores |= {f"{score}_without_tta": value for score, value in without.items()}
+        say(f"with {work.recipe.tta} views of each image {scores['log_loss']:.4f}, without {without['log_loss']:.4f}")
+    rows = np.arange(len(tested_on.images))
+    plain, features = tested_on.predict(rows, "test images")
+    probabilities = mean_with_views(network.predictor, tested_on.images, rows, plain, *views)
     leave_test(work, data, dataset, probabilities, features)
+    if work.recipe.tta:
+        leave_test(work, data, dataset, plain, name=piece.OUTPUTS_OF_TTA[1])
     return scores
 
 
 def leave_out_of_fold(
-    work: Piece, data: FoldData, folds: pd.DataFrame, probabilities: np.ndarray, features: np.ndarray
+    work: Piece,
+    data: FoldData,
+    folds: pd.DataFrame,
+    probabilities: np.ndarray,
+    features: np.ndarray | None = None,
+    name: str = "out_of_fold.csv",
 ) -> dict[str, float]:
     """Writes the table and the features of the held-out drivers; returns their scores."""
-    write_predictions(work.folder / "out_of_fold.csv", folds["img"].iloc[data.held_out].tolist(), probabilities)
-    _save_array(work.folder / "out_of_fold_features.npy", features)
+    write_predictions(work.folder / name, folds["img"].iloc[data.held_out].tolist(), probabilities)
+    if features is not None:
+        _save_array(work.folder / "out_of_fold_features.npy", features)
     labels = data.labels[data.held_out]
     return {"log_loss": log_loss(probabilities, labels), "accuracy": accuracy(probabilities, labels)}
 
 
-def leave_test(work: Piece, data: FoldData, dataset: Dataset, probabilities: np.ndarray, features: np.ndarray) -> None:
+def leave_test(
+    work: Piece,
+    data: FoldData,
+    dataset: Dataset,
+    probabilities: np.ndarray,
+    features: np.ndarray | None = None,
+    name: str = "test.csv",
+) -> None:
     """Writes the table and the features of the test images, of which the readable ones are given."""
     readable = np.array([img not in dataset.broken_test for img in dataset.test])
     prior = np.bincount(data.labels[data.training], minlength=NUMBER_OF_CLASSES) / len(data.training)
     every = np.tile(prior, (len(dataset.test), 1))  # a test image that cannot be read gets the class prior
     every[readable] = probabilities
-    every_feature = np.zeros((len(dataset.test), features.shape[1]), np.float32)
-    every_feature[readable] = features
-    write_predictions(work.folder / "test.csv", dataset.test, every)
-    _save_array(work.folder / "test_features.npy", every_feature)
+    write_predictions(work.folder / name, dataset.test, every)
+    if features is not None:
+        every_feature = np.zeros((len(dataset.test), features.shape[1]), np.float32)
+        every_feature[readable] = features
+        _save_array(work.folder / "test_features.npy", every_feature)
 
 
 def _leave_history(work: Piece, trainer: Trainer) -> None:

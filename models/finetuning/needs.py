@@ -69,6 +69,7 @@ def estimate(
             training = min(training, recipe.train_images)
         epochs = recipe.epochs + recipe.head_epochs
         passes = epochs * (TRAINING_COST * training + held_out) + training + 2 * held_out + test_images
+        passes += recipe.tta * (held_out + test_images)
         flops = passes * architecture.gigaflops * 1e9 * pixels / REFERENCE_PIXELS
         seconds += left * (PIECE_START_SECONDS + flops / rate)
         outputs = 2 * architecture.weight_bytes + (test_images + held_out) * 2 * 2048

@@ -34,6 +34,9 @@ OUTPUTS = (
 )
 
 
+OUTPUTS_OF_TTA = ("out_of_fold_without_tta.csv", "test_without_tta.csv")
+
+
 @dataclasses.dataclass(frozen=True)
 class Piece:
     """One model on one fold of a run, with everything that decides its result.
@@ -96,6 +99,11 @@ class Piece:
             "seed": self.seed,
             **_decisions(self.recipe, self.augmentation),
         }
+
+
+def outputs_of(recipe: Any) -> tuple[str, ...]:
+    """The files that a piece of this recipe leaves."""
+    return OUTPUTS + (OUTPUTS_OF_TTA if recipe.tta else ())
 
 
 def is_finished(piece: Piece, settings: dict[str, Any]) -> bool:

@@ -81,6 +81,14 @@ class Recipe:
         1, "measure the held-out drivers after so many epochs, and after the last", unit="epochs", least=1
     )
     patience: int = setting(2, "stop after so many epochs without a lower held-out log loss", unit="epochs", least=1)
+    # predictions
+    tta: int = setting(
+        0,
+        "moved, scaled and turned views of each image that the final predictions average",
+        unit="views",
+        least=0,
+        most=64,
+    )
 
     def copy_of(self, epoch: int) -> int:
         """Number of the augmented copy of the images that an epoch sees, both from 1."""

@@ -1,0 +1,84 @@
+"""Test-time augmentation: small views, never mirrored, the same ones every time, averaged in log space."""
+
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from models.finetuning import views
+from models.finetuning.piece import OUTPUTS, outputs_of
+from models.finetuning.recipe import Recipe
+from preprocessing.batches import Augmented
+from preprocessing.images import ImageStore
+from preprocessing.log_space import geometric_mean
+from preprocessing.settings import ImageSize
+from tests.preprocessing.test_augmentation import likeness
+from tests.trees import write_image
+
+ROWS = np.array([4, 0, 2])
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> ImageStore:
+    """Bright at the left with a dark spot at the upper right: no symmetry of any kind."""
+    for row in range(6):
+        pixels = np.repeat(np.linspace(220 - row * 9, 60, 64)[None, :, None], 48, axis=0).repeat(3, axis=2)
+        pixels[5:20, 44:58] = 20
+        write_image(tmp_path / f"{row}.jpg", pixels.astype(np.uint8))
+    return ImageStore([tmp_path / f"{row}.jpg" for row in range(6)], ImageSize(48, 64), tmp_path, "a", 0)
+
+
+@pytest.fixture
+def predictor() -> keras.Model:
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((48, 64, 3), dtype="uint8")
+    flat = keras.layers.Flatten()(keras.layers.Rescaling(1 / 127.5, offset=-1.0)(inputs))
+    return keras.Model(inputs, [keras.layers.Dense(10, activation="softmax")(flat), flat])
+
+
+def test_the_mean_is_of_the_plain_prediction_and_each_view_whatever_the_number_of_workers(
+    images: ImageStore, predictor: keras.Model
+) -> None:
+    plain = np.asarray(predictor.predict_on_batch(np.stack([images.read(row) for row in ROWS]))[0])
+    found = [views.mean_with_views(predictor, images, ROWS, plain, 3, 5, workers) for workers in (1, 4)]
+    np.testing.assert_array_equal(found[0], found[1])
+    tables = [plain]
+    for view in (1, 2, 3):
+        seen = Augmented(images, views.VIEWS, 5, view)
+        tables.append(np.asarray(predictor.predict_on_batch(np.stack([seen.read(row) for row in ROWS]))[0]))
+    expected = np.exp(np.mean(np.log(np.asarray(tables, np.float64)), axis=0))
+    np.testing.assert_allclose(found[0], expected / expected.sum(axis=1, keepdims=True), rtol=1e-5)
+    assert np.abs(found[0] - plain).max() > 1e-3
+    assert not np.array_equal(found[0], views.mean_with_views(predictor, images, ROWS, plain, 3, 6, 1))
+    assert views.mean_with_views(predictor, images, ROWS, plain, 0, 5, 1) is plain
+
+
+def test_views_are_small_and_no_mirror_images(images: ImageStore) -> None:
+    image = images.read(0)
+    for view in range(1, 30):
+        seen = Augmented(images, views.VIEWS, 0, view).read(0)
+        assert not np.array_equal(seen, image)
+        assert likeness(seen, image) > 0.9
+        assert likeness(seen, image) > likeness(seen, image[:, ::-1]) + 0.5
+
+
+def test_the_tables_without_are_outputs_only_where_there_are_views() -> None:
+    assert outputs_of(Recipe()) == OUTPUTS
+    assert {*outputs_of(Recipe(tta=4))} - {*OUTPUTS} == {"out_of_fold_without_tta.csv", "test_without_tta.csv"}
+
+
+@given(st.lists(st.lists(st.floats(0, 1), min_size=4, max_size=4), min_size=1, max_size=4))
+def test_the_mean_in_log_space_is_a_distribution_and_of_one_table_the_table(rows: list[list[float]]) -> None:
+    tables = [(np.asarray([row]) + 1e-6) / (sum(row) + 4e-6) for row in rows]
+    mean = geometric_mean(tables)
+    np.testing.assert_allclose(mean.sum(axis=1), 1)
+    np.testing.assert_allclose(geometric_mean(tables[:1] * 3), tables[0], atol=1e-12)
+    np.testing.assert_allclose(mean, geometric_mean(tables[::-1]), atol=1e-12)
+
+
+def test_a_sure_mistake_of_one_is_not_the_end() -> None:
+    mean = geometric_mean([np.array([[1.0, 0.0]]), np.array([[0.5, 0.5]])])
+    assert 0 < mean[0, 1] < 1e-6
