@@ -1,8 +1,10 @@
 """The command of models/bottleneck.py: its settings, and the pieces that it is asked for."""
 
+import argparse
 import dataclasses
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from models.finetuning import architecture as zoo
@@ -103,29 +105,10 @@ def main(description: str) -> None:
 def _main(description: str, words: list[str]) -> None:
     architecture = zoo.find(_architecture_in(words))
     arguments = make_parser(architecture, description).parse_args(words)
-    run = run_folder(arguments.run or ("quick" if arguments.quick else "full"), arguments.runs)
-    settings = settings_for(architecture, arguments.quick, chosen(arguments, Bottleneck))
-    default_name = f"bottleneck_{architecture.name}_{settings.classifier}"
-    name = checked_name(arguments.model_name or default_name, "--model-name")
-    if name in zoo.names():
-        raise UserError(f"--model-name {name}: that is an architecture's own. Take another, such as {default_name}.")
-    pretrained.weights_file(architecture, arguments.weights)
+    run, template = template_piece(architecture, arguments)
+    name = template.model_name
     checked, ordered, asked = command.read_data(arguments, run)
-    pieces = [
-        Piece(
-            run=run,
-            model_name=name,
-            architecture=architecture,
-            recipe=settings,
-            fold=fold,
-            weights=arguments.weights,
-            precision=arguments.precision,
-            seed=arguments.seed,
-            workers=arguments.workers,
-            outputs=BOTTLENECK_OUTPUTS,
-        )
-        for fold in asked
-    ]
+    pieces = [dataclasses.replace(template, fold=fold) for fold in asked]
     todo = command.unfinished(pieces, checked)
     if len(todo) < len(pieces):
         print(f"{name}: {len(pieces) - len(todo)} of {len(pieces)} folds are finished already")
@@ -136,6 +119,33 @@ def _main(description: str, words: list[str]) -> None:
     from models.finetuning.bottleneck_folds import make_folds
 
     make_folds(todo, checked, ordered, arguments.cache, int(arguments.cache_limit * command.GIBIBYTE))
+
+
+def template_piece(architecture: Architecture, arguments: argparse.Namespace) -> tuple[Path, Piece]:
+    """The run's folder, and the piece that the command line asks for, as of fold 0.
+
+    Raises:
+        UserError: weights that are not there, or settings that contradict each other.
+    """
+    run = run_folder(arguments.run or ("quick" if arguments.quick else "full"), arguments.runs)
+    settings = settings_for(architecture, arguments.quick, chosen(arguments, Bottleneck))
+    default_name = f"bottleneck_{architecture.name}_{settings.classifier}"
+    name = checked_name(arguments.model_name or default_name, "--model-name")
+    if name in zoo.names():
+        raise UserError(f"--model-name {name}: that is an architecture's own. Take another, such as {default_name}.")
+    pretrained.weights_file(architecture, arguments.weights)
+    return run, Piece(
+        run=run,
+        model_name=name,
+        architecture=architecture,
+        recipe=settings,
+        fold=0,
+        weights=arguments.weights,
+        precision=arguments.precision,
+        seed=arguments.seed,
+        workers=arguments.workers,
+        outputs=BOTTLENECK_OUTPUTS,
+    )
 
 
 def _architecture_in(words: list[str]) -> str:

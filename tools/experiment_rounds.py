@@ -1,0 +1,242 @@
+"""The rounds of `tools.experiments`: trains what is left to train, judges, and says who goes on."""
+
+import argparse
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from models.finetuning import bottleneck, command, needs, runtime
+from models.finetuning.architecture import ZOO
+from models.finetuning.piece import Piece
+from models.finetuning.processes import default_jobs, run_folds
+from preprocessing.errors import UserError
+from preprocessing.run_folder import run_folder
+from preprocessing.settings import as_options
+from tools.experiment_file import Experiment, Plan, Round
+from tools.experiment_results import Judged, Result, as_text, judge, results_of, survivors, write_table
+
+if TYPE_CHECKING:
+    from preprocessing.dataset import Dataset
+
+TABLE = "experiments.csv"
+STOPPED = 130  # exit status of a process that was asked to stop
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Bench:
+    """Where and on what experiments run.
+
+    Attributes:
+        arguments: of the command line.
+        run: the folder.
+        folds: img, subject, classname, fold, in the order of `dataset.train`.
+    """
+
+    arguments: argparse.Namespace
+    run: Path
+    dataset: "Dataset"
+    folds: pd.DataFrame
+
+    def images(self, folds: Sequence[int]) -> pd.DataFrame:
+        """The images of these folds, or of all.
+
+        Raises:
+            UserError: the run has no such fold.
+        """
+        there = sorted(self.folds["fold"].unique())
+        for fold in folds:
+            if fold not in there:
+                raise UserError(f"folds = {list(folds)}: this run has the folds 0 to {there[-1]}.")
+        wanted = self.folds["fold"].isin(folds or there)
+        return self.folds[wanted].reset_index(drop=True)
+
+
+def open_bench(arguments: argparse.Namespace) -> Bench:
+    """Checks the data and makes the run's folds, or reads them."""
+    arguments.fold = None
+    run = run_folder(arguments.run, arguments.runs)
+    data, folds, _ = command.read_data(arguments, run)
+    return Bench(arguments, run, data, folds)
+
+
+def run_rounds(plan: Plan, arguments: argparse.Namespace, only: Sequence[str] = ()) -> None:
+    """Runs every round, printing its ranking, and writes the table after each experiment."""
+    rounds = [dataclasses.replace(one, seeds=one.seeds or (arguments.seed,)) for one in plan.rounds]
+    names = [plan.reference, *(n for n in plan.experiments if n != plan.reference and (not only or n in only))]
+    for experiment in (plan.experiments[name] for name in names):
+        for one in rounds:
+            piece_of(experiment.under(one.settings), arguments, experiment.name, 0)
+    bench = open_bench(arguments)
+    for one in rounds:
+        bench.images(one.folds)
+    done: list[Result] = []
+    for number, one in enumerate(rounds):
+        last = number + 1 == len(rounds)
+        results = _run_round(plan, bench, names, f"round {number + 1}", one, _suffix(rounds, number), done, last)
+        done += results
+        print(f"\n{as_text(results)}\n")
+        names = [row.experiment for row in results if row.goes_on]
+        if not last and plan.reference not in names:
+            print(f"{plan.reference} is not finished: there is nothing to compare with, and nobody goes on.")
+            break
+    print(bench.run / TABLE)
+
+
+def _run_round(
+    plan: Plan,
+    bench: Bench,
+    names: Sequence[str],
+    title: str,
+    one: Round,
+    suffix: str,
+    done: Sequence[Result],
+    last: bool,
+) -> list[Result]:
+    """Trains and judges one experiment after another; the table has this round's rows behind those of `done`."""
+    images = bench.images(one.folds)
+    folds = [int(fold) for fold in sorted(images["fold"].unique())]
+    experiments = {name: plan.experiments[name].under(one.settings) for name in names}
+    models = {name: [model_name(name, suffix, seed) for seed in one.seeds] for name in names}
+    left = {
+        name: sum(
+            len(unfinished(bench, experiments[name], model, seed, folds))
+            for model, seed in zip(models[name], one.seeds, strict=True)
+        )
+        for name in names
+    }
+    if not bench.arguments.report:
+        print(
+            f"{title}: {len(names)} experiments on folds {' '.join(map(str, folds))}; {_cost(bench, experiments, left)}"
+        )
+    judged: dict[str, Judged | None] = {}
+    failed: list[str] = []
+    words = {name: ", ".join(as_words(experiments[name])) for name in names}
+    results: list[Result] = []
+    for name in names:
+        if left[name] and not bench.arguments.report:
+            trained = [
+                train(bench, experiments[name], m, s, folds) for m, s in zip(models[name], one.seeds, strict=True)
+            ]
+            failed += [] if all(trained) else [name]
+        judged[name] = judge(bench.run, models[name], images)
+        results = results_of(title, judged, plan.reference, images, len(one.seeds), words, failed)
+        going = [] if last else survivors(results, one.keep, one.margin)
+        results = [dataclasses.replace(row, goes_on=row.experiment in going) for row in results]
+        write_table(bench.run / TABLE, [*done, *results])
+        if left[name] and judged[name] is not None:
+            row = next(row for row in results if row.experiment == name)
+            print(f"{title}, {name}: log loss {row.log_loss:.4f}, {row.verdict}")
+    return results
+
+
+def model_name(experiment: str, suffix: str, seed: int) -> str:
+    """The folder of an experiment in the run."""
+    return experiment + suffix + (f".seed{seed}" if seed else "")
+
+
+def _suffix(rounds: Sequence[Round], number: int) -> str:
+    """Rounds of the same settings share their pieces; a round without any has the plain names."""
+    settings = rounds[number].settings
+    first = next(place for place, one in enumerate(rounds) if one.settings == settings)
+    return f".round{first + 1}" if settings else ""
+
+
+def piece_of(experiment: Experiment, arguments: argparse.Namespace, model: str, seed: int) -> Piece:
+    """What the experiment's own command would make, as of fold 0.
+
+    Raises:
+        UserError: settings that contradict each other, or weights that are not there; names the experiment.
+    """
+    words = _words(experiment, arguments, model, seed)
+    try:
+        if experiment.classifier:
+            parsed = bottleneck.make_parser(experiment.architecture, "").parse_args(words)
+            return bottleneck.template_piece(experiment.architecture, parsed)[1]
+        parsed = command.make_parser(experiment.architecture).parse_args(words)
+        return command.template_piece(experiment.architecture, parsed)[1]
+    except UserError as error:
+        raise UserError(f"experiment {experiment.name}: {error}") from None
+
+
+def unfinished(bench: Bench, experiment: Experiment, model: str, seed: int, folds: Sequence[int]) -> list[int]:
+    """The folds of an experiment that are left.
+
+    Raises:
+        UserError: one was made with other settings.
+    """
+    template = piece_of(experiment, bench.arguments, model, seed)
+    pieces = [dataclasses.replace(template, fold=fold) for fold in folds]
+    return [piece.fold for piece, _ in command.unfinished(pieces, bench.dataset)]
+
+
+def train(bench: Bench, experiment: Experiment, model: str, seed: int, folds: Sequence[int]) -> bool:
+    """Trains the folds of an experiment that are left, each in a process of its own; whether all went well.
+
+    Raises:
+        KeyboardInterrupt: a process was asked to stop.
+    """
+    arguments = bench.arguments
+    script = ZOO / ("bottleneck.py" if experiment.classifier else f"{experiment.architecture.name}.py")
+    words = _words(experiment, arguments, model, seed)
+    left = unfinished(bench, experiment, model, seed, folds)
+    jobs = arguments.jobs or default_jobs(arguments.quick, len(folds))
+    for some in [[fold] for fold in left] if jobs == 1 else [left]:
+        try:
+            run_folds(script, words, some, jobs)
+        except SystemExit as error:
+            if error.code == STOPPED:
+                raise KeyboardInterrupt from None
+            return False
+        except UserError as error:
+            print(f"{model}: {error}")
+            return False
+    return True
+
+
+def as_words(experiment: Experiment) -> list[str]:
+    """['inception_v3', 'dropout 0.7'], as the table shows it."""
+    options = [f"{name.replace('_', ' ')} {_word(value)}" for name, value in experiment.settings.items()]
+    return [experiment.architecture.name, *options]
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return ",".join(value) or "none" if isinstance(value, tuple) else str(value)
+
+
+def _cost(bench: Bench, experiments: Mapping[str, Experiment], left: Mapping[str, int]) -> str:
+    """How many pieces are left, and about how long they take."""
+    pieces = sum(left.values())
+    if not pieces:
+        return "all finished"
+    arguments = bench.arguments
+    networks = [
+        (one.architecture, piece_of(one, arguments, name, 0).recipe, left[name])
+        for name, one in experiments.items()
+        if left[name] and not one.classifier
+    ]
+    estimate = needs.estimate(
+        networks,
+        train_images=len(bench.folds),
+        test_images=len(bench.dataset.test),
+        folds=int(bench.folds["fold"].nunique()),
+        bfloat16=arguments.precision in ("auto", "mixed_bfloat16") and bool(runtime.bfloat16_unit()),
+    )
+    return f"{pieces} pieces to train, about {needs.duration(estimate.seconds)} on this CPU by a rough estimate"
+
+
+def _words(experiment: Experiment, arguments: argparse.Namespace, model: str, seed: int) -> list[str]:
+    """The command line of the experiment's script, without the fold."""
+    words = ["--architecture", experiment.architecture.name] if experiment.classifier else []
+    words += ["--model-name", model, "--seed", str(seed), *as_options(dict(experiment.settings))]
+    words += ["--run", arguments.run, "--runs", str(arguments.runs), "--cache", str(arguments.cache)]
+    words += ["--weights", arguments.weights, "--precision", arguments.precision, "--workers", str(arguments.workers)]
+    words += ["--cache-limit", str(arguments.cache_limit), "--activations", arguments.activations]
+    words += ["--data", str(arguments.data)] if arguments.data else []
+    words += ["--folds", str(arguments.folds)] if arguments.folds else []
+    words += ["--log-to", ",".join(arguments.log_to)] if arguments.log_to else []
+    return words + ["--quick"] * arguments.quick + ["--skip-broken"] * arguments.skip_broken
