@@ -2,7 +2,8 @@
 
     python models/mobilenet.py --fold 0
 
-224x224 pixels, [-1, 1] RGB, 3.2 million parameters. AdamW at 5e-5, 3 epochs.
+224x224 pixels, [-1, 1] RGB, 3.2 million parameters. AdamW at 5e-4, 5 epochs: mobilenet_v2's, which were
+measured.
 """
 
 import sys
@@ -22,7 +23,7 @@ ARCHITECTURE = Architecture(
     published_weights="mobilenet_1_0_224_tf_no_top.h5",
     gigaflops=1.1,
     parameters=3_228_864,
-    recipe=Recipe(learning_rate=5e-5, epochs=3),
+    recipe=Recipe(learning_rate=5e-4, epochs=5),
     quick={"image_size": ImageSize(96, 128)},
     bottleneck={"pooled_layers": ("conv_pw_5_relu", "conv_pw_11_relu", "conv_pw_13_relu")},
 )

@@ -80,7 +80,7 @@ class Recipe:
     judge_every: int = setting(
         1, "measure the held-out drivers after so many epochs, and after the last", unit="epochs", least=1
     )
-    patience: int = setting(2, "stop after so many epochs without a lower held-out log loss", unit="epochs", least=1)
+    patience: int = setting(3, "stop after so many epochs without a lower held-out log loss", unit="epochs", least=1)
     # predictions
     tta: int = setting(
         0,
