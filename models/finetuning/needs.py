@@ -58,19 +58,13 @@ def estimate(
         folds: of the run.
         jobs: folds at a time.
     """
-    rate = 1e9 * _matrix_gigaflops() * SHARE_OF_MATRIX_PEAK["half" if bfloat16 else "float32"]
+    rate = processor_rate(bfloat16)
     seconds, disk, memory = 20.0, 0, 0.0
     sizes = set()
     for architecture, recipe, left in models:
         pixels = recipe.image_size.height * recipe.image_size.width
         held_out = train_images / folds
-        training = train_images - held_out
-        if recipe.train_images:
-            training = min(training, recipe.train_images)
-        epochs = recipe.epochs + recipe.head_epochs
-        passes = epochs * (TRAINING_COST * training + held_out) + training + 2 * held_out + test_images
-        flops = passes * architecture.gigaflops * 1e9 * pixels / REFERENCE_PIXELS
-        seconds += left * (PIECE_START_SECONDS + flops / rate)
+        seconds += left * piece_seconds(architecture, recipe, train_images, test_images, folds, rate)
         outputs = 2 * architecture.weight_bytes + (test_images + held_out) * 2 * 2048
         disk += int(left * outputs + 4 * architecture.weight_bytes)
         batch = max(recipe.batch_size, 64 / TRAINING_COST) * pixels * BYTES_PER_PIXEL_OF_BATCH
@@ -78,6 +72,31 @@ def estimate(
         sizes.add((recipe.image_size, recipe.crop))
     cache = sum(3 * size.height * size.width * (train_images + test_images) for size, _ in sizes)
     return Needs(disk=disk, cache_disk=cache, memory=int(jobs * memory), seconds=seconds)
+
+
+def piece_seconds(
+    architecture: Architecture, recipe: Recipe, train_images: int, test_images: int, folds: int, rate: float
+) -> float:
+    """Seconds that one fold takes, by its operations.
+
+    Args:
+        train_images, test_images: of the data.
+        folds: of the run.
+        rate: operations a second.
+    """
+    pixels = recipe.image_size.height * recipe.image_size.width
+    held_out = train_images / folds
+    training = train_images - held_out
+    if recipe.train_images:
+        training = min(training, recipe.train_images)
+    epochs = recipe.epochs + recipe.head_epochs
+    passes = epochs * (TRAINING_COST * training + held_out) + training + 2 * held_out + test_images
+    return PIECE_START_SECONDS + passes * architecture.gigaflops * 1e9 * pixels / REFERENCE_PIXELS / rate
+
+
+def processor_rate(bfloat16: bool) -> float:
+    """Operations a second of a network on this machine's CPU, by a short measurement."""
+    return 1e9 * _matrix_gigaflops() * SHARE_OF_MATRIX_PEAK["half" if bfloat16 else "float32"]
 
 
 def check(needs: Needs, folders: list[Path]) -> str:
