@@ -1,4 +1,4 @@
-"""The accelerators that pieces compute on, one piece on each at a time: this machine's GPUs, or those that are named."""
+"""The accelerators that pieces compute on, one piece on each at a time: this machine's GPUs, or named ones."""
 
 import os
 import re

@@ -2,13 +2,14 @@
 
 import dataclasses
 import os
-import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from models.finetuning.architecture import Architecture
+from models.finetuning.devices import Device
 from models.finetuning.recipe import Recipe
-from preprocessing.errors import UserError
+from preprocessing.errors import UserError, named
 from preprocessing.files import free_bytes
 
 GIBIBYTE = 2**30
@@ -33,13 +34,15 @@ class Needs:
     Attributes:
         disk: bytes that it will write, of which `cache_disk` can be done without.
         memory: bytes of the largest processes that run at a time.
-        seconds: on this machine's CPU.
+        seconds: on this machine's CPU, or on its accelerators.
+        accelerators: what they are; nothing for the CPU.
     """
 
     disk: int
     cache_disk: int
     memory: int
     seconds: float
+    accelerators: str = ""
 
 
 def estimate(
@@ -50,6 +53,7 @@ def estimate(
     folds: int,
     bfloat16: bool,
     jobs: int = 1,
+    devices: Sequence[Device] = (),
 ) -> Needs:
     """Estimates what is left of a run.
 
@@ -57,8 +61,9 @@ def estimate(
         models: each with its recipe and the number of its folds that are not finished.
         folds: of the run.
         jobs: folds at a time.
+        devices: accelerators that they compute on.
     """
-    rate = processor_rate(bfloat16)
+    rate = sum(device.rate or 0.0 for device in devices) or processor_rate(bfloat16)
     seconds, disk, memory = 20.0, 0, 0.0
     sizes = set()
     for architecture, recipe, left in models:
@@ -71,7 +76,13 @@ def estimate(
         memory = max(memory, BASE_MEMORY + 6 * architecture.weight_bytes + batch)
         sizes.add((recipe.image_size, recipe.crop))
     cache = sum(3 * size.height * size.width * (train_images + test_images) for size, _ in sizes)
-    return Needs(disk=disk, cache_disk=cache, memory=int(jobs * memory), seconds=seconds)
+    return Needs(
+        disk=disk,
+        cache_disk=cache,
+        memory=int(jobs * memory),
+        seconds=seconds,
+        accelerators=named([device.kind for device in devices]),
+    )
 
 
 def piece_seconds(
@@ -118,11 +129,11 @@ def check(needs: Needs, folders: list[Path]) -> str:
             "fewer --models or --folds, or --quick."
         )
     cache = f" and {needs.cache_disk / GIBIBYTE:.1f} GiB of decoded images (as far as there is room)"
+    where = needs.accelerators or f"this machine's {os.cpu_count()} cores"
     return (
         f"disk     {needs.disk / GIBIBYTE:.1f} GiB{cache}; {free / GIBIBYTE:.0f} GiB are free\n"
         f"memory   about {needs.memory / GIBIBYTE:.1f} GiB; {memory / GIBIBYTE:.0f} GiB are available\n"
-        f"time     about {duration(needs.seconds)} on this machine's {os.cpu_count()} cores, by a rough estimate"
-        + ("; the GPU will be much faster" if shutil.which("nvidia-smi") else "")
+        f"time     about {duration(needs.seconds)} on {where}, by a rough estimate"
     )
 
 
