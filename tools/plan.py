@@ -208,8 +208,8 @@ def _timetable(
     ends = clock.passed + max([entry.ends for entry in entries], default=0.0)
     return (
         f"{described(entries, left_out, places.names, clock.passed)}\n"
-        f"clock    {needs.duration(clock.budget)}, {needs.duration(clock.passed)} of them have passed; training ends at "
-        f"{schedule.clock_time(ends)}, with margins, and the blend follows"
+        f"clock    {needs.duration(clock.budget)}, {needs.duration(clock.passed)} of them have passed; training "
+        f"ends at {schedule.clock_time(ends)}, margins included, and the blend follows"
     )
 
 

@@ -153,8 +153,9 @@ def work_off(
                 if task is None:
                     break
                 waiting.remove(task)
+                expected = needs.duration(pace.seconds(task))
                 say(
-                    f"{clock_time(clock.passed)}  {places.names[place]}: {task}, about {needs.duration(pace.seconds(task))}"
+                    f"{clock_time(clock.passed)}  {places.names[place]}: {task} begins, at most {expected} by what is known"
                 )
                 own = environment(str(task), places.number, place, places.device(place))
                 running[place] = (task, subprocess.Popen(command_of(task), env=own, cwd=REPOSITORY), time.time())

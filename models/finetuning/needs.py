@@ -76,13 +76,8 @@ def estimate(
         memory = max(memory, BASE_MEMORY + 6 * architecture.weight_bytes + batch)
         sizes.add((recipe.image_size, recipe.crop))
     cache = sum(3 * size.height * size.width * (train_images + test_images) for size, _ in sizes)
-    return Needs(
-        disk=disk,
-        cache_disk=cache,
-        memory=int(jobs * memory),
-        seconds=seconds,
-        accelerators=named([device.kind for device in devices]),
-    )
+    kinds = named([device.kind for device in devices])
+    return Needs(disk=disk, cache_disk=cache, memory=int(jobs * memory), seconds=seconds, accelerators=kinds)
 
 
 def piece_seconds(
