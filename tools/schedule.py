@@ -154,9 +154,7 @@ def work_off(
                     break
                 waiting.remove(task)
                 expected = needs.duration(pace.seconds(task))
-                say(
-                    f"{clock_time(clock.passed)}  {places.names[place]}: {task} begins, at most {expected} by what is known"
-                )
+                say(f"{clock_time(clock.passed)}  {places.names[place]}: {task} begins, at most {expected} as it seems")
                 own = environment(str(task), places.number, place, places.device(place))
                 running[place] = (task, subprocess.Popen(command_of(task), env=own, cwd=REPOSITORY), time.time())
             if not running:
