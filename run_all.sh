@@ -41,7 +41,7 @@ if [ "$TIME_BUDGET" = none ]; then
         run python "models/$model.py" --data "$DATA" --run "$RUN" --folds "$FOLDS" "${MODEL_OPTIONS[@]}"
     done
 else  # the same pieces, in the order of what they bring, as far as the time goes
-    run python -m tools.schedule --models "$left" --time-budget "$TIME_BUDGET" -- \
+    run python -m tools.schedule --models "${MODELS[*]}" --time-budget "$TIME_BUDGET" -- \
         --data "$DATA" --run "$RUN" --folds "$FOLDS" "${MODEL_OPTIONS[@]}"
     read -ra MODELS <<<"$(python -m tools.blendable --run "$RUN" --models "${MODELS[*]}" "${RUNS_OPTIONS[@]}")"
 fi
