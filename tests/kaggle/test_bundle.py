@@ -141,7 +141,7 @@ def test_a_changed_file_a_credential_and_a_strange_name_are_refused(
     with pytest.raises(UserError, match=r"new\.py looks like it holds a credential"):
         kaggle_push.bundled_files()
     for name in ("Some One", "../x", ""):
-        with pytest.raises(UserError, match="expected your name"):
+        with pytest.raises(UserError, match="expected your user name"):
             kaggle_push.checked_user(name)
 
 
