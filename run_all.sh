@@ -4,6 +4,7 @@
 #     ./run_all.sh              on the data it finds, or on a rendered demo set where there is none
 #     ./run_all.sh --help       every option of every stage
 set -euo pipefail
+export RUN_STARTED="${RUN_STARTED:-$(date +%s)}"  # for --time-budget
 export CALLED_FROM="$PWD"  # what relative paths on the command line are relative to
 case "${STATEFARM_DATA:-/}" in /*) ;; *) export STATEFARM_DATA="$PWD/$STATEFARM_DATA" ;; esac
 cd "$(dirname "${BASH_SOURCE[0]}")"
@@ -18,6 +19,7 @@ trap 'kill -TERM "${stage:-}" 2>/dev/null && wait "$stage"; exit 130' INT TERM
 case " $* " in *" --help "* | *" -h "*) exec python -m tools.plan --help ;; esac
 stages="$(python -m tools.plan "$@")"
 eval "$stages"
+if [ "$DRY_RUN" = yes ]; then exit; fi
 
 # Kaggle's archive -> data/, or no data at all -> a rendered demo set in Kaggle's layout
 if [ "$DOWNLOAD" = yes ]; then
@@ -34,9 +36,15 @@ run python -m preprocessing.folds --data "$DATA" --run "$RUN" --folds "$FOLDS" "
 
 # photographs + folds.csv -> runs/RUN/MODEL/fold_K/: the best network, out-of-fold and test predictions
 left="$(python -m tools.ready --models "${MODELS[*]}" --data "$DATA" --run "$RUN" --folds "$FOLDS" "${MODEL_OPTIONS[@]}")"
-for model in $left; do
-    run python "models/$model.py" --data "$DATA" --run "$RUN" --folds "$FOLDS" "${MODEL_OPTIONS[@]}"
-done
+if [ "$TIME_BUDGET" = none ]; then
+    for model in $left; do
+        run python "models/$model.py" --data "$DATA" --run "$RUN" --folds "$FOLDS" "${MODEL_OPTIONS[@]}"
+    done
+else  # the same pieces, in the order of what they bring, as far as the time goes
+    run python -m tools.schedule --models "${MODELS[*]}" --time-budget "$TIME_BUDGET" -- \
+        --data "$DATA" --run "$RUN" --folds "$FOLDS" "${MODEL_OPTIONS[@]}"
+    read -ra MODELS <<<"$(python -m tools.blendable --run "$RUN" --models "${MODELS[*]}" "${RUNS_OPTIONS[@]}")"
+fi
 
 # prediction tables -> runs/RUN/ensemble/ and submissions/RUN.csv
 run python -m ensemble.blend --data "$DATA" --run "$RUN" --models "${MODELS[*]}" "${ENSEMBLE_OPTIONS[@]}"

@@ -3,9 +3,14 @@
 #     source ./setup.sh requirements.txt
 #
 # Makes .venv with the pinned packages and puts it first on the PATH. Does nothing where that was done already.
+# With STATEFARM_PACKAGES=installed it takes what `python` has, as in a Kaggle kernel, if that is new enough.
 
 setup_environment() {
     local python stamp requirements=()
+    if [ "${STATEFARM_PACKAGES:-}" = installed ]; then
+        python -m preprocessing.packages
+        return
+    fi
     stamp=".venv/installed-$(cat requirements.lock "$@" | cksum | tr ' ' '-')"
     if [ ! -e "$stamp" ]; then
         python="$(find_python)" || return 1

@@ -40,7 +40,7 @@ def _credential_files() -> list[Path]:
     return [*keys, *(folder / name for name in ("access_token", "access_token.txt", "credentials.json"))]
 
 
-def _secrets() -> list[str]:
+def secrets() -> list[str]:
     """Every text that must not be repeated in a message."""
     found = [os.environ.get(name, "") for name in ("KAGGLE_API_TOKEN", "KAGGLE_KEY")]
     for path in (*_credential_files(), Path(found[0])):  # the variable may also name a file with the token
@@ -54,14 +54,19 @@ def _secrets() -> list[str]:
 
 
 def run_client(
-    *words: str, what: str, browser: str, meanwhile: Callable[[subprocess.Popen], None] = lambda process: None
+    *words: str,
+    what: str,
+    browser: str,
+    meanwhile: Callable[[subprocess.Popen], None] = lambda process: None,
+    topic: str = "competitions",
 ) -> str:
-    """Has the client do something in the competition: `kaggle competitions WORDS`.
+    """Has the client do something: `kaggle TOPIC WORDS`.
 
     Args:
         what: is asked for, for the message where it is refused, such as 'the download'.
         browser: a line that says how a person can do it without the client.
         meanwhile: called with the process, and may wait for it.
+        topic: 'competitions', 'datasets' or 'kernels'.
 
     Returns:
         What it said.
@@ -72,7 +77,7 @@ def run_client(
     if not has_credentials():
         raise UserError(f"no Kaggle credentials found.\n{STEPS}\n{browser}")
     # A process of its own: the client exits and prints when merely imported. -P: this repository has a kaggle/ too.
-    command = [sys.executable, "-P", "-m", "kaggle", "competitions", *words]
+    command = [sys.executable, "-P", "-m", "kaggle", topic, *words]
     with tempfile.TemporaryFile() as output:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
         try:
@@ -84,14 +89,16 @@ def run_client(
         output.seek(0)
         said = output.read().decode("utf-8", "replace")
     if process.returncode != 0:
-        raise UserError(_explain(said, what, browser))
+        raise UserError(_explain(said, what, browser, topic))
     return said
 
 
-def _explain(said: str, what: str, browser: str) -> str:
+def _explain(said: str, what: str, browser: str, topic: str) -> str:
     """The client's complaint in words that say what to do next."""
     if "No module named" in said:
         return f"the Kaggle client cannot be started: {last_words(said)}\n{INSTALL}\n{browser}"
+    if re.search(r"\b403\b", said) and topic != "competitions":
+        return f"Kaggle refuses {what} (403): is the user's name your own? {last_words(said)}\n{LOG_IN}\n{browser}"
     if re.search(r"\b403\b", said):
         return f"Kaggle refuses {what} (403), as it does until the rules are accepted.\n{RULES}\n{browser}"
     if re.search(r"\b401\b", said) or "Authentication required" in said or "nvalid credentials" in said:
@@ -105,6 +112,6 @@ def last_words(said: str) -> str:
     """The last line that the client said, less what is secret."""
     lines = [line.strip() for line in said.splitlines() if line.strip()]
     words = f"It said: {lines[-1][:500]}" if lines else "It said nothing."
-    for secret in _secrets():
+    for secret in secrets():
         words = words.replace(secret, "***")
     return words

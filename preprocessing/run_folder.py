@@ -15,6 +15,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 RUNS = REPOSITORY / "runs"
 CACHE = REPOSITORY / "cache"
 SUBMISSIONS = REPOSITORY / "submissions"
+VERSION = "statefarm_code.json"  # in the root of a bundle of the code: its git revision
 
 RESERVED_MODEL_NAMES = ("ensemble",)
 RESERVED_RUN_NAMES = ("leaderboard",)

@@ -16,6 +16,7 @@ from ensemble.options import Options
 from ensemble.score import read_labels
 from models.finetuning import architecture as zoo
 from models.finetuning import command, needs, runtime, watching, weights
+from models.finetuning.devices import find_devices
 from models.finetuning.processes import default_jobs
 from models.finetuning.recipe import Kind, Recipe
 from preprocessing.augmentation_settings import Augmentation
@@ -24,6 +25,8 @@ from preprocessing.errors import UserError, run_command
 from preprocessing.files import read_json, written_whole
 from preprocessing.run_folder import REPOSITORY, RUNS, SUBMISSIONS, fold_folder, run_folder
 from preprocessing.settings import CommandLine, add_settings, as_options, chosen
+from tools import schedule
+from tools.timetable import described, read_budget, timetable
 
 DEFAULT_MODELS = "vgg16 inception_v3 resnet50"
 
@@ -39,6 +42,13 @@ def make_parser() -> CommandLine:
     parser.add_argument("--models", default=DEFAULT_MODELS, metavar='"A B"', help=f"architectures [{DEFAULT_MODELS}]")
     parser.add_argument("--demo", action="store_true", help="the rendered demo set, whatever data there is")
     parser.add_argument("--download", action="store_true", help="get the data from Kaggle first, where there is none")
+    parser.add_argument(
+        "--time-budget",
+        type=read_budget,
+        metavar="T",
+        help="train what can be finished, blend that: 8h30m [none]",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="say what would run, when and where, and stop")
     parser.add_argument("--allow-missing", action="store_true", help="blend although folds are missing, and say so")
     parser.add_argument("--labels", type=Path, metavar="FILE", help="score the submission on these test labels")
     parser.add_argument(
@@ -84,10 +94,21 @@ def main() -> None:
         folds=folds,
         bfloat16=arguments.precision in ("auto", "mixed_bfloat16") and bool(runtime.bfloat16_unit()),
         jobs=arguments.jobs or default_jobs(quick, folds),
+        devices=find_devices(),
     )
     tell(f"run      {run}: {' '.join(names)} on {folds} folds of {data} ({train_images:,} + {test_images:,} images)")
     if any(left.values()):
         tell(needs.check(estimate, [run_path, arguments.cache]))
+    if arguments.time_budget or arguments.dry_run:
+        unfinished = [
+            (a, recipe, fold)
+            for a, recipe, _ in settings
+            for fold in range(folds)
+            if not _finished(run_path, a.name, fold)
+        ]
+        tell(_timetable(unfinished, run_path, arguments, quick, (train_images, test_images, folds)))
+    if arguments.dry_run:
+        tell("nothing was started (--dry-run)")
 
     runs = [] if arguments.runs.resolve() == RUNS else ["--runs", str(arguments.runs)]
     skip = ["--skip-broken"] if arguments.skip_broken else []
@@ -99,7 +120,7 @@ def main() -> None:
     trainer += ["--log-to", ",".join(arguments.log_to)] if arguments.log_to else []
     trainer += ["--cache-limit", str(arguments.cache_limit), *(["--quick"] if quick else []), *as_options(given)]
     labels = arguments.labels or (_demo_labels(data) if demo else None)
-    blend = [*runs, *(["--allow-missing"] if arguments.allow_missing else [])]
+    blend = [*runs, *(["--allow-missing"] if arguments.allow_missing or arguments.time_budget else [])]
     blend += as_options(chosen(arguments, Options))
     blend += ["--labels", str(labels)] if labels else []
     blend += ["--submissions", str(arguments.submissions)] if arguments.submissions.resolve() != SUBMISSIONS else []
@@ -110,6 +131,9 @@ def main() -> None:
     _assign("CACHE", str(arguments.cache))
     _assign("DOWNLOAD", "yes" if source == "download" else "no")
     _assign("DEMO", "yes" if demo else "no")
+    _assign("DRY_RUN", "yes" if arguments.dry_run else "no")
+    _assign("TIME_BUDGET", f"{arguments.time_budget:.0f}s" if arguments.time_budget else "none")
+    _assign("RUNS_OPTIONS", runs)
     _assign("MODELS", names)
     _assign("CHECK_OPTIONS", shared)
     _assign("FOLDS_OPTIONS", [*runs, *shared])
@@ -160,6 +184,33 @@ def _data(arguments: argparse.Namespace) -> tuple[Path, str]:
         "pipeline on a demo set that it renders. For the real thing: ./run_all.sh --download (needs a Kaggle account)."
     )
     return demo.demo_root(arguments.cache, arguments.seed), "demo"
+
+
+def _timetable(
+    unfinished: list[tuple[zoo.Architecture, Recipe, int]],
+    run: Path,
+    arguments: argparse.Namespace,
+    quick: bool,
+    counts: tuple[int, int, int],
+) -> str:
+    """What begins when, with a time budget or as if there were all the time in the world."""
+    places = schedule.find_places(arguments.jobs, quick, len(unfinished))
+    record = schedule.Record(run, places.kind)
+    rate = places.rate(arguments.precision in ("auto", "mixed_bfloat16") and bool(runtime.bfloat16_unit()))
+    tasks = [
+        schedule.task_of(run, a.name, fold, needs.piece_seconds(a, recipe, *counts, rate), record)
+        for a, recipe, fold in unfinished
+    ]
+    if not arguments.time_budget:
+        return described(*timetable(tasks, record.pace(), places.number, None), places.names)
+    clock = schedule.Clock.of(arguments.time_budget)
+    entries, left_out = timetable(tasks, record.pace(), places.number, clock.left)
+    ends = clock.passed + max([entry.ends for entry in entries], default=0.0)
+    return (
+        f"{described(entries, left_out, places.names, clock.passed)}\n"
+        f"clock    {needs.duration(clock.budget)}, {needs.duration(clock.passed)} of them have passed; training "
+        f"ends at {schedule.clock_time(ends)}, margins included, and the blend follows"
+    )
 
 
 def _finished(run: Path, model: str, fold: int) -> bool:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from models.finetuning import needs, runtime
+from models.finetuning.devices import find_devices
 from models.finetuning.layers import count_blocks
 from models.finetuning.network import Network, build, set_trainable, trainable_summary
 from models.finetuning.optimisation import stages
@@ -50,6 +51,7 @@ def describe(pieces: Sequence[Piece], folds: pd.DataFrame, test_images: int, fol
         test_images=test_images,
         folds=int(folds["fold"].nunique()),
         bfloat16=policy == "mixed_bfloat16",
+        devices=find_devices()[:1],
     )
     lines.append(needs.check(estimate, folders))
     lines.append("nothing was started (--dry-run)")

@@ -2,13 +2,14 @@
 
 import dataclasses
 import os
-import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from models.finetuning.architecture import Architecture
+from models.finetuning.devices import Device
 from models.finetuning.recipe import Recipe
-from preprocessing.errors import UserError
+from preprocessing.errors import UserError, named
 from preprocessing.files import free_bytes
 
 GIBIBYTE = 2**30
@@ -33,13 +34,15 @@ class Needs:
     Attributes:
         disk: bytes that it will write, of which `cache_disk` can be done without.
         memory: bytes of the largest processes that run at a time.
-        seconds: on this machine's CPU.
+        seconds: on this machine's CPU, or on its accelerators.
+        accelerators: what they are; nothing for the CPU.
     """
 
     disk: int
     cache_disk: int
     memory: int
     seconds: float
+    accelerators: str = ""
 
 
 def estimate(
@@ -50,6 +53,7 @@ def estimate(
     folds: int,
     bfloat16: bool,
     jobs: int = 1,
+    devices: Sequence[Device] = (),
 ) -> Needs:
     """Estimates what is left of a run.
 
@@ -57,28 +61,49 @@ def estimate(
         models: each with its recipe and the number of its folds that are not finished.
         folds: of the run.
         jobs: folds at a time.
+        devices: accelerators that they compute on.
     """
-    rate = 1e9 * _matrix_gigaflops() * SHARE_OF_MATRIX_PEAK["half" if bfloat16 else "float32"]
+    rate = sum(device.rate or 0.0 for device in devices) or processor_rate(bfloat16)
     seconds, disk, memory = 20.0, 0, 0.0
     sizes = set()
     for architecture, recipe, left in models:
         pixels = recipe.image_size.height * recipe.image_size.width
         held_out = train_images / folds
-        training = train_images - held_out
-        if recipe.train_images:
-            training = min(training, recipe.train_images)
-        epochs = recipe.epochs + recipe.head_epochs
-        passes = epochs * (TRAINING_COST * training + held_out) + training + 2 * held_out + test_images
-        passes += recipe.tta * (held_out + test_images)
-        flops = passes * architecture.gigaflops * 1e9 * pixels / REFERENCE_PIXELS
-        seconds += left * (PIECE_START_SECONDS + flops / rate)
+        seconds += left * piece_seconds(architecture, recipe, train_images, test_images, folds, rate)
         outputs = 2 * architecture.weight_bytes + (test_images + held_out) * 2 * 2048
         disk += int(left * outputs + 4 * architecture.weight_bytes)
         batch = max(recipe.batch_size, 64 / TRAINING_COST) * pixels * BYTES_PER_PIXEL_OF_BATCH
         memory = max(memory, BASE_MEMORY + 6 * architecture.weight_bytes + batch)
         sizes.add((recipe.image_size, recipe.crop))
     cache = sum(3 * size.height * size.width * (train_images + test_images) for size, _ in sizes)
-    return Needs(disk=disk, cache_disk=cache, memory=int(jobs * memory), seconds=seconds)
+    kinds = named([device.kind for device in devices])
+    return Needs(disk=disk, cache_disk=cache, memory=int(jobs * memory), seconds=seconds, accelerators=kinds)
+
+
+def piece_seconds(
+    architecture: Architecture, recipe: Recipe, train_images: int, test_images: int, folds: int, rate: float
+) -> float:
+    """Seconds that one fold takes, by its operations.
+
+    Args:
+        train_images, test_images: of the data.
+        folds: of the run.
+        rate: operations a second.
+    """
+    pixels = recipe.image_size.height * recipe.image_size.width
+    held_out = train_images / folds
+    training = train_images - held_out
+    if recipe.train_images:
+        training = min(training, recipe.train_images)
+    epochs = recipe.epochs + recipe.head_epochs
+    passes = epochs * (TRAINING_COST * training + held_out) + training + 2 * held_out + test_images
+    passes += recipe.tta * (held_out + test_images)
+    return PIECE_START_SECONDS + passes * architecture.gigaflops * 1e9 * pixels / REFERENCE_PIXELS / rate
+
+
+def processor_rate(bfloat16: bool) -> float:
+    """Operations a second of a network on this machine's CPU, by a short measurement."""
+    return 1e9 * _matrix_gigaflops() * SHARE_OF_MATRIX_PEAK["half" if bfloat16 else "float32"]
 
 
 def check(needs: Needs, folders: list[Path]) -> str:
@@ -100,11 +125,11 @@ def check(needs: Needs, folders: list[Path]) -> str:
             "fewer --models or --folds, or --quick."
         )
     cache = f" and {needs.cache_disk / GIBIBYTE:.1f} GiB of decoded images (as far as there is room)"
+    where = needs.accelerators or f"this machine's {os.cpu_count()} cores"
     return (
         f"disk     {needs.disk / GIBIBYTE:.1f} GiB{cache}; {free / GIBIBYTE:.0f} GiB are free\n"
         f"memory   about {needs.memory / GIBIBYTE:.1f} GiB; {memory / GIBIBYTE:.0f} GiB are available\n"
-        f"time     about {duration(needs.seconds)} on this machine's {os.cpu_count()} cores, by a rough estimate"
-        + ("; the GPU will be much faster" if shutil.which("nvidia-smi") else "")
+        f"time     about {duration(needs.seconds)} on {where}, by a rough estimate"
     )
 
 

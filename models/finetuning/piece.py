@@ -20,7 +20,7 @@ from models.finetuning.architecture import Architecture
 from preprocessing.augmentation_settings import Augmentation
 from preprocessing.errors import UserError
 from preprocessing.files import read_json, sha256_of, write_json
-from preprocessing.run_folder import REPOSITORY, fold_folder, folds_path
+from preprocessing.run_folder import REPOSITORY, VERSION, fold_folder, folds_path
 from preprocessing.settings import as_json, as_words
 
 CHECKPOINT = "checkpoint/state.npz"
@@ -197,6 +197,8 @@ def _size(path: Path) -> int:
 
 
 def _git_revision() -> str:
+    if (REPOSITORY / VERSION).exists():  # of a bundle, which is no checkout
+        return str(read_json(REPOSITORY / VERSION)["revision"])
     command = ["git", "-C", str(REPOSITORY), "rev-parse", "HEAD"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()

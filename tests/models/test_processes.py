@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from models.finetuning.processes import LABEL, run_folds
+from models.finetuning.processes import LABEL, default_jobs, run_folds
 from preprocessing.errors import UserError
 from preprocessing.run_folder import REPOSITORY
 
@@ -36,6 +36,23 @@ def test_every_fold_runs_once_and_no_more_than_asked_at_a_time(tmp_path: Path, j
     run_folds(path, ["--epochs", "1"], [0, 1, 2, 3], jobs)
     said = {path.name: path.read_text() for path in tmp_path.glob("done_*")}
     assert said == {f"done_{fold}": f"fold {fold} | " if jobs > 1 else "" for fold in range(4)}
+
+
+def test_folds_side_by_side_each_have_a_device_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STATEFARM_DEVICES", "a,b")
+    assert default_jobs(quick=False, folds=5) == 2
+    path = script(
+        tmp_path,
+        f"""
+        device = os.environ["CUDA_VISIBLE_DEVICES"]
+        open(f"{tmp_path}/busy_{{device}}", "x")
+        open(f"{tmp_path}/done_{{fold}}", "w").write(device)
+        os.remove(f"{tmp_path}/busy_{{device}}")
+        """,
+    )
+    run_folds(path, [], [0, 1, 2, 3], 2)
+    assert {file.read_text() for file in tmp_path.glob("done_*")} == {"a", "b"}
+    assert len(list(tmp_path.glob("done_*"))) == 4
 
 
 @pytest.mark.parametrize("jobs", [1, 2])

@@ -1,0 +1,133 @@
+"""A kernel's life in three versions, on a folder like Kaggle's: whole, with too little time, and continued.
+
+The inputs are mounted read-only and there is no network, where this machine allows that; the code is the bundle's.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from models.finetuning.devices import Device
+from preprocessing.files import read_json
+from preprocessing.run_folder import REPOSITORY
+from preprocessing.tables import read_predictions
+from tests.trees import make_tree
+from tools.kaggle_push import build_code, build_kernel, revision
+from tools.schedule import RECORD, Places
+
+ISOLATED = ["unshare", "--mount", "--net", "bash", "-euc"]
+MOUNTED = 'mount --bind "$0" "$0"; mount -o remount,bind,ro "$0"; ! touch "$0/x" 2>/dev/null; exec "$@"'
+OPTIONS = "--quick --image-size 32x32 --epochs 1 --run rehearsal --precision float32"
+PLACES = Places(2, (Device("0"), Device("1")))
+
+
+@pytest.fixture
+def kaggle(tmp_path: Path) -> Path:
+    """/kaggle, with the competition's data, the code and random weights among its inputs."""
+    import keras
+
+    root = tmp_path / "kaggle"
+    make_tree(root / "input" / "competitions" / "state-farm-distracted-driver-detection", test_images=5)
+    weights = root / "input" / "datasets" / "someone" / "statefarm-weights"
+    weights.mkdir(parents=True)
+    for name, builder in (
+        ("mobilenet", keras.applications.MobileNet),
+        ("mobilenet_v2", keras.applications.MobileNetV2),
+    ):
+        builder(weights=None, include_top=False).save_weights(weights / f"{name}.weights.h5")
+    (root / "working").mkdir()
+    return root
+
+
+def run_version(root: Path, tmp_path: Path, options: str) -> str:
+    """Pushes and runs a version of the kernel as Kaggle would, with an empty working folder; returns what it said."""
+    build_code("someone", revision(allow_changes=True), root / "input" / "datasets" / "someone" / "statefarm-code")
+    build_kernel("someone", revision(allow_changes=True), f"{OPTIONS} {options}", True, tmp_path / "kernel")
+    command = [sys.executable, str(tmp_path / "kernel" / "kernel.py")]
+    inputs = str(root / "input")
+    if subprocess.run([*ISOLATED, MOUNTED, inputs, "true"], capture_output=True, check=False).returncode == 0:
+        command = [*ISOLATED, MOUNTED, inputs, *command]
+    home = tmp_path / "home"
+    home.mkdir(exist_ok=True)
+    environment = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": str(home), "STATEFARM_KAGGLE": str(root)}
+    environment |= {"STATEFARM_DEVICES": ",".join(device.name for device in PLACES.devices)}
+    environment |= {name: os.environ[name] for name in ("KERAS_BACKEND",) if name in os.environ}
+    done = subprocess.run(
+        command, cwd=root / "working", env=environment, capture_output=True, text=True, timeout=900, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert str(REPOSITORY) not in done.stdout, "another copy of the repository was used"
+    return done.stdout
+
+
+def next_version(root: Path) -> Path:
+    """Mounts the output as the next version finds it, and empties the working folder; returns where the run lies."""
+    mounted = root / "input" / "notebooks" / "someone" / "statefarm-drivers"
+    mounted.parent.mkdir(parents=True, exist_ok=True)
+    if mounted.exists():
+        mounted.rename(root / "older")
+    (root / "working").rename(mounted)
+    (root / "working").mkdir()
+    if (root / "tmp").exists():
+        (root / "tmp").rename(root / f"scratch_{len(list(root.iterdir()))}")
+    return mounted / "runs" / "rehearsal"
+
+
+def check_submission(root: Path) -> bytes:
+    """That submission.csv holds a row for each image of the sample, in its order."""
+    data = root / "input" / "competitions" / "state-farm-distracted-driver-detection"
+    sample = pd.read_csv(data / "sample_submission.csv")
+    path = root / "working" / "submission.csv"
+    assert list(read_predictions(path).index) == list(sample["img"])
+    return path.read_bytes()
+
+
+@pytest.mark.slow
+def test_a_kernel_runs_offline_and_goes_on_where_the_last_version_stopped(kaggle: Path, tmp_path: Path) -> None:
+    told = run_version(kaggle, tmp_path, "--models mobilenet --time-budget 2h")
+    assert "2 of 2 pieces are finished" in told
+    first = check_submission(kaggle)
+    pieces = {path.parent for path in (kaggle / "working" / "runs").glob("*/*/fold_*/config.json")}
+    assert len(pieces) == 2
+    assert {read_json(piece / "config.json")["git_revision"] for piece in pieces} == {revision(allow_changes=True)}
+    assert sorted(path.name for path in (kaggle / "working").iterdir()) == ["runs", "submission.csv"]
+
+    run = next_version(kaggle)
+    rows = read_json(run / RECORD)
+    assert [row["ended"] for row in rows] == ["finished", "finished"]
+    slow = rows[0] | {"model": "mobilenet_v2", "fold": 7, "seconds": 10_000.0}
+    (run / RECORD).write_text(json.dumps([*rows, slow]))  # as if this machine were slow with this network
+    told = run_version(kaggle, tmp_path, "--models 'mobilenet mobilenet_v2' --time-budget 30m")
+    assert "goes on with run rehearsal" in told
+    assert "no time for: mobilenet_v2, fold 0; mobilenet_v2, fold 1" in told
+    assert "not in the blend yet: mobilenet_v2" in told
+    assert check_submission(kaggle) == first
+
+    next_version(kaggle)
+    told = run_version(kaggle, tmp_path, "--models 'mobilenet mobilenet_v2' --time-budget 9h")
+    assert "4 of 4 pieces are finished" in told
+    assert "INCOMPLETE" not in told
+    assert check_submission(kaggle) != first
+    finished = [row for row in read_json(kaggle / "working" / "runs" / "rehearsal" / RECORD) if row["fold"] != 7]
+    assert sorted((row["model"], row["fold"]) for row in finished) == [
+        ("mobilenet", 0),
+        ("mobilenet", 1),
+        ("mobilenet_v2", 0),
+        ("mobilenet_v2", 1),
+    ]
+    assert {row["on"] for row in finished} == {PLACES.kind}
+
+
+@pytest.mark.slow
+def test_what_is_not_attached_is_told(kaggle: Path, tmp_path: Path) -> None:
+    (kaggle / "input" / "datasets" / "someone" / "statefarm-weights").rename(tmp_path / "weights")
+    with pytest.raises(AssertionError, match=r"kaggle/pack_weights\.sh USER"):
+        run_version(kaggle, tmp_path, "--time-budget 1h")
+    (kaggle / "input" / "competitions").rename(tmp_path / "data")
+    with pytest.raises(AssertionError, match="Attach the competition's data"):
+        run_version(kaggle, tmp_path, "--time-budget 1h")

@@ -1,0 +1,124 @@
+"""Runs the pipeline in a Kaggle kernel: offline, on the image's packages, from the mounts to submission.csv.
+
+    python -m tools.kaggle_kernel /kaggle STARTED [options of run_all.sh]
+
+Started by kaggle/kernel.py. Under the root, input/ has the competition's data, weights, and perhaps the output of an
+earlier version, whose finished pieces are kept and whose unfinished ones go on; working/ gets runs/ and submission.csv.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from preprocessing.competition import DRIVER_LIST, SAMPLE_SUBMISSION
+from preprocessing.errors import UserError, run_command
+from preprocessing.run_folder import REPOSITORY
+from tools.schedule import NOTHING_YET, STARTED
+
+DEPTH = 5  # of folders under input/: input/competitions/NAME, input/datasets/USER/NAME, input/notebooks/USER/NAME
+NOT_LOOKED_INTO = ("imgs", "fold_")  # beginnings of names
+CACHE_LIMIT = "40"  # GiB; the disk beside working/ has about 57
+
+
+def folders(root: Path, depth: int = DEPTH) -> Iterator[Path]:
+    """The folders under `root`, outer ones first, less those that are full of images."""
+    inner = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(NOT_LOOKED_INTO))
+    yield from inner
+    if depth > 1:
+        for folder in inner:
+            yield from folders(folder, depth - 1)
+
+
+def find_data(root: Path) -> Path:
+    """The competition's folder.
+
+    Raises:
+        UserError: it is not among the inputs.
+    """
+    for folder in folders(root):
+        if (folder / DRIVER_LIST).is_file() and (folder / SAMPLE_SUBMISSION).is_file():
+            return folder
+    raise UserError(
+        f"{root}: no folder with {DRIVER_LIST}. Attach the competition's data to the kernel ('Add input', the "
+        "competition), after its rules were accepted."
+    )
+
+
+def gather_weights(root: Path, into: Path) -> Path:
+    """A folder with every NAME.weights.h5 of the inputs; empty where there is none."""
+    into.mkdir(parents=True, exist_ok=True)
+    for folder in folders(root):
+        for path in sorted(folder.glob("*.weights.h5")):
+            if not (into / path.name).exists():
+                (into / path.name).symlink_to(path)
+    return into
+
+
+def take_over(root: Path, runs: Path) -> list[str]:
+    """Copies the runs of earlier versions, which lie under input/, into the working folder.
+
+    A run that several inputs have is taken from the one where most of its pieces are finished.
+
+    Returns:
+        A line for each run.
+    """
+    best: dict[str, tuple[int, Path]] = {}
+    for folder in folders(root):
+        if folder.parent.name == "runs" and (folder / "folds.csv").is_file():
+            finished = len(list(folder.glob("*/fold_*/finished.json")))
+            if folder.name not in best or finished > best[folder.name][0]:
+                best[folder.name] = (finished, folder)
+    told = []
+    for name, (finished, source) in best.items():
+        if (runs / name).exists():
+            continue
+        for path in sorted(source.rglob("*")):  # the modes are not copied: the inputs are read-only
+            if path.is_file():
+                target = runs / name / path.relative_to(source)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, target)
+        told.append(f"goes on with run {name} of {source}: {finished} pieces are finished")
+    return told
+
+
+def main() -> None:
+    root, started, options = Path(sys.argv[1]), sys.argv[2], sys.argv[3:]
+    inputs, working, scratch = root / "input", root / "working", root / "tmp"
+    data = find_data(inputs)
+    for line in take_over(inputs, working / "runs"):
+        print(line, flush=True)
+    places = ["--data", data, "--runs", working / "runs", "--cache", scratch / "cache"]
+    places += ["--submissions", scratch / "submissions"]
+    if "--cache-limit" not in options:
+        places += ["--cache-limit", CACHE_LIMIT]
+    if "--weights" not in options:
+        weights = gather_weights(inputs, scratch / "weights")
+        if not any(weights.iterdir()):
+            raise UserError(
+                f"{inputs}: no NAME.weights.h5, and no internet to fetch them. Attach a dataset with them, which "
+                "kaggle/pack_weights.sh USER makes."
+            )
+        places += ["--weights", weights]
+    environment = {name: value for name, value in os.environ.items() if name != "STATEFARM_DATA"}
+    environment |= {"STATEFARM_PACKAGES": "installed", STARTED: started, "PYTHONUNBUFFERED": "1"}
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', '')}"
+    command = ["bash", str(REPOSITORY / "run_all.sh"), *map(str, places), *options]
+    status = subprocess.run(command, env=environment, check=False).returncode
+    submissions = sorted((scratch / "submissions").glob("*.csv"), key=lambda path: path.stat().st_mtime)
+    if submissions:
+        shutil.copyfile(submissions[-1], working / "submission.csv")
+        print(f"{working / 'submission.csv'}: written", flush=True)
+    if status == NOTHING_YET:
+        print(
+            "Nothing is finished yet, so there is no submission. Push the next version with this one's output attached "
+            "(kaggle/push.sh USER --continue): it goes on where this one stopped."
+        )
+    elif status:
+        sys.exit(status)
+
+
+if __name__ == "__main__":
+    run_command(main)

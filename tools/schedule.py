@@ -1,0 +1,257 @@
+"""Trains what there is time for: pieces side by side, one on each device, none begun that cannot finish in time.
+
+    python -m tools.schedule --models "vgg16 resnet50" --time-budget 8h30m -- [options of every architecture's script]
+
+The clock was started with run_all.sh, or is started now. A piece that is still running when the time is up is stopped;
+the next start goes on with it after its last finished epoch. What pieces took is kept in runs/NAME/clock.json.
+"""
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from models.finetuning import architecture as zoo
+from models.finetuning import command, needs, runtime
+from models.finetuning.devices import Device, find_devices
+from models.finetuning.piece import Piece
+from models.finetuning.processes import POLL_SECONDS, default_jobs, environment, stop
+from models.finetuning.recipe import Recipe
+from preprocessing.augmentation_settings import Augmentation
+from preprocessing.errors import UserError, run_command
+from preprocessing.files import read_json, write_json
+from preprocessing.run_folder import REPOSITORY, fold_folder
+from preprocessing.settings import CommandLine
+from tools.timetable import Pace, Task, clock_time, described, kept_for_blend, next_task, read_budget, timetable
+
+RECORD = "clock.json"  # in the run's folder
+STARTED = "RUN_STARTED"  # when the clock was started, in seconds since 1970
+NOTHING_YET = 3  # exit status: nothing is finished so far, and nothing went wrong
+
+
+@dataclass(frozen=True)
+class Clock:
+    """The time there is, in seconds since 1970."""
+
+    started: float
+    budget: float
+
+    @classmethod
+    def of(cls, budget: float) -> "Clock":
+        """Started when run_all.sh was, or now."""
+        return cls(float(os.environ.get(STARTED) or time.time()), budget)
+
+    @property
+    def passed(self) -> float:
+        """Seconds since it was started."""
+        return time.time() - self.started
+
+    @property
+    def left(self) -> float:
+        """Seconds until all pieces have to be finished, so that there is time for the blend."""
+        return self.budget - kept_for_blend(self.budget) - self.passed
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where pieces run: so many at a time, on devices if there are any."""
+
+    number: int
+    devices: tuple[Device, ...] = ()
+
+    def device(self, place: int) -> Device | None:
+        return self.devices[place % len(self.devices)] if self.devices else None
+
+    @property
+    def names(self) -> list[str]:
+        """What the places are called."""
+        named = [self.device(place) for place in range(self.number)]
+        return [f"{one.kind} {one.name}".strip() if one else "CPU" for one in named]
+
+    @property
+    def kind(self) -> str:
+        """What measured times are comparable on."""
+        return f"{self.number} x {self.devices[0].kind or 'CPU' if self.devices else 'CPU'}, {os.cpu_count()} cores"
+
+    def rate(self, bfloat16: bool) -> float:
+        """Operations a second at one place."""
+        own = self.devices[0].rate if self.devices else None
+        return own or needs.processor_rate(bfloat16) / self.number
+
+
+def find_places(jobs: int | None, quick: bool, pieces: int) -> Places:
+    """One piece on each device, or `jobs` at a time."""
+    return Places(max(1, jobs or default_jobs(quick, pieces)), tuple(find_devices()))
+
+
+class Record:
+    """clock.json: what pieces took, in this start and in earlier ones, on whatever machine."""
+
+    def __init__(self, run: Path, kind: str) -> None:
+        self.path, self.kind = run / RECORD, kind
+        self.rows: list[dict[str, Any]] = read_json(self.path) if self.path.exists() else []
+
+    def add(self, task: Task, seconds: float, ended: str) -> None:
+        """Keeps how long a process ran, and how it ended: 'finished', 'stopped' or 'failed'."""
+        own = {"model": task.model, "fold": task.fold, "seconds": round(seconds, 1), "ended": ended}
+        self.rows.append(own | {"estimate": round(task.estimate, 1), "on": self.kind})
+        write_json(self.path, self.rows)
+
+    def spent(self, model: str, fold: int) -> float:
+        """Seconds that unfinished starts of a piece took here."""
+        rows = [row for row in self.rows if (row["model"], row["fold"]) == (model, fold) and row["on"] == self.kind]
+        return float(sum(row["seconds"] for row in rows if row["ended"] == "stopped"))
+
+    def pace(self) -> Pace:
+        """What the pieces that finished on such a machine took, all their starts together."""
+        pace = Pace()
+        for row in self.rows:
+            if row["ended"] == "finished" and row["on"] == self.kind:
+                pace.add(row["model"], row["seconds"] + self.spent(row["model"], row["fold"]), row["estimate"])
+        return pace
+
+
+def task_of(run: Path, model: str, fold: int, estimate: float, record: Record) -> Task:
+    """The piece as the timetable knows it."""
+    begun = (fold_folder(run, model, fold) / "config.json").exists()
+    return Task(model, fold, estimate, begun, record.spent(model, fold) if begun else 0.0)
+
+
+def work_off(
+    tasks: Sequence[Task],
+    command_of: Callable[[Task], list[str]],
+    places: Places,
+    clock: Clock,
+    record: Record,
+) -> dict[str, list[Task]]:
+    """Starts pieces as processes, as long as there is one that can finish; each one's device is its own.
+
+    Returns:
+        The pieces by how they ended: 'finished', 'stopped', 'failed', and 'left', for which there was no time.
+    """
+    waiting, pace = list(tasks), record.pace()
+    running: dict[int, tuple[Task, subprocess.Popen, float]] = {}  # by place
+    ended: dict[str, list[Task]] = {"finished": [], "stopped": [], "failed": []}
+
+    def end(place: int, how: str) -> None:
+        task, _, begun = running.pop(place)
+        seconds = time.time() - begun
+        ended[how].append(task)
+        record.add(task, seconds, how)
+        if how == "finished":
+            pace.add(task.model, seconds + task.spent, task.estimate)
+
+    try:
+        while True:
+            for place in sorted(set(range(places.number)) - set(running)):
+                task = next_task(waiting, pace, clock.left)
+                if task is None:
+                    break
+                waiting.remove(task)
+                expected = needs.duration(pace.seconds(task))
+                say(f"{clock_time(clock.passed)}  {places.names[place]}: {task} begins, at most {expected} as it seems")
+                own = environment(str(task), places.number, place, places.device(place))
+                running[place] = (task, subprocess.Popen(command_of(task), env=own, cwd=REPOSITORY), time.time())
+            if not running:
+                return ended | {"left": waiting}
+            _wait([process for _, process, _ in running.values()], clock.left)
+            for place, (_, process, _) in list(running.items()):
+                if process.poll() is not None:
+                    end(place, "failed" if process.returncode else "finished")
+            if clock.left <= 0:
+                for place, (_, process, _) in list(running.items()):
+                    stop(process)
+                    end(place, "finished" if process.returncode == 0 else "stopped")
+    finally:
+        for place, (_, process, _) in list(running.items()):
+            stop(process)
+            end(place, "stopped")
+
+
+def _wait(processes: Sequence[subprocess.Popen], seconds: float) -> None:
+    """Returns when one of the processes has ended, or after `seconds`."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until and all(process.poll() is None for process in processes):
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            processes[0].wait(POLL_SECONDS)
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def make_parser() -> CommandLine:
+    parser = CommandLine(prog="python -m tools.schedule", description=__doc__)
+    parser.add_argument("--models", required=True, metavar='"A B"', help="architectures")
+    parser.add_argument("--time-budget", type=read_budget, required=True, metavar="T", help="such as 8h30m")
+    parser.add_argument("options", nargs="*", metavar="-- OPTIONS", help="of every architecture's script")
+    return parser
+
+
+def options_parser() -> CommandLine:
+    parser = CommandLine(prog="python models/NAME.py")
+    command.add_run_options(parser)
+    command.add_piece_options(parser, "of the architecture")
+    command.add_recipe_options(parser, Recipe(), Augmentation())
+    return parser
+
+
+def main() -> None:
+    asked = make_parser().parse_args()
+    arguments = options_parser().parse_args(asked.options)
+    clock = Clock.of(asked.time_budget)
+    templates = [command.template_piece(zoo.find(name), arguments)[1] for name in asked.models.split()]
+    if not templates:
+        return
+    run = templates[0].run
+    checked, table, folds = command.read_data(arguments, run)
+    pieces = [Piece(**{**vars(template), "fold": fold}) for template in templates for fold in folds]
+    left = [piece for piece, _ in command.unfinished(pieces, checked)]
+    places = find_places(arguments.jobs, arguments.quick, len(left))
+    record = Record(run, places.kind)
+    rate = places.rate(bool(runtime.bfloat16_unit()) and arguments.precision in ("auto", "mixed_bfloat16"))
+    counts = (len(table), len(checked.test), int(table["fold"].nunique()))
+    tasks = []
+    for piece in left:
+        estimate = needs.piece_seconds(piece.architecture, piece.recipe, *counts, rate)
+        tasks.append(task_of(run, piece.model_name, piece.fold, estimate, record))
+    entries, without = timetable(tasks, record.pace(), places.number, clock.left)
+    say(described(entries, without, places.names, clock.passed))
+    architecture_of = {piece.model_name: piece.architecture.name for piece in pieces}
+
+    def command_of(task: Task) -> list[str]:
+        script = str(REPOSITORY / "models" / f"{architecture_of[task.model]}.py")
+        return [sys.executable, script, *asked.options, "--fold", str(task.fold)]
+
+    ended = work_off(tasks, command_of, places, clock, record)
+    finished = len(pieces) - len(left) + len(ended["finished"])
+    say(_told(ended, finished, len(pieces), clock))
+    if finished == 0:
+        if ended["failed"]:
+            raise UserError("no piece could be finished; see above what went wrong. Mend it and start the same again.")
+        if not ended["stopped"]:
+            shortest = needs.duration(min(record.pace().seconds(task) for task in tasks))
+            left_time = needs.duration(max(0.0, clock.left))
+            raise UserError(
+                f"no piece can be finished in the {left_time} that are left for training: the shortest takes about "
+                f"{shortest}, margins included. Try a larger --time-budget, a smaller --image-size, or --quick."
+            )
+        sys.exit(NOTHING_YET)
+
+
+def _told(ended: dict[str, list[Task]], finished: int, of: int, clock: Clock) -> str:
+    lines = [f"{clock_time(clock.passed)}  {finished} of {of} pieces are finished"]
+    words = {"stopped": "stopped, to be gone on with", "left": "no time for", "failed": "FAILED"}
+    lines += [f"{text}: {'; '.join(map(str, ended[how]))}" for how, text in words.items() if ended[how]]
+    if len(lines) > 1:
+        lines.append("The same command goes on with them.")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    run_command(main)
