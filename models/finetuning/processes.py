@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from preprocessing.errors import UserError
@@ -53,21 +53,25 @@ def run_folds(script: Path, words: Sequence[str], folds: Sequence[int], jobs: in
             if running and jobs > 1:
                 time.sleep(POLL_SECONDS)
     finally:
-        for process in running.values():
-            _stop(process)
+        _stop(running.values())
     for fold, status in failed.items():
         if status < 0:
             raise UserError(_ended_by_signal(script.stem, fold, -status))
         sys.exit(status)
 
 
-def _stop(process: subprocess.Popen) -> None:
-    """Ends a process; one that the terminal has told of Ctrl-C too is given the time to end by itself."""
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(GRACE_SECONDS)
-    if process.poll() is None:
-        process.terminate()
-        process.wait()
+def _stop(processes: Collection[subprocess.Popen]) -> None:
+    """Ends processes; those that the terminal has told of Ctrl-C too are given the time to end by themselves.
+
+    One that is in the midst of a long step cannot listen, and is killed: nothing finished is lost by that.
+    """
+    for end in (lambda process: None, subprocess.Popen.terminate, subprocess.Popen.kill):
+        for process in processes:
+            end(process)
+        deadline = time.monotonic() + GRACE_SECONDS
+        for process in processes:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(max(0.0, deadline - time.monotonic()))
 
 
 def _environment(fold: int, jobs: int, place: int) -> dict[str, str]:
