@@ -247,15 +247,16 @@ def run(root: Path, kills: int, gently: int, seed: int, seconds: float = float("
     print(f"uninterrupted: {time.monotonic() - begun:.0f} s, {len(expected)} results", flush=True)
     hits: list[Hit] = []
     gentle: list[Hit] = []
-    wrong = number = 0
+    wrong = number = aimed = 0
     while (kills > len(hits) or gently > len(gentle)) and time.monotonic() - begun < seconds:
         number += 1
         signals = [signal.SIGKILL] * min(A_TRIAL, kills - len(hits))
         polite = min(A_TRIAL - len(signals), gently - len(gentle))
         signals += [generator.choice([signal.SIGINT, signal.SIGTERM]) for _ in range(polite)]
-        aims = list(
-            zip(moments(len(signals), watched, generator), generator.sample(signals, len(signals)), strict=True)
-        )
+        stages = [AIMS[(aimed + position) % len(AIMS)] for position in range(len(signals))]
+        aimed += len(stages)
+        generator.shuffle(signals)
+        aims = list(zip(moments(stages, watched, generator), signals, strict=True))
         found: list[Hit] = []
         place = Place(root / f"trial_{number}")
         left = trial(place, aims, found.append)
