@@ -35,7 +35,7 @@ def held(path: Path, doing: str, wait: bool = False) -> Iterator[None]:
         with _opened(path) as lock:
             if not _taken(lock.fileno()):
                 if not told:
-                    told = f"{doing} by another process: {_holder(lock)}."
+                    told = f"{doing} by another process: {_holder(lock.fileno())}."
                     if not wait:
                         raise UserError(f"{told} Wait for it, or stop it.")
                     print(f"{told} Waiting for it (Ctrl-C ends this).", file=sys.stderr, flush=True)
@@ -43,7 +43,7 @@ def held(path: Path, doing: str, wait: bool = False) -> Iterator[None]:
             if not _is_at(lock.fileno(), path):  # who held it removed it
                 continue
             try:
-                _sign(lock, os.getpid())
+                _sign(lock.fileno(), os.getpid())
                 yield
             finally:
                 with contextlib.suppress(OSError):
@@ -51,10 +51,10 @@ def held(path: Path, doing: str, wait: bool = False) -> Iterator[None]:
             return
 
 
-def _opened(path: Path) -> IO[str]:
+def _opened(path: Path) -> IO[bytes]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        return path.open("a+")
+        return path.open("a+b", buffering=0)
     except OSError as error:
         raise UserError(
             f"cannot write {path.parent}: {error.strerror}. Expected a folder that can be written to, with free space; "
@@ -81,16 +81,14 @@ def _taken(descriptor: int) -> bool:
     return True
 
 
-def _holder(lock: IO[str]) -> str:
-    lock.seek(0)
-    return lock.read().strip() or "unknown"
+def _holder(descriptor: int) -> str:
+    return os.pread(descriptor, 1000, 0).decode(errors="replace").strip() or "unknown"
 
 
-def _sign(lock: IO[str], process: int) -> None:
+def _sign(descriptor: int, process: int) -> None:
     with contextlib.suppress(OSError):  # a full disk: the lock holds all the same
-        lock.truncate(0)
-        lock.write(f"process {process} on {platform.node()}\n")
-        lock.flush()
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, f"process {process} on {platform.node()}\n".encode())
 
 
 @contextlib.contextmanager
@@ -151,10 +149,9 @@ def main() -> None:
     descriptor, path, run = int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
     if not _taken(descriptor) or not _is_at(descriptor, path):
         with _opened(path) as lock:
-            told = f"the run {run} is being made by another run_all.sh: {_holder(lock)}."
+            told = f"the run {run} is being made by another run_all.sh: {_holder(lock.fileno())}."
             raise UserError(f"{told} Wait for it, stop it, or choose another --run.")
-    with open(descriptor, "a", closefd=False) as lock:
-        _sign(lock, os.getppid())
+    _sign(descriptor, os.getppid())
 
 
 if __name__ == "__main__":
