@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from types import FrameType
 
 STOPPED = "\nstopped. The same command goes on from here; nothing finished is lost."
 STOPS_WITHIN = 3.0  # seconds after Ctrl-C or SIGTERM
@@ -23,7 +24,6 @@ def named(names: Sequence[str], most: int = 3) -> str:
 
 def run_command(main: Callable[[], None]) -> None:
     """Runs a command's `main`; a UserError becomes one message and exit status 2, Ctrl-C and SIGTERM status 130."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     stopping = _Stopping()
     try:
         main()
@@ -53,6 +53,9 @@ class _Stopping:
     def __init__(self) -> None:
         self.said = threading.Lock()
         self.told = False
+        signal.signal(signal.SIGTERM, self._hear)
+        if signal.getsignal(signal.SIGINT) == signal.default_int_handler:  # else Ctrl-C is another process's business
+            signal.signal(signal.SIGINT, self._hear)
         self.reader, self.writer = os.pipe()
         os.set_blocking(self.writer, False)
         signal.set_wakeup_fd(self.writer, warn_on_full_buffer=False)
@@ -63,10 +66,13 @@ class _Stopping:
         if self.said.acquire(blocking=False):
             print(STOPPED, file=sys.stderr, flush=True)
 
+    def _hear(self, number: int, frame: FrameType | None) -> None:
+        self.told = True
+        raise KeyboardInterrupt
+
     def _watch(self) -> None:
         while number := os.read(self.reader, 1):
             if number[0] in (signal.SIGINT, signal.SIGTERM):
-                self.told = True
                 time.sleep(STOPS_WITHIN)
                 self.say()
                 os._exit(130)

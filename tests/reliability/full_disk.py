@@ -77,7 +77,7 @@ def attempt(stage: str, command: Sequence[str], place: Place) -> Failure | None:
     done = subprocess.run([sys.executable, *command], cwd=REPOSITORY, capture_output=True, text=True, timeout=600)
     if not done.returncode:
         return None
-    lines = done.stderr.strip().splitlines()
+    lines = [line for line in done.stderr.strip().splitlines() if not line.startswith("note: ")]
     found = {
         f"exit status {done.returncode}": done.returncode != 2,
         f"{len(lines)} lines: {done.stderr[-1500:]!r}": len(lines) != 1,

@@ -11,6 +11,7 @@ and SIGTERM, which have to end within five seconds and say how to go on. Exit st
 import argparse
 import dataclasses
 import random
+import re
 import shutil
 import signal
 import sys
@@ -98,7 +99,8 @@ def interrupt(place: Place, moment: Moment, number: signal.Signals) -> Hit | Non
     before, log = place.temporaries(), place.root / "log.txt"
     offset = log.stat().st_size if log.exists() else 0
     pipeline = Pipeline(place.command(), log)
-    watch(pipeline, place, moment)
+    with pipeline.ended():
+        watch(pipeline, place, moment)
     if not pipeline.running():
         return None
     stage = pipeline.stage() or "between stages"
@@ -169,7 +171,8 @@ def finished(place: Place) -> Watched:
         RuntimeError: it failed.
     """
     pipeline = Pipeline(place.command(), place.root / "log.txt")
-    watched = watch(pipeline, place, None)
+    with pipeline.ended():
+        watched = watch(pipeline, place, None)
     if pipeline.wait():
         raise RuntimeError(f"the pipeline failed: {pipeline.log.read_text()[-2000:]}")
     return watched
@@ -206,20 +209,16 @@ def histogram(hits: Sequence[Hit]) -> str:
     for stage in sorted(stages, key=lambda stage: (order.get(stage.partition(",")[0], -1), stage)):
         lines.append(f"{stages[stage]:>5}  {stage} {'#' * stages[stage]}")
     half = [hit for hit in hits if hit.half_written]
-    files = Counter(name.removeprefix(".").rpartition(".")[0] for hit in half for name in hit.half_written)
-    kinds = Counter[str]()
-    for name, number in files.items():
-        kinds[_kind(name)] += number
+    kinds = Counter(_target(name) for hit in half for name in hit.half_written)
     lines.append(f"{len(half):>5}  of them between a write and its rename:")
     lines += [f"{number:>9}  {name}" for name, number in sorted(kinds.items())]
     return "\n".join(lines)
 
 
-def _kind(name: str) -> str:
-    """A temporary file's target, of 'folds.csv.ab12cd34': blocks and checks are told by their kind."""
-    parts = name.split(".")
-    target = ".".join(parts[:2]) if len(parts) > 1 else name
-    return "checked/*.json" if len(target) == 21 and target.endswith(".json") else target
+def _target(temporary: str) -> str:
+    """What a temporary file was to become: 'folds.csv' of '.folds.csv.part-ab12cd34.csv'."""
+    name = temporary.removeprefix(".").partition(".part-")[0]
+    return "checked/KEY.json" if re.fullmatch(r"[0-9a-f]{16}\.json", name) else name
 
 
 def main() -> None:

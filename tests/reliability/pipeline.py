@@ -4,6 +4,7 @@ Nothing here stands for anything: it is `preprocessing.demo` and `run_all.sh` as
 two layers and images of 32x32 pixels, so that a start costs imports and little else.
 """
 
+import contextlib
 import dataclasses
 import os
 import signal
@@ -113,6 +114,16 @@ class Pipeline:
         """Sends a signal to the group, as Ctrl-C does; SIGTERM to the first process only, as `kill` does."""
         send = os.kill if number == signal.SIGTERM else os.killpg
         send(self.process.pid, number)
+
+    @contextlib.contextmanager
+    def ended(self) -> Iterator[None]:
+        """Kills it where whoever watches it is stopped."""
+        try:
+            yield
+        except BaseException:
+            if self.running():
+                self.stop(signal.SIGKILL)
+            raise
 
     def wait(self, seconds: float | None = None) -> int:
         return self.process.wait(seconds)
