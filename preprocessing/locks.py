@@ -117,8 +117,23 @@ def temporary(folder: Path, name: str, make: Callable[[str], str]) -> Iterator[P
             os.close(descriptor)
 
 
+class InUse:
+    """Marks a folder as in use as long as this object lives, so that `removed_unless_used` leaves it alone."""
+
+    def __init__(self, folder: Path) -> None:
+        self._descriptor: int | None = None
+        with contextlib.suppress(OSError):  # a cache that is only read, and does not have it
+            while self._descriptor is None:
+                folder.mkdir(parents=True, exist_ok=True)
+                self._descriptor = _marked(str(folder))
+
+    def __del__(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+
+
 def _marked(path: str) -> int | None:
-    """Marks a new temporary file as in use; None where it was swept away before that."""
+    """Marks a file or a folder as in use; None where it was removed before that."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -135,13 +150,23 @@ def sweep(folder: Path, beginning: str) -> None:
     """Removes temporary files and folders whose writer is dead."""
     for path in folder.iterdir():
         if re.fullmatch(re.escape(beginning) + r"[a-z0-9_]{8}(\..*)?", path.name):
-            with contextlib.suppress(OSError):  # in use, or another process was first
-                descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-                try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    shutil.rmtree(path) if path.is_dir() else path.unlink()
-                finally:
-                    os.close(descriptor)
+            removed_unless_used(path)
+
+
+def removed_unless_used(path: Path) -> bool:
+    """Removes a file or a folder, unless a living process uses it; whether it is gone."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return not path.exists()
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    except OSError:  # in use, or another process was first
+        return not path.exists()
+    finally:
+        os.close(descriptor)
+    return True
 
 
 def main() -> None:

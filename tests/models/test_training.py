@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from models.finetuning import architecture as zoo
+from models.finetuning.fold import speaker
 from models.finetuning.head import fit_logistic, set_head
 from models.finetuning.network import Network, build
 from models.finetuning.optimisation import learning_rate, stages
@@ -17,6 +18,7 @@ from models.finetuning.training import DivergedError, FoldData, Trainer
 from preprocessing import dataset
 from preprocessing.augmentation_settings import Augmentation
 from preprocessing.competition import CLASSES
+from preprocessing.errors import UserError
 from preprocessing.images import ImageStore
 from preprocessing.metric import log_loss
 from preprocessing.settings import ImageSize
@@ -139,6 +141,12 @@ def test_patience_counts_on_where_an_interrupted_fold_was(data: FoldData, tmp_pa
     assert begun.progress.best_epoch == trainer.progress.best_epoch
     for ours, theirs in zip(begun.network.training.weights, network.training.weights, strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_fold_whose_folder_is_deleted_while_it_trains_says_so(tmp_path: Path) -> None:
+    say = speaker(tmp_path / "fold_0" / "log.txt")
+    with pytest.raises(UserError, match=r"cannot write .*log\.txt: No such file or directory"):
+        say("epoch 1")
 
 
 def _without_seconds(history: list[dict]) -> list[dict]:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from preprocessing import locks
+from preprocessing.cache import make_room
 from preprocessing.errors import UserError
 from preprocessing.files import write_text
 from preprocessing.folders import folder_written_whole
@@ -162,6 +163,38 @@ def test_a_shell_holds_the_lock_of_its_run(tmp_path: Path) -> None:
         ["bash", "-c", script], cwd=REPOSITORY, capture_output=True, text=True, input="\n", check=False
     )
     assert third.returncode == 0, third.stderr
+
+
+def test_what_a_living_process_uses_of_the_cache_does_not_give_way(
+    start: Start, tiny_tree: Callable[..., Path], tmp_path: Path
+) -> None:
+    data, cache = tiny_tree(drivers=1, images_per_class=1), tmp_path / "cache"
+    using = start(
+        f"""
+        from pathlib import Path
+        from preprocessing.images import ImageStore
+        from preprocessing.settings import ImageSize
+        paths = sorted(Path({str(data)!r}).rglob("*.jpg"))
+        store = ImageStore(paths, ImageSize(32, 32), Path({str(cache)!r}), "same", 2**30)
+        store.prepare(1)
+        print("ready", flush=True)
+        input()
+        assert len(store.read(0)) == 32
+        """
+    )
+    ready(using)
+    (used,) = (cache / "images").iterdir()
+    size = sum(path.stat().st_size for path in used.iterdir())
+    old = cache / "images" / "old"
+    old.mkdir()
+    (old / "block_00000.npy").write_bytes(bytes(100))
+    assert not make_room(cache / "images" / "new", needed=100, limit=100)
+    assert used.exists()
+    assert make_room(cache / "images" / "new", needed=100, limit=size + 100)
+    using.communicate("\n")
+    assert using.returncode == 0
+    assert make_room(cache / "images" / "new", needed=100, limit=100)
+    assert list((cache / "images").iterdir()) == []
 
 
 def test_two_processes_fill_one_image_cache_with_the_same_bytes(
