@@ -30,7 +30,7 @@ AIMS = (
     *("fold 1", "plan", "demo", "fold 0", "blend", "fold 1", "folds", "fold 0", "fold 1", "models"),
 )
 LOOK_EVERY, GLANCE_EVERY = 0.001, 0.02  # seconds, where a file's writing is waited for and elsewhere
-STOPS_WITHIN = 5.0  # seconds after Ctrl-C or SIGTERM
+STOPS_WITHIN, GIVEN_UP_AFTER = 5.0, 30.0  # seconds after Ctrl-C or SIGTERM
 SAID = "The same command goes on from here"
 
 
@@ -106,10 +106,12 @@ def interrupt(place: Place, moment: Moment, number: signal.Signals) -> Hit | Non
     stage = pipeline.stage() or "between stages"
     begun = time.monotonic()
     pipeline.stop(number)
-    status = pipeline.wait(60)
-    while pipeline.left_behind() and time.monotonic() < begun + 60:
+    while (pipeline.running() or pipeline.left_behind()) and time.monotonic() < begun + GIVEN_UP_AFTER:
         time.sleep(LOOK_EVERY)
     seconds = time.monotonic() - begun
+    if pipeline.running():
+        pipeline.stop(signal.SIGKILL)
+    status = pipeline.wait()
     half_written = tuple(sorted(Path(name).name for name in place.temporaries() - before))
     faults = () if number == signal.SIGKILL else _faults(pipeline, status, seconds, offset, half_written)
     return Hit(number, _finer(place, stage), half_written, seconds, faults)
@@ -239,6 +241,7 @@ def main() -> None:
 
 def run(root: Path, kills: int, gently: int, seed: int, seconds: float = float("inf")) -> int:
     """All trials; prints what they found, and returns how many went wrong."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # what is ignored here, could not be caught there
     begun, generator = time.monotonic(), random.Random(seed)
     reference = Place(root / "reference")
     watched = uninterrupted(reference)
