@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 def test_killed_and_stopped_at_random_moments_the_result_is_the_same(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    wrong = kills.run(tmp_path, kills=5, gently=3, seed=2)
+    wrong = kills.run(tmp_path, kills=4, gently=2, seed=2)
     assert wrong == 0, capsys.readouterr().out
 
 
