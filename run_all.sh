@@ -12,14 +12,27 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 source ./setup.sh requirements.txt  # .venv, the first time
 
 # Each stage runs beside this script, which passes on what would stop it: bash alone would wait, or leave it behind.
-run() { "$@" & stage=$!; wait "$stage"; }
-trap 'kill -TERM "${stage:-}" 2>/dev/null && wait "$stage"; exit 130' INT TERM
+run() { "$@" & stage=$!; wait "$stage"; stage=; }
+ask() { exec 8< <(exec "$@"); stage=$!; wait "$stage"; stage=; answer="$(cat <&8)"; }
+stop() {
+    local status=0
+    trap '' INT TERM
+    if [ -n "${stage:-}" ]; then kill -TERM "$stage" 2>/dev/null; wait "$stage" || status=$?; fi
+    if [ "$status" != 130 ]; then echo "stopped. The same command goes on from here; nothing finished is lost." >&2; fi
+    exit 130
+}
+trap stop INT TERM
 
 # The command line, checked as a whole before any work: sets DATA, RUN, MODELS, ... and the options of each stage.
 case " $* " in *" --help "* | *" -h "*) exec python -m tools.plan --help ;; esac
-stages="$(python -m tools.plan "$@")"
-eval "$stages"
+ask python -m tools.plan "$@"
+eval "$answer"
 if [ "$DRY_RUN" = yes ]; then exit; fi
+
+# One of these scripts at a time in a run: the lock ends with this script and the stage that it runs.
+exec 9>>"$LOCK"
+run python -m preprocessing.locks 9 "$LOCK" "$RUN"
+trap 'rm -f "$LOCK"' EXIT
 
 # Kaggle's archive -> data/, or no data at all -> a rendered demo set in Kaggle's layout
 if [ "$DOWNLOAD" = yes ]; then
@@ -35,7 +48,8 @@ run python -m preprocessing.check --data "$DATA" "${CHECK_OPTIONS[@]}"
 run python -m preprocessing.folds --data "$DATA" --run "$RUN" --folds "$FOLDS" "${FOLDS_OPTIONS[@]}"
 
 # photographs + folds.csv -> runs/RUN/MODEL/fold_K/: the best network, out-of-fold and test predictions
-left="$(python -m tools.ready --models "${MODELS[*]}" --data "$DATA" --run "$RUN" --folds "$FOLDS" "${MODEL_OPTIONS[@]}")"
+ask python -m tools.ready --models "${MODELS[*]}" --data "$DATA" --run "$RUN" --folds "$FOLDS" "${MODEL_OPTIONS[@]}"
+left="$answer"
 if [ "$TIME_BUDGET" = none ]; then
     for model in $left; do
         run python "models/$model.py" --data "$DATA" --run "$RUN" --folds "$FOLDS" "${MODEL_OPTIONS[@]}"
@@ -43,7 +57,8 @@ if [ "$TIME_BUDGET" = none ]; then
 else  # the same pieces, in the order of what they bring, as far as the time goes
     run python -m tools.schedule --models "${MODELS[*]}" --time-budget "$TIME_BUDGET" -- \
         --data "$DATA" --run "$RUN" --folds "$FOLDS" "${MODEL_OPTIONS[@]}"
-    read -ra MODELS <<<"$(python -m tools.blendable --run "$RUN" --models "${MODELS[*]}" "${RUNS_OPTIONS[@]}")"
+    ask python -m tools.blendable --run "$RUN" --models "${MODELS[*]}" "${RUNS_OPTIONS[@]}"
+    read -ra MODELS <<<"$answer"
 fi
 
 # prediction tables -> runs/RUN/ensemble/ and submissions/RUN.csv

@@ -17,6 +17,7 @@ from ensemble.members import Member, Predictions
 from ensemble.options import Options
 from ensemble.outcome import Outcome, outcome_of, tables_of
 from ensemble.submission import read_sample_images, write_submission
+from preprocessing import locks
 from preprocessing.competition import COMPLETE_TRAIN_IMAGES, SAMPLE_SUBMISSION
 from preprocessing.errors import UserError
 from preprocessing.files import write_json, write_text, written_whole
@@ -90,7 +91,13 @@ def blend_run(request: Request) -> str:
     asked = {"code": record.code_version(), "options": as_json(request.options)} | source.asked
     if record.stands(folder / RECORD, asked, source.inputs, outputs):
         return (folder / REPORT).read_text(encoding="utf-8") + "\nunchanged since the last blend: nothing to do\n"
+    with locks.held(request.run / ".ensemble.lock", f"{folder} is being written", wait=True):
+        return _blend(request, source, asked, outputs)
 
+
+def _blend(request: Request, source: Source, asked: dict[str, Any], outputs: dict[str, Path]) -> str:
+    """Blends and writes everything; returns the report."""
+    folder = request.run / "ensemble"
     missing = [str(path) for path in source.inputs.values() if not path.is_file()]
     if missing:
         hint = "" if request.loose else ", though the piece is finished. Train it again, or restore the file"

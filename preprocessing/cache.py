@@ -1,9 +1,9 @@
 """The cache folder, bounded: decoded images, features and activations of frozen networks; the oldest give way."""
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from preprocessing import locks
 from preprocessing.errors import UserError
 from preprocessing.files import free_bytes
 
@@ -12,7 +12,7 @@ FREE_DISK_KEPT = 2 * 2**30  # bytes that the cache leaves free for everything el
 
 
 def make_room(folder: Path, needed: int, limit: int, keep: Sequence[Path] = ()) -> bool:
-    """Removes the least recently used entries until `needed` bytes fit.
+    """Removes the least recently used entries until `needed` bytes fit; those that a living process uses stay.
 
     Args:
         folder: the entry to be written, such as cache/images/ENTRY; stays.
@@ -43,9 +43,9 @@ def make_room(folder: Path, needed: int, limit: int, keep: Sequence[Path] = ()) 
     for path in others:
         if sum(sizes.values()) + needed <= limit and free_bytes(cache) >= needed + FREE_DISK_KEPT:
             break
-        shutil.rmtree(path, ignore_errors=True)
-        sizes.pop(path)
-    return free_bytes(cache) >= needed + FREE_DISK_KEPT
+        if locks.removed_unless_used(path):
+            sizes.pop(path)
+    return sum(sizes.values()) + needed <= limit and free_bytes(cache) >= needed + FREE_DISK_KEPT
 
 
 def _bytes_in(folder: Path) -> int:

@@ -66,13 +66,29 @@ def download(out: Path, archive: Path | None = None, needed_gigabytes: float = N
     Raises:
         UserError: as `fetch_archive` and `unpack`; `out` has something else in it; too little free space.
     """
+    from preprocessing import locks
+
+    if _is_there(out):
+        return
+    with locks.held(out.parent / f".{out.name}.lock", f"{out} is being filled", wait=True):
+        if not _is_there(out):
+            _download(out, archive, needed_gigabytes)
+
+
+def _is_there(out: Path) -> bool:
+    from preprocessing.dataset import missing_parts
+
+    if not out.is_dir() or missing_parts(out):
+        return False
+    print(f"{out}: the data is there already. Check it: python -m preprocessing.check --data {out}")
+    return True
+
+
+def _download(out: Path, archive: Path | None, needed_gigabytes: float) -> None:
     from preprocessing.dataset import missing_parts
     from preprocessing.folders import folder_written_whole
     from preprocessing.unpack import unpack, unpacked_bytes
 
-    if out.is_dir() and not missing_parts(out):
-        print(f"{out}: the data is there already. Check it: python -m preprocessing.check --data {out}")
-        return
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} is there already, with something else in it. Move it away, or choose another --out.")
     downloads = out.parent / f".{out.name}.download"

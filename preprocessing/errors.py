@@ -1,8 +1,15 @@
 """Errors that speak to the user, and the one place where they become a line on the terminal."""
 
+import os
 import signal
 import sys
+import threading
+import time
 from collections.abc import Callable, Sequence
+from types import FrameType
+
+STOPPED = "\nstopped. The same command goes on from here; nothing finished is lost."
+STOPS_WITHIN = 3.0  # seconds after Ctrl-C or SIGTERM
 
 
 class UserError(Exception):
@@ -17,15 +24,55 @@ def named(names: Sequence[str], most: int = 3) -> str:
 
 def run_command(main: Callable[[], None]) -> None:
     """Runs a command's `main`; a UserError becomes one message and exit status 2, Ctrl-C and SIGTERM status 130."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    stopping = _Stopping()
     try:
         main()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("\nstopped. The same command goes on from here; nothing finished is lost.", file=sys.stderr)
+        stopping.say()
         sys.exit(130)
     except BrokenPipeError:  # the reader of our output (head, less) has left
         sys.stderr.close()
         sys.exit(1)
+    except Exception:
+        if not stopping.told:
+            raise
+        stopping.say()  # what was interrupted failed in its own way
+        sys.exit(130)
+
+
+class _Stopping:
+    """Ends this process soon after it was told to stop, also where it is in the midst of a long step.
+
+    Python tells a program of a signal only between two of its own instructions; a step of training, or the import of a
+    large library, can take many seconds until then. The wake-up descriptor is told at once.
+    """
+
+    def __init__(self) -> None:
+        self.said = threading.Lock()
+        self.told = False
+        signal.signal(signal.SIGTERM, self._hear)
+        if signal.getsignal(signal.SIGINT) == signal.default_int_handler:  # else Ctrl-C is another process's business
+            signal.signal(signal.SIGINT, self._hear)
+        self.reader, self.writer = os.pipe()
+        os.set_blocking(self.writer, False)
+        signal.set_wakeup_fd(self.writer, warn_on_full_buffer=False)
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def say(self) -> None:
+        """Says how to go on, once."""
+        if self.said.acquire(blocking=False):
+            print(STOPPED, file=sys.stderr, flush=True)
+
+    def _hear(self, number: int, frame: FrameType | None) -> None:
+        self.told = True
+        raise KeyboardInterrupt
+
+    def _watch(self) -> None:
+        while number := os.read(self.reader, 1):
+            if number[0] in (signal.SIGINT, signal.SIGTERM):
+                time.sleep(STOPS_WITHIN)
+                self.say()
+                os._exit(130)

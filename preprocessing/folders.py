@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from preprocessing import locks
 from preprocessing.errors import UserError
 
 
@@ -24,13 +25,15 @@ def folder_written_whole(path: Path) -> Iterator[Path]:
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise UserError(f"{path} is there already. Choose another place, or move it away first.")
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-        inner = temporary / path.name  # made by mkdir, so that it has the usual permissions; mkdtemp's are private
-        inner.mkdir()
-        yield inner
-        if path.is_dir():
-            path.rmdir()  # empty; where it is not any more, the rename must fail
-        inner.rename(path)
+        with locks.temporary(path.parent, path.name, lambda start: tempfile.mkdtemp(prefix=start, dir=path.parent)) as (
+            temporary
+        ):
+            inner = temporary / path.name  # made by mkdir, so that it has the usual permissions; mkdtemp's are private
+            inner.mkdir()
+            yield inner
+            if path.is_dir():
+                path.rmdir()  # empty; where it is not any more, the rename must fail
+            inner.rename(path)
     except OSError as error:
         raise UserError(
             f"cannot write {path}: {error.strerror or error}. Expected a place that can be written to, with free "

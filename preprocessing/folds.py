@@ -6,6 +6,7 @@ A random split would let a network recognise the drivers and would promise a sco
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from preprocessing import locks
 from preprocessing.competition import CLASS_NAMES, CLASSES
 from preprocessing.errors import UserError, named, run_command
 from preprocessing.files import written_whole
@@ -157,18 +158,24 @@ def ensure_folds(run: Path, train: "pd.DataFrame", number_of_folds: int) -> "pd.
         UserError: it is there with another number of folds or of other images; or as `make_folds` and `read_folds`.
     """
     path = folds_path(run)
-    if path.exists():
-        table = read_folds(path, train)
-        found = table["fold"].nunique()
-        if found != number_of_folds:
-            raise UserError(
-                f"{path} has {found} folds, --folds {number_of_folds} was asked for. "
-                f"Go on with --folds {found}, or choose another --run NAME."
-            )
-        return table
-    table = make_folds(train, number_of_folds)
-    with written_whole(path) as temporary:
-        table.to_csv(temporary, index=False, lineterminator="\n")
+    if not path.exists():
+        table = make_folds(train, number_of_folds)
+        with locks.held(run / ".folds.lock", f"{path} is being written", wait=True):
+            if not path.exists():  # else another process was first
+                with written_whole(path) as temporary:
+                    table.to_csv(temporary, index=False, lineterminator="\n")
+                return table
+    return _read_for(path, train, number_of_folds)
+
+
+def _read_for(path: Path, train: "pd.DataFrame", number_of_folds: int) -> "pd.DataFrame":
+    table = read_folds(path, train)
+    found = table["fold"].nunique()
+    if found != number_of_folds:
+        raise UserError(
+            f"{path} has {found} folds, --folds {number_of_folds} was asked for. "
+            f"Go on with --folds {found}, or choose another --run NAME."
+        )
     return table
 
 

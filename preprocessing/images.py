@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from preprocessing import jpeg
+from preprocessing import jpeg, locks
 from preprocessing.cache import IMAGES, make_room
 from preprocessing.crops import REGIONS, WHOLE
 from preprocessing.files import written_whole
@@ -77,6 +77,7 @@ class ImageStore:
         self.limit = limit
         self.cached = False
         self._blocks: dict[int, np.ndarray] = {}
+        self._in_use: locks.InUse | None = None
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -100,6 +101,7 @@ class ImageStore:
                 "(--cache-limit) or the disk has free: decoding them anew in each epoch instead, which is slower."
             )
             return
+        self._in_use = locks.InUse(self.folder)
         if missing:
             bar = tqdm(total=len(self), desc=f"decoding to {self.size}", unit="img", leave=False, disable=None)
             bar.update(len(self) - sum(len(self._rows(number)) for number in missing))

@@ -126,6 +126,7 @@ def main() -> None:
     blend += ["--submissions", str(arguments.submissions)] if arguments.submissions.resolve() != SUBMISSIONS else []
     _assign("DATA", str(data))
     _assign("RUN", run)
+    _assign("LOCK", str(arguments.runs / f".{run}.lock"))
     _assign("FOLDS", str(folds))
     _assign("SEED", str(arguments.seed))
     _assign("CACHE", str(arguments.cache))

@@ -164,12 +164,12 @@ def work_off(
                 if process.poll() is not None:
                     end(place, "failed" if process.returncode else "finished")
             if clock.left <= 0:
+                stop([process for _, process, _ in running.values()])
                 for place, (_, process, _) in list(running.items()):
-                    stop(process)
                     end(place, "finished" if process.returncode == 0 else "stopped")
     finally:
-        for place, (_, process, _) in list(running.items()):
-            stop(process)
+        stop([process for _, process, _ in running.values()])
+        for place in list(running):
             end(place, "stopped")
 
 

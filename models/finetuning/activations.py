@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from models.finetuning.prediction import PREDICTION_BATCH
 from models.finetuning.trunk import Split
+from preprocessing import locks
 from preprocessing.batches import Rows, plain_batches
 from preprocessing.cache import ACTIVATIONS
 from preprocessing.files import written_whole
@@ -53,6 +54,7 @@ class ActivationStore:
         self.shape = tuple(output.shape[1:])
         self.dtype = np.dtype(ml_dtypes.bfloat16 if output.dtype == "bfloat16" else output.dtype)
         self.workers = workers
+        self._in_use: locks.InUse | None = None
         known = {"version": VERSION, "images": images.folder.name, "boundary": split.name, "dtype": output.dtype}
         key = hashlib.sha256(json.dumps(known | decides, sort_keys=True).encode()).hexdigest()[:16]
         self.folder = Path(cache) / ACTIVATIONS / f"{name}_{split.name}_{key}"
@@ -79,6 +81,7 @@ class ActivationStore:
             UserError: the cache cannot be written to.
         """
         found = Part(self.shape, self.dtype, len(self.images))
+        self._in_use = self._in_use or locks.InUse(self.folder)
         missing = []
         for block in self._blocks_of(rows):
             array = self._mapped(name, block)

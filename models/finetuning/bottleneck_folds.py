@@ -45,7 +45,6 @@ def make_folds(work: Work, dataset: Dataset, folds: pd.DataFrame, cache: Path, c
     """
     with contextlib.ExitStack() as held:
         for own, _ in work:
-            own.folder.mkdir(parents=True, exist_ok=True)
             held.enter_context(piece.held(own))
         _make(work, dataset, folds, cache, cache_limit)
 

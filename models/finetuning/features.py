@@ -80,6 +80,10 @@ class FeatureStore:
             return found
         with written_whole(self.path) as temporary:
             mapped = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)
+            with temporary.open(
+                "rb+"
+            ) as stream:  # all of it at once: a mapping that finds no room later ends the process
+                os.posix_fallocate(stream.fileno(), 0, temporary.stat().st_size)
             self._fill(mapped, network, workers)
             mapped.flush()
         return np.load(self.path, mmap_mode="r", allow_pickle=False)

@@ -48,7 +48,6 @@ def train_fold(
     Raises:
         UserError: weights that do not fit, a loss that is no longer a number, a folder that cannot be written to.
     """
-    work.folder.mkdir(parents=True, exist_ok=True)
     with piece.held(work):
         _train(work, dataset, folds, settings, cache, cache_limit)
 

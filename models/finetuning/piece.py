@@ -6,7 +6,6 @@ one with other settings is an error that says which differ; one without `finishe
 
 import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import os
 import platform
@@ -17,6 +16,7 @@ from typing import Any
 
 from models.finetuning import weights as pretrained
 from models.finetuning.architecture import Architecture
+from preprocessing import locks
 from preprocessing.augmentation_settings import Augmentation
 from preprocessing.errors import UserError
 from preprocessing.files import read_json, sha256_of, write_json
@@ -168,22 +168,18 @@ def finish(piece: Piece, results: dict[str, Any]) -> None:
 def held(piece: Piece) -> Iterator[None]:
     """Keeps other processes from making the same piece at the same time; the system lets go when this process ends.
 
+    The piece's folder is there then.
+
     Raises:
-        UserError: another process is making it.
+        UserError: another process is making it, or the folder cannot be written to.
     """
-    path = piece.folder.parent / f".{piece.folder.name}.lock"
-    with path.open("a+") as lock:
+    with locks.held(piece.folder.parent / f".{piece.folder.name}.lock", f"{piece.folder} is being made"):
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            piece.folder.mkdir(exist_ok=True)
         except OSError as error:
-            lock.seek(0)
             raise UserError(
-                f"{piece.folder} is being made by another process: {lock.read().strip() or 'unknown'}. "
-                "Wait for it, or stop it."
+                f"cannot write {piece.folder}: {error.strerror}. Make room, or choose another --runs."
             ) from error
-        lock.truncate(0)
-        lock.write(f"process {os.getpid()} on {platform.node()}\n")
-        lock.flush()
         yield
 
 

@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from models.finetuning.devices import Device, find_devices
@@ -18,7 +18,6 @@ from preprocessing.errors import UserError
 LABEL = "STATEFARM_LINE_LABEL"  # what a process puts before each line that it says, for who reads two at once
 POLL_SECONDS = 0.2
 GRACE_SECONDS = 1.0
-KILL_SECONDS = 30.0  # after which a process that does not end is ended
 
 
 def default_jobs(quick: bool, folds: int) -> int:
@@ -61,25 +60,25 @@ def run_folds(script: Path, words: Sequence[str], folds: Sequence[int], jobs: in
             if running and jobs > 1:
                 time.sleep(POLL_SECONDS)
     finally:
-        for process in running.values():
-            stop(process)
+        stop(running.values())
     for fold, status in failed.items():
         if status < 0:
             raise UserError(_ended_by_signal(script.stem, fold, -status))
         sys.exit(status)
 
 
-def stop(process: subprocess.Popen) -> None:
-    """Ends a process; one that the terminal has told of Ctrl-C too is given the time to end by itself."""
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(GRACE_SECONDS)
-    if process.poll() is None:
-        process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(KILL_SECONDS)
-    if process.poll() is None:
-        process.kill()
-        process.wait()
+def stop(processes: Collection[subprocess.Popen]) -> None:
+    """Ends processes; those that the terminal has told of Ctrl-C too are given the time to end by themselves.
+
+    One that is in the midst of a long step cannot listen, and is killed: nothing finished is lost by that.
+    """
+    for end in (lambda process: None, subprocess.Popen.terminate, subprocess.Popen.kill):
+        for process in processes:
+            end(process)
+        deadline = time.monotonic() + GRACE_SECONDS
+        for process in processes:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(max(0.0, deadline - time.monotonic()))
 
 
 def environment(name: str, jobs: int, place: int, device: Device | None = None) -> dict[str, str]:

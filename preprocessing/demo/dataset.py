@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from preprocessing import locks
 from preprocessing.competition import CLASSES, DRIVER_LIST, SAMPLE_SUBMISSION, TEST_FOLDER, TRAIN_FOLDER
 from preprocessing.errors import UserError
 from preprocessing.files import write_text
@@ -89,9 +90,11 @@ def ensure_demo(cache: Path, seed: int = 0) -> Path:
     root = demo_root(cache, seed)
     if root.is_dir() and test_labels_path(root).is_file():
         return root
-    if root.is_dir():  # its labels were deleted: what lies in the cache may be made again
-        shutil.rmtree(root, ignore_errors=True)
-    render_demo(root, seed)
+    with locks.held(root.parent / f".{root.name}.lock", f"the demo set {root} is being rendered", wait=True):
+        if root.is_dir() and not test_labels_path(root).is_file():  # what lies in the cache may be made again
+            shutil.rmtree(root, ignore_errors=True)
+        if not root.is_dir():
+            render_demo(root, seed)
     return root
 
 
@@ -117,21 +120,9 @@ def render_demo(root: Path, seed: int = 0, settings: DemoSettings | None = None)
     partial = None
     try:
         root.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{root.name}.", dir=root.parent))
-        partial.chmod(0o755)
-        train, test = _clips(settings)
-        _render_clips(train + test, partial, settings.workers)
-        _write_table(partial / DRIVER_LIST, ("subject", "classname", "img"), _rows(train))
-        test_names = sorted((name for clip in test for name in clip.names), key=_number)
-        share = [1 / len(CLASSES)] * len(CLASSES)
-        _write_table(partial / SAMPLE_SUBMISSION, ("img", *CLASSES), [(name, *share) for name in test_names])
-        labels = sorted(((row[2], row[0], row[1]) for row in _rows(test)), key=lambda row: _number(row[0]))
-        _write_table(test_labels_path(root), ("img", "subject", "classname"), labels)
-        try:
-            partial.replace(root)
-        except OSError:
-            if not root.is_dir() or not (root / SAMPLE_SUBMISSION).is_file():  # else another process was first
-                raise
+        with locks.temporary(root.parent, root.name, lambda start: tempfile.mkdtemp("", start, root.parent)) as partial:
+            partial.chmod(0o755)
+            _render(root, partial, settings)
     except OSError as error:
         raise UserError(
             f"cannot write {root}: {error.strerror or error}. Expected a folder to write to, with 200 MB free."
@@ -139,6 +130,23 @@ def render_demo(root: Path, seed: int = 0, settings: DemoSettings | None = None)
     finally:
         if partial is not None:
             shutil.rmtree(partial, ignore_errors=True)
+
+
+def _render(root: Path, partial: Path, settings: DemoSettings) -> None:
+    """Renders into `partial`, which then becomes `root`, and writes the labels beside it."""
+    train, test = _clips(settings)
+    _render_clips(train + test, partial, settings.workers)
+    _write_table(partial / DRIVER_LIST, ("subject", "classname", "img"), _rows(train))
+    test_names = sorted((name for clip in test for name in clip.names), key=_number)
+    share = [1 / len(CLASSES)] * len(CLASSES)
+    _write_table(partial / SAMPLE_SUBMISSION, ("img", *CLASSES), [(name, *share) for name in test_names])
+    labels = sorted(((row[2], row[0], row[1]) for row in _rows(test)), key=lambda row: _number(row[0]))
+    _write_table(test_labels_path(root), ("img", "subject", "classname"), labels)
+    try:
+        partial.replace(root)
+    except OSError:
+        if not root.is_dir() or not (root / SAMPLE_SUBMISSION).is_file():  # else another process was first
+            raise
 
 
 def _clips(settings: DemoSettings) -> tuple[list[Clip], list[Clip]]:
@@ -174,7 +182,7 @@ def _render_clips(clips: Sequence[Clip], root: Path, workers: int) -> None:
                 bar.update(render(clip))
             return
         # 'spawn': a fork of a process in which TensorFlow runs threads can hang.
-        with multiprocessing.get_context("spawn").Pool(workers, initializer=_one_thread) as pool:
+        with multiprocessing.get_context("spawn").Pool(workers, initializer=_begin_worker) as pool:
             for count in pool.imap_unordered(render, clips, chunksize=len(CLASSES) // 2):
                 bar.update(count)
 
@@ -183,9 +191,12 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _one_thread() -> None:
+def _begin_worker() -> None:
+    import signal
+
     import cv2
 
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started this one, and ends it
     cv2.setNumThreads(1)
 
 

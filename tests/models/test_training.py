@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from models.finetuning import architecture as zoo
+from models.finetuning.fold import speaker
 from models.finetuning.head import fit_logistic, set_head
 from models.finetuning.network import Network, build
 from models.finetuning.optimisation import learning_rate, stages
@@ -17,6 +18,7 @@ from models.finetuning.training import DivergedError, FoldData, Trainer
 from preprocessing import dataset
 from preprocessing.augmentation_settings import Augmentation
 from preprocessing.competition import CLASSES
+from preprocessing.errors import UserError
 from preprocessing.images import ImageStore
 from preprocessing.metric import log_loss
 from preprocessing.settings import ImageSize
@@ -104,6 +106,51 @@ def test_an_interrupted_fold_goes_on_to_the_very_same_network(data: FoldData, tm
         assert [row[measure] for row in resumed.progress.history] == expected
     for ours, theirs in zip(resumed_network.training.weights, network.training.weights, strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+def test_patience_counts_on_where_an_interrupted_fold_was(data: FoldData, tmp_path: Path) -> None:
+    settings = {
+        "pooled_layers": ("conv_pw_1_relu",),
+        "ema": 0.5,
+        "patience": 2,
+        "optimizer": "sgd",
+        "learning_rate": 0.5,
+    }
+    recipe = recipe_of("mobilenet", epochs=12, batch_norm="training", **settings)
+    network, trainer = trainer_of("mobilenet", recipe, data, tmp_path / "whole")
+    trainer.train()
+    done = len(trainer.progress.history)
+    assert done < 12, "patience ended it"
+
+    def stop_in_each_epoch(line: str) -> None:
+        if line.startswith(f"epoch {len(begun.progress.history)} ") and len(begun.progress.history) > resumed_at:
+            raise StopError  # before this epoch's checkpoint is written
+
+    resumed_at = -1
+    for last in range(1, done + 1):  # each start gets one epoch further, and is stopped in the next
+        resumed_at = last
+        _, begun = trainer_of("mobilenet", recipe, data, tmp_path / "cut", say=stop_in_each_epoch)
+        assert begun.resume() == (last > 1)
+        assert len(begun.progress.history) == last - 1
+        if last == done:
+            begun.train()
+        else:
+            with pytest.raises(StopError):
+                begun.train()
+    assert _without_seconds(begun.progress.history) == _without_seconds(trainer.progress.history)
+    assert begun.progress.best_epoch == trainer.progress.best_epoch
+    for ours, theirs in zip(begun.network.training.weights, network.training.weights, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_fold_whose_folder_is_deleted_while_it_trains_says_so(tmp_path: Path) -> None:
+    say = speaker(tmp_path / "fold_0" / "log.txt")
+    with pytest.raises(UserError, match=r"cannot write .*log\.txt: No such file or directory"):
+        say("epoch 1")
+
+
+def _without_seconds(history: list[dict]) -> list[dict]:
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in history]
 
 
 @pytest.mark.parametrize("precision", ["float32", "mixed_float16"])

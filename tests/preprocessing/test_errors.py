@@ -1,0 +1,60 @@
+"""How a command ends: in time, and in words."""
+
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+
+from preprocessing.run_folder import REPOSITORY
+
+LONG_STEP = "hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)"  # native code: Python hears of no signal until its end
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_command_in_the_midst_of_a_long_step_stops_within_five_seconds(number: signal.Signals) -> None:
+    code = f"""
+        import hashlib
+        from preprocessing.errors import run_command
+
+        def main():
+            print("ready", flush=True)
+            {LONG_STEP}
+
+        run_command(main)
+        """
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code)], cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout.readline() == b"ready\n"
+    begun = time.monotonic()
+    process.send_signal(number)
+    _, said = process.communicate(timeout=20)
+    assert time.monotonic() - begun < 5
+    assert process.returncode == 130
+    assert said.decode().strip() == "stopped. The same command goes on from here; nothing finished is lost."
+
+
+def test_what_fails_because_it_was_interrupted_was_interrupted() -> None:
+    code = """
+        import os, signal
+        from preprocessing.errors import run_command
+
+        def main():
+            try:
+                os.kill(os.getpid(), signal.SIGTERM)
+                while True:
+                    pass
+            except KeyboardInterrupt:
+                raise ImportError("as libraries do whose import is interrupted") from None
+
+        run_command(main)
+        """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], cwd=REPOSITORY, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, "Traceback" in done.stderr) == (130, False), done.stderr
+    assert "goes on from here" in done.stderr

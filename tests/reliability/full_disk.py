@@ -1,0 +1,178 @@
+"""Runs the pipeline on a disk that is full again and again, then on one that is read-only at the start of each stage.
+
+    python -m tests.reliability.full_disk --points 20
+
+The disk is a tmpfs of a few pages (mounting needs root). Where a stage fails, it must say so in one line and leave what
+was finished as it was; then the disk grows by a few pages and the same stage is started again, until all are through.
+The results must be the bytes of a run that had room. The stages' own commands are run, since `tools.plan` would
+refuse such a disk before anything is begun.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import os
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from preprocessing.run_folder import REPOSITORY
+from tests.reliability.kills import differing
+from tests.reliability.pipeline import DEMO, FOLDS, MODEL, RECIPE, RUN, Place
+
+PAGE = 4096  # bytes, of which a tmpfs has whole ones
+ROOMY = 2**28  # bytes
+
+
+@dataclasses.dataclass(frozen=True)
+class Failure:
+    """A stage that failed, and what was wrong with the way it did."""
+
+    stage: str
+    message: str
+    faults: tuple[str, ...]
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path, size: int) -> Iterator[None]:
+    """A file system of `size` bytes at `folder`.
+
+    Raises:
+        subprocess.CalledProcessError: mounting is not allowed here.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    mount(folder, f"size={size}", "-t", "tmpfs")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def mount(folder: Path, options: str, *words: str) -> None:
+    """Mounts a tmpfs, or with 'remount,...' changes one."""
+    subprocess.run(["mount", *words, "-o", options, "tmpfs", str(folder)], check=True, capture_output=True)
+
+
+def stages(place: Place) -> dict[str, list[str]]:
+    """The commands that run_all.sh runs, by name."""
+    recipe = [word for word in RECIPE if word != "--no-figures"]
+    recipe = recipe[2:]  # without --models
+    where = ["--data", str(place.data), "--run", RUN, "--runs", str(place.run.parent)]
+    cached = [*where, "--cache", str(place.root / "cache")]
+    train = [f"models/{MODEL}.py", *cached, *recipe, "--fold"]
+    blend = ["-m", "ensemble.blend", *where, "--no-figures", "--submissions", str(place.submission.parent)]
+    return {
+        "folds": ["-m", "preprocessing.folds", *cached, "--folds", str(FOLDS)],
+        **{f"fold {fold}": [*train, str(fold)] for fold in range(FOLDS)},
+        "blend": blend,
+    }
+
+
+def attempt(stage: str, command: Sequence[str], place: Place) -> Failure | None:
+    """Runs a stage; None where it succeeded."""
+    before = finished_pieces(place)
+    done = subprocess.run([sys.executable, *command], cwd=REPOSITORY, capture_output=True, text=True, timeout=600)
+    if not done.returncode:
+        return None
+    lines = [line for line in done.stderr.strip().splitlines() if not line.startswith("note: ")]
+    found = {
+        f"exit status {done.returncode}": done.returncode != 2,
+        f"{len(lines)} lines: {done.stderr[-1500:]!r}": len(lines) != 1,
+        "a traceback": "Traceback" in done.stderr,
+        f"not told what to do: {lines[-1:]}": not (lines and lines[-1].startswith("error: cannot write ")),
+        "something finished was lost": before.items() > finished_pieces(place).items(),
+        f"left {place.temporaries()}": bool(place.temporaries()),
+    }
+    return Failure(stage, lines[-1] if lines else "", tuple(words for words, wrong in found.items() if wrong))
+
+
+def finished_pieces(place: Place) -> dict[str, bytes]:
+    """The results of the stages that are finished."""
+    done = {f"runs/{RUN}/folds.csv"} | {
+        f"runs/{RUN}/{MODEL}/fold_{fold}/{name}"
+        for fold in range(FOLDS)
+        if (place.fold(fold) / "finished.json").exists()
+        for name in ("out_of_fold.csv", "test.csv", "history.csv")
+    }
+    return {name: content for name, content in place.results().items() if name in done}
+
+
+def render(data: Path) -> None:
+    """Renders the tiny set."""
+    command = [sys.executable, "-m", "preprocessing.demo", "--out", str(data), *DEMO, "--workers", "1"]
+    subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True)
+
+
+def run(root: Path, points: int, read_only: bool = True) -> list[Failure]:
+    """Everything; prints what it found.
+
+    Returns:
+        The failures that were not as they should be, and one for results that differ.
+    """
+    data = root / "data"
+    render(data)
+    roomy, tight = root / "roomy", root / "tight"
+    growth = dict[str, int]()
+    with small_disk(roomy, ROOMY):
+        place = Place(roomy)
+        (roomy / "data").symlink_to(data)
+        for stage, command in stages(place).items():
+            before = used(roomy)
+            failure = attempt(stage, command, place)
+            assert failure is None, failure
+            growth[stage] = used(roomy) - before
+        expected = place.results()
+    print(f"bytes that each stage leaves: {growth}", flush=True)
+    failures: list[Failure] = []
+    with small_disk(tight, PAGE):
+        place = Place(tight)
+        (tight / "data").symlink_to(data)
+        for stage, command in stages(place).items():
+            size = used(tight) + PAGE
+            mount(tight, f"remount,size={size}")
+            if read_only:
+                mount(tight, "remount,ro")
+                note(attempt(stage, command, place), "read-only", failures)
+                mount(tight, "remount,rw")
+            while note(attempt(stage, command, place), f"{size:,} bytes", failures):
+                size += max(1, growth[stage] // max(1, points // len(growth)) // PAGE) * PAGE
+                mount(tight, f"remount,size={size}")
+        differ = differing(expected, place.results())
+    counts = Counter(failure.stage for failure in failures)
+    print(
+        f"{len(failures)} times no room or read-only: {dict(counts)}; differing results: {', '.join(differ) or 'none'}"
+    )
+    wrong = [failure for failure in failures if failure.faults]
+    return wrong + ([Failure("all", "differing results", tuple(differ))] if differ else [])
+
+
+def used(folder: Path) -> int:
+    """Bytes in use on its disk."""
+    status = os.statvfs(folder)
+    return (status.f_blocks - status.f_bfree) * status.f_frsize
+
+
+def note(failure: Failure | None, disk: str, failures: list[Failure]) -> bool:
+    """Prints and keeps a failure; whether there was one."""
+    if failure is not None:
+        failures.append(failure)
+        print(f"  {disk}: {failure.stage}: {failure.message[:200]}", flush=True)
+        print("".join(f"    WRONG: {fault}\n" for fault in failure.faults), end="", flush=True)
+    return failure is not None
+
+
+def main() -> None:
+    """Parses the command line and runs."""
+    parser = argparse.ArgumentParser(prog="python -m tests.reliability.full_disk", description=__doc__)
+    parser.add_argument("--points", type=int, default=20, help="how many steps the disk grows in [20]")
+    parser.add_argument("--no-read-only", action="store_true", help="without the read-only disk")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="full_disk_") as folder:
+        sys.exit(1 if run(Path(folder), arguments.points, not arguments.no_read_only) else 0)
+
+
+if __name__ == "__main__":
+    main()

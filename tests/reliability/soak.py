@@ -1,0 +1,120 @@
+"""Many pieces one after another: does the process that starts them grow, or leave anything behind?
+
+    python -m tests.reliability.soak --pieces 1000 --folds 100
+
+The pieces' work is a stand-in command that writes one file; the folds are real, on a tiny rendered set, and their
+results are deleted for the next ones. Both are started by `models.finetuning.processes`, as every fold is. Prints the
+parent's memory and open files over time; exit status 1 if they grew, or if a process or a temporary file is left.
+"""
+
+import argparse
+import contextlib
+import os
+import shutil
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from models.finetuning.processes import run_folds
+from preprocessing.run_folder import REPOSITORY
+from tests.reliability.full_disk import render, stages
+from tests.reliability.pipeline import FOLDS, MODEL, Place, descendants
+
+MAY_GROW = 2**20  # bytes, from a tenth of the way on
+STAND_IN = """
+import sys
+sys.path.insert(0, {repository!r})
+from pathlib import Path
+from preprocessing.files import write_text
+write_text(Path(__file__).parent / "piece.txt", " ".join(sys.argv))
+"""
+Measure = tuple[int, int, int]  # pieces done, resident bytes, open files
+
+
+def measured(done: int) -> Measure:
+    """This process now."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return done, pages * os.sysconf("SC_PAGE_SIZE"), len(os.listdir("/proc/self/fd"))
+
+
+def soak(pieces: int, run: Callable[[int], None], every: int) -> list[Measure]:
+    """Runs that many pieces; measures this process at the beginning, after every few, and at the end."""
+    curve = [measured(0)]
+    for number in range(1, pieces + 1):
+        run(number)
+        if number % every == 0 or number == pieces:
+            curve.append(measured(number))
+            print(f"{number:>6} pieces {curve[-1][1] / 2**20:>8.1f} MiB {curve[-1][2]:>4} open files", flush=True)
+    return curve
+
+
+def faults(curve: list[Measure], folder: Path) -> list[str]:
+    """What is not as it should be after a soak."""
+    settled = curve[max(1, len(curve) // 10) :]
+    left = [str(path) for path in folder.rglob(".*") if ".part-" in path.name or path.name.endswith(".lock")]
+    found = {
+        f"memory grew by {settled[-1][1] - settled[0][1]:,} bytes": settled[-1][1] - settled[0][1] > MAY_GROW,
+        f"open files grew by {curve[-1][2] - curve[0][2]}": curve[-1][2] > curve[0][2],
+        f"processes left: {list(descendants(os.getpid()))}": bool(list(descendants(os.getpid()))),
+        f"threads left: {threading.active_count() - 1}": threading.active_count() > 1,
+        f"temporary files left: {left}": bool(left),
+    }
+    return [words for words, wrong in found.items() if wrong]
+
+
+def stand_ins(folder: Path) -> Callable[[int], None]:
+    """Runs a piece whose work is to write a file."""
+    script = folder / "stand_in.py"
+    script.write_text(STAND_IN.format(repository=str(REPOSITORY)))
+    return lambda number: run_folds(script, ["--piece", str(number)], [0], 1)
+
+
+def real_folds(folder: Path) -> Callable[[int], None]:
+    """Trains the folds of a tiny set in turn, again and again."""
+    place = Place(folder)
+    render(place.data)
+    words = stages(place)["fold 0"][1:-2]
+
+    def run(number: int) -> None:
+        fold = number % FOLDS
+        shutil.rmtree(place.fold(fold), ignore_errors=True)
+        with silenced():
+            run_folds(REPOSITORY / "models" / f"{MODEL}.py", words, [fold], 1)
+        assert (place.fold(fold) / "finished.json").exists()
+
+    return run
+
+
+@contextlib.contextmanager
+def silenced() -> Iterator[None]:
+    """Sends what child processes print to nowhere."""
+    saved = os.dup(1)
+    with Path(os.devnull).open("wb") as nowhere:
+        os.dup2(nowhere.fileno(), 1)
+        try:
+            yield
+        finally:
+            os.dup2(saved, 1)
+            os.close(saved)
+
+
+def main() -> None:
+    """Parses the command line and soaks."""
+    parser = argparse.ArgumentParser(prog="python -m tests.reliability.soak", description=__doc__)
+    parser.add_argument("--pieces", type=int, default=1000, help="whose work is a stand-in command [1000]")
+    parser.add_argument("--folds", type=int, default=100, help="real ones, on a tiny set [100]")
+    arguments = parser.parse_args()
+    wrong: list[str] = []
+    for count, work in ((arguments.pieces, stand_ins), (arguments.folds, real_folds)):
+        if count:
+            with tempfile.TemporaryDirectory(prefix="soak_") as folder:
+                curve = soak(count, work(Path(folder)), max(1, count // 20))
+                wrong += faults(curve, Path(folder))
+    print("\n".join(wrong) or "flat, and nothing left")
+    sys.exit(1 if wrong else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,61 @@
+"""The short modes of the reliability commands, on the same code as the long ones."""
+
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.reliability import full_disk, kills, soak
+from tests.reliability.pipeline import Place
+
+pytestmark = pytest.mark.slow
+
+
+def test_killed_and_stopped_at_random_moments_the_result_is_the_same(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    wrong = kills.run(tmp_path, kills=4, gently=2, seed=2)
+    assert wrong == 0, capsys.readouterr().out
+
+
+def test_a_full_disk_is_told_and_loses_nothing(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    try:
+        with full_disk.small_disk(tmp_path / "probe", full_disk.PAGE):
+            pass
+    except subprocess.CalledProcessError:
+        pytest.skip("mounting is not allowed here")
+    assert full_disk.run(tmp_path, points=4) == [], capsys.readouterr().out
+
+
+def test_pieces_leave_nothing_behind_and_their_parent_as_it_was(tmp_path: Path) -> None:
+    for count, work in ((12, soak.stand_ins), (2, soak.real_folds)):
+        folder = tmp_path / str(count)
+        folder.mkdir()
+        wrong = soak.faults(soak.soak(count, work(folder), every=count), folder)
+        assert [fault for fault in wrong if not fault.startswith(("threads", "memory"))] == []
+
+
+def test_the_harness_sees_what_differs_and_what_is_left(tmp_path: Path) -> None:
+    place = Place(tmp_path)
+    (place.run / "mobilenet" / "fold_0" / "checkpoint").mkdir(parents=True)
+    (place.run / "folds.csv").write_text("img,subject,classname,fold\n")
+    (place.fold(0) / "history.csv").write_text("epoch,seconds\n1,0.5\n")
+    first = place.results()
+    assert set(first) == {"runs/tiny/folds.csv", "runs/tiny/mobilenet/fold_0/history.csv"}
+    (place.fold(0) / "history.csv").write_text("epoch,seconds\n1,0.7\n")
+    assert kills.differing(first, place.results()) == []
+    (place.fold(0) / "history.csv").write_text("epoch,seconds\n2,0.7\n")
+    (place.run / "folds.csv").unlink()
+    assert kills.differing(first, place.results()) == sorted(first)
+    half = place.fold(0) / "checkpoint" / ".state.npz.part-abcdefgh.npz"
+    half.touch()
+    (place.run / ".folds.lock").touch()
+    assert place.temporaries() == {str(half)}
+    hits = [kills.Hit(signal.SIGKILL, "fold 0, epochs", (half.name,), 0.1), kills.Hit(signal.SIGKILL, "blend", (), 0.1)]
+    assert kills.histogram(hits).splitlines()[1:] == [
+        *("    1  fold 0, epochs #", "    1  blend #"),
+        *("    1  of them between a write and its rename:", "        1  state.npz"),
+    ]
+    grown = [(0, 0, 5), (1, 0, 5), (20, 2**21, 6)]
+    assert len(soak.faults(grown, tmp_path)) >= 3
