@@ -20,6 +20,7 @@ from ensemble.submission import read_sample_images, write_submission
 from preprocessing.competition import COMPLETE_TRAIN_IMAGES, SAMPLE_SUBMISSION
 from preprocessing.errors import UserError
 from preprocessing.files import write_json, write_text, written_whole
+from preprocessing.finished import require_whole
 from preprocessing.folds import read_folds
 from preprocessing.metric import accuracy, log_loss
 from preprocessing.run_folder import RUNS, folds_path
@@ -96,6 +97,8 @@ def blend_run(request: Request) -> str:
         hint = "" if request.loose else ", though the piece is finished. Train it again, or restore the file"
         raise UserError(f"{missing[0]}: not found{hint}.")
     stamped = record.stamps(source.inputs)
+    for name, path in source.inputs.items():
+        require_whole(path, stamped[name]["sha256"])
     predictions, remarks = source.read()
     outcome = outcome_of(predictions, request.options)
     tables = tables_of(outcome)

@@ -3,12 +3,14 @@
 A random split would let a network recognise the drivers and would promise a score that it cannot keep.
 """
 
+import contextlib
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from preprocessing.competition import CLASS_NAMES, CLASSES
 from preprocessing.errors import UserError, named, run_command
-from preprocessing.files import written_whole
+from preprocessing.files import read_record, sha256_of, write_json, written_whole
 from preprocessing.run_folder import CACHE, RUNS, folds_path, run_folder
 from preprocessing.settings import CommandLine
 
@@ -91,6 +93,8 @@ def read_folds(path: Path, train: "pd.DataFrame | None" = None) -> "pd.DataFrame
     import pandas as pd
 
     path = Path(path)
+    if _is_rotten(path):
+        raise UserError(f"{path} is damaged: its checksum does not fit. python -m preprocessing.folds makes it again.")
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
     except FileNotFoundError:
@@ -158,6 +162,7 @@ def ensure_folds(run: Path, train: "pd.DataFrame", number_of_folds: int) -> "pd.
     """
     path = folds_path(run)
     if path.exists():
+        _restore_if_rotten(path, train, number_of_folds)
         table = read_folds(path, train)
         found = table["fold"].nunique()
         if found != number_of_folds:
@@ -167,9 +172,43 @@ def ensure_folds(run: Path, train: "pd.DataFrame", number_of_folds: int) -> "pd.
             )
         return table
     table = make_folds(train, number_of_folds)
+    _write(path, table)
+    return table
+
+
+def _write(path: Path, table: "pd.DataFrame") -> None:
+    """Writes the table, and its checksum beside it."""
     with written_whole(path) as temporary:
         table.to_csv(temporary, index=False, lineterminator="\n")
-    return table
+    _write_checksum(path)
+
+
+def _write_checksum(path: Path) -> None:
+    write_json(_checksum_path(path), {"sha256": sha256_of(path), "mtime_ns": path.stat().st_mtime_ns})
+
+
+def _checksum_path(path: Path) -> Path:
+    return path.with_suffix(".json")
+
+
+def _is_rotten(path: Path) -> bool:
+    """Whether the table has changed though nobody wrote it; one that a person has changed is theirs."""
+    try:
+        record = read_record(_checksum_path(path))
+        rotten = record["mtime_ns"] == path.stat().st_mtime_ns and record["sha256"] != sha256_of(path)
+    except (UserError, OSError, KeyError):  # there is none, or it is damaged itself: the table is judged by its rows
+        return False
+    return rotten
+
+
+def _restore_if_rotten(path: Path, train: "pd.DataFrame", number_of_folds: int) -> None:
+    """Makes a damaged table again, which depends on the images alone."""
+    if _is_rotten(path):
+        print(f"note: {path} is damaged, as its checksum tells; it is made again", file=sys.stderr)
+        _write(path, make_folds(train, number_of_folds))
+    elif not _checksum_path(path).exists():  # the process ended between the two
+        with contextlib.suppress(UserError):
+            _write_checksum(path)
 
 
 def summary(folds: "pd.DataFrame") -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from preprocessing.errors import UserError, named
-from preprocessing.files import read_json
+from preprocessing.files import read_record
 from preprocessing.run_folder import RESERVED_MODEL_NAMES, RUNS, run_folder
 from preprocessing.settings import CommandLine, ImageSize, nearest
 
@@ -123,6 +123,6 @@ def networks_of(run: Path, models: Sequence[str] = (), folds: Sequence[str] = ()
 
 
 def _read(folder: Path) -> FinishedPiece:
-    settings = read_json(folder / "config.json").get("settings", {})
-    results = read_json(folder / "finished.json")
+    settings = read_record(folder / "config.json").get("settings", {})
+    results = read_record(folder / "finished.json")
     return FinishedPiece(folder.parent.name, folder.name.removeprefix("fold_"), folder, settings, results)

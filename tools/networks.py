@@ -11,6 +11,7 @@ import numpy as np
 from models.finetuning import runtime
 from preprocessing.competition import NUMBER_OF_CLASSES
 from preprocessing.errors import UserError
+from preprocessing.finished import require_whole
 from preprocessing.settings import ImageSize
 from tools.finished import FinishedPiece
 
@@ -91,6 +92,7 @@ def load(piece: FinishedPiece) -> Any:
     Raises:
         UserError: the file is damaged, or no network of ours.
     """
+    require_whole(piece.network)
     keras = runtime.load_keras()
     try:
         model = keras.saving.load_model(piece.network, compile=False, safe_mode=True)

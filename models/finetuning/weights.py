@@ -71,13 +71,25 @@ def check_available(architecture: Architecture, weights: str) -> None:
 def identity(architecture: Architecture, weights: str) -> str:
     """What stands for the weights in a run's record: 'none', 'imagenet', or the hash of the file."""
     path = weights_file(architecture, weights)
-    return weights if path is None else f"sha256:{_hash_once(path)}"
+    return weights if path is None else f"sha256:{_checked_hash(path)}"
 
 
 @functools.cache
-def _hash_once(path: Path) -> str:
-    """The hash of a weights file, which each fold's record asks for."""
-    return sha256_of(path)
+def _checked_hash(path: Path) -> str:
+    """The hash of a weights file, which each fold's record asks for; that of NAME.sha256 beside it, where there is one.
+
+    Raises:
+        UserError: the file is not the one that the checksum beside it is of.
+    """
+    found = sha256_of(path)
+    beside = path.with_name(f"{path.name}.sha256")  # as sha256sum writes it
+    if beside.is_file():
+        recorded = beside.read_bytes()[:64].decode("ascii", "replace").lower()
+        if recorded != found:
+            raise UserError(
+                f"{path} is damaged, or {beside.name} is of another file: its SHA-256 is {found}. Get it anew."
+            )
+    return found
 
 
 @contextlib.contextmanager
