@@ -34,8 +34,8 @@ run python -m preprocessing.folds --data "$DATA" --run "$RUN" --folds "$FOLDS" "
 
 # photographs + folds.csv -> runs/RUN/MODEL/fold_K/: the best network, out-of-fold and test predictions
 left="$(python -m tools.ready --models "${MODELS[*]}" --data "$DATA" --run "$RUN" --folds "$FOLDS" "${MODEL_OPTIONS[@]}")"
-for model in $left; do
-    run python "models/$model.py" --data "$DATA" --run "$RUN" --folds "$FOLDS" "${MODEL_OPTIONS[@]}"
+for model in $left; do  # status 3: some folds failed, and the others are finished; the blend says what is missing
+    run python "models/$model.py" --data "$DATA" --run "$RUN" --folds "$FOLDS" "${MODEL_OPTIONS[@]}" || [ $? -eq 3 ]
 done
 
 # prediction tables -> runs/RUN/ensemble/ and submissions/RUN.csv

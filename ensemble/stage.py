@@ -127,7 +127,7 @@ def _run_source(request: Request) -> Source:
 
     def read() -> tuple[Predictions, list[str]]:
         predictions = members_of_run.read_members(request.run, members, folds, read_sample_images(sample))
-        return predictions, _remarks(all_members, len(folds), len(predictions.images))
+        return predictions, _remarks(request.run, all_members, len(folds), len(predictions.images))
 
     return Source({"members": [as_json(member) for member in all_members]}, inputs, True, read)
 
@@ -252,11 +252,9 @@ def _neighbours_text(request: Request, outcome: Outcome) -> str:
     return "\n".join(lines)
 
 
-def _remarks(members: Sequence[Member], all_images: int, images: int) -> list[str]:
+def _remarks(run: Path, members: Sequence[Member], all_images: int, images: int) -> list[str]:
     remarks = []
-    missing = [
-        f"{member.name} lacks fold {', '.join(map(str, member.missing))}" for member in members if member.missing
-    ]
+    missing = [members_of_run.lacks(run, member) for member in members if member.missing]
     if missing:
         lines = "\n".join(f"  {line}" for line in missing)
         remarks.append(

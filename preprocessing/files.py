@@ -62,7 +62,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes `value` as indented JSON to `path`, whole or not at all; an object with a seal, by which damage is found."""
+    """Writes `value` as indented JSON, whole or not at all; an object with a seal, by which damage is found."""
     if not isinstance(value, dict):
         write_text(path, json.dumps(value, indent=2) + "\n")
         return

@@ -11,7 +11,7 @@ from typing import Any
 from preprocessing.errors import UserError
 from preprocessing.files import read_record, sha256_of
 
-FINISHED, DAMAGED = "finished.json", "damaged.json"
+FINISHED, DAMAGED, FAILED = "finished.json", "damaged.json", "failed.json"
 
 
 def recorded_sha256(path: Path) -> str | None:
@@ -51,6 +51,14 @@ def damaged_outputs(folder: Path) -> list[str]:
         return [FINISHED]
     sums = sums if isinstance(sums, dict) else {}
     return [n for n, recorded in sums.items() if not (folder / n).is_file() or sha256_of(folder / n) != recorded]
+
+
+def why_it_failed(folder: Path) -> str:
+    """What happened to a piece that was given up; empty where nothing tells."""
+    try:
+        return str(read_record(folder / FAILED).get("what", "")) if (folder / FAILED).is_file() else ""
+    except UserError:
+        return ""
 
 
 def set_aside(folder: Path) -> str:

@@ -21,7 +21,7 @@ from models.finetuning.architecture import Architecture
 from preprocessing.augmentation_settings import Augmentation
 from preprocessing.errors import UserError
 from preprocessing.files import read_record, sha256_of, write_json
-from preprocessing.finished import DAMAGED, FINISHED, set_aside
+from preprocessing.finished import DAMAGED, FAILED, FINISHED, set_aside
 from preprocessing.run_folder import REPOSITORY, fold_folder, folds_path
 from preprocessing.settings import as_json, as_words
 
@@ -150,7 +150,7 @@ def _settings_in(piece: Piece) -> dict[str, Any] | None:
 def begin(piece: Piece, settings: dict[str, Any], versions: dict[str, str], precision: str) -> None:
     """Writes config.json: the settings, and what they met here."""
     _require_weights_of_others(piece, settings)
-    for name in (FINISHED, DAMAGED):
+    for name in (FINISHED, DAMAGED, FAILED):
         (piece.folder / name).unlink(missing_ok=True)  # of an earlier making, of which something was lost
     record = {
         "settings": settings,
@@ -184,6 +184,12 @@ def finish(piece: Piece, results: dict[str, Any]) -> None:
         "sha256": {name: sha256_of(path) for name, path in files.items()},
     }
     write_json(piece.folder / FINISHED, record)
+
+
+def leave_out(piece: Piece, what: str) -> None:
+    """Writes failed.json: what happened to a piece that was given up, for whoever misses it. Lost on a full disk."""
+    with contextlib.suppress(UserError):
+        write_json(piece.folder / FAILED, {"what": what})
 
 
 @contextlib.contextmanager
