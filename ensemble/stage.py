@@ -18,6 +18,7 @@ from ensemble.options import Options
 from ensemble.outcome import Outcome, outcome_of, tables_of
 from ensemble.submission import read_sample_images, write_submission
 from preprocessing.competition import COMPLETE_TRAIN_IMAGES, SAMPLE_SUBMISSION
+from preprocessing.csv_files import as_cell
 from preprocessing.errors import UserError
 from preprocessing.files import write_json, write_text, written_whole
 from preprocessing.finished import require_whole
@@ -272,7 +273,8 @@ def _write(request: Request, folder: Path, outcome: Outcome, tables: dict[str, p
     """Writes every output but the record."""
     for name in FRAMES:
         with written_whole(folder / f"{name}.csv") as temporary:
-            tables[name].to_csv(temporary, index=False, float_format="%.9g", lineterminator="\n")
+            safe = tables[name].map(lambda cell: as_cell(cell) if isinstance(cell, str) else cell)
+            safe.to_csv(temporary, index=False, float_format="%.9g", lineterminator="\n")
     predictions = outcome.predictions
     for name, table in zip(OUT_OF_FOLD, (outcome.nested.final, outcome.nested.plain), strict=True):
         write_predictions(folder / name, list(predictions.images["img"]), table)

@@ -4,6 +4,8 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 
+from preprocessing.masking import masked
+
 
 class UserError(Exception):
     """A mistake that the user can mend. The message says what was expected, what was found, what to type next."""
@@ -21,7 +23,7 @@ def run_command(main: Callable[[], None]) -> None:
     try:
         main()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {masked(str(error))}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("\nstopped. The same command goes on from here; nothing finished is lost.", file=sys.stderr)

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from preprocessing.competition import CLASSES
-from preprocessing.csv_files import is_formula, read_rows
+from preprocessing.csv_files import as_cell, is_formula, read_rows
 from preprocessing.errors import UserError, named
 from preprocessing.files import written_whole
 
@@ -29,7 +29,7 @@ def write_predictions(path: Path, images: Sequence[str], probabilities: np.ndarr
     if probabilities.shape != (len(images), len(CLASSES)) or not np.isfinite(probabilities).all():
         raise ValueError(f"expected finite probabilities of shape ({len(images)}, 10), found {probabilities.shape}")
     table = pd.DataFrame(probabilities / probabilities.sum(axis=1, keepdims=True), columns=list(CLASSES))
-    table.insert(0, "img", list(images))
+    table.insert(0, "img", [as_cell(name) for name in images])
     with written_whole(path) as temporary:
         table.to_csv(temporary, index=False, float_format="%.9g", lineterminator="\n")
 

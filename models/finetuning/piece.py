@@ -22,6 +22,7 @@ from preprocessing.augmentation_settings import Augmentation
 from preprocessing.errors import UserError
 from preprocessing.files import read_record, sha256_of, write_json
 from preprocessing.finished import DAMAGED, FAILED, FINISHED, set_aside
+from preprocessing.masking import masked
 from preprocessing.run_folder import REPOSITORY, fold_folder, folds_path
 from preprocessing.settings import as_json, as_words
 
@@ -189,7 +190,7 @@ def finish(piece: Piece, results: dict[str, Any]) -> None:
 def leave_out(piece: Piece, what: str) -> None:
     """Writes failed.json: what happened to a piece that was given up, for whoever misses it. Lost on a full disk."""
     with contextlib.suppress(UserError):
-        write_json(piece.folder / FAILED, {"what": what})
+        write_json(piece.folder / FAILED, {"what": masked(what)})
 
 
 @contextlib.contextmanager

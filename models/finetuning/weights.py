@@ -16,6 +16,7 @@ from typing import Any
 from models.finetuning.architecture import Architecture
 from preprocessing.errors import UserError
 from preprocessing.files import sha256_of
+from preprocessing.masking import masked
 
 DOWNLOAD_SERVER = "https://storage.googleapis.com/"
 START_SECONDS = 10.0  # a download that has not started by then gives up
@@ -104,7 +105,7 @@ def download_errors(architecture: Architecture) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = masked(" ".join(str(error).split()))[:200]
         raise UserError(
             f"downloading the weights of {architecture.name}: {reason} " + _ways_out(architecture)
         ) from error
@@ -143,12 +144,19 @@ def shapes_in(path: Path, architecture: Architecture) -> list[tuple[int, ...]]:
     shapes: list[tuple[int, ...]] = []
     try:
         with h5py.File(path, "r") as stored:
-            stored.visititems(lambda _, item: shapes.append(item.shape) if isinstance(item, h5py.Dataset) else None)
-    except (OSError, RuntimeError, KeyError) as error:
+            stored.visititems(lambda _, item: shapes.append(_shape(item)) if isinstance(item, h5py.Dataset) else None)
+    except (OSError, RuntimeError, KeyError, ValueError) as error:
         raise UserError(
             f"{path}: these are not the weights of {architecture.name}: not a readable HDF5 file ({error})."
         ) from error
     return shapes
+
+
+def _shape(item: Any) -> tuple[int, ...]:
+    """Of an array in the file; one whose numbers lie in another file would have that read, whatever it is."""
+    if item.external or item.is_virtual:
+        raise ValueError("it has arrays that lie in other files")
+    return tuple(item.shape)
 
 
 def _ways_out(architecture: Architecture) -> str:
