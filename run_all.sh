@@ -12,7 +12,13 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 source ./setup.sh requirements.txt  # .venv, the first time
 
 # Each stage runs beside this script, which passes on what would stop it: bash alone would wait, or leave it behind.
-run() { "$@" & stage=$!; wait "$stage"; stage=; }
+run() {
+    local status=0
+    "$@" & stage=$!
+    wait "$stage" || status=$?
+    stage=
+    return "$status"
+}
 ask() { exec 8< <(exec "$@"); stage=$!; wait "$stage"; stage=; answer="$(cat <&8)"; }
 stop() {
     local status=0
@@ -51,8 +57,8 @@ run python -m preprocessing.folds --data "$DATA" --run "$RUN" --folds "$FOLDS" "
 ask python -m tools.ready --models "${MODELS[*]}" --data "$DATA" --run "$RUN" --folds "$FOLDS" "${MODEL_OPTIONS[@]}"
 left="$answer"
 if [ "$TIME_BUDGET" = none ]; then
-    for model in $left; do
-        run python "models/$model.py" --data "$DATA" --run "$RUN" --folds "$FOLDS" "${MODEL_OPTIONS[@]}"
+    for model in $left; do  # status 3: some folds failed, and the others are finished; the blend says what is missing
+        run python "models/$model.py" --data "$DATA" --run "$RUN" --folds "$FOLDS" "${MODEL_OPTIONS[@]}" || [ $? -eq 3 ]
     done
 else  # the same pieces, in the order of what they bring, as far as the time goes
     run python -m tools.schedule --models "${MODELS[*]}" --time-budget "$TIME_BUDGET" -- \

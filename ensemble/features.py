@@ -153,7 +153,7 @@ def load_features(path: Path, rows: int) -> np.ndarray:
         UserError: it is missing, no such array, has another number of rows, or values that are not finite.
     """
     try:
-        features = np.load(path, mmap_mode="r")
+        features = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file of features.") from None
     except (OSError, ValueError, EOFError) as error:

@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from preprocessing.csv_files import as_cell, from_cell
 from preprocessing.errors import UserError
 from preprocessing.files import sha256_of, written_whole
 from preprocessing.kaggle_client import PAGE
@@ -84,7 +85,7 @@ class Leaderboard:
                 rows = list(csv.DictReader(stream))
             for row in rows:
                 numbers = {name: _number(row[name]) for name in ("out_of_fold", "public", "private")}
-                self.entries.append(Entry(**({name: row[name] for name in names} | numbers)))  # type: ignore[arg-type]
+                self.entries.append(Entry(**({name: from_cell(row[name]) for name in names} | numbers)))  # type: ignore[arg-type]
         except (OSError, KeyError, TypeError, ValueError) as error:
             raise UserError(f"{path}: expected the columns {','.join(names)} ({error}). Move it away.") from error
 
@@ -105,7 +106,8 @@ class Leaderboard:
             writer.writerow([field.name for field in dataclasses.fields(Entry)])
             for row in self.entries:
                 values = dataclasses.astuple(row)
-                writer.writerow(["" if isinstance(v, float) and math.isnan(v) else v for v in values])
+                cells = ["" if isinstance(v, float) and math.isnan(v) else v for v in values]
+                writer.writerow([as_cell(cell) if isinstance(cell, str) else cell for cell in cells])
 
 
 def _number(text: str) -> float:

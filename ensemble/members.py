@@ -17,6 +17,7 @@ from ensemble.fold_means import FoldMean, mean_entropy, sharpened
 from preprocessing.competition import CLASSES
 from preprocessing.errors import UserError, named
 from preprocessing.files import read_json
+from preprocessing.finished import why_it_failed
 from preprocessing.run_folder import RESERVED_MODEL_NAMES, fold_folder
 from preprocessing.tables import read_predictions
 
@@ -115,12 +116,16 @@ def check_complete(run: Path, members: Sequence[Member], runs: Path | None = Non
     incomplete = [member for member in members if member.missing]
     if not incomplete:
         return
-    lacking = "; ".join(
-        f"{member.name} lacks fold {', '.join(map(str, member.missing))}: {command_for(run, member, runs)}"
-        for member in incomplete
-    )
+    lacking = "; ".join(f"{lacks(run, member)}: {command_for(run, member, runs)}" for member in incomplete)
     without = "" if len(incomplete) == len(members) else ", or leave it out with --models"
     raise UserError(f"{run}: {lacking}. Run that{without}, or blend what is there with --allow-missing.")
+
+
+def lacks(run: Path, member: Member) -> str:
+    """Which folds a member lacks, and what happened to those that were given up."""
+    reasons = {fold: why_it_failed(fold_folder(run, member.name, fold)) for fold in member.missing}
+    folds = [f"{fold} (it {why.rstrip('.')})" if why else f"{fold}" for fold, why in reasons.items()]
+    return f"{member.name} lacks fold {', '.join(folds)}"
 
 
 def command_for(run: Path, member: Member, runs: Path | None = None) -> str:

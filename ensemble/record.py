@@ -1,7 +1,7 @@
 """What a blend was made of, so that the same command with the same inputs has nothing to do.
 
-A file is the same while its size and time of change are; where only the time differs (a copied run), its SHA-256
-decides.
+An input is the same while its size and time of change are; where only the time differs (a copied run), its SHA-256
+decides, as it always does for the outputs, which are small.
 """
 
 import hashlib
@@ -59,4 +59,14 @@ def stands(path: Path, asked: Mapping[str, Any], inputs: Mapping[str, Path], out
         return False
     if not isinstance(earlier, dict) or any(earlier.get(name) != value for name, value in asked.items()):
         return False
-    return unchanged(earlier.get("inputs"), inputs) and unchanged(earlier.get("outputs"), outputs)
+    return unchanged(earlier.get("inputs"), inputs) and whole(earlier.get("outputs"), outputs)
+
+
+def whole(recorded: Any, paths: Mapping[str, Path]) -> bool:
+    """True if `recorded`, as `stamps` made it, has exactly these names and each file has still the same content."""
+    if not isinstance(recorded, dict) or set(recorded) != set(paths):
+        return False
+    return all(
+        isinstance(recorded[name], dict) and path.is_file() and sha256_of(path) == recorded[name].get("sha256")
+        for name, path in paths.items()
+    )

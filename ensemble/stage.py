@@ -19,8 +19,10 @@ from ensemble.outcome import Outcome, outcome_of, tables_of
 from ensemble.submission import read_sample_images, write_submission
 from preprocessing import locks
 from preprocessing.competition import COMPLETE_TRAIN_IMAGES, SAMPLE_SUBMISSION
+from preprocessing.csv_files import as_cell
 from preprocessing.errors import UserError
 from preprocessing.files import write_json, write_text, written_whole
+from preprocessing.finished import require_whole
 from preprocessing.folds import read_folds
 from preprocessing.metric import accuracy, log_loss
 from preprocessing.run_folder import RUNS, folds_path
@@ -103,6 +105,8 @@ def _blend(request: Request, source: Source, asked: dict[str, Any], outputs: dic
         hint = "" if request.loose else ", though the piece is finished. Train it again, or restore the file"
         raise UserError(f"{missing[0]}: not found{hint}.")
     stamped = record.stamps(source.inputs)
+    for name, path in source.inputs.items():
+        require_whole(path, stamped[name]["sha256"])
     predictions, remarks = source.read()
     outcome = outcome_of(predictions, request.options)
     tables = tables_of(outcome)
@@ -131,7 +135,7 @@ def _run_source(request: Request) -> Source:
 
     def read() -> tuple[Predictions, list[str]]:
         predictions = members_of_run.read_members(request.run, members, folds, read_sample_images(sample))
-        return predictions, _remarks(all_members, len(folds), len(predictions.images))
+        return predictions, _remarks(request.run, all_members, len(folds), len(predictions.images))
 
     return Source({"members": [as_json(member) for member in all_members]}, inputs, True, read)
 
@@ -256,11 +260,9 @@ def _neighbours_text(request: Request, outcome: Outcome) -> str:
     return "\n".join(lines)
 
 
-def _remarks(members: Sequence[Member], all_images: int, images: int) -> list[str]:
+def _remarks(run: Path, members: Sequence[Member], all_images: int, images: int) -> list[str]:
     remarks = []
-    missing = [
-        f"{member.name} lacks fold {', '.join(map(str, member.missing))}" for member in members if member.missing
-    ]
+    missing = [members_of_run.lacks(run, member) for member in members if member.missing]
     if missing:
         lines = "\n".join(f"  {line}" for line in missing)
         remarks.append(
@@ -278,7 +280,8 @@ def _write(request: Request, folder: Path, outcome: Outcome, tables: dict[str, p
     """Writes every output but the record."""
     for name in FRAMES:
         with written_whole(folder / f"{name}.csv") as temporary:
-            tables[name].to_csv(temporary, index=False, float_format="%.9g", lineterminator="\n")
+            safe = tables[name].map(lambda cell: as_cell(cell) if isinstance(cell, str) else cell)
+            safe.to_csv(temporary, index=False, float_format="%.9g", lineterminator="\n")
     predictions = outcome.predictions
     for name, table in zip(OUT_OF_FOLD, (outcome.nested.final, outcome.nested.plain), strict=True):
         write_predictions(folder / name, list(predictions.images["img"]), table)

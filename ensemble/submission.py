@@ -1,11 +1,14 @@
 """The submission: the sample's rows in the sample's order, read back from the disk and checked before announced."""
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from preprocessing.competition import CLASSES
+from preprocessing.competition_files import is_image_name
+from preprocessing.csv_files import read_rows
 from preprocessing.errors import UserError, named
 from preprocessing.tables import write_predictions
 
@@ -19,23 +22,24 @@ def read_sample_images(path: Path) -> pd.Index:
         UserError: the file is missing, has other columns, no rows, or an image more than once.
     """
     try:
-        table = pd.read_csv(path, dtype={"img": str}, encoding="utf-8-sig")
+        header, rows = read_rows(path, "the sample submission")
     except FileNotFoundError:
         raise UserError(
             f"{path}: not found. It gives the order of the rows; get it with the competition's data."
         ) from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read as the sample submission: {error}") from error
-    if list(table.columns) != ["img", *CLASSES]:
-        raise UserError(
-            f"{path}: expected the columns img,c0,...,c9, found {named(list(map(str, table.columns)), 12)}."
-        )
-    images = table["img"]
-    if images.empty or images.isna().any():
-        raise UserError(f"{path}: expected an image name in every row, found {int(images.isna().sum())} rows without.")
-    if images.duplicated().any():
-        raise UserError(f"{path}: images that stand there more than once: {named(list(images[images.duplicated()]))}.")
-    return pd.Index(images, name="img")
+    if header != ["img", *CLASSES]:
+        raise UserError(f"{path}: expected the columns img,c0,...,c9, found {named(header, 12)}.")
+    images = [row[0] for row in rows]
+    nameless = sum(not name.strip() for name in images)
+    if not images or nameless:
+        raise UserError(f"{path}: expected an image name in every row, found {nameless} rows without.")
+    refused = [repr(name) for name in images if not is_image_name(name)]
+    if refused:
+        raise UserError(f"{path}: expected plain file names such as img_1.jpg, found {named(refused)}.")
+    if len(set(images)) < len(images):
+        twice = [name for name, count in Counter(images).items() if count > 1]
+        raise UserError(f"{path}: images that stand there more than once: {named(twice)}.")
+    return pd.Index(images, name="img", dtype="str")
 
 
 def write_submission(path: Path, images: pd.Index, probabilities: np.ndarray) -> None:

@@ -132,6 +132,7 @@ def estimate(run: Path, path: Path) -> Estimate:
         return Estimate()
     content: dict[str, Any] = read_json(record)
     stamps = content.get("outputs", {}).values()
+    _require_whole(path, content.get("outputs", {}))
     try:
         return Estimate(
             log_loss=float(content["nested_log_loss"]),
@@ -142,6 +143,18 @@ def estimate(run: Path, path: Path) -> Estimate:
         )
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{record}: expected the record of a blend, found none of {error}. Blend again.") from error
+
+
+def _require_whole(path: Path, stamps: dict[str, Any]) -> None:
+    """Raises a UserError if nothing was written since the blend, and yet the content is another: the disk's doing."""
+    from preprocessing.files import sha256_of
+
+    status = path.stat()
+    for stamp in stamps.values():
+        if (stamp.get("size"), stamp.get("mtime_ns")) == (status.st_size, status.st_mtime_ns):
+            if stamp.get("sha256") == sha256_of(path):
+                return
+            raise UserError(f"{path} is damaged: its checksum is not that of the blend. Blend again; that mends it.")
 
 
 def upload(run: str, path: Path, expected: Estimate, message: str) -> Entry:

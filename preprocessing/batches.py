@@ -12,6 +12,7 @@ import numpy as np
 
 from preprocessing.augmentation import augment
 from preprocessing.augmentation_settings import Augmentation
+from preprocessing.blocks import DamagedError
 from preprocessing.driver_mixing import Companions, Joined
 from preprocessing.mixing import mix
 
@@ -123,16 +124,29 @@ def _stacked(store: Rows, rows: np.ndarray, count: int) -> np.ndarray:
 
 
 def _ahead(make: Callable[[Part], Made], parts: list[Part], workers: int) -> Iterator[Made]:
-    """Results of `make` in order, `AHEAD` of them in the making."""
-    waiting: deque[Future[Made]] = deque()
+    """Results of `make` in order, `AHEAD` of them in the making. What is damaged in the cache is mended in between."""
+    waiting: deque[tuple[Part, Future[Made]]] = deque()
     with ThreadPoolExecutor(workers) as pool:
         try:
             for part in parts:
-                waiting.append(pool.submit(make, part))
+                waiting.append((part, pool.submit(make, part)))
                 if len(waiting) > AHEAD:
-                    yield waiting.popleft().result()
+                    yield _made(make, *waiting.popleft())
             while waiting:
-                yield waiting.popleft().result()
+                yield _made(make, *waiting.popleft())
         finally:
-            for future in waiting:
+            for _, future in waiting:
                 future.cancel()
+
+
+def _made(make: Callable[[Part], Made], part: Part, future: Future[Made]) -> Made:
+    """The result; mends, in this thread, what of the cache turned out to be damaged."""
+    mended: set[str] = set()
+    while True:
+        try:
+            return make(part) if mended else future.result()
+        except DamagedError as damage:
+            if str(damage) in mended:  # again at once: this disk keeps nothing
+                raise
+            mended.add(str(damage))
+            damage.mend()

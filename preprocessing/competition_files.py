@@ -19,7 +19,9 @@ from preprocessing.errors import UserError, named
 DRIVER_LIST_COLUMNS = ("subject", "classname", "img")
 SAMPLE_COLUMNS = ("img", *CLASSES)
 
-_IMAGE_NAME = re.compile(r"\w[^/\\:\x00-\x1f]{0,250}\.jpe?g", re.IGNORECASE)  # a plain file name, in no other folder
+# A plain file name, in no other folder, and without what spreadsheets divide cells at.
+_IMAGE_NAME = re.compile(r"\w[^/\\:;,\"|\x00-\x1f\x7f-\x9f\u2028\u2029]{0,250}\.jpe?g", re.IGNORECASE)
+_DRIVER = re.compile(r"\w[\w .-]{0,63}")  # goes into tables that people open in a spreadsheet: never a formula
 _JUNK = {"thumbs.db", "desktop.ini", "__macosx"}  # what file managers leave; names that start with '.' are junk too
 
 
@@ -57,9 +59,9 @@ def read_driver_list(root: Path, faults: list[Fault]) -> list[ImageRow] | None:
     if unknown:
         words = named([f"{row.classname!r} of {row.img}" for row in unknown])
         faults.append(Fault(f"{DRIVER_LIST}: rows with a class other than c0..c9: {len(unknown):,} ({words})"))
-    nameless = [row.img for row in images if not row.subject or row.subject != row.subject.strip()]
+    nameless = [row.img for row in images if not _DRIVER.fullmatch(row.subject) or row.subject != row.subject.strip()]
     if nameless:
-        text = f"rows with no driver, or with spaces around it: {len(nameless):,} ({named(nameless)})"
+        text = f"rows with no driver, or a strange one, or with spaces around it: {len(nameless):,} ({named(nameless)})"
         faults.append(Fault(f"{DRIVER_LIST}: {text}"))
     return [row for row in images if row.classname in CLASSES and _IMAGE_NAME.fullmatch(row.img)]
 
@@ -72,6 +74,11 @@ def read_sample_submission(root: Path, faults: list[Fault]) -> list[str] | None:
     names = [row[0] for row in rows]
     _judge_names(SAMPLE_SUBMISSION, names, faults)
     return [name for name in names if _IMAGE_NAME.fullmatch(name)]
+
+
+def is_image_name(name: str) -> bool:
+    """Whether it is a plain file name of a JPEG, which leads out of no folder."""
+    return bool(_IMAGE_NAME.fullmatch(name))
 
 
 def _judge_names(table: str, names: Sequence[str], faults: list[Fault]) -> None:
@@ -145,11 +152,15 @@ def list_files(root: Path, faults: list[Fault]) -> dict[str, FileStat]:
 
 
 def _list_folder(root: Path, folder: str, files: dict[str, FileStat], strays: list[str]) -> None:
+    inside = (root.resolve(), (root / folder).resolve())  # the folder itself may be a link to another disk
     for name, entry in _entries(root / folder):
         try:
             status = entry.stat()
         except OSError:
             continue  # a link to nowhere: its row will have no file
+        if entry.is_symlink() and not any(Path(entry.path).resolve().is_relative_to(place) for place in inside):
+            strays.append(f"{folder}/{name} (a link out of the folder)")
+            continue
         if stat.S_ISREG(status.st_mode):
             files[f"{folder}/{name}"] = FileStat(status.st_size, status.st_mtime_ns)
         else:

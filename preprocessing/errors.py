@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Sequence
 from types import FrameType
 
+from preprocessing.masking import masked
+
 STOPPED = "\nstopped. The same command goes on from here; nothing finished is lost."
 STOPS_WITHIN = 3.0  # seconds after Ctrl-C or SIGTERM
 
@@ -28,7 +30,7 @@ def run_command(main: Callable[[], None]) -> None:
     try:
         main()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {masked(str(error))}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         stopping.say()

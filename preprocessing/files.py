@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -12,6 +13,10 @@ from typing import Any
 
 from preprocessing import locks
 from preprocessing.errors import UserError
+
+SEAL = "seal"  # the last key of our JSON files: the SHA-256 of the file with 64 zeros in its place
+_SEAL = re.compile(rb'"seal": "([0-9a-f]{64})"\n}\n\Z')
+_FRAME = b'"seal": "' + b"0" * 64 + b'"\n}\n'
 
 
 @contextmanager
@@ -62,20 +67,55 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes `value` as indented JSON to `path`, whole or not at all."""
-    write_text(path, json.dumps(value, indent=2) + "\n")
+    """Writes `value` as indented JSON, whole or not at all; an object with a seal, by which damage is found."""
+    if not isinstance(value, dict):
+        write_text(path, json.dumps(value, indent=2) + "\n")
+        return
+    text = json.dumps({**value, SEAL: "0" * 64}, indent=2) + "\n"
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    write_text(path, f"{text[: -len(_FRAME)]}{_FRAME.decode().replace('0' * 64, digest)}")
 
 
 def read_json(path: Path) -> Any:
-    """Reads a JSON file.
+    """Reads a JSON file; one with a seal must be as it was written, and comes without the seal.
 
     Raises:
-        UserError: the file is missing or is not JSON.
+        UserError: the file is missing, is not JSON, or is damaged.
     """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        content = Path(path).read_bytes()
+        value = json.loads(content.decode("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"cannot read {path}: {error}. Expected a JSON file as this program writes it.") from error
+    if _is_damaged(content):
+        raise UserError(f"{path} is damaged: its checksum does not fit.")
+    if isinstance(value, dict):
+        value.pop(SEAL, None)
+    return value
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Reads a JSON file that holds an object.
+
+    Raises:
+        UserError: as `read_json`, or it holds something else.
+    """
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise UserError(f"cannot read {path}: expected a JSON object, found {type(value).__name__}.")
+    return value
+
+
+def _is_damaged(content: bytes) -> bool:
+    """Whether there is a seal that does not fit, or what was one. A file of another hand or version has none."""
+    sealed = _SEAL.search(content)
+    if sealed:
+        plain = content[: sealed.start(1)] + b"0" * 64 + content[sealed.end(1) :]
+        return hashlib.sha256(plain).hexdigest() != sealed[1].decode()
+    tail = content[-len(_FRAME) :]
+    frame = [place for place, expected in enumerate(_FRAME) if expected != ord("0")]
+    same = sum(tail[place] == _FRAME[place] for place in frame) if len(tail) == len(_FRAME) else 0
+    return same > len(frame) // 2
 
 
 def free_bytes(folder: Path) -> int:

@@ -3,13 +3,18 @@
 A random split would let a network recognise the drivers and would promise a score that it cannot keep.
 """
 
+import contextlib
+import re
+import sys
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from preprocessing import locks
 from preprocessing.competition import CLASS_NAMES, CLASSES
+from preprocessing.csv_files import is_formula, read_rows
 from preprocessing.errors import UserError, named, run_command
-from preprocessing.files import written_whole
+from preprocessing.files import read_record, sha256_of, write_json, written_whole
 from preprocessing.run_folder import CACHE, RUNS, folds_path, run_folder
 from preprocessing.settings import CommandLine
 
@@ -65,9 +70,9 @@ def make_folds(train: "pd.DataFrame", number_of_folds: int) -> "pd.DataFrame":
 
 def _judge_training_parts(table: "pd.DataFrame", where: str) -> None:
     """Every class must have images outside every fold: a network cannot learn a class that it never sees."""
-    folds = sorted(table["fold"].unique())
-    for fold in folds:
-        seen = set(table.loc[table["fold"] != fold, "classname"])
+    there = set(zip(table["fold"], table["classname"], strict=True))
+    for fold in sorted({number for number, _ in there}):
+        seen = {name for number, name in there if number != fold}
         lacking = [name for name in CLASSES if name not in seen]
         if lacking:
             words = named([f"{name} ({CLASS_NAMES[name]})" for name in lacking], 10)
@@ -89,40 +94,49 @@ def read_folds(path: Path, train: "pd.DataFrame | None" = None) -> "pd.DataFrame
     Raises:
         UserError: not a fold table, or a driver stands in two folds, or it is of other images.
     """
-    import pandas as pd
-
     path = Path(path)
+    if _is_rotten(path):
+        raise UserError(f"{path} is damaged: its checksum does not fit. python -m preprocessing.folds makes it again.")
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+        header, rows = read_rows(path, "a fold table")
     except FileNotFoundError:
         raise UserError(f"{path}: no such fold table. Make it: python -m preprocessing.folds --run NAME") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read as a fold table: {error}") from error
-    if not set(COLUMNS) <= set(table.columns):
-        found = named([str(column) for column in table.columns], 12)
-        raise UserError(f"{path}: expected the columns {','.join(COLUMNS)}, found {found}.")
-    table = table[list(COLUMNS)]
-    duplicated = sorted(set(table.loc[table["img"].duplicated(), "img"]))
-    if duplicated:
+    if not set(COLUMNS) <= set(header):
+        raise UserError(f"{path}: expected the columns {','.join(COLUMNS)}, found {named(header, 12)}.")
+    places = [header.index(column) for column in COLUMNS]
+    return _judged(path, [tuple(row[place] for place in places) for row in rows], train)
+
+
+def _judged(path: Path, rows: "list[tuple[str, ...]]", train: "pd.DataFrame | None") -> "pd.DataFrame":
+    """The rows img, subject, classname, fold as a table, if they are one."""
+    import pandas as pd
+
+    images, drivers, classes, folds = zip(*rows, strict=True) if rows else ((), (), (), ())
+    if len(set(images)) < len(images):
+        duplicated = sorted(image for image, count in Counter(images).items() if count > 1)
         raise UserError(f"{path}: images that stand there more than once: {named(duplicated)}.")
-    unknown = sorted(set(table["classname"]).difference(CLASSES))
+    formulas = [repr(text) for text in (*images, *drivers) if not text.strip() or is_formula(text)]
+    if formulas:
+        raise UserError(f"{path}: images or drivers without a name, or with a formula for one: {named(formulas)}.")
+    unknown = sorted(set(classes).difference(CLASSES))
     if unknown:
         raise UserError(f"{path}: expected the classes c0..c9, found {named(unknown)}.")
-    wrong = table.loc[~table["fold"].str.fullmatch(r"\d{1,4}"), "fold"]
-    if len(wrong):
-        raise UserError(f"{path}: expected folds numbered from 0, found {named([repr(text) for text in wrong])}.")
-    table = table.assign(fold=table["fold"].astype("int64"))
-    numbers = sorted(table["fold"].unique())
+    wrong = [repr(text) for text in folds if not re.fullmatch(r"[0-9]{1,4}", text)]
+    if wrong:
+        raise UserError(f"{path}: expected folds numbered from 0, found {named(wrong)}.")
+    numbers = sorted(set(map(int, folds)))
     if numbers != list(range(len(numbers))) or len(numbers) < 2:
         found = named([str(number) for number in numbers], 12) or "no rows"
         raise UserError(f"{path}: expected folds numbered 0, 1, ... without a gap and at least two, found {found}.")
-    spread = table.groupby("subject")["fold"].nunique()
-    leaking = sorted(spread.index[spread > 1])
+    pairs = Counter(driver for driver, _ in set(zip(drivers, map(int, folds), strict=True)))
+    leaking = sorted(driver for driver, count in pairs.items() if count > 1)
     if leaking:
         raise UserError(
             f"{path}: a leak: the drivers {named(leaking, 10)} stand in more than one fold, "
             "so scores would be too good. Delete the file and make it again."
         )
+    table = pd.DataFrame({"img": images, "subject": drivers, "classname": classes})
+    table["fold"] = pd.Series(map(int, folds), dtype="int64")
     _judge_training_parts(table, str(path))
     if train is not None:
         _judge_same_images(path, table, train)
@@ -160,15 +174,20 @@ def ensure_folds(run: Path, train: "pd.DataFrame", number_of_folds: int) -> "pd.
     path = folds_path(run)
     if not path.exists():
         table = make_folds(train, number_of_folds)
-        with locks.held(run / ".folds.lock", f"{path} is being written", wait=True):
+        with _writing(path):
             if not path.exists():  # else another process was first
-                with written_whole(path) as temporary:
-                    table.to_csv(temporary, index=False, lineterminator="\n")
+                _write(path, table)
                 return table
     return _read_for(path, train, number_of_folds)
 
 
+def _writing(path: Path) -> contextlib.AbstractContextManager[None]:
+    """Within, no other process writes the table."""
+    return locks.held(path.parent / ".folds.lock", f"{path} is being written", wait=True)
+
+
 def _read_for(path: Path, train: "pd.DataFrame", number_of_folds: int) -> "pd.DataFrame":
+    _restore_if_rotten(path, train, number_of_folds)
     table = read_folds(path, train)
     found = table["fold"].nunique()
     if found != number_of_folds:
@@ -177,6 +196,42 @@ def _read_for(path: Path, train: "pd.DataFrame", number_of_folds: int) -> "pd.Da
             f"Go on with --folds {found}, or choose another --run NAME."
         )
     return table
+
+
+def _write(path: Path, table: "pd.DataFrame") -> None:
+    """Writes the table, and its checksum beside it."""
+    with written_whole(path) as temporary:
+        table.to_csv(temporary, index=False, lineterminator="\n")
+    _write_checksum(path)
+
+
+def _write_checksum(path: Path) -> None:
+    write_json(_checksum_path(path), {"sha256": sha256_of(path), "mtime_ns": path.stat().st_mtime_ns})
+
+
+def _checksum_path(path: Path) -> Path:
+    return path.with_suffix(".json")
+
+
+def _is_rotten(path: Path) -> bool:
+    """Whether the table has changed though nobody wrote it; one that a person has changed is theirs."""
+    try:
+        record = read_record(_checksum_path(path))
+        rotten = record["mtime_ns"] == path.stat().st_mtime_ns and record["sha256"] != sha256_of(path)
+    except (UserError, OSError, KeyError):  # there is none, or it is damaged itself: the table is judged by its rows
+        return False
+    return rotten
+
+
+def _restore_if_rotten(path: Path, train: "pd.DataFrame", number_of_folds: int) -> None:
+    """Makes a damaged table again, which depends on the images alone."""
+    if _is_rotten(path):
+        print(f"note: {path} is damaged, as its checksum tells; it is made again", file=sys.stderr)
+        with _writing(path):
+            _write(path, make_folds(train, number_of_folds))
+    elif not _checksum_path(path).exists():  # the process ended between the two
+        with contextlib.suppress(UserError):
+            _write_checksum(path)
 
 
 def summary(folds: "pd.DataFrame") -> str:

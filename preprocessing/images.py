@@ -4,6 +4,8 @@ import contextlib
 import hashlib
 import math
 import os
+import sys
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,13 +15,14 @@ import numpy as np
 from tqdm import tqdm
 
 from preprocessing import jpeg, locks
+from preprocessing.blocks import Block, block_bytes, open_block, write_block
 from preprocessing.cache import IMAGES, make_room
 from preprocessing.crops import REGIONS, WHOLE
-from preprocessing.files import written_whole
+from preprocessing.errors import UserError
 from preprocessing.settings import ImageSize
 
 BLOCK = 256  # images in one cache file
-VERSION = 1  # of the decoding; raise it when the pixels change
+VERSION = 2  # of the decoding and of the files; raise it when the pixels change
 
 
 def read_image(path: Path, size: ImageSize, crop: str = WHOLE, upright: bool = False) -> np.ndarray:
@@ -52,6 +55,7 @@ class ImageStore:
 
     Built once, in parallel, into files of `BLOCK` images under `cache/images/`; the next process, fold or
     architecture of the same size maps them. A block is written whole, so a store interrupted goes on where it was.
+    Each image is held against its checksum whenever it is read; a block in which one is damaged is made again.
 
     Args:
         paths: the image files, one per row.
@@ -76,7 +80,8 @@ class ImageStore:
         self.folder = Path(cache) / IMAGES / f"{size}_{key}"
         self.limit = limit
         self.cached = False
-        self._blocks: dict[int, np.ndarray] = {}
+        self._blocks: dict[int, Block | None] = {}  # None: neither whole nor to be mended here
+        self._mending = threading.Lock()
         self._in_use: locks.InUse | None = None
 
     def __len__(self) -> int:
@@ -107,13 +112,11 @@ class ImageStore:
             bar.update(len(self) - sum(len(self._rows(number)) for number in missing))
             with ThreadPoolExecutor(workers) as pool:
                 for number in missing:
-                    rows = self._rows(number)
-                    block = np.empty((len(rows), self.size.height, self.size.width, 3), np.uint8)
-                    for position, image in enumerate(pool.map(self._decode, rows)):
+                    block = np.empty(self._block_shape(number), np.uint8)
+                    for position, image in enumerate(pool.map(self._decode, self._rows(number))):
                         block[position] = image
                         bar.update()
-                    with written_whole(self._block_path(number)) as temporary, temporary.open("wb") as stream:
-                        np.save(stream, block, allow_pickle=False)
+                    write_block(self._block_path(number), block)
             bar.close()
         with contextlib.suppress(OSError):  # a cache that is only read will do
             os.utime(self.folder)  # the least recently used store is the first to make room
@@ -128,17 +131,47 @@ class ImageStore:
         if not self.cached:
             return self._decode(row)
         number = row // BLOCK
-        block = self._blocks.get(number)
-        if block is None:
+        if number not in self._blocks:
             try:
-                block = np.load(self._block_path(number), mmap_mode="r", allow_pickle=False)
-            except (OSError, ValueError):  # removed meanwhile, to make room for another run
+                block = open_block(self._block_path(number), self._block_shape(number), self.dtype)
+            except OSError:  # removed meanwhile, to make room for another run
                 return self._decode(row)
+            self._blocks[number] = block or self._mended(number, block)
+        block = self._blocks[number]
+        if block is None:
+            return self._decode(row)
+        image = block.row(row % BLOCK)
+        if image is None:
+            block = self._mended(number, block)
+            image = block.row(row % BLOCK) if block else None
+        return self._decode(row) if image is None else image
+
+    def _mended(self, number: int, damaged: Block | None) -> Block | None:
+        """The block made again, by whichever thread comes first; None where it cannot be written."""
+        with self._mending:
+            if number in self._blocks and self._blocks[number] is not damaged:
+                return self._blocks[number]
+            path = self._block_path(number)
+            print(f"note: {path} is damaged, as its checksums tell; it is made again", file=sys.stderr)
+            block = None
+            with contextlib.suppress(OSError, UserError):  # a cache that is only read; the images are there
+                write_block(path, np.stack([self._decode(row) for row in self._rows(number)]))
+                block = open_block(path, self._block_shape(number), self.dtype)
             self._blocks[number] = block
-        return block[row % BLOCK]
+            return block
 
     def _missing(self) -> list[int]:
-        return [number for number in range(-(-len(self) // BLOCK)) if not self._block_path(number).exists()]
+        """The blocks that are not there, or not of their size."""
+        return [number for number in range(-(-len(self) // BLOCK)) if not self._is_there(number)]
+
+    def _is_there(self, number: int) -> bool:
+        try:
+            return self._block_path(number).stat().st_size == block_bytes(self._block_shape(number), self.dtype)
+        except OSError:
+            return False
+
+    def _block_shape(self, number: int) -> tuple[int, ...]:
+        return (len(self._rows(number)), *self.shape)
 
     def _decode(self, row: int) -> np.ndarray:
         return read_image(self.paths[row], self.size, self.crop)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from preprocessing.competition import SLUG
 from preprocessing.errors import UserError
+from preprocessing.masking import masked
 
 PAGE = f"https://www.kaggle.com/competitions/{SLUG}"
 INSTALL = "Install the client: .venv/bin/pip install -r requirements-kaggle.txt"
@@ -43,7 +44,8 @@ def _credential_files() -> list[Path]:
 def secrets() -> list[str]:
     """Every text that must not be repeated in a message."""
     found = [os.environ.get(name, "") for name in ("KAGGLE_API_TOKEN", "KAGGLE_KEY")]
-    for path in (*_credential_files(), Path(found[0])):  # the variable may also name a file with the token
+    named = [Path(os.environ.get(name, "")) for name in ("KAGGLE_API_TOKEN", "KAGGLE_API_V1_TOKEN_PATH")]
+    for path in (*_credential_files(), *named):  # a variable may also name a file with the token
         try:
             text = path.read_text(encoding="utf-8").strip()
             value = json.loads(text) if path.suffix == ".json" else text
@@ -112,6 +114,4 @@ def last_words(said: str) -> str:
     """The last line that the client said, less what is secret."""
     lines = [line.strip() for line in said.splitlines() if line.strip()]
     words = f"It said: {lines[-1][:500]}" if lines else "It said nothing."
-    for secret in secrets():
-        words = words.replace(secret, "***")
-    return words
+    return masked(words, *secrets())

@@ -3,6 +3,7 @@
 They are joined by `img`, never by position.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from preprocessing.competition import CLASSES
+from preprocessing.csv_files import as_cell, is_formula, read_rows
 from preprocessing.errors import UserError, named
 from preprocessing.files import written_whole
 
@@ -27,7 +29,7 @@ def write_predictions(path: Path, images: Sequence[str], probabilities: np.ndarr
     if probabilities.shape != (len(images), len(CLASSES)) or not np.isfinite(probabilities).all():
         raise ValueError(f"expected finite probabilities of shape ({len(images)}, 10), found {probabilities.shape}")
     table = pd.DataFrame(probabilities / probabilities.sum(axis=1, keepdims=True), columns=list(CLASSES))
-    table.insert(0, "img", list(images))
+    table.insert(0, "img", [as_cell(name) for name in images])
     with written_whole(path) as temporary:
         table.to_csv(temporary, index=False, float_format="%.9g", lineterminator="\n")
 
@@ -47,25 +49,18 @@ def read_predictions(path: Path, also: Sequence[str] = ()) -> pd.DataFrame:
     """
     path = Path(path)
     try:
-        table = pd.read_csv(path, dtype={"img": str}, encoding="utf-8-sig")
+        header, rows = read_rows(path, "a prediction table")
     except FileNotFoundError:
         raise UserError(f"{path}: no such prediction table.") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read as a prediction table: {error}") from error
-    beside = [column for column in also if column in table.columns]
-    if sorted(table.columns) != sorted(("img", *CLASSES, *beside)):
-        found = named([str(column) for column in table.columns], 12)
-        raise UserError(f"{path}: expected the columns img,c0,...,c9, found {found}.")
-    images = table["img"]
-    nameless = images.isna() | (images.str.strip() == "")
-    if nameless.any():
-        raise UserError(f"{path}: {nameless.sum():,} rows have no image name.")
-    if images.duplicated().any():
-        raise UserError(
-            f"{path}: images that stand there more than once: {named(sorted(images[images.duplicated()]))}."
-        )
-    values = table[list(CLASSES)].apply(pd.to_numeric, errors="coerce").to_numpy(dtype=np.float64)
-    sums = values.sum(axis=1)
+    beside = [column for column in also if column in header]
+    if sorted(header) != sorted(("img", *CLASSES, *beside)):
+        raise UserError(f"{path}: expected the columns img,c0,...,c9, found {named(header, 12)}.")
+    columns = dict(zip(header, zip(*rows, strict=True) if rows else [()] * len(header), strict=True))
+    images = np.array(columns["img"], dtype=object)
+    _judge_names(path, columns["img"])
+    values = _numbers([columns[name] for name in CLASSES])
+    with np.errstate(over="ignore", invalid="ignore"):  # judged below
+        sums = values.sum(axis=1)
     for wrong, what in (
         (~np.isfinite(values).all(axis=1), "are not numbers"),
         ((values < 0).any(axis=1), "are negative"),
@@ -75,5 +70,26 @@ def read_predictions(path: Path, also: Sequence[str] = ()) -> pd.DataFrame:
             raise UserError(
                 f"{path}: {wrong.sum():,} rows hold probabilities that {what}: {named(list(images[wrong]))}."
             )
-    read = pd.DataFrame(values / sums[:, None], index=pd.Index(images, name="img"), columns=list(CLASSES))
-    return read.assign(**{column: table[column].to_numpy() for column in beside})
+    index = pd.Index(columns["img"], name="img", dtype="str")
+    read = pd.DataFrame(values / sums[:, None], index=index, columns=list(CLASSES))
+    return read.assign(**{column: list(columns[column]) for column in beside}) if beside else read
+
+
+def _judge_names(path: Path, images: Sequence[str]) -> None:
+    """Names must be there, once each, and no formulas: they go into tables that people open in a spreadsheet."""
+    nameless = sum(not name.strip() for name in images)
+    if nameless:
+        raise UserError(f"{path}: {nameless:,} rows have no image name.")
+    formulas = [repr(name) for name in images if is_formula(name)]
+    if formulas:
+        raise UserError(f"{path}: image names that a spreadsheet would take for formulas: {named(formulas)}.")
+    if len(set(images)) < len(images):
+        twice = sorted(name for name, count in Counter(images).items() if count > 1)
+        raise UserError(f"{path}: images that stand there more than once: {named(twice)}.")
+
+
+def _numbers(columns: Sequence[Sequence[str]]) -> np.ndarray:
+    """Columns of text as numbers, shape (rows, columns), float64; nan for what is none."""
+    flat = np.array([value for column in columns for value in column], dtype=object)
+    found = np.asarray(pd.to_numeric(flat, errors="coerce"), dtype=np.float64)
+    return found.reshape(len(columns), -1).T if len(flat) else np.zeros((0, len(columns)))

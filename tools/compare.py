@@ -10,6 +10,7 @@ that both have, with the standard error of that difference: less than twice its 
 
 from pathlib import Path
 
+from preprocessing.csv_files import as_cell
 from preprocessing.errors import UserError, run_command
 from preprocessing.files import written_whole
 from preprocessing.run_folder import CACHE
@@ -46,7 +47,8 @@ def main() -> None:
     for remark in comparison.remarks(rows):
         print(remark)
     with written_whole(arguments.out) as temporary:
-        table.to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
+        safe = table.map(lambda cell: as_cell(cell) if isinstance(cell, str) else cell)
+        safe.to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
     drawn = curves.draw(rows, arguments.figure)
     print(f"\n{arguments.out}" + (f"\n{arguments.figure}" if drawn else "; no curves: no model trained an epoch"))
 

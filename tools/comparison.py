@@ -11,6 +11,7 @@ import pandas as pd
 from ensemble.report import formatted
 from preprocessing.competition import CLASSES
 from preprocessing.errors import UserError
+from preprocessing.finished import require_whole
 from preprocessing.folds import read_folds
 from preprocessing.metric import log_loss_per_image
 from preprocessing.run_folder import folds_path
@@ -86,7 +87,7 @@ def _rows_of(run: Path) -> list[Row]:
     rows = []
     for model in dict.fromkeys(piece.model for piece in pieces):
         own = [piece for piece in pieces if piece.model == model]
-        table = pd.concat([read_predictions(piece.folder / "out_of_fold.csv") for piece in own])
+        table = pd.concat([read_predictions(require_whole(piece.folder / "out_of_fold.csv")) for piece in own])
         losses = _losses(table, folds, own[0].folder)
         seconds = float(np.mean([piece.results.get("seconds", np.nan) for piece in own]))
         rows.append(Row(name, model, _common(own), losses, len(own), of, seconds, _histories(own)))
@@ -120,7 +121,7 @@ def _common(pieces: Sequence[FinishedPiece]) -> dict[str, Any]:
 def _histories(pieces: Sequence[FinishedPiece]) -> list[pd.DataFrame]:
     paths = [piece.folder / "history.csv" for piece in pieces]
     try:
-        return [pd.read_csv(path) for path in paths if path.is_file()]
+        return [pd.read_csv(require_whole(path)) for path in paths if path.is_file()]
     except (OSError, ValueError) as error:
         raise UserError(f"{pieces[0].folder.parent}: a history.csv cannot be read: {error}") from error
 

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from preprocessing.crops import WHOLE
 from preprocessing.errors import UserError, named
-from preprocessing.files import read_json
+from preprocessing.files import read_record
 from preprocessing.run_folder import RESERVED_MODEL_NAMES, RUNS, run_folder
 from preprocessing.settings import CommandLine, ImageSize, nearest
 
@@ -39,12 +40,15 @@ class FinishedPiece:
     @property
     def image_size(self) -> ImageSize:
         """What its network wants to see."""
-        return ImageSize.parse(str(self.settings["image_size"]))
+        try:
+            return ImageSize.parse(str(self.settings["image_size"]))
+        except (KeyError, ValueError) as error:
+            raise UserError(f"{self.folder / 'config.json'}: expected an image_size ({error}).") from error
 
     @property
     def crop(self) -> str:
         """The part of a photograph that its network wants to see."""
-        return str(self.settings["crop"])
+        return str(self.settings.get("crop", WHOLE))
 
     def __str__(self) -> str:
         return f"{self.model}, fold {self.fold}"
@@ -123,6 +127,8 @@ def networks_of(run: Path, models: Sequence[str] = (), folds: Sequence[str] = ()
 
 
 def _read(folder: Path) -> FinishedPiece:
-    settings = read_json(folder / "config.json").get("settings", {})
-    results = read_json(folder / "finished.json")
+    settings = read_record(folder / "config.json").get("settings", {})
+    results = read_record(folder / "finished.json")
+    if not isinstance(settings, dict):
+        raise UserError(f"{folder / 'config.json'}: expected the settings of a piece, found none.")
     return FinishedPiece(folder.parent.name, folder.name.removeprefix("fold_"), folder, settings, results)

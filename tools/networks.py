@@ -2,6 +2,7 @@
 
 import itertools
 import time
+import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
@@ -11,9 +12,12 @@ import numpy as np
 from models.finetuning import runtime
 from preprocessing.competition import NUMBER_OF_CLASSES
 from preprocessing.errors import UserError
+from preprocessing.finished import require_whole
 from preprocessing.settings import ImageSize
+from preprocessing.unpack import unpacked_bytes
 from tools.finished import FinishedPiece
 
+MOST_BYTES = 2 * 2**30  # of a network; the largest here, VGG19, has 80 MB
 MOST_AT_ONCE = 16  # pictures; small, so that what was found appears soon
 Item = TypeVar("Item")
 See = Callable[[ImageSize, str], np.ndarray]  # size and crop -> a picture as a network wants it
@@ -91,6 +95,9 @@ def load(piece: FinishedPiece) -> Any:
     Raises:
         UserError: the file is damaged, or no network of ours.
     """
+    require_whole(piece.network)
+    if zipfile.is_zipfile(piece.network) and unpacked_bytes(piece.network) > MOST_BYTES:
+        raise UserError(f"{piece.network} would take more than {MOST_BYTES:,} bytes unpacked: no network of ours does.")
     keras = runtime.load_keras()
     try:
         model = keras.saving.load_model(piece.network, compile=False, safe_mode=True)

@@ -15,6 +15,7 @@ from models.finetuning.recipe import Recipe
 from preprocessing.augmentation_settings import Augmentation
 from preprocessing.errors import run_command
 from preprocessing.settings import CommandLine, chosen
+from tools.verify import damaged_pieces
 
 NAMING_LAYERS = ("trainable", "pooled_layers")  # settings that only the network itself can check
 
@@ -33,6 +34,8 @@ def main() -> None:
     arguments = make_parser().parse_args()
     templates = [command.template_piece(zoo.find(name), arguments) for name in arguments.models.split()]
     checked, _, asked = command.read_data(arguments, templates[0][0])
+    for line in damaged_pieces(templates[0][0], only_for_blend=True):  # before the blend, which could not mend it
+        print(f"note: {line}", file=sys.stderr)
     left: list[Piece] = []
     for _, template in templates:
         pieces = [Piece(**{**vars(template), "fold": fold}) for fold in asked]

@@ -4,15 +4,17 @@
                                                 epoch_001_block_00000.npy   as the first epoch's augmentation has them
 
 Each file holds the activations of `BLOCK` images in the order of the table, in the dtype that the network computes in;
-it is written whole. The key is made of everything that decides them, so what is there is right. Augmentation depends on
-(seed, epoch, image) alone, so the folds of a run share its copies.
+it is written whole. The key is made of everything that decides them, and each image's have a checksum that is looked at
+whenever they are read, so what is used is right. Augmentation depends on (seed, epoch, image) alone, so the folds of a
+run share its copies.
 """
 
 import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Collection
+import sys
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +26,13 @@ from models.finetuning.prediction import PREDICTION_BATCH
 from models.finetuning.trunk import Split
 from preprocessing import locks
 from preprocessing.batches import Rows, plain_batches
+from preprocessing.blocks import Block, DamagedError, open_block, write_block
 from preprocessing.cache import ACTIVATIONS
-from preprocessing.files import written_whole
 from preprocessing.images import ImageStore
 
 BLOCK = 256  # images in one file
 PLAIN = "plain"
-VERSION = 1  # of how activations are made; raise it when they change
+VERSION = 2  # of how activations are made; raise it when they change
 
 
 class ActivationStore:
@@ -80,18 +82,28 @@ class ActivationStore:
         Raises:
             UserError: the cache cannot be written to.
         """
-        found = Part(self.shape, self.dtype, len(self.images))
         self._in_use = self._in_use or locks.InUse(self.folder)
+
+        def make(blocks: list[int]) -> dict[int, Block]:
+            self._compute(name, images, blocks)
+            return {block: self._opened(name, block) for block in blocks}
+
+        def mend(block: int) -> None:
+            print(
+                f"note: {self._path(name, block)} is damaged, as its checksums tell; it is made again", file=sys.stderr
+            )
+            found.blocks.update(make([block]))
+
+        found = Part(self.shape, self.dtype, len(self.images), lambda block: self._path(name, block), mend)
         missing = []
         for block in self._blocks_of(rows):
-            array = self._mapped(name, block)
-            if array is None:
+            mapped = self._mapped(name, block)
+            if mapped is None:
                 missing.append(block)
             else:
-                found.blocks[block] = array
+                found.blocks[block] = mapped
         if missing:
-            self._compute(name, images, missing)
-            found.blocks.update((block, self._mapped(name, block)) for block in missing)
+            found.blocks.update(make(missing))
         with contextlib.suppress(OSError):  # a cache that is only read will do
             os.utime(self.folder)  # the least recently used is the first to make room
         return found
@@ -105,18 +117,23 @@ class ActivationStore:
             for batch, real in plain_batches(images, rows, PREDICTION_BATCH, self.workers):
                 made.append(np.asarray(self.trunk.predict_on_batch(batch))[:real])
                 bar.update(real)
-            with written_whole(self._path(name, block)) as temporary, temporary.open("wb") as stream:
-                np.save(stream, _storable(np.concatenate(made).astype(self.dtype, copy=False)), allow_pickle=False)
+            write_block(self._path(name, block), _storable(np.concatenate(made).astype(self.dtype, copy=False)))
         bar.close()
 
-    def _mapped(self, name: str, block: int) -> Any:
-        """The block's array, or None where it is not there or damaged."""
+    def _opened(self, name: str, block: int) -> Block:
+        """The block that was just written."""
+        found = self._mapped(name, block)
+        if found is None:
+            raise DamagedError(self._path(name, block), lambda: None)
+        return found
+
+    def _mapped(self, name: str, block: int) -> Block | None:
+        """The block, or None where it is not there or plainly damaged."""
+        shape = (len(self._block_rows(block)), *self.shape)
         try:
-            array = np.load(self._path(name, block), mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError):
+            return open_block(self._path(name, block), shape, _stored_type(self.dtype))
+        except OSError:
             return None
-        array = array.view(self.dtype)
-        return array if array.shape == (len(self._block_rows(block)), *self.shape) else None
 
     def _blocks_of(self, rows: np.ndarray) -> list[int]:
         return [int(block) for block in np.unique(np.asarray(rows) // BLOCK)]
@@ -132,22 +149,41 @@ class Part:
     """Activations of one table's images, as they are or of one augmented copy; rows by number, as `batches` reads them.
 
     Attributes:
-        blocks: by number, arrays of shape (up to BLOCK, *shape).
+        blocks: by number, rows of `shape`.
     """
 
-    def __init__(self, shape: tuple[int, ...], dtype: np.dtype, count: int) -> None:
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        dtype: np.dtype,
+        count: int,
+        path: Callable[[int], Path],
+        mend: Callable[[int], None],
+    ) -> None:
         self.shape, self.dtype = shape, dtype
-        self.blocks: dict[int, np.ndarray] = {}
-        self._count = count
+        self.blocks: dict[int, Block] = {}
+        self._count, self._path, self._mend = count, path, mend
 
     def __len__(self) -> int:
         return self._count
 
     def read(self, row: int) -> np.ndarray:
-        """One image's activations, of `shape`. A view into the cache: do not modify it."""
-        return self.blocks[row // BLOCK][row % BLOCK]
+        """One image's activations, of `shape`. A view into the cache: do not modify it.
+
+        Raises:
+            DamagedError: they are not as they were written.
+        """
+        number = row // BLOCK
+        found = self.blocks[number].row(row % BLOCK)
+        if found is None:
+            raise DamagedError(self._path(number), lambda: self._mend(number))
+        return found.view(self.dtype)
 
 
 def _storable(array: np.ndarray) -> np.ndarray:
     """NumPy's files know no bfloat16: the same bits as integers."""
-    return array.view(np.uint16) if array.dtype == ml_dtypes.bfloat16 else array
+    return array.view(_stored_type(array.dtype))
+
+
+def _stored_type(dtype: np.dtype) -> np.dtype:
+    return np.dtype(np.uint16) if dtype == ml_dtypes.bfloat16 else dtype

@@ -148,10 +148,13 @@ def _features(
     }
     store = FeatureStore(f"{name}_{settings.image_size}", decides, stores, cache, limit)
     begun = time.monotonic()
-    there = store.path.exists()
     features = store.read(network, work.workers, say)
     seconds = time.monotonic() - begun
-    how = "from the cache" if there else f"computed in {seconds:.1f} s, {len(store) / max(seconds, 1e-9):.1f} images/s"
+    how = (
+        "from the cache"
+        if not store.computed
+        else f"computed in {seconds:.1f} s, {len(store) / max(seconds, 1e-9):.1f} images/s"
+    )
     say(f"{features[0].shape[1]:,} features of {len(features[0]):,} + {len(features[1]):,} images, {how}")
     return features
 

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import os
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,12 @@ import numpy as np
 
 from preprocessing.errors import UserError
 from preprocessing.files import written_whole
+
+CHECKSUM_BYTES = 4
+
+
+class DamagedCheckpointError(UserError):
+    """A checkpoint that is not as it was written."""
 
 
 @dataclasses.dataclass
@@ -44,22 +52,38 @@ def save(path: Path, progress: Progress, network: keras.Model, optimizer: keras.
     arrays |= {f"best_{i}": value for i, value in enumerate(progress.best)}
     with written_whole(path) as temporary, temporary.open("wb") as stream:
         np.savez(stream, allow_pickle=False, state=np.array(json.dumps(state)), **arrays)
+        # The archive's own checksums leave out its directory: so one of all of it, behind the end.
+        stream.flush()
+        stream.write(_checksum(temporary, temporary.stat().st_size))
 
 
 def load(path: Path) -> tuple[Progress, dict[str, np.ndarray]]:
     """Reads what `save` wrote.
 
     Raises:
-        UserError: the file is damaged.
+        DamagedCheckpointError: the file is damaged.
     """
     try:
+        with path.open("rb") as stream:
+            size = stream.seek(-CHECKSUM_BYTES, os.SEEK_END)
+            if stream.read() != _checksum(path, size):
+                raise ValueError("its checksum does not fit")
         with np.load(path, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
         progress = Progress(**json.loads(str(arrays.pop("state"))))
     except Exception as error:  # zip, npy and JSON readers each fail in their own way on damaged bytes
-        raise UserError(f"{path} is damaged ({error}). Delete it to train this fold from its start.") from error
+        raise DamagedCheckpointError(f"{path} is damaged ({error}). Delete it to start this fold anew.") from error
     progress.best = ordered(arrays, "best")
     return progress, arrays
+
+
+def _checksum(path: Path, size: int) -> bytes:
+    """CRC-32 of the first `size` bytes of a file."""
+    value = 0
+    with path.open("rb") as stream:
+        while size > 0 and (part := stream.read(min(size, 1 << 22))):
+            value, size = zlib.crc32(part, value), size - len(part)
+    return value.to_bytes(CHECKSUM_BYTES, "little")
 
 
 def ordered(arrays: dict[str, np.ndarray], prefix: str) -> list[np.ndarray]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from models.finetuning import runtime, watching
 from models.finetuning import weights as pretrained
 from models.finetuning.architecture import Architecture
-from models.finetuning.piece import Piece, is_finished, outputs_of
+from models.finetuning.piece import Piece, is_finished, leave_out, outputs_of
 from models.finetuning.processes import default_jobs, run_folds
 from models.finetuning.recipe import Kind, Recipe
 from preprocessing.augmentation_settings import Augmentation
@@ -150,7 +150,8 @@ def _main(architecture: Architecture, words: list[str]) -> None:
     if len(pieces) > 1:
         script = Path(__file__).resolve().parent.parent / f"{architecture.name}.py"
         jobs = arguments.jobs or default_jobs(arguments.quick, len(pieces))
-        run_folds(script, _without_fold(words), [piece.fold for piece, _ in todo], jobs)
+        by_fold = {piece.fold: piece for piece, _ in todo}
+        run_folds(script, _without_fold(words), list(by_fold), jobs, lambda fold, what: leave_out(by_fold[fold], what))
         return
     runtime.load_keras()  # now that everything is known to be right
     from models.finetuning.fold import train_fold

@@ -1,13 +1,15 @@
 """Pooled features of a frozen network for all images of a run: computed in one pass, kept in the cache, and mapped.
 
 cache/features/ARCHITECTURE_HxW_KEY/features.npy, float32, a row an image: the labelled ones, then the test images. The
-key is made of everything that decides the features, so what is there is right; it is written whole or not at all.
+key is made of everything that decides the features; it is written whole or not at all, and held against the checksums
+of its rows before it is used, so what is used is right.
 """
 
 import contextlib
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,12 +18,13 @@ import numpy as np
 
 from models.finetuning.network import Network
 from models.finetuning.prediction import predict
+from preprocessing.blocks import append_checksums, open_block
 from preprocessing.cache import FEATURES, make_room
 from preprocessing.files import written_whole
 from preprocessing.images import ImageStore
 
 PART = 2048  # images whose features are held in memory before they are written
-VERSION = 1  # of how features are made; raise it when they change
+VERSION = 2  # of how features are made; raise it when they change
 
 
 class FeatureStore:
@@ -44,6 +47,7 @@ class FeatureStore:
         key = hashlib.sha256(text.encode()).hexdigest()[:16]
         self.path = Path(cache) / FEATURES / f"{name}_{key}" / "features.npy"
         self.limit = limit
+        self.computed = False  # what `read` returned, rather than found in the cache
 
     def __len__(self) -> int:
         return sum(map(len, self.stores))
@@ -54,19 +58,22 @@ class FeatureStore:
         Raises:
             UserError: the cache cannot be written to.
         """
-        found = self._stored()
+        found = self._stored(network.head.input_shape[1])
         if found is None:
-            found = self._computed(network, workers, say)
+            found, self.computed = self._computed(network, workers, say), True
         with contextlib.suppress(OSError):  # a cache that is only read will do
             os.utime(self.path.parent)  # the least recently used is the first to make room
         return np.split(found, np.cumsum([len(store) for store in self.stores])[:-1])
 
-    def _stored(self) -> np.ndarray | None:
+    def _stored(self, features: int) -> np.ndarray | None:
         try:
-            found: np.ndarray = np.load(self.path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError):  # not there, or damaged
+            found = open_block(self.path, (len(self), features), np.dtype(np.float32))
+        except OSError:  # not there
             return None
-        return found if len(found) == len(self) else None
+        if found is None or not found.is_whole():
+            print(f"note: {self.path} is damaged, as its checksums tell; it is made again", file=sys.stderr)
+            return None
+        return found.array
 
     def _computed(self, network: Network, workers: int, say: Callable[[str], None]) -> np.ndarray:
         """One pass over all images, into the cache or, where there is no room, into memory."""
@@ -86,6 +93,7 @@ class FeatureStore:
                 os.posix_fallocate(stream.fileno(), 0, temporary.stat().st_size)
             self._fill(mapped, network, workers)
             mapped.flush()
+            append_checksums(temporary, mapped)
         return np.load(self.path, mmap_mode="r", allow_pickle=False)
 
     def _fill(self, found: np.ndarray, network: Network, workers: int) -> None:

@@ -49,7 +49,11 @@ def train_fold(
         UserError: weights that do not fit, a loss that is no longer a number, a folder that cannot be written to.
     """
     with piece.held(work):
-        _train(work, dataset, folds, settings, cache, cache_limit)
+        try:
+            _train(work, dataset, folds, settings, cache, cache_limit)
+        except Exception as error:
+            piece.leave_out(work, f"failed: {error if isinstance(error, UserError) else type(error).__name__}")
+            raise
 
 
 def _train(work: Piece, dataset: Dataset, folds: pd.DataFrame, settings: dict, cache: Path, cache_limit: int) -> None:

@@ -10,6 +10,7 @@ import hashlib
 import os
 import platform
 import subprocess
+import sys
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,9 @@ from models.finetuning.architecture import Architecture
 from preprocessing import locks
 from preprocessing.augmentation_settings import Augmentation
 from preprocessing.errors import UserError
-from preprocessing.files import read_json, sha256_of, write_json
+from preprocessing.files import read_record, sha256_of, write_json
+from preprocessing.finished import DAMAGED, FAILED, FINISHED, set_aside
+from preprocessing.masking import masked
 from preprocessing.run_folder import REPOSITORY, VERSION, fold_folder, folds_path
 from preprocessing.settings import as_json, as_words
 
@@ -115,7 +118,10 @@ def is_finished(piece: Piece, settings: dict[str, Any]) -> bool:
     config = piece.folder / "config.json"
     if not config.exists():
         return False
-    made_with = _neutral(piece) | read_json(config).get("settings", {})
+    made_with = _settings_in(piece)
+    if made_with is None:
+        return False
+    made_with = _neutral(piece) | made_with
     differing = sorted(name for name in {*made_with, *settings} if made_with.get(name) != settings.get(name))
     if differing and _made_something(piece):
         shown = "; ".join(f"{name} {made_with.get(name)!r} there, {settings.get(name)!r} now" for name in differing[:5])
@@ -124,10 +130,26 @@ def is_finished(piece: Piece, settings: dict[str, Any]) -> bool:
             f"{piece.folder} was made with other settings: {shown}{more}. Give this experiment a name of its own with "
             "--run NAME (or --model-name NAME to keep both in one run), or delete that folder."
         )
-    if not (piece.folder / "finished.json").exists():
+    if not (piece.folder / FINISHED).exists():
         return False
-    sizes = read_json(piece.folder / "finished.json").get("bytes", {})
-    return all(_size(piece.folder / name) == sizes.get(name) for name in piece.outputs)
+    try:
+        sizes = read_record(piece.folder / FINISHED).get("bytes", {})
+    except UserError as error:
+        print(f"note: {error} That fold is made again.", file=sys.stderr)
+        return False
+    return isinstance(sizes, dict) and all(_size(piece.folder / name) == sizes.get(name) for name in piece.outputs)
+
+
+def _settings_in(piece: Piece) -> dict[str, Any] | None:
+    """What the piece was begun with; None where that cannot be known, and so nothing of it can be used."""
+    try:
+        found = read_record(piece.folder / "config.json").get("settings", {})
+    except UserError as error:
+        print(f"note: {error} That fold is made again.", file=sys.stderr)
+        set_aside(piece.folder)
+        (piece.folder / CHECKPOINT).unlink(missing_ok=True)
+        return None
+    return found if isinstance(found, dict) else {}
 
 
 def _neutral(piece: Piece) -> dict[str, Any]:
@@ -143,7 +165,9 @@ def _decisions(recipe: Any, augmentation: Augmentation | None) -> dict[str, Any]
 
 def begin(piece: Piece, settings: dict[str, Any], versions: dict[str, str], precision: str) -> None:
     """Writes config.json: the settings, and what they met here."""
-    (piece.folder / "finished.json").unlink(missing_ok=True)  # of an earlier making, of which something was lost
+    _require_weights_of_others(piece, settings)
+    for name in (FINISHED, DAMAGED, FAILED):
+        (piece.folder / name).unlink(missing_ok=True)  # of an earlier making, of which something was lost
     record = {
         "settings": settings,
         "precision_used": precision,
@@ -154,6 +178,20 @@ def begin(piece: Piece, settings: dict[str, Any], versions: dict[str, str], prec
     write_json(piece.folder / "config.json", record)
 
 
+def _require_weights_of_others(piece: Piece, settings: dict[str, Any]) -> None:
+    """All folds of a model start from one file of weights: another checksum is another file, or a damaged one."""
+    for config in sorted(piece.folder.parent.glob(f"fold_*/{FINISHED}")):
+        try:
+            theirs = read_record(config.with_name("config.json")).get("settings", {}).get("weights")
+        except (UserError, AttributeError):
+            continue
+        if str(theirs).startswith("sha256:") and theirs != settings.get("weights"):
+            raise UserError(
+                f"{config.parent} was trained from weights {theirs}, now they are {settings.get('weights')}: another "
+                "file, or a damaged one. Restore it, or train this under another --run or --model-name."
+            )
+
+
 def finish(piece: Piece, results: dict[str, Any]) -> None:
     """Writes finished.json with the results, and the size and checksum of every output."""
     files = {name: piece.folder / name for name in piece.outputs}
@@ -161,7 +199,13 @@ def finish(piece: Piece, results: dict[str, Any]) -> None:
         "bytes": {name: _size(path) for name, path in files.items()},
         "sha256": {name: sha256_of(path) for name, path in files.items()},
     }
-    write_json(piece.folder / "finished.json", record)
+    write_json(piece.folder / FINISHED, record)
+
+
+def leave_out(piece: Piece, what: str) -> None:
+    """Writes failed.json: what happened to a piece that was given up, for whoever misses it. Lost on a full disk."""
+    with contextlib.suppress(UserError):
+        write_json(piece.folder / FAILED, {"what": masked(what)})
 
 
 @contextlib.contextmanager
@@ -185,7 +229,7 @@ def held(piece: Piece) -> Iterator[None]:
 
 def _made_something(piece: Piece) -> bool:
     """Whether there is more than a record of intentions, that is, something to protect from other settings."""
-    return any((piece.folder / name).exists() for name in (*piece.outputs, "finished.json", CHECKPOINT))
+    return any((piece.folder / name).exists() for name in (*piece.outputs, FINISHED, CHECKPOINT))
 
 
 def _size(path: Path) -> int:
@@ -194,7 +238,7 @@ def _size(path: Path) -> int:
 
 def _git_revision() -> str:
     if (REPOSITORY / VERSION).exists():  # of a bundle, which is no checkout
-        return str(read_json(REPOSITORY / VERSION)["revision"])
+        return str(read_record(REPOSITORY / VERSION)["revision"])
     command = ["git", "-C", str(REPOSITORY), "rev-parse", "HEAD"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()

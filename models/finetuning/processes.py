@@ -6,18 +6,29 @@ one core, and so do small images mostly; two such folds on two cores take less t
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from models.finetuning.devices import Device, find_devices
-from preprocessing.errors import UserError
 
 LABEL = "STATEFARM_LINE_LABEL"  # what a process puts before each line that it says, for who reads two at once
 POLL_SECONDS = 0.2
 GRACE_SECONDS = 1.0
+USER_ERROR, STOPPED = 2, 130  # exit statuses of `run_command`
+SOME_FAILED = 3  # exit status where folds were left out, and the others finished
+
+LESS_MEMORY = "STATEFARM_LESS_MEMORY"  # set in a process that is tried once more
+SMALLER = "alone, with one thread that reads images, fewer memory arenas, and predictions in quarter batches"
+_SMALLER = {LESS_MEMORY: "1", "MALLOC_ARENA_MAX": "2", "TF_GPU_ALLOCATOR": "cuda_malloc_async"}
+_ADVICE = (
+    "A smaller --batch-size or --image-size takes less memory (under another --run or --model-name: they change the "
+    "result), and so does --jobs 1. The same command tries it again, after the last finished epoch."
+)
 
 
 def default_jobs(quick: bool, folds: int) -> int:
@@ -26,45 +37,90 @@ def default_jobs(quick: bool, folds: int) -> int:
     return min(folds, devices or (os.cpu_count() or 1 if quick else 1))
 
 
-def run_folds(script: Path, words: Sequence[str], folds: Sequence[int], jobs: int) -> None:
-    """Runs an architecture's script for each fold; when one fails, those that run are finished and no other begins.
+def run_folds(
+    script: Path,
+    words: Sequence[str],
+    folds: Sequence[int],
+    jobs: int,
+    leave_out: Callable[[int, str], None] = lambda fold, what: None,
+) -> None:
+    """Runs an architecture's script for each fold; one that breaks off is tried once more, alone and smaller in memory.
+
+    What fails for a reason that it can name (a loss that is no number, a mistake to be mended) would fail again, and is
+    not. A fold that fails for good is left out; the others go on.
 
     Args:
         words: its command line without `--fold`.
         jobs: how many at a time; they share the cores evenly, whatever is left to do, and each has a GPU of its own
             as far as there are.
+        leave_out: is told each fold that broke off for good, and what happened.
 
     Raises:
-        UserError: a process was ended by a signal.
-        SystemExit: a process failed, having said why.
+        SystemExit: status `SOME_FAILED` where folds were left out, after all the others; 130 where one was stopped.
     """
-    waiting, running, failed = list(folds), dict[int, subprocess.Popen](), dict[int, int]()
+    failed = {fold: status for fold, status in _run_all(script, words, folds, jobs, jobs).items() if status}
+    if STOPPED in failed.values():
+        sys.exit(STOPPED)
+    lost = {fold: "" for fold, status in failed.items() if status == USER_ERROR}  # these have said what happened
+    for fold in sorted(set(failed) - set(lost)):
+        what = _what_happened(failed[fold])
+        print(f"note: fold {fold} of {script.stem} {what}: once more, {SMALLER}", file=sys.stderr)
+        status = _run_all(script, [*words, "--workers", "1"], [fold], 1, jobs, _SMALLER)[fold]
+        if status == STOPPED:
+            sys.exit(STOPPED)
+        if status == USER_ERROR:
+            lost[fold] = ""
+        elif status:
+            lost[fold] = f"{what}; tried again with less memory it {_what_happened(status)}"
+            leave_out(fold, lost[fold])
+    for fold, what in sorted(lost.items()):
+        said = f"{what}. {_ADVICE}" if what else "failed, as it says above."
+        print(f"error: fold {fold} of {script.stem} {said}", file=sys.stderr)
+    if lost:
+        left = f"{len(folds) - len(lost)} of {len(folds)} folds are finished"
+        print(f"error: {script.stem} lacks fold {', '.join(map(str, sorted(lost)))}; {left}", file=sys.stderr)
+        sys.exit(SOME_FAILED)
+
+
+def _run_all(
+    script: Path,
+    words: Sequence[str],
+    folds: Sequence[int],
+    jobs: int,
+    sharing: int,
+    extra: Mapping[str, str] = MappingProxyType({}),
+) -> dict[int, int]:
+    """The exit status of each fold's process; none begins after one was stopped.
+
+    Args:
+        jobs: how many at a time.
+        sharing: as how many they divide the cores, which decides how sums are rounded.
+        extra: variables of their environment.
+    """
+    waiting, running, ended = list(folds), dict[int, subprocess.Popen](), dict[int, int]()
     places, place_of = list(range(jobs)), dict[int, int]()
-    devices = find_devices() if jobs > 1 else []
+    devices = find_devices() if sharing > 1 else []
     try:
-        while running or (waiting and not failed):
-            while waiting and len(running) < jobs and not failed:
+        while running or (waiting and STOPPED not in ended.values()):
+            while waiting and len(running) < jobs and STOPPED not in ended.values():
                 fold = waiting.pop(0)
                 command = [sys.executable, str(script), *words, "--fold", str(fold)]
                 place = place_of[fold] = places.pop(0)
                 device = devices[place % len(devices)] if devices else None
-                running[fold] = subprocess.Popen(command, env=environment(f"fold {fold}", jobs, place, device))
+                own = environment(f"fold {fold}", sharing, place, device) | dict(extra)
+                running[fold] = subprocess.Popen(command, env=own)
             if jobs == 1:
                 next(iter(running.values())).wait()
             for fold, process in list(running.items()):
                 if process.poll() is not None:
                     del running[fold]
                     places.append(place_of.pop(fold))
-                    if process.returncode:
-                        failed[fold] = process.returncode
+                    ended[fold] = process.returncode
             if running and jobs > 1:
                 time.sleep(POLL_SECONDS)
     finally:
         stop(running.values())
-    for fold, status in failed.items():
-        if status < 0:
-            raise UserError(_ended_by_signal(script.stem, fold, -status))
-        sys.exit(status)
+    return ended
 
 
 def stop(processes: Collection[subprocess.Popen]) -> None:
@@ -97,9 +153,7 @@ def environment(name: str, jobs: int, place: int, device: Device | None = None) 
     return own | shared | {"TQDM_POSITION": str(place), LABEL: f"{name} | "}
 
 
-def _ended_by_signal(name: str, fold: int, signal: int) -> str:
-    memory = ", as systems do when memory runs out: try a smaller --batch-size or --image-size, or --jobs 1"
-    return (
-        f"fold {fold} of {name} was ended by signal {signal}{memory if signal == 9 else ''}. "
-        "The same command goes on after the last finished epoch."
-    )
+def _what_happened(status: int) -> str:
+    if status == -signal.SIGKILL:
+        return "was killed (signal 9), as systems do when memory runs out"
+    return f"was ended by signal {-status}" if status < 0 else f"broke off with exit status {status}"

@@ -91,7 +91,12 @@ class Trainer:
         """Takes up an interrupted training; False where there is none."""
         if not self.checkpoint_path.exists():
             return False
-        progress, arrays = checkpoint.load(self.checkpoint_path)
+        try:
+            progress, arrays = checkpoint.load(self.checkpoint_path)
+        except checkpoint.DamagedCheckpointError as error:
+            self.say(f"{error} So it does.")
+            self.checkpoint_path.unlink()
+            return False
         if progress.precision != self.precision:
             raise UserError(
                 f"{self.checkpoint_path} was made in {progress.precision}, now it would go on in {self.precision}. "

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from preprocessing.errors import UserError
+from preprocessing.masking import masked
 from preprocessing.settings import nearest
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ def _opened(name: str, work: "Piece", settings: dict[str, Any], opened: contextl
     try:
         return {"tensorboard": _tensorboard, "wandb": _wandb, "mlflow": _mlflow}[name](work, settings, title, opened)
     except Exception as error:  # each has errors of its own: no login, no network, no server
-        reason = " ".join(str(error).split())[:300]
+        reason = masked(" ".join(str(error).split()))[:300]
         hint = " Log in with 'wandb login', or set WANDB_MODE=offline." if name == "wandb" else ""
         raise UserError(f"--log-to {name}: {reason}{hint} The same command without it goes on from here.") from error
 

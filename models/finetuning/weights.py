@@ -16,6 +16,7 @@ from typing import Any
 from models.finetuning.architecture import Architecture
 from preprocessing.errors import UserError
 from preprocessing.files import sha256_of
+from preprocessing.masking import masked
 
 DOWNLOAD_SERVER = "https://storage.googleapis.com/"
 START_SECONDS = 10.0  # a download that has not started by then gives up
@@ -71,13 +72,25 @@ def check_available(architecture: Architecture, weights: str) -> None:
 def identity(architecture: Architecture, weights: str) -> str:
     """What stands for the weights in a run's record: 'none', 'imagenet', or the hash of the file."""
     path = weights_file(architecture, weights)
-    return weights if path is None else f"sha256:{_hash_once(path)}"
+    return weights if path is None else f"sha256:{_checked_hash(path)}"
 
 
 @functools.cache
-def _hash_once(path: Path) -> str:
-    """The hash of a weights file, which each fold's record asks for."""
-    return sha256_of(path)
+def _checked_hash(path: Path) -> str:
+    """The hash of a weights file, which each fold's record asks for; that of NAME.sha256 beside it, where there is one.
+
+    Raises:
+        UserError: the file is not the one that the checksum beside it is of.
+    """
+    found = sha256_of(path)
+    beside = path.with_name(f"{path.name}.sha256")  # as sha256sum writes it
+    if beside.is_file():
+        recorded = beside.read_bytes()[:64].decode("ascii", "replace").lower()
+        if recorded != found:
+            raise UserError(
+                f"{path} is damaged, or {beside.name} is of another file: its SHA-256 is {found}. Get it anew."
+            )
+    return found
 
 
 @contextlib.contextmanager
@@ -92,7 +105,7 @@ def download_errors(architecture: Architecture) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = masked(" ".join(str(error).split()))[:200]
         raise UserError(
             f"downloading the weights of {architecture.name}: {reason} " + _ways_out(architecture)
         ) from error
@@ -131,12 +144,19 @@ def shapes_in(path: Path, architecture: Architecture) -> list[tuple[int, ...]]:
     shapes: list[tuple[int, ...]] = []
     try:
         with h5py.File(path, "r") as stored:
-            stored.visititems(lambda _, item: shapes.append(item.shape) if isinstance(item, h5py.Dataset) else None)
-    except (OSError, RuntimeError, KeyError) as error:
+            stored.visititems(lambda _, item: shapes.append(_shape(item)) if isinstance(item, h5py.Dataset) else None)
+    except (OSError, RuntimeError, KeyError, ValueError) as error:
         raise UserError(
             f"{path}: these are not the weights of {architecture.name}: not a readable HDF5 file ({error})."
         ) from error
     return shapes
+
+
+def _shape(item: Any) -> tuple[int, ...]:
+    """Of an array in the file; one whose numbers lie in another file would have that read, whatever it is."""
+    if item.external or item.is_virtual:
+        raise ValueError("it has arrays that lie in other files")
+    return tuple(item.shape)
 
 
 def _ways_out(architecture: Architecture) -> str:

@@ -1,0 +1,76 @@
+"""The outputs of a finished piece, held against the checksums in its finished.json before they are used.
+
+A piece in which something is damaged is no longer taken for finished: its finished.json becomes damaged.json, so the
+command that trained it makes it again, and nothing else.
+"""
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+from preprocessing.errors import UserError
+from preprocessing.files import read_record, sha256_of
+
+FINISHED, DAMAGED, FAILED = "finished.json", "damaged.json", "failed.json"
+
+
+def recorded_sha256(path: Path) -> str | None:
+    """What an output's SHA-256 was when its piece was finished; None where nothing tells.
+
+    Raises:
+        UserError: finished.json is there, but damaged.
+    """
+    record = path.parent / FINISHED
+    if not record.is_file():
+        return None
+    sums = _finished_record(path.parent).get("sha256", {})
+    found = sums.get(path.name) if isinstance(sums, dict) else None
+    return found if isinstance(found, str) else None
+
+
+def require_whole(path: Path, sha256: str | None = None) -> Path:
+    """Returns the path of an output if it is as it was when its piece was finished.
+
+    Args:
+        sha256: of its content, where that is known already.
+
+    Raises:
+        UserError: it is damaged, or finished.json is.
+    """
+    recorded = recorded_sha256(path)
+    if recorded is not None and path.is_file() and (sha256 or sha256_of(path)) != recorded:
+        raise UserError(f"{path} is damaged: its checksum is not that of finished.json. {set_aside(path.parent)}")
+    return path
+
+
+def damaged_outputs(folder: Path) -> list[str]:
+    """Names of those outputs of a finished piece that are damaged or missing; finished.json where that itself is."""
+    try:
+        sums = _finished_record(folder).get("sha256", {})
+    except UserError:
+        return [FINISHED]
+    sums = sums if isinstance(sums, dict) else {}
+    return [n for n, recorded in sums.items() if not (folder / n).is_file() or sha256_of(folder / n) != recorded]
+
+
+def why_it_failed(folder: Path) -> str:
+    """What happened to a piece that was given up; empty where nothing tells."""
+    try:
+        return str(read_record(folder / FAILED).get("what", "")) if (folder / FAILED).is_file() else ""
+    except UserError:
+        return ""
+
+
+def set_aside(folder: Path) -> str:
+    """Takes a piece for unfinished from now on; returns a sentence that says so."""
+    with contextlib.suppress(OSError):
+        (folder / FINISHED).replace(folder / DAMAGED)
+        return f"{folder} no longer counts as finished: the command that trained it makes it again, and nothing else."
+    return f"Delete {folder / FINISHED}: then the command that trained it makes it again, and nothing else."
+
+
+def _finished_record(folder: Path) -> dict[str, Any]:
+    try:
+        return read_record(folder / FINISHED)
+    except UserError as error:
+        raise UserError(f"{error} {set_aside(folder)}") from error

@@ -1,0 +1,280 @@
+"""Feeds every reader of files with mutated input: a valid value or our own error, within 5 s and 1 GiB.
+
+    python -m tests.reliability.fuzz --cases 100000 --seed 1
+    python -m tests.reliability.fuzz --cases 100000 --seed 1 --reader fold_table
+
+Prints a line a reader. An escape (another exception, a hang, too much memory, an invalid value) is printed with what
+makes it again, and the exit status is 1.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import random
+import resource
+import signal
+import sys
+import tempfile
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ensemble import members, record
+from ensemble.submission import read_sample_images
+from models.finetuning import architecture as zoo
+from models.finetuning.piece import OUTPUTS, Piece, is_finished
+from preprocessing import competition_files, jpeg
+from preprocessing.competition import CLASSES, DRIVER_LIST, SAMPLE_SUBMISSION
+from preprocessing.competition_files import Fault, read_driver_list, read_sample_submission
+from preprocessing.errors import UserError
+from preprocessing.files import write_json
+from preprocessing.finished import damaged_outputs, recorded_sha256, why_it_failed
+from preprocessing.folds import read_folds
+from preprocessing.tables import read_predictions
+from tests.reliability.mutations import mutated, mutated_json
+from tests.trees import write_image
+from tools.finished import finished_pieces
+
+CASE_SECONDS = 5.0
+MEMORY = 2**30  # bytes beyond what the process has when it begins
+
+
+class HangError(Exception):
+    """A case took longer than `CASE_SECONDS`."""
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A reader of files.
+
+    Attributes:
+        seeds: valid contents.
+        read: reads the content in a folder of its own; False where it was refused. Raises AssertionError for a value
+            that is not valid.
+        structured: cases are JSON, and half of them stay so.
+    """
+
+    seeds: list[bytes]
+    read: Callable[[bytes, Path], bool]
+    structured: bool = False
+
+
+def readers(folder: Path) -> dict[str, Reader]:
+    """All of them."""
+    names = [f"img_{number}.jpg" for number in range(40)]
+    labels = [(f"p{number // 20:03d}", CLASSES[number % 10], name) for number, name in enumerate(names)]
+    listed = "subject,classname,img\n" + "".join(",".join(row) + "\n" for row in labels)
+    folds = "img,subject,classname,fold\n" + "".join(f"{i},{s},{c},{int(s[1:])}\n" for s, c, i in labels)
+    header = f"img,{','.join(CLASSES)}\n"
+    sample = header + "".join(f"{name}{',0.1' * 10}\n" for name in names[:12])
+    rows = np.random.default_rng(0).dirichlet(np.ones(10), 12)
+    table = header + "".join(
+        name + "".join(f",{value:.9g}" for value in row) + "\n" for name, row in zip(names, rows, strict=False)
+    )
+    return {
+        "driver_list": Reader([listed.encode(), b"\xef\xbb\xbf" + listed.replace("\n", "\r\n").encode()], _driver_list),
+        "sample_submission": Reader([sample.encode(), sample.replace("0.1", '"0.1"').encode()], _sample_submission),
+        "fold_table": Reader([folds.encode(), folds.replace("\n", "\r\n").encode()], _fold_table),
+        "prediction_table": Reader([table.encode(), table.replace("0.", ".").encode()], _prediction_table),
+        "record": Reader(_records(folder), _record, structured=True),
+        "jpeg_header": Reader(_jpegs(folder), _jpeg_header),
+    }
+
+
+def _driver_list(content: bytes, folder: Path) -> bool:
+    (folder / DRIVER_LIST).write_bytes(content)
+    faults: list[Fault] = []
+    rows = read_driver_list(folder, faults)
+    assert rows is not None or faults
+    for row in rows or ():
+        assert row.classname in CLASSES
+        assert competition_files.is_image_name(row.img)
+        assert "/" not in row.img
+        assert row.img[0] not in "=+-@."
+    return not faults
+
+
+def _sample_submission(content: bytes, folder: Path) -> bool:
+    path = folder / SAMPLE_SUBMISSION
+    path.write_bytes(content)
+    faults: list[Fault] = []
+    names = read_sample_submission(folder, faults)
+    assert names is not None or faults
+    try:
+        images = read_sample_images(path)
+    except UserError:
+        return False
+    assert images.is_unique
+    assert len(images)
+    if not faults:
+        assert list(images) == names, "two readers, two opinions"
+    return not faults
+
+
+def _fold_table(content: bytes, folder: Path) -> bool:
+    (folder / "folds.csv").write_bytes(content)
+    table = read_folds(folder / "folds.csv")
+    assert table["img"].is_unique
+    assert table.groupby("subject")["fold"].nunique().max() == 1
+    assert set(table["classname"]) == set(CLASSES)
+    assert table["fold"].dtype == np.int64
+    return True
+
+
+def _prediction_table(content: bytes, folder: Path) -> bool:
+    (folder / "out_of_fold.csv").write_bytes(content)
+    table = read_predictions(folder / "out_of_fold.csv")
+    assert table.index.is_unique
+    assert all(isinstance(name, str) and name.strip() for name in table.index)
+    values = table[list(CLASSES)].to_numpy()
+    assert np.isfinite(values).all()
+    assert (values >= 0).all()
+    np.testing.assert_allclose(values.sum(axis=1), 1, atol=1e-9)
+    return True
+
+
+def _record(content: bytes, folder: Path) -> bool:
+    """config.json, finished.json and blend.json, and whoever reads them."""
+    run = folder / "run"
+    fold = run / "vgg16" / "fold_0"
+    fold.mkdir(parents=True, exist_ok=True)
+    piece = Piece(run, "vgg16", zoo.find("vgg16"), zoo.find("vgg16").recipe, 0, "none", "auto", 0, 1)
+    names = ("config.json", "finished.json", "failed.json")
+    for name in names:
+        (fold / name).write_bytes(b'{"settings": {}, "sha256": {}, "bytes": {}}')
+    (fold / names[len(content) % 3]).write_bytes(content)
+    refused = 0
+    for ask in (
+        lambda: is_finished(piece, {"seed": 0}),
+        lambda: [(p.image_size, p.crop, p.results.get("seconds")) for p in finished_pieces(run)],
+        lambda: members.find_members(run, [0, 1]),
+        lambda: members.command_for(run, members.Member("vgg16", (), (0,))),
+        lambda: recorded_sha256(fold / "test.csv"),
+        lambda: damaged_outputs(fold),
+        lambda: why_it_failed(fold),
+    ):
+        try:
+            ask()
+        except UserError:
+            refused += 1
+    (folder / "blend.json").write_bytes(content)
+    assert not record.stands(folder / "blend.json", {"code": "x"}, {}, {"folds": folder / "folds.csv"})
+    return refused < 2  # one for the image size, which is there only where config.json is the case
+
+
+def _jpeg_header(content: bytes, folder: Path) -> bool:
+    (folder / "image.jpg").write_bytes(content)
+    header = jpeg.read_header(folder / "image.jpg")
+    assert 0 < header.width <= jpeg.LARGEST_SIDE
+    assert 0 < header.height <= jpeg.LARGEST_SIDE
+    assert header.width * header.height <= jpeg.LARGEST_AREA
+    assert header.components in (1, 3, 4)
+    return True
+
+
+def _records(folder: Path) -> list[bytes]:
+    config = {
+        "settings": {"image_size": "224x224", "crop": "whole", "seed": 0, "architecture": "vgg16"},
+        "versions": {},
+    }
+    sums = dict.fromkeys(OUTPUTS, "0" * 64)
+    finished = {"log_loss": 0.5, "seconds": 3.0, "bytes": dict.fromkeys(OUTPUTS, 7), "sha256": sums}
+    stamp = {"size": 1, "mtime_ns": 2, "sha256": "0" * 64}
+    blend = {"code": "x", "inputs": {}, "outputs": {"folds": stamp}}
+    write_json(folder / "sealed.json", config)
+    contents = [json.dumps(value, indent=2).encode() for value in (config, finished, blend, {"what": "was killed"})]
+    return [(folder / "sealed.json").read_bytes(), *contents]
+
+
+def _jpegs(folder: Path) -> list[bytes]:
+    found = []
+    for pixels in (np.zeros((16, 24, 3), np.uint8), np.full((9, 7), 200, np.uint8)):
+        write_image(folder / "seed.jpg", pixels)
+        found.append((folder / "seed.jpg").read_bytes())
+    exif = b"\xff\xe1\x00\x10Exif\x00\x00" + bytes(8)
+    progressive = found[0].replace(b"\xff\xc0", b"\xff\xc2", 1)
+    return [*found, found[0][:2] + exif + found[0][2:], progressive]
+
+
+@contextlib.contextmanager
+def limited() -> Iterator[None]:
+    """Within, no more than `MEMORY` beyond what there is, and an alarm that raises HangError."""
+    used = next(int(x.split()[1]) for x in Path("/proc/self/status").read_text().splitlines() if x.startswith("VmSize"))
+    memory = resource.getrlimit(resource.RLIMIT_AS)
+
+    def told(number: int, frame: object) -> None:
+        raise HangError
+
+    alarm = signal.signal(signal.SIGALRM, told)
+    resource.setrlimit(resource.RLIMIT_AS, (used * 1024 + MEMORY, memory[1]))
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, alarm)
+        resource.setrlimit(resource.RLIMIT_AS, memory)
+
+
+def case_of(reader: Reader, name: str, seed: int, number: int) -> bytes:
+    """The content of one case, by its number."""
+    draw = random.Random(f"{seed} {name} {number}")
+    content = draw.choice(reader.seeds)
+    if reader.structured and draw.random() < 0.5:
+        return mutated_json(content, draw)
+    return mutated(content, reader.seeds, draw)
+
+
+def fuzz(name: str, reader: Reader, cases: int, seed: int, folder: Path) -> tuple[Counter[str], list[str]]:
+    """Reads cases; returns how many were read, refused and escaped, and a line for each of the first escapes."""
+    counts: Counter[str] = Counter()
+    escapes: list[str] = []
+    with limited(), warnings.catch_warnings(), Path(os.devnull).open("w") as null, contextlib.redirect_stderr(null):
+        warnings.simplefilter("error")
+        for number in range(cases):
+            content = case_of(reader, name, seed, number)
+            signal.setitimer(signal.ITIMER_REAL, CASE_SECONDS)
+            try:
+                outcome = "read" if reader.read(content, folder) else "refused"
+            except UserError:
+                outcome = "refused"
+            except Exception as error:
+                outcome = "escaped"
+                if len(escapes) < 20:
+                    escapes.append(f"{name} --seed {seed}, case {number}: {type(error).__name__}: {error!s:.300}")
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            counts[outcome] += 1
+    return counts, escapes
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.reliability.fuzz", description=__doc__)
+    parser.add_argument("--cases", type=int, default=100_000, help="of each reader [100000]")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--reader", nargs="+", help="only these [all]")
+    arguments = parser.parse_args()
+    escaped = 0
+    shared = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108  (memory, not a disk to wear out)
+    with tempfile.TemporaryDirectory(dir=shared) as place:
+        folder = Path(place)
+        for name, reader in readers(folder).items():
+            if arguments.reader and name not in arguments.reader:
+                continue
+            begun = time.monotonic()
+            counts, escapes = fuzz(name, reader, arguments.cases, arguments.seed, folder)
+            told = ", ".join(f"{counts[outcome]:,} {outcome}" for outcome in ("read", "refused", "escaped"))
+            print(f"{name}: {arguments.cases:,} cases, {told}; {time.monotonic() - begun:.0f} s", flush=True)
+            for line in escapes:
+                print(f"  {line}", flush=True)
+            escaped += counts["escaped"]
+    sys.exit(1 if escaped else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,267 @@
+"""What strangers may have made: networks, weights, arrays, archives, images, tables; and secrets in errors."""
+
+import csv
+import io
+import json
+import os
+import pickle
+import re
+import stat
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+
+from ensemble.features import load_features
+from ensemble.leaderboard import Entry, Leaderboard
+from models.finetuning import architecture as zoo
+from models.finetuning import weights as pretrained
+from preprocessing import competition_files, dataset, jpeg
+from preprocessing.errors import UserError, run_command
+from preprocessing.kaggle_client import last_words
+from preprocessing.run_folder import REPOSITORY
+from preprocessing.tables import read_predictions, write_predictions
+from preprocessing.unpack import unpack
+from tools.finished import FinishedPiece
+from tools.networks import load
+
+
+class Trap:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple:
+        return os.mkdir, (str(self.path),)
+
+
+def piece_in(folder: Path) -> FinishedPiece:
+    return FinishedPiece("vgg16", "0", folder, {"image_size": "8x8"}, {})
+
+
+def test_no_code_of_ours_lets_numpy_or_keras_run_what_they_load() -> None:
+    rooms = ("preprocessing", "models", "ensemble", "tools", "benchmarks")
+    for path in (p for room in rooms for p in (REPOSITORY / room).rglob("*.py")):
+        text = path.read_text(encoding="utf-8")
+        assert not re.search(r"^\s*(import|from) (pickle|marshal|shelve|dill|joblib)\b", text, re.MULTILINE), path
+        for call in re.findall(r"np\.load\((?:[^()]|\([^()]*\))*\)", text):
+            assert "allow_pickle=False" in call, (path, call)
+        for call in re.findall(r"load_model\((?:[^()]|\([^()]*\))*\)", text):
+            if "keras" in text:
+                assert "safe_mode=True" in call, (path, call)
+
+
+def test_an_array_with_a_pickle_in_it_is_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "features.npy", np.array([Trap(tmp_path / "sprung")], dtype=object), allow_pickle=True)
+    with pytest.raises(UserError, match="cannot be read as an array"):
+        load_features(tmp_path / "features.npy", 1)
+    (tmp_path / "plain.npy").write_bytes(pickle.dumps(Trap(tmp_path / "sprung")))
+    with pytest.raises(UserError, match="cannot be read as an array"):
+        load_features(tmp_path / "plain.npy", 1)
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_a_network_with_code_in_it_is_refused(tmp_path: Path) -> None:
+    inputs = keras.Input((8, 8, 3))
+    sprung = tmp_path / "sprung"
+    place = str(sprung)
+    trap = keras.layers.Lambda(lambda x: (__import__("os").mkdir(place), x)[1], output_shape=(8, 8, 3))
+    hostile = keras.Model(inputs, trap(inputs))
+    hostile.save(tmp_path / "model.keras")
+    with pytest.raises(UserError, match="cannot be loaded"):
+        load(piece_in(tmp_path))
+    assert not sprung.exists()
+
+
+@pytest.mark.parametrize(("module", "name"), [("os", "mkdir"), ("builtins", "exec"), ("keras.src.utils", "get_file")])
+def test_a_network_whose_description_names_a_function_of_python_is_refused(
+    tmp_path: Path, module: str, name: str
+) -> None:
+    inputs = keras.Input((8, 8, 3))
+    keras.Model(inputs, keras.layers.Rescaling(1.0)(inputs)).save(tmp_path / "good.keras")
+    with zipfile.ZipFile(tmp_path / "good.keras") as good, zipfile.ZipFile(tmp_path / "model.keras", "w") as bad:
+        for entry in good.namelist():
+            content = good.read(entry)
+            if entry == "config.json":
+                config = json.loads(content)
+                layer = config["config"]["layers"][1]
+                layer |= {"module": module, "class_name": name, "registered_name": name}
+                layer["config"] = {"path": str(tmp_path / "sprung"), "name": str(tmp_path / "sprung")}
+                content = json.dumps(config).encode()
+            bad.writestr(entry, content)
+    with pytest.raises(UserError, match="cannot be loaded"):
+        load(piece_in(tmp_path))
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_a_network_that_would_fill_the_memory_is_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "model.keras", "w", zipfile.ZIP_DEFLATED) as bomb:
+        bomb.writestr("config.json", "{}")
+        for number in range(3):
+            with bomb.open(zipfile.ZipInfo(f"{number}.h5"), "w", force_zip64=True) as stream:
+                stream.write(b"")
+    content = (tmp_path / "model.keras").read_bytes()
+    place = content.index(b"PK\x01\x02") + 24
+    size = (2**32 - 2).to_bytes(4, "little")
+    (tmp_path / "model.keras").write_bytes(content[:place] + size + content[place + 4 :])
+    with pytest.raises(UserError, match="bytes unpacked"):
+        load(piece_in(tmp_path))
+
+
+def test_weights_that_lie_in_other_files_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_bytes(bytes(400))
+    with h5py.File(tmp_path / "mobilenet.weights.h5", "w") as stored:
+        stored.create_dataset("kernel", (100,), "f4", external=[(str(tmp_path / "secret"), 0, 400)])
+    with pytest.raises(UserError, match="lie in other files"):
+        pretrained.weights_file(zoo.find("mobilenet"), str(tmp_path))
+
+
+def test_damaged_weights_are_told_by_the_checksum_beside_them(tmp_path: Path) -> None:
+    path = tmp_path / "mobilenet.weights.h5"
+    with h5py.File(path, "w") as stored:
+        stored.create_dataset("kernel", (zoo.find("mobilenet").parameters,), "f4", compression="gzip")
+    good = pretrained.identity(zoo.find("mobilenet"), str(tmp_path)).removeprefix("sha256:")
+    beside = path.with_name(path.name + ".sha256")
+    beside.write_text(f"{good}  {path.name}\n")
+    pretrained._checked_hash.cache_clear()
+    assert pretrained.identity(zoo.find("mobilenet"), str(tmp_path)) == f"sha256:{good}"
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 4
+    path.write_bytes(content)
+    pretrained._checked_hash.cache_clear()
+    with pytest.raises(UserError, match="is damaged"):
+        pretrained.identity(zoo.find("mobilenet"), str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["../out", "/tmp/out", "a/../../out", "C:/out", "a\\..\\out"])  # noqa: S108
+def test_an_archive_stays_in_its_folder(tmp_path: Path, name: str) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr(name, "x")
+    with pytest.raises(UserError, match="leave the folder"):
+        unpack(tmp_path / "a.zip", tmp_path / "inside")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.zip"]
+
+
+def test_an_archive_brings_no_links_and_fills_no_disk(tmp_path: Path) -> None:
+    link = zipfile.ZipInfo("link")
+    link.external_attr = (stat.S_IFLNK | 0o777) << 16
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr(link, "/etc")
+    with pytest.raises(UserError, match="leave the folder"):
+        unpack(tmp_path / "a.zip", tmp_path / "inside")
+    inner = io.BytesIO()
+    with zipfile.ZipFile(inner, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("zeros", bytes(1 << 20))
+    with zipfile.ZipFile(tmp_path / "b.zip", "w") as archive:
+        archive.writestr("inner.zip", inner.getvalue())
+    with pytest.raises(UserError, match="at most"):
+        unpack(tmp_path / "b.zip", tmp_path / "bomb", most_bytes=100_000)
+    assert sum(path.stat().st_size for path in (tmp_path / "bomb").rglob("*") if path.is_file()) < 100_000
+
+
+def test_an_image_of_absurd_size_is_refused_before_it_is_decoded(
+    tiny_tree: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = next((tiny_tree() / "imgs" / "test").iterdir())
+    content = path.read_bytes()
+    frame = content.index(b"\xff\xc0")
+    path.write_bytes(content[: frame + 5] + b"\xff\xff\xff\xff" + content[frame + 9 :])
+    monkeypatch.setattr("cv2.imdecode", lambda *_: pytest.fail("it was decoded"))
+    with pytest.raises(jpeg.BrokenImageError, match="absurd size"):
+        jpeg.decode(path)
+
+
+@pytest.mark.parametrize(
+    "name", ["../img_1.jpg", "/etc/img_1.jpg", "..\\img_1.jpg", "c0/img_1.jpg", "-1.jpg", "a;=1.jpg"]
+)
+def test_image_names_cannot_leave_the_folder_or_be_formulas(
+    tiny_tree: Callable[..., Path], tmp_path: Path, name: str
+) -> None:
+    root = tiny_tree()
+    for table, column in (("driver_imgs_list.csv", "img"), ("sample_submission.csv", "img")):
+        frame = pd.read_csv(root / table)
+        frame.loc[0, column] = name
+        frame.to_csv(root / table, index=False)
+    with pytest.raises(UserError, match="refused image names") as caught:
+        dataset.load(root, tmp_path / "cache", progress=False)
+    assert str(caught.value).count("refused image names") == 2
+
+
+def test_a_driver_that_is_a_formula_is_refused(tiny_tree: Callable[..., Path], tmp_path: Path) -> None:
+    root = tiny_tree()
+    frame = pd.read_csv(root / "driver_imgs_list.csv")
+    frame["subject"] = frame["subject"].replace("p011", '=HYPERLINK("http://x")')
+    frame.to_csv(root / "driver_imgs_list.csv", index=False)
+    with pytest.raises(UserError, match="a strange one"):
+        dataset.load(root, tmp_path / "cache", progress=False)
+
+
+def test_a_link_out_of_the_data_folder_is_a_fault_and_one_within_is_none(
+    tiny_tree: Callable[..., Path], tmp_path: Path
+) -> None:
+    root = tiny_tree()
+    first, second = sorted((root / "imgs" / "test").iterdir())[:2]
+    first.unlink()
+    first.symlink_to(second)
+    dataset.load(root, tmp_path / "cache", progress=False)
+    outside = second.rename(tmp_path / "outside.jpg")
+    second.symlink_to(outside)
+    with pytest.raises(UserError, match="a link out of the folder"):
+        dataset.load(root, tmp_path / "cache", progress=False)
+    disk = (root / "imgs" / "test").rename(tmp_path / "disk")  # a whole folder elsewhere is the user's own arrangement
+    (root / "imgs" / "test").symlink_to(disk)
+    outside.rename(disk / "real.jpg")
+    (disk / second.name).unlink()
+    (disk / "real.jpg").rename(disk / second.name)
+    dataset.load(root, tmp_path / "cache", progress=False)
+
+
+def test_no_cell_that_we_write_is_a_formula(tmp_path: Path) -> None:
+    board = Leaderboard(tmp_path / "leaderboard.csv")
+    entry = Entry("2026-01-01 00:00:00", "full", "0" * 64, 0.5, '=HYPERLINK("http://x","y")', 0.1)
+    board.write(entry)
+    with (tmp_path / "leaderboard.csv").open(newline="") as stream:
+        assert all(cell[:1] not in ("=", "+", "-", "@") for row in csv.reader(stream) for cell in row)
+    assert Leaderboard(tmp_path / "leaderboard.csv").entries[0].message == entry.message
+
+    write_predictions(tmp_path / "table.csv", ["=1+1.jpg", "a.jpg"], np.full((2, 10), 0.1))
+    assert (tmp_path / "table.csv").read_text().splitlines()[1].startswith("'=1+1.jpg,")
+    (tmp_path / "table.csv").write_text((tmp_path / "table.csv").read_text().replace("'=", "="))
+    with pytest.raises(UserError, match="formulas"):
+        read_predictions(tmp_path / "table.csv")
+
+
+SECRET = "kgat_0123456789abcdef"
+
+
+@pytest.mark.parametrize("variable", ["KAGGLE_API_TOKEN", "KAGGLE_KEY", "KAGGLE_API_V1_TOKEN_PATH", "WANDB_API_KEY"])
+def test_no_secret_is_repeated(
+    variable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "token").write_text(SECRET + "\n")
+    monkeypatch.setenv(variable, str(tmp_path / "token") if variable.endswith("PATH") else SECRET)
+    said = last_words(f"401 for https://me:{SECRET}@kaggle.com with {SECRET}")
+    assert SECRET not in said
+    assert "***" in said
+
+    def fail() -> None:
+        raise UserError("https://me:p4ssw0rd@host refused " + ("" if variable.endswith("PATH") else SECRET))
+
+    with pytest.raises(SystemExit):
+        run_command(fail)
+    told = capsys.readouterr().err
+    assert SECRET not in told
+    assert "p4ssw0rd" not in told
+    assert "https://***@host" in told
+
+
+def test_names_are_judged_in_no_time() -> None:
+    assert not competition_files.is_image_name("a" * 1_000_000)
+    assert competition_files.is_image_name("img_1.jpg")

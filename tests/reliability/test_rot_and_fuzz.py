@@ -1,0 +1,26 @@
+"""The short modes: a few hundred mutated files for each reader, and changed bytes in all that a run leaves."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.reliability.fuzz import fuzz, readers
+from tests.reliability.rot import kinds, make_run, rot
+
+READERS = ("driver_list", "sample_submission", "fold_table", "prediction_table", "record", "jpeg_header")
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_mutated_files_are_read_or_refused(name: str, tmp_path: Path) -> None:
+    counts, escapes = fuzz(name, readers(tmp_path)[name], 300, 7, tmp_path)
+    assert not escapes
+    assert counts["read"] > 3, "or the seeds are not valid"
+    assert counts["refused"] > 30
+
+
+def test_every_changed_byte_is_found_before_use(tmp_path: Path) -> None:
+    make_run(tmp_path)
+    every = kinds(tmp_path)
+    found, missed = rot(every, 5 * len(every), 3)
+    assert not missed
+    assert set(found) == set(every)
