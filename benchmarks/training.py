@@ -4,10 +4,10 @@
     python -m benchmarks.training --data DIR --networks resnet50 --skip-plain
 
 For each network, one after the other, so that the ratios are of one run: the plain script (float32, `fit` and
-`predict`), then this repository's step on one batch in memory and with the real pipeline before it (decoded once, full default
-augmentation), in turns. All layers train, BatchNorm is in inference mode, the batch is 32. "of peak": the operations of
-the training step against a product of two 4096 x 4096 matrices in the same precision. About
-3 minutes a network on 2 cores.
+`predict`), then this repository's step on one batch in memory and with the real pipeline before it (decoded once, full
+default augmentation), in turns. All layers train, BatchNorm is in inference mode, the batch is 32. "of peak": the
+operations of the training step against a product of two 4096 x 4096 matrices in the same precision. About 3 minutes a
+network on 2 cores.
 """
 
 import argparse
