@@ -14,7 +14,7 @@ from pathlib import Path
 from benchmarks.common import NETWORKS, ROOT, figures, machine, parser
 
 HOME = Path("/tmp/distracted-drivers-pytorch")  # noqa: S108
-PACKAGES = ("torch==2.9.1", "torchvision==0.24.1", "numpy")
+PACKAGES = ("torch==2.13.0", "torchvision==0.28.0", "numpy")
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 
 
