@@ -3,16 +3,19 @@
     python -m benchmarks.profiling                                   the three networks at 224x224, all layers, batch 32
     python -m benchmarks.profiling --networks resnet50 --most 12
 
-Asks TensorFlow for the start and the end of each operation of one step, after some that compile. Operations run beside
-each other, so shares are of the sum of their times. About a minute a network on 2 cores.
+Asks TensorFlow's profiler for the duration of each operation of one step, after some that compile. Operations run
+beside each other, so shares are of the sum of their times. About a minute a network on 2 cores.
 """
 
 import re
+import tempfile
 from collections import Counter
+from pathlib import Path
 
 from benchmarks.common import NETWORKS, machine, parser, run
 
 PRODUCTS = re.compile(r"Conv2D|DepthwiseConv|MatMul|BatchMatMul|Einsum")
+OPERATION = re.compile(r"[^: ]+:(_?[A-Z]\w+)")  # an event of the executor: the place in the graph, and what it does
 
 
 def main() -> None:
@@ -39,7 +42,8 @@ def measure(name: str, size: int, batch: int, precision: str, most: int) -> None
 
     policy, _ = runtime.start(precision, 0)
     import numpy as np
-    from tensorflow.python.eager import context  # what tf.profiler writes needs another package to be read
+    import tensorflow
+    from tensorflow.tsl.profiler.protobuf import xplane_pb2  # TensorBoard's plugin would read the same file
 
     from benchmarks.training import network_for
 
@@ -48,18 +52,20 @@ def measure(name: str, size: int, batch: int, precision: str, most: int) -> None
     targets = np.eye(10, dtype=np.float32)[np.arange(batch) % 10]
     for _ in range(3):
         network.train_on_batch(images, targets)
-    context.enable_run_metadata()
-    network.train_on_batch(images, targets)
-    found = context.export_run_metadata()
-    taken: Counter[str] = Counter()
-    for device in found.step_stats.dev_stats:
-        for node in device.node_stats:
-            label = re.search(r"= (\w+)\(", node.timeline_label) or re.search(r":(\w+)$", node.node_name)
-            if label and label[1] not in ("PartitionedCall", "StatefulPartitionedCall", "If", "StatelessIf"):
-                taken[label[1]] += node.op_end_rel_micros - node.op_start_rel_micros
+    with tempfile.TemporaryDirectory() as folder:
+        tensorflow.profiler.experimental.start(folder)
+        network.train_on_batch(images, targets)
+        tensorflow.profiler.experimental.stop()
+        (path,) = Path(folder).rglob("*.xplane.pb")
+        planes = xplane_pb2.XSpace.FromString(path.read_bytes()).planes
+    taken: Counter[str] = Counter()  # seconds
+    for plane in planes:
+        for event in (event for line in plane.lines for event in line.events):
+            if match := OPERATION.fullmatch(plane.event_metadata[event.metadata_id].name):
+                taken[match[1]] += event.duration_ps / 1e12
     every = sum(taken.values())
     products = sum(count for operation, count in taken.items() if PRODUCTS.search(operation))
-    print(f"{name}: convolutions and products {products / every:.1%} of {every / 1e6:.2f} s of operations")
+    print(f"{name}: convolutions and products {products / every:.1%} of {every:.2f} s of operations")
     others = [(operation, count) for operation, count in taken.most_common() if not PRODUCTS.search(operation)]
     print("  " + ", ".join(f"{operation} {count / every:.1%}" for operation, count in others[:most]), flush=True)
 
