@@ -65,8 +65,6 @@ def bottleneck(arguments: argparse.Namespace, folder: Path) -> tuple[float, floa
     options = [
         "--architecture",
         "inception_v3",
-        "--pooled-layers",
-        "",
         "--image-size",
         size,
         "--folds",
@@ -100,7 +98,7 @@ def forward_pass(arguments: argparse.Namespace) -> None:
     """Pooled features of all images of a data folder."""
     from models.finetuning import architecture as zoo
     from models.finetuning import runtime
-    from models.finetuning.bottleneck import Bottleneck, network_recipe
+    from models.finetuning.bottleneck import network_recipe, settings_for
 
     policy, _ = runtime.start(arguments.precision, 0)
     import numpy as np
@@ -111,8 +109,10 @@ def forward_pass(arguments: argparse.Namespace) -> None:
     from preprocessing.images import ImageStore
     from preprocessing.settings import ImageSize
 
-    recipe = network_recipe(Bottleneck(image_size=ImageSize(arguments.size, arguments.size)))
-    network = build(zoo.find("inception_v3"), recipe, arguments.weights, policy, 0)
+    architecture = zoo.find("inception_v3")
+    settings = settings_for(architecture, False, {"image_size": ImageSize(arguments.size, arguments.size)})
+    recipe = network_recipe(settings)
+    network = build(architecture, recipe, arguments.weights, policy, 0)
     found = dataset.load(arguments.data, arguments.cache, progress=False)
     paths = [found.train_path(row.img, row.classname) for row in found.train.itertuples()]
     paths += [found.test_path(img) for img in found.test]
