@@ -31,6 +31,8 @@ from preprocessing.images import ImageStore
 from preprocessing.metric import accuracy, log_loss
 from preprocessing.tables import write_predictions
 
+PART = 2048  # images whose features are converted at a time
+
 
 def train_fold(
     work: Piece, dataset: Dataset, folds: pd.DataFrame, settings: dict, cache: Path, cache_limit: int
@@ -285,7 +287,7 @@ def leave_out_of_fold(
     """Writes the table and the features of the held-out drivers; returns their scores."""
     write_predictions(work.folder / name, folds["img"].iloc[data.held_out].tolist(), probabilities)
     if features is not None:
-        _save_array(work.folder / "out_of_fold_features.npy", features)
+        _save_features(work.folder / "out_of_fold_features.npy", features, np.ones(len(features), bool))
     labels = data.labels[data.held_out]
     return {"log_loss": log_loss(probabilities, labels), "accuracy": accuracy(probabilities, labels)}
 
@@ -305,9 +307,7 @@ def leave_test(
     every[readable] = probabilities
     write_predictions(work.folder / name, dataset.test, every)
     if features is not None:
-        every_feature = np.zeros((len(dataset.test), features.shape[1]), np.float32)
-        every_feature[readable] = features
-        _save_array(work.folder / "test_features.npy", every_feature)
+        _save_features(work.folder / "test_features.npy", features, readable)
 
 
 def _leave_history(work: Piece, trainer: Trainer) -> None:
@@ -316,7 +316,19 @@ def _leave_history(work: Piece, trainer: Trainer) -> None:
         pd.DataFrame(trainer.progress.history, columns=columns).to_csv(temporary, index=False, lineterminator="\n")
 
 
-def _save_array(path: Path, array: np.ndarray) -> None:
+def _save_features(path: Path, features: np.ndarray, readable: np.ndarray) -> None:
+    """Writes features as float16 part by part, since all of a large test set's would be hundreds of MB in memory.
+
+    Args:
+        features: shape (images that could be read, features).
+        readable: shape (images,), bool; the others have zeros.
+    """
     largest = np.finfo(np.float16).max
-    with written_whole(path) as temporary, temporary.open("wb") as stream:
-        np.save(stream, np.clip(array, -largest, largest).astype(np.float16), allow_pickle=False)
+    places = np.flatnonzero(readable)
+    with written_whole(path) as temporary:
+        shape = (len(readable), features.shape[1])
+        stored = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float16, shape=shape)
+        for start in range(0, len(places), PART):
+            part = slice(start, start + PART)
+            stored[places[part]] = np.clip(features[part], -largest, largest)
+        stored.flush()

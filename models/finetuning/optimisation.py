@@ -8,7 +8,7 @@ from typing import Any
 import keras
 
 from models.finetuning.recipe import Recipe
-from models.finetuning.runtime import apply_adam
+from models.finetuning.runtime import apply_adam, only_if
 
 STEP_DECAY = 0.1  # 'step' multiplies the rate by this at one half and at three quarters of the schedule
 NOT_DECAYED = ["bias", "gamma", "beta"]  # by weight decay
@@ -60,7 +60,36 @@ def stages(recipe: Recipe, blocks: int = 1) -> list[Stage]:
     return [stage for stage in planned if stage.epochs]
 
 
-class _ScaledRates:
+class _Guarded:
+    """Clips by the global norm, and leaves out a step whose gradients are not all numbers: so every weight stays one.
+
+    Keras's own clipping turns one infinite gradient, or squares that overflow, into NaN in every weight; without
+    clipping one NaN stays in its weight and in Adam's moments. A step left out does not count in `iterations`.
+    """
+
+    clip_norm: float = 0.0
+
+    def apply(self, grads: Any, trainable_variables: Any = None) -> None:
+        this: Any = self
+        variables = this._trainable_variables if trainable_variables is None else list(trainable_variables)
+        if not this.built:
+            this.build(variables)
+        pairs = [pair for pair in zip(grads, variables, strict=True) if pair[0] is not None]
+        gradients = [gradient for gradient, _ in pairs]
+        squares = [keras.ops.sum(keras.ops.square(gradient)) for gradient in gradients]
+        norm = keras.ops.sqrt(keras.ops.sum(keras.ops.stack(squares)))
+        if self.clip_norm:
+            scale = self.clip_norm * keras.ops.minimum(1.0 / norm, 1.0 / self.clip_norm)
+            gradients = [gradient * scale for gradient in gradients]
+        update = super().apply  # type: ignore[misc]
+        only_if(
+            keras.ops.isfinite(norm),
+            lambda: update(gradients, [variable for _, variable in pairs]),
+            [*variables, *this.variables],
+        )
+
+
+class _ScaledRates(_Guarded):
     """Gives each variable a learning rate of its own, by what Keras calls for each: `update_step`."""
 
     scales: tuple[float, ...] = ()
@@ -112,12 +141,15 @@ def make_optimizer(
 
 
 def _plain_optimizer(recipe: Recipe, stage: Stage) -> Any:
-    options: dict[str, Any] = {"learning_rate": stage.learning_rate, "global_clipnorm": recipe.clip_norm or None}
+    options: dict[str, Any] = {"learning_rate": stage.learning_rate}
     if recipe.ema:
         options |= {"use_ema": True, "ema_momentum": recipe.ema, "ema_overwrite_frequency": None}
+    optimizer: Any
     if recipe.optimizer == "sgd":
-        return ScaledSGD(momentum=recipe.momentum, nesterov=True, **options)
-    optimizer = ScaledAdam(**options)
+        optimizer = ScaledSGD(momentum=recipe.momentum, nesterov=True, **options)
+    else:
+        optimizer = ScaledAdam(**options)
+    optimizer.clip_norm = recipe.clip_norm
     if recipe.optimizer == "adamw":
         optimizer.decoupled_decay = recipe.weight_decay
         optimizer.exclude_from_weight_decay(var_names=NOT_DECAYED)

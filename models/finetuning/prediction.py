@@ -26,13 +26,17 @@ def predict(
     Returns:
         probabilities, shape (images, 10), float32; features, shape (images, features), float32.
     """
-    probabilities: list[np.ndarray] = []
-    features: list[np.ndarray] = []
+    widths = [output.shape[-1] for output in predictor.outputs]
+    probabilities, features = (np.empty((len(rows), width), np.float32) for width in widths)
+    done = 0
     bar = tqdm(total=len(rows), desc=what, unit="img", leave=False, disable=None)
     for images, count in plain_batches(store, rows, PREDICTION_BATCH, workers):
         batch_probabilities, batch_features = predictor.predict_on_batch(images)
-        probabilities.append(np.asarray(batch_probabilities)[:count])
-        features.append(np.asarray(batch_features)[:count])
+        if not np.isfinite(batch_probabilities).all():  # what a processor read amiss it may read right now
+            batch_probabilities, batch_features = predictor.predict_on_batch(images)
+        probabilities[done : done + count] = np.asarray(batch_probabilities)[:count]
+        features[done : done + count] = np.asarray(batch_features)[:count]
+        done += count
         bar.update(count)
     bar.close()
-    return np.concatenate(probabilities), np.concatenate(features)
+    return probabilities, features

@@ -125,6 +125,26 @@ def apply_adam(
     return True
 
 
+def only_if(condition: Any, change: Callable[[], None], variables: Sequence[Any]) -> None:
+    """Changes variables where a condition holds, which is known only when the step runs.
+
+    Args:
+        condition: a scalar, bool.
+        change: assigns to variables.
+        variables: all that it may assign to.
+    """
+    if _backend() == "tensorflow":
+        import tensorflow
+
+        tensorflow.cond(condition, change, lambda: None)
+        return
+    keras = load_keras()
+    before = [variable.value for variable in variables]
+    change()
+    for variable, old in zip(variables, before, strict=True):
+        variable.assign(keras.ops.where(condition, variable.value, old))
+
+
 def gradients(function: Callable[[list[Any]], Any], inputs: Sequence[Any]) -> list[Any]:
     """The gradients of the sum of what a function of arrays returns, with respect to each of them, as NumPy arrays.
 

@@ -29,6 +29,9 @@ WHAT_TO_CHANGE = (
     "float32) under another --run or --model-name, or delete this fold's folder first."
 )
 
+TRIES = 2  # for a step whose gradients are no numbers: what a processor reads amiss it may read right the next time
+MOST_IN_A_ROW = 5  # steps that come to nothing
+
 
 class DivergedError(UserError):
     """The loss is no longer a number. The same seed would give it again, so a retry is no use."""
@@ -173,19 +176,45 @@ class Trainer:
         targets = np.eye(NUMBER_OF_CLASSES, dtype=np.float32)[self.data.labels]
         batches = self.source.batches(targets, order, self.seed, self.recipe.copy_of(epoch))
         bar = tqdm(total=order.size, desc=f"epoch {epoch}", unit="img", leave=False, disable=None)
-        losses = []
+        losses: list[float] = []
+        in_a_row = 0
         for step, (inputs, wanted) in enumerate(batches):
             network.training.optimizer.learning_rate = stage.rate(self.recipe, self.progress.epoch, step, steps)
-            loss = network.train_on_batch(inputs, wanted)
-            losses.append(loss)
-            if not np.isfinite(loss):
+            loss, done = self._step(inputs, wanted)
+            in_a_row = 0 if done else in_a_row + 1
+            if in_a_row == min(MOST_IN_A_ROW, steps):
                 raise DivergedError(
-                    f"the training loss became {loss} in epoch {epoch}, step {step + 1} of {steps}. {WHAT_TO_CHANGE}"
+                    f"the training loss became {loss} in epoch {epoch}, step {step + 1} of {steps}, or its gradients "
+                    f"did, and so it was in the {in_a_row} steps up to there. {WHAT_TO_CHANGE}"
                 )
+            if done:
+                losses.append(loss)
             bar.update(len(inputs))
             bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
         bar.close()
+        if len(losses) < steps:
+            self.say(
+                f"epoch {epoch}: {steps - len(losses)} of {steps} steps were left out, since their loss or gradients "
+                "were no numbers (NaN or infinite); the weights are untouched by them"
+            )
         return float(np.mean(losses))
+
+    def _step(self, inputs: np.ndarray, wanted: np.ndarray) -> tuple[float, bool]:
+        """One step, tried again where it comes to nothing; its loss, and whether the network took it and it is finite.
+
+        In float16 a step that only overflows is no fault: the optimiser then scales the loss less.
+        """
+        network, scaled = self.source.network, self.precision == "mixed_float16"
+        loss = float("nan")
+        for _ in range(TRIES):
+            before = int(network.training.optimizer.iterations)
+            loss = network.train_on_batch(inputs, wanted)
+            taken = int(network.training.optimizer.iterations) > before
+            if np.isfinite(loss) and (taken or scaled):
+                return loss, True
+            if taken:  # the loss overflowed, its gradients did not
+                break
+        return loss, False
 
     def _judge(self, seconds: float, training_loss: float) -> None:
         """Measures the held-out drivers, and keeps the best weights."""

@@ -47,7 +47,7 @@ def split(network: Network, recipe: Recipe) -> Split | None:
     training = trainable_layers(backbone, recipe.trainable)
     if not training:
         return _above_features(network)
-    found = _boundary(backbone, training)
+    found = boundary(backbone, training)
     if found is None:
         return None
     layer, upper = found
@@ -60,8 +60,15 @@ def split(network: Network, recipe: Recipe) -> Split | None:
     return Split(layer.name, trunk, _network_above(network, computed, recipe))
 
 
-def _boundary(backbone: keras.Model, training: list[Any]) -> tuple[Any, keras.Model] | None:
-    """The layer nearest to the head whose output all that trains is computed from, and the part above it."""
+def boundary(backbone: keras.Model, training: list[Any]) -> tuple[Any, keras.Model] | None:
+    """The layer nearest to the head whose output all that trains is computed from, and the part above it.
+
+    Args:
+        training: of the backbone's layers; at least one.
+
+    Returns:
+        None where there is no such layer.
+    """
     wanted = {id(layer) for layer in training}
     first = next(place for place, layer in enumerate(backbone.layers) if id(layer) in wanted)
     for layer in reversed(backbone.layers[1:first]):

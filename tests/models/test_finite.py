@@ -1,0 +1,129 @@
+"""No weight ever becomes NaN or infinite, whatever the gradients, the logits or the photographs are."""
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from models.finetuning import architecture as zoo
+from models.finetuning.network import Network, build, set_trainable
+from models.finetuning.optimisation import Stage, make_optimizer, stages
+from models.finetuning.recipe import Recipe
+from models.finetuning.sources import Pixels
+from models.finetuning.training import DivergedError, FoldData, Trainer
+from preprocessing.augmentation_settings import Augmentation
+from preprocessing.images import ImageStore
+from preprocessing.settings import ImageSize
+from tests.trees import make_tree
+
+LARGEST = float(np.finfo(np.float32).max)
+STILL = ImageSize(32, 40)
+
+
+def values(variables: list) -> list[np.ndarray]:
+    return [np.array(keras.ops.convert_to_numpy(variable)) for variable in variables]
+
+
+@pytest.mark.parametrize("wild", [np.nan, np.inf, -np.inf, LARGEST, 1e20], ids=str)
+@pytest.mark.parametrize("clip_norm", [0.0, 1.0])
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_a_step_of_wild_gradients_changes_nothing_and_the_next_is_as_if_it_had_not_been(
+    name: str, clip_norm: float, wild: float
+) -> None:
+    recipe = Recipe(optimizer=name, clip_norm=clip_norm, ema=0.5)
+    plain, wild_row = np.float32([3, -2, 1]), np.float32([3, wild, 1])
+    found = []
+    for rows in ([plain, wild_row, plain], [plain, plain]):
+        variables = [keras.Variable(np.arange(1.0, 4.0, dtype=np.float32), name=f"kernel_{i}") for i in range(2)]
+        optimizer = make_optimizer(recipe, Stage("network", 1, 0.1), "mixed_bfloat16")
+        optimizer.build(variables)
+        for row in rows:
+            optimizer.apply([keras.ops.convert_to_tensor(gradient) for gradient in (plain, row)], variables)
+        assert int(optimizer.iterations) == 2
+        found.append(values([*variables, *optimizer.variables]))
+    for one, other in zip(*found, strict=True):
+        assert np.isfinite(one).all()
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("norm", [0.0, 1e-30, 1e-3, 1e3, 1e18])
+def test_large_and_vanishing_gradients_are_clipped_to_the_norm(norm: float) -> None:
+    recipe = Recipe(optimizer="sgd", momentum=0.0, clip_norm=1.0)
+    variable = keras.Variable(np.zeros(4, np.float32))
+    optimizer = make_optimizer(recipe, Stage("network", 1, 1.0), "float32")
+    optimizer.apply([keras.ops.convert_to_tensor(np.full(4, norm / 2, np.float32))], [variable])
+    np.testing.assert_allclose(np.linalg.norm(np.array(variable).astype(float)), min(norm, 1.0), rtol=1e-5)
+
+
+def network_of(name: str, precision: str, **changes: object) -> Network:
+    recipe = dataclasses.replace(zoo.find(name).recipe, image_size=STILL, pooled_layers=(), **changes)
+    network = build(zoo.find(name), recipe, "none", precision, seed=0)
+    set_trainable(network, recipe, head_only=False)
+    network.compile(make_optimizer(recipe, stages(recipe)[0], precision), recipe.label_smoothing)
+    return network
+
+
+@pytest.mark.parametrize(
+    ("precision", "batch_norm"),
+    [
+        ("mixed_bfloat16", "inference"),
+        pytest.param("mixed_bfloat16", "training", marks=pytest.mark.slow),
+        pytest.param("float32", "training", marks=pytest.mark.slow),
+    ],
+)
+def test_photographs_of_one_colour_and_any_logits_leave_finite_weights(precision: str, batch_norm: str) -> None:
+    network = network_of("mobilenet", precision, batch_norm=batch_norm)
+    targets = np.eye(10, dtype=np.float32)[[0, 4, 9, 9]]
+    for level in (0, 255):
+        images = np.full((4, STILL.height, STILL.width, 3), level, np.uint8)
+        assert np.isfinite(network.train_on_batch(images, targets))
+    kernel = network.head.get_layer("logits").kernel
+    signs = np.sign(np.random.default_rng(0).normal(size=kernel.shape)).astype(np.float32)
+    for size in (1e4, 1e30, LARGEST):  # logits that are far apart, that overflow the loss, and that are no numbers
+        kernel.assign(signs * size)
+        network.train_on_batch(images, targets)
+        network.train_on_batch(np.random.default_rng(1).integers(0, 256, images.shape, dtype=np.uint8), targets)
+        assert all(np.isfinite(array).all() for array in values(network.training.trainable_variables))
+
+
+class WildTargets(Pixels):
+    """Gives targets that are no numbers in some steps of an epoch."""
+
+    wild: tuple[int, ...] = ()
+
+    def batches(
+        self, targets: np.ndarray, order: np.ndarray, seed: int, copy: int
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for number, (images, wanted) in enumerate(super().batches(targets, order, seed, copy)):
+            yield images, wanted * (np.nan if number in self.wild else 1)
+
+
+@pytest.mark.parametrize(("wild", "stops"), [((1,), False), (tuple(range(9)), True)])
+def test_a_fold_leaves_wild_steps_out_and_says_so_and_stops_where_all_are(
+    tmp_path: Path, wild: tuple[int, ...], stops: bool
+) -> None:
+    tree = make_tree(tmp_path / "data", drivers=2, images_per_class=2)
+    paths = sorted(tree.rglob("imgs/train/*/*.jpg"))
+    labels = np.array([int(path.parent.name[1]) for path in paths])
+    rows = np.arange(len(paths))
+    data = FoldData(ImageStore(paths, STILL, tmp_path / "cache", "", 2**30), labels, rows[::2], rows[1::2])
+    recipe = dataclasses.replace(
+        zoo.find("vgg16").recipe, image_size=STILL, batch_size=2, epochs=1, head_start="random", trainable="head"
+    )
+    network = build(zoo.find("vgg16"), recipe, "none", "float32", seed=1)
+    source = WildTargets(network, data.store, Augmentation(), 1)
+    source.wild = wild
+    lines: list[str] = []
+    options = {"precision": "float32", "seed": 1, "checkpoint_path": tmp_path / "state.npz", "say": lines.append}
+    trainer = Trainer(network, recipe, data, source, **options)
+    if stops:
+        with pytest.raises(DivergedError, match="the training loss became nan in epoch 1, step 5 of"):
+            trainer.train()
+    else:
+        trainer.train()
+        assert any(line.startswith("epoch 1: 1 of 10 steps were left out") for line in lines)
+        assert np.isfinite(trainer.progress.history[0]["training_loss"])
+    assert all(np.isfinite(array).all() for array in values(network.training.variables))
