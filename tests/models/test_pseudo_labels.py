@@ -175,7 +175,8 @@ def test_batches_have_the_real_images_as_without_and_test_images_with_soft_targe
 
 def train(folder: Path, runs: str, *words: str) -> None:
     places = ["--data", folder / "data", "--runs", folder / runs, "--cache", folder / "cache", "--folds", "2"]
-    options = "--weights none --image-size 32x32 --precision float32 --epochs 1 --run second"
+    options = "--weights none --image-size 32x32 --precision float32 --epochs 1 --run second --head-start logistic"
+    options += " --trainable head --batch-norm inference --learning-rate 1e-4"
     told = run_python("models/mobilenet.py", *places, *options.split(), *words, timeout=400)
     assert told.returncode == 0, told.stderr
 
@@ -199,6 +200,9 @@ def test_poison_in_other_folds_leaves_the_same_bytes_and_all_drivers_leave_test_
     for name in names:
         assert (pieces[0] / name).read_bytes() == (pieces[1] / name).read_bytes()
     assert (pieces[0] / "test.csv").read_bytes() != (pieces[0] / "test_without_tta.csv").read_bytes()
+    losses = [pd.read_csv(piece / "history.csv")["training_loss"].tolist() for piece in pieces]
+    assert losses[0] == losses[1], "what was learned, even where no epoch was better than none"
+    assert "pseudo-labels of 6 test images from 1 tables" in (pieces[0] / "log.txt").read_text()
     results = json.loads((pieces[0] / "finished.json").read_text())
     assert {"log_loss", "log_loss_without_tta", "accuracy_without_tta"} <= set(results)
 
