@@ -18,7 +18,7 @@ from preprocessing.competition import CLASSES
 from preprocessing.errors import UserError, named
 from preprocessing.files import read_json
 from preprocessing.finished import why_it_failed
-from preprocessing.run_folder import RESERVED_MODEL_NAMES, fold_folder
+from preprocessing.run_folder import ALL_DRIVERS, RESERVED_MODEL_NAMES, fold_folder
 from preprocessing.tables import read_predictions
 
 OUT_OF_FOLD, TEST, FINISHED, CONFIGURATION = "out_of_fold.csv", "test.csv", "finished.json", "config.json"
@@ -101,7 +101,7 @@ def _member(run: Path, name: str, folds: Sequence[int]) -> Member:
             f"{named([str(fold) for fold in sorted(folds)], 10)}. It belongs to another run: move it away."
         )
     done = tuple(fold for fold in sorted(folds) if str(fold) in finished)
-    return Member(name, done, tuple(fold for fold in sorted(folds) if fold not in done), "all" in finished)
+    return Member(name, done, tuple(fold for fold in sorted(folds) if fold not in done), ALL_DRIVERS in finished)
 
 
 def check_complete(run: Path, members: Sequence[Member], runs: Path | None = None) -> None:
@@ -149,7 +149,7 @@ def _settings(run: Path, member: Member) -> dict[str, Any]:
     return {}
 
 
-def input_paths(run: Path, members: Sequence[Member]) -> list[Path]:
+def input_paths(run: Path, members: Sequence[Member], all_drivers: str = "no") -> list[Path]:
     """Every file that `read_members` reads: the prediction tables, and what there is of features."""
     paths = [
         fold_folder(run, member.name, fold) / name
@@ -157,10 +157,14 @@ def input_paths(run: Path, members: Sequence[Member]) -> list[Path]:
         for fold in member.folds
         for name in (OUT_OF_FOLD, TEST, OUT_OF_FOLD_FEATURES, TEST_FEATURES)
     ]
+    if all_drivers != "no":
+        paths += [fold_folder(run, member.name, ALL_DRIVERS) / TEST for member in members if member.all_drivers]
     return [path for path in paths if path.suffix == ".csv" or path.is_file()]
 
 
-def read_members(run: Path, members: Sequence[Member], folds: pd.DataFrame, test_images: pd.Index) -> Predictions:
+def read_members(
+    run: Path, members: Sequence[Member], folds: pd.DataFrame, test_images: pd.Index, all_drivers: str = "no"
+) -> Predictions:
     """Reads and aligns the tables of the members, over the folds that all of them have finished.
 
     The fold models of a member are averaged arithmetically for the test set, whichever pool follows: each saw other
@@ -170,6 +174,8 @@ def read_members(run: Path, members: Sequence[Member], folds: pd.DataFrame, test
     Args:
         folds: frame img,subject,classname,fold.
         test_images: the names that every test table must hold, in any order.
+        all_drivers: 'beside': a member's network trained on all drivers is one more of those averaged for the test set;
+            'instead': it stands for them. Out of fold nothing changes, since nothing judges it there.
 
     Raises:
         UserError: a table is missing or malformed, an out-of-fold table holds other images than its fold, a test table
@@ -198,7 +204,16 @@ def read_members(run: Path, members: Sequence[Member], folds: pd.DataFrame, test
                 if (folder / OUT_OF_FOLD_FEATURES).is_file() and (folder / TEST_FEATURES).is_file():
                     features = folder / OUT_OF_FOLD_FEATURES, table.index, folder / TEST_FEATURES, own.index
                     networks.append(Network(*features))
-        test[place] /= len(member.folds)
+        networks_averaged = len(member.folds)
+        if member.all_drivers and all_drivers != "no":
+            path = fold_folder(run, member.name, ALL_DRIVERS) / TEST
+            single = aligned(read_whole(path, test_images, "the images of the sample submission"), test_images)
+            if all_drivers == "instead":
+                test[place], networks_averaged, entropies = 0.0, 0, []
+            test[place] += single
+            networks_averaged += 1
+            entropies.append(mean_entropy(single))
+        test[place] /= networks_averaged
         test[place], fold_mean = sharpened(test[place], entropies)
         fold_means.append(fold_mean)
         if len(networks) == len(common):

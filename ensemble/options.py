@@ -15,5 +15,10 @@ class Options:
         "scale the classes towards training's mix on the test set, if it is mixed alike; auto: if it helps out of fold",
         choices=("auto", "yes", "no"),
     )
+    all_drivers: str = setting(
+        "no",
+        "networks trained on all drivers (--fold all): beside a model's folds in its test mean, or instead of them",
+        choices=("no", "beside", "instead"),
+    )
     test_drivers: int = setting(0, "in the test set, for the interval; 0: guessed by images per driver", least=0)
     figures: bool = setting(True, "draw the figures")

@@ -129,13 +129,20 @@ def _run_source(request: Request) -> Source:
     members = [member for member in all_members if member.folds]
     if not members:
         raise UserError(f"{request.run}: no fold of any model is finished. Train one, then blend.")
-    tables = members_of_run.input_paths(request.run, members)
+    all_drivers = request.options.all_drivers
+    if all_drivers != "no" and not any(member.all_drivers for member in members):
+        raise UserError(
+            f"--all-drivers {all_drivers}: no model of {request.run} has a finished fold_all. Train one: "
+            f"python models/{members[0].name}.py --run {request.run.name} --fold all"
+        )
+    tables = members_of_run.input_paths(request.run, members, all_drivers)
     inputs = {str(path.relative_to(request.run)): path for path in [folds_path(request.run), *tables]}
     sample = inputs[SAMPLE_SUBMISSION] = request.sample
 
     def read() -> tuple[Predictions, list[str]]:
-        predictions = members_of_run.read_members(request.run, members, folds, read_sample_images(sample))
-        return predictions, _remarks(request.run, all_members, len(folds), len(predictions.images))
+        images = read_sample_images(sample)
+        predictions = members_of_run.read_members(request.run, members, folds, images, all_drivers)
+        return predictions, _remarks(request.run, all_members, len(folds), len(predictions.images), all_drivers)
 
     return Source({"members": [as_json(member) for member in all_members]}, inputs, True, read)
 
@@ -260,7 +267,7 @@ def _neighbours_text(request: Request, outcome: Outcome) -> str:
     return "\n".join(lines)
 
 
-def _remarks(run: Path, members: Sequence[Member], all_images: int, images: int) -> list[str]:
+def _remarks(run: Path, members: Sequence[Member], all_images: int, images: int, all_drivers: str) -> list[str]:
     remarks = []
     missing = [members_of_run.lacks(run, member) for member in members if member.missing]
     if missing:
@@ -270,9 +277,12 @@ def _remarks(run: Path, members: Sequence[Member], all_images: int, images: int)
             f"Judged on the {images:,} of {all_images:,} images that every model covers; the test predictions average "
             "the folds\nthat exist; a model without any is left out. Do not compare these scores with complete ones."
         )
-    ignored = [member.name for member in members if member.all_drivers]
-    if ignored:
-        remarks.append(f"fold_all of {', '.join(ignored)} is not used: nothing out of fold tells how to weigh it.")
+    there = ", ".join(member.name for member in members if member.all_drivers)
+    if there and all_drivers == "no":
+        remarks.append(f"fold_all of {there} is not used: nothing out of fold tells how to weigh it (--all-drivers).")
+    elif there:
+        place = "instead of" if all_drivers == "instead" else "beside"
+        remarks.append(f"fold_all of {there} is used {place} its folds on the test set: no score here knows of that.")
     return remarks
 
 

@@ -29,6 +29,11 @@ class Companions:
     rows: np.ndarray
 
 
+def nobody(count: int) -> Companions:
+    """Of so many images whose drivers are unknown: nothing is joined."""
+    return Companions(np.full(count, -1), np.empty(0, np.int64))
+
+
 class Joined:
     """Rows of a store, of which some are joined with one of the same class and another driver.
 

@@ -17,6 +17,7 @@ CACHE = REPOSITORY / "cache"
 SUBMISSIONS = REPOSITORY / "submissions"
 VERSION = "statefarm_code.json"  # in the root of a bundle of the code: its git revision
 
+ALL_DRIVERS = "all"  # the 'fold' that holds nobody out: fold_all/ has no out_of_fold.csv
 RESERVED_MODEL_NAMES = ("ensemble",)
 RESERVED_RUN_NAMES = ("leaderboard",)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")

@@ -169,7 +169,7 @@ def unfinished(bench: Bench, experiment: Experiment, model: str, seed: int, fold
     """
     template = piece_of(experiment, bench.arguments, model, seed)
     pieces = [dataclasses.replace(template, fold=fold) for fold in folds]
-    return [piece.fold for piece, _ in command.unfinished(pieces, bench.dataset)]
+    return [int(piece.fold) for piece, _ in command.unfinished(pieces, bench.dataset)]
 
 
 def train(bench: Bench, experiment: Experiment, model: str, seed: int, folds: Sequence[int]) -> bool:

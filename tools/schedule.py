@@ -102,7 +102,7 @@ class Record:
         self.rows.append(own | {"estimate": round(task.estimate, 1), "on": self.kind})
         write_json(self.path, self.rows)
 
-    def spent(self, model: str, fold: int) -> float:
+    def spent(self, model: str, fold: int | str) -> float:
         """Seconds that unfinished starts of a piece took here."""
         rows = [row for row in self.rows if (row["model"], row["fold"]) == (model, fold) and row["on"] == self.kind]
         return float(sum(row["seconds"] for row in rows if row["ended"] == "stopped"))
@@ -116,7 +116,7 @@ class Record:
         return pace
 
 
-def task_of(run: Path, model: str, fold: int, estimate: float, record: Record) -> Task:
+def task_of(run: Path, model: str, fold: int | str, estimate: float, record: Record) -> Task:
     """The piece as the timetable knows it."""
     begun = (fold_folder(run, model, fold) / "config.json").exists()
     return Task(model, fold, estimate, begun, record.spent(model, fold) if begun else 0.0)

@@ -32,7 +32,7 @@ class Task:
     """
 
     model: str
-    fold: int
+    fold: int | str
     estimate: float
     begun: bool = False
     spent: float = 0.0
@@ -81,7 +81,7 @@ def _mean(values: Sequence[float]) -> float:
 
 def ordered(tasks: Sequence[Task], pace: Pace) -> list[Task]:
     """By what they bring: what was begun, then breadth before depth, the shortest first."""
-    return sorted(tasks, key=lambda task: (not task.begun, task.fold, pace.seconds(task), task.model))
+    return sorted(tasks, key=lambda task: (not task.begun, str(task.fold).zfill(3), pace.seconds(task), task.model))
 
 
 def next_task(tasks: Sequence[Task], pace: Pace, left: float) -> Task | None:

@@ -15,7 +15,7 @@ from models.finetuning.piece import OUTPUTS, Piece
 from models.finetuning.recipe import QUICK, Recipe
 from preprocessing.crops import REGIONS, WHOLE
 from preprocessing.errors import UserError, run_command
-from preprocessing.run_folder import checked_name, run_folder
+from preprocessing.run_folder import ALL_DRIVERS, checked_name, run_folder
 from preprocessing.settings import CommandLine, ImageSize, add_settings, chosen, setting
 
 DEFAULT_ARCHITECTURE = "inception_v3"
@@ -108,6 +108,8 @@ def _main(description: str, words: list[str]) -> None:
     run, template = template_piece(architecture, arguments)
     name = template.model_name
     checked, ordered, asked = command.read_data(arguments, run)
+    if ALL_DRIVERS in asked:
+        raise UserError("--fold all: a classifier on features needs held-out drivers. Leave --fold out, or name folds.")
     pieces = [dataclasses.replace(template, fold=fold) for fold in asked]
     todo = command.unfinished(pieces, checked)
     if len(todo) < len(pieces):

@@ -55,7 +55,7 @@ def _make(work: Work, dataset: Dataset, folds: pd.DataFrame, cache: Path, cache_
     settings, recipe = first.recipe, network_recipe(first.recipe)
     numbers, labels = folds["fold"].to_numpy(), folds["classname"].map(CLASSES.index).to_numpy()
     searched = not settings.regularisation or settings.calibrate
-    inner = [inner_folds(folds, own.fold) if searched else np.where(numbers == own.fold, -1, 0) for own, _ in work]
+    inner = [inner_folds(folds, int(own.fold)) if searched else np.where(numbers == own.fold, -1, 0) for own, _ in work]
     policy, reason = runtime.start(first.precision, first.seed)
     for own, own_settings in work:
         piece.begin(own, own_settings, runtime.versions(), policy)

@@ -18,7 +18,7 @@ from models.finetuning.processes import default_jobs, run_folds
 from models.finetuning.recipe import Kind, Recipe
 from preprocessing.augmentation_settings import Augmentation
 from preprocessing.errors import UserError, run_command
-from preprocessing.run_folder import CACHE, RUNS, checked_name, folds_path, run_folder
+from preprocessing.run_folder import ALL_DRIVERS, CACHE, RUNS, checked_name, folds_path, run_folder
 from preprocessing.settings import CommandLine, add_settings, chosen
 
 if TYPE_CHECKING:
@@ -50,7 +50,13 @@ def make_parser(architecture: Architecture) -> CommandLine:
 
 def add_piece_options(parser: argparse.ArgumentParser, name: str) -> None:
     """Options that say which pieces; `name` is the model's where none is given."""
-    parser.add_argument("--fold", type=int, nargs="+", metavar="K", help="folds to train, from 0 [all]")
+    parser.add_argument(
+        "--fold",
+        type=_fold,
+        nargs="+",
+        metavar="K",
+        help="folds to train, from 0; 'all' trains on all drivers, for test predictions alone [every fold]",
+    )
     parser.add_argument("--model-name", metavar="NAME", help=f"name in the run, to train it twice [{name}]")
 
 
@@ -106,6 +112,10 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
         "--cache", type=Path, default=CACHE, metavar="DIR", help="decoded images, activations, features [cache]"
     )
     group.add_argument("--cache-limit", type=_gibibytes, default=64.0, metavar="X", help="most of them kept [64 GiB]")
+
+
+def _fold(text: str) -> int | str:
+    return text if text == ALL_DRIVERS else _whole_number(0, 999)(text)
 
 
 def _whole_number(least: int, most: int) -> Callable[[str], int]:
@@ -191,7 +201,7 @@ def template_piece(architecture: Architecture, arguments: argparse.Namespace) ->
 
 def read_data(
     arguments: argparse.Namespace, run: Path, write: bool = True
-) -> tuple["Dataset", "pd.DataFrame", list[int]]:
+) -> tuple["Dataset", "pd.DataFrame", list[int | str]]:
     """The checked data, its fold table in the order of `dataset.train`, and the folds that were asked for.
 
     Args:
@@ -206,10 +216,12 @@ def read_data(
     number = arguments.folds or (2 if arguments.quick else 5)
     table = folds.ensure_folds(run, checked.train, number) if write else folds.make_folds(checked.train, number)
     count = int(table["fold"].max()) + 1
-    asked = sorted(set(arguments.fold if arguments.fold is not None else range(count)))
-    if not asked or asked[0] < 0 or asked[-1] >= count:
+    wanted = arguments.fold if arguments.fold is not None else range(count)
+    asked = sorted({fold for fold in wanted if fold != ALL_DRIVERS})
+    if not set(asked) <= set(range(count)):
         raise UserError(f"--fold {' '.join(map(str, asked))}: this run has the folds 0 to {count - 1}.")
-    return checked, table.set_index("img").loc[checked.train["img"]].reset_index(), asked
+    every = [*asked, ALL_DRIVERS] if ALL_DRIVERS in wanted else asked
+    return checked, table.set_index("img").loc[checked.train["img"]].reset_index(), every
 
 
 def unfinished(pieces: list[Piece], dataset: "Dataset") -> list[tuple[Piece, dict[str, Any]]]:

@@ -17,6 +17,7 @@ from models.finetuning import weights as pretrained
 from models.finetuning.network import Network, build, save_model
 from models.finetuning.piece import Piece
 from models.finetuning.processes import LABEL
+from models.finetuning.pseudo_labels import soft_targets
 from models.finetuning.sources import Source
 from models.finetuning.training import FoldData, Trainer
 from models.finetuning.trunk import split
@@ -29,6 +30,7 @@ from preprocessing.errors import UserError
 from preprocessing.files import written_whole
 from preprocessing.images import ImageStore
 from preprocessing.metric import accuracy, log_loss
+from preprocessing.run_folder import ALL_DRIVERS
 from preprocessing.tables import write_predictions
 
 PART = 2048  # images whose features are converted at a time
@@ -74,6 +76,7 @@ def _train(work: Piece, dataset: Dataset, folds: pd.DataFrame, settings: dict, c
     )
 
     trained_on, tested_on = _sources(work, network, data, test, policy, cache, cache_limit, say)
+    trained_on = _with_pseudo_labels(work, dataset, trained_on, tested_on, say)
     trainer = train_network(
         work,
         network,
@@ -92,9 +95,12 @@ def _train(work: Piece, dataset: Dataset, folds: pd.DataFrame, settings: dict, c
     results |= {"best_epoch": trainer.progress.best_epoch, "seconds": round(time.monotonic() - begun, 1)}
     piece.finish(work, results)
     shutil.rmtree(work.folder / "checkpoint", ignore_errors=True)
+    judged = "nobody held out,"
+    if "log_loss" in results:
+        judged = f"held-out log loss {results['log_loss']:.4f}, accuracy {results['accuracy']:.1%}"
     say(
-        f"{work.model_name}, fold {work.fold}: held-out log loss {results['log_loss']:.4f}, accuracy "
-        f"{results['accuracy']:.1%} with the weights of epoch {results['best_epoch']}, {results['seconds']:.0f} s"
+        f"{work.model_name}, fold {work.fold}: {judged} with the weights of epoch {results['best_epoch']}, "
+        f"{results['seconds']:.0f} s"
     )
 
 
@@ -177,7 +183,20 @@ def _sources(
         limit=limit,
         workers=work.workers,
         say=say,
+        train_on_all=bool(recipe.pseudo_labels),
     )
+
+
+def _with_pseudo_labels(
+    work: Piece, dataset: Dataset, labelled: Source, test: Source, say: Callable[[str], None]
+) -> Source:
+    """The labelled images, and what an earlier run believes of the test images besides, where the recipe wants that."""
+    tables = work.pseudo_tables()
+    if not tables:
+        return labelled
+    soft = soft_targets(tables, [img for img in dataset.test if img not in dataset.broken_test])
+    say(f"pseudo-labels of {len(soft):,} test images from {len(tables)} tables: {', '.join(map(str, tables))}")
+    return sources.WithPseudoLabels(labelled, test, soft, work.recipe.pseudo_ratio)
 
 
 def speaker(*logs: Path) -> Callable[[str], None]:
@@ -224,7 +243,8 @@ def stores(
 def fold_data(work: Piece, folds: pd.DataFrame, store: ImageStore) -> FoldData:
     labels = folds["classname"].map(CLASSES.index).to_numpy()
     numbers = folds["fold"].to_numpy()
-    training = np.flatnonzero(numbers != work.fold)
+    held_out = np.zeros(len(numbers), bool) if work.fold == ALL_DRIVERS else numbers == work.fold
+    training = np.flatnonzero(~held_out)
     if 0 < work.recipe.train_images < len(training):  # rows follow the videos, so every n-th row thins each of them
         training = training[np.linspace(0, len(training) - 1, work.recipe.train_images).round().astype(int)]
     lost = sorted(set(range(NUMBER_OF_CLASSES)) - set(labels[training]))
@@ -234,7 +254,7 @@ def fold_data(work: Piece, folds: pd.DataFrame, store: ImageStore) -> FoldData:
             "train on. Use more."
         )
     drivers = np.unique(folds["subject"].to_numpy(dtype=str), return_inverse=True)[1]
-    return FoldData(store, labels, training, np.flatnonzero(numbers == work.fold), drivers)
+    return FoldData(store, labels, training, np.flatnonzero(held_out), drivers)
 
 
 def _start_head(network: Network, source: Source, work: Piece, data: FoldData, say: Callable[[str], None]) -> None:
@@ -260,10 +280,12 @@ def _leave_predictions(
 ) -> dict[str, float]:
     """Writes the out-of-fold and test tables and their features; returns the held-out scores."""
     views = (work.recipe.tta, work.seed, work.workers)
-    plain, features = trained_on.predict(data.held_out, "held-out drivers")
-    probabilities = mean_with_views(network.predictor, data.store, data.held_out, plain, *views)
-    scores = leave_out_of_fold(work, data, folds, probabilities, features)
-    if work.recipe.tta:
+    scores: dict[str, float] = {}
+    if len(data.held_out):
+        plain, features = trained_on.predict(data.held_out, "held-out drivers")
+        probabilities = mean_with_views(network.predictor, data.store, data.held_out, plain, *views)
+        scores = leave_out_of_fold(work, data, folds, probabilities, features)
+    if scores and work.recipe.tta:
         without = leave_out_of_fold(work, data, folds, plain, name=piece.OUTPUTS_OF_TTA[0])
         scores |= {f"{score}_without_tta": value for score, value in without.items()}
         say(f"with {work.recipe.tta} views of each image {scores['log_loss']:.4f}, without {without['log_loss']:.4f}")

@@ -72,6 +72,11 @@ class Model:
         self.architecture = architecture
         self.options = options
         self.recipe, self.augmentation = architecture.settings_for(kind, given)
+        if self.recipe.pseudo_labels:
+            raise UserError(
+                f"pseudo_labels={self.recipe.pseudo_labels!r}: these belong to the folds of a run. Train it with "
+                f"python models/{architecture.name}.py --pseudo-labels {self.recipe.pseudo_labels}"
+            )
         self.history: pd.DataFrame | None = None
         self.log_loss = float("nan")
         self.network: Network | None = None
@@ -130,6 +135,7 @@ class Model:
         import pandas as pd
 
         from models.finetuning.prediction import predict
+        from models.finetuning.views import mean_with_views
         from preprocessing.competition import CLASSES
 
         if isinstance(images, (str, os.PathLike)):
@@ -138,7 +144,10 @@ class Model:
         probabilities = np.empty((0, len(CLASSES)))
         if len(store):
             rows = np.arange(len(store))
-            probabilities, _ = predict(self.network.predictor, store, rows, self.options.workers, "images")
+            options = self.options
+            plain, _ = predict(self.network.predictor, store, rows, options.workers, "images")
+            views = (self.recipe.tta, options.seed, options.workers)
+            probabilities = mean_with_views(self.network.predictor, store, rows, plain, *views)
         probabilities = np.asarray(probabilities, np.float64)
         table = pd.DataFrame(probabilities / probabilities.sum(axis=1, keepdims=True), columns=list(CLASSES))
         table.insert(0, "img", store.names)

@@ -15,6 +15,7 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from models.finetuning import pseudo_labels
 from models.finetuning import weights as pretrained
 from models.finetuning.architecture import Architecture
 from preprocessing import locks
@@ -23,7 +24,7 @@ from preprocessing.errors import UserError
 from preprocessing.files import read_record, sha256_of, write_json
 from preprocessing.finished import DAMAGED, FAILED, FINISHED, set_aside
 from preprocessing.masking import masked
-from preprocessing.run_folder import REPOSITORY, VERSION, fold_folder, folds_path
+from preprocessing.run_folder import ALL_DRIVERS, REPOSITORY, VERSION, fold_folder, folds_path
 from preprocessing.settings import as_json, as_words
 
 CHECKPOINT = "checkpoint/state.npz"
@@ -48,9 +49,9 @@ class Piece:
         run: the run's folder.
         model_name: the sub-folder; the architecture's name unless the user gave another.
         recipe: the settings of the network's training, or of a classifier on its features.
-        fold: number of the fold that is held out.
+        fold: number of the fold that is held out; 'all' is none.
         augmentation: None where images are only seen as they are.
-        outputs: the files that it leaves.
+        outputs: the files that it leaves where drivers are held out.
         activations: whether those of frozen layers are kept in the cache: 'auto', 'yes' or 'no'; decides nothing.
         log_to: where the curves go besides history.csv, as `watching` knows them; decides nothing.
     """
@@ -59,7 +60,7 @@ class Piece:
     model_name: str
     architecture: Architecture
     recipe: Any
-    fold: int
+    fold: int | str
     weights: str
     precision: str
     seed: int
@@ -73,6 +74,20 @@ class Piece:
     def folder(self) -> Path:
         """runs/NAME/MODEL/fold_K"""
         return fold_folder(self.run, self.model_name, self.fold)
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The files that it leaves: where nobody is held out, nothing is out of fold."""
+        return tuple(name for name in self.outputs if self.fold != ALL_DRIVERS or not name.startswith("out_of_fold"))
+
+    def pseudo_tables(self) -> list[Path]:
+        """The tables that its pseudo-labels are made of; none without.
+
+        Raises:
+            UserError: they are not there.
+        """
+        source = getattr(self.recipe, "pseudo_labels", "")
+        return pseudo_labels.find_tables(self.run, self.model_name, self.fold, source) if source else []
 
     def changes(self) -> str:
         """A line: the settings that are not the architecture's own defaults. config.json has all of them."""
@@ -101,6 +116,7 @@ class Piece:
             "precision": self.precision,
             "seed": self.seed,
             **_decisions(self.recipe, self.augmentation),
+            **({"pseudo_labels_sha256": pseudo_labels.identity(self.pseudo_tables())} if self.pseudo_tables() else {}),
         }
 
 
@@ -137,7 +153,7 @@ def is_finished(piece: Piece, settings: dict[str, Any]) -> bool:
     except UserError as error:
         print(f"note: {error} That fold is made again.", file=sys.stderr)
         return False
-    return isinstance(sizes, dict) and all(_size(piece.folder / name) == sizes.get(name) for name in piece.outputs)
+    return isinstance(sizes, dict) and all(_size(piece.folder / name) == sizes.get(name) for name in piece.files)
 
 
 def _settings_in(piece: Piece) -> dict[str, Any] | None:
@@ -194,7 +210,7 @@ def _require_weights_of_others(piece: Piece, settings: dict[str, Any]) -> None:
 
 def finish(piece: Piece, results: dict[str, Any]) -> None:
     """Writes finished.json with the results, and the size and checksum of every output."""
-    files = {name: piece.folder / name for name in piece.outputs}
+    files = {name: piece.folder / name for name in piece.files}
     record = results | {
         "bytes": {name: _size(path) for name, path in files.items()},
         "sha256": {name: sha256_of(path) for name, path in files.items()},
@@ -229,7 +245,7 @@ def held(piece: Piece) -> Iterator[None]:
 
 def _made_something(piece: Piece) -> bool:
     """Whether there is more than a record of intentions, that is, something to protect from other settings."""
-    return any((piece.folder / name).exists() for name in (*piece.outputs, FINISHED, CHECKPOINT))
+    return any((piece.folder / name).exists() for name in (*piece.files, FINISHED, CHECKPOINT))
 
 
 def _size(path: Path) -> int:

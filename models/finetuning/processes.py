@@ -40,9 +40,9 @@ def default_jobs(quick: bool, folds: int) -> int:
 def run_folds(
     script: Path,
     words: Sequence[str],
-    folds: Sequence[int],
+    folds: Sequence[int | str],
     jobs: int,
-    leave_out: Callable[[int, str], None] = lambda fold, what: None,
+    leave_out: Callable[[int | str, str], None] = lambda fold, what: None,
 ) -> None:
     """Runs an architecture's script for each fold; one that breaks off is tried once more, alone and smaller in memory.
 
@@ -62,7 +62,7 @@ def run_folds(
     if STOPPED in failed.values():
         sys.exit(STOPPED)
     lost = {fold: "" for fold, status in failed.items() if status == USER_ERROR}  # these have said what happened
-    for fold in sorted(set(failed) - set(lost)):
+    for fold in sorted(set(failed) - set(lost), key=str):
         what = _what_happened(failed[fold])
         print(f"note: fold {fold} of {script.stem} {what}: once more, {SMALLER}", file=sys.stderr)
         status = _run_all(script, [*words, "--workers", "1"], [fold], 1, jobs, _SMALLER)[fold]
@@ -73,23 +73,23 @@ def run_folds(
         elif status:
             lost[fold] = f"{what}; tried again with less memory it {_what_happened(status)}"
             leave_out(fold, lost[fold])
-    for fold, what in sorted(lost.items()):
+    for fold, what in sorted(lost.items(), key=str):
         said = f"{what}. {_ADVICE}" if what else "failed, as it says above."
         print(f"error: fold {fold} of {script.stem} {said}", file=sys.stderr)
     if lost:
         left = f"{len(folds) - len(lost)} of {len(folds)} folds are finished"
-        print(f"error: {script.stem} lacks fold {', '.join(map(str, sorted(lost)))}; {left}", file=sys.stderr)
+        print(f"error: {script.stem} lacks fold {', '.join(sorted(map(str, lost)))}; {left}", file=sys.stderr)
         sys.exit(SOME_FAILED)
 
 
 def _run_all(
     script: Path,
     words: Sequence[str],
-    folds: Sequence[int],
+    folds: Sequence[int | str],
     jobs: int,
     sharing: int,
     extra: Mapping[str, str] = MappingProxyType({}),
-) -> dict[int, int]:
+) -> dict[int | str, int]:
     """The exit status of each fold's process; none begins after one was stopped.
 
     Args:
@@ -97,8 +97,8 @@ def _run_all(
         sharing: as how many they divide the cores, which decides how sums are rounded.
         extra: variables of their environment.
     """
-    waiting, running, ended = list(folds), dict[int, subprocess.Popen](), dict[int, int]()
-    places, place_of = list(range(jobs)), dict[int, int]()
+    waiting, running, ended = list(folds), dict[int | str, subprocess.Popen](), dict[int | str, int]()
+    places, place_of = list(range(jobs)), dict[int | str, int]()
     devices = find_devices() if sharing > 1 else []
     try:
         while running or (waiting and STOPPED not in ended.values()):

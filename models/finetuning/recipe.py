@@ -81,6 +81,13 @@ class Recipe:
         1, "measure the held-out drivers after so many epochs, and after the last", unit="epochs", least=1
     )
     patience: int = setting(3, "stop after so many epochs without a lower held-out log loss", unit="epochs", least=1)
+    # test images as teachers
+    pseudo_labels: str = setting(
+        "", "RUN or RUN/MODEL whose test predictions are soft targets; each fold reads that run's same fold alone"
+    )
+    pseudo_ratio: float = setting(
+        2.0, "with them, training images for each test image that a step sees besides", least=0.1, most=100
+    )
     # predictions
     tta: int = setting(
         0,
@@ -182,6 +189,15 @@ def check_contradictions(recipe: Recipe) -> None:
         raise UserError(
             f"--judge-every {recipe.judge_every} with --patience {recipe.patience}: it would stop before it was "
             f"measured again. Add --patience {recipe.judge_every} or more."
+        )
+    if recipe.pseudo_labels and not recipe.epochs and not recipe.head_epochs:
+        raise UserError(
+            f"--pseudo-labels {recipe.pseudo_labels} with --epochs 0: nothing would learn from them. Add --epochs 1."
+        )
+    if not recipe.pseudo_labels and recipe.pseudo_ratio != Recipe().pseudo_ratio:
+        raise UserError(
+            f"--pseudo-ratio {recipe.pseudo_ratio:g} without --pseudo-labels: there is nothing to mix in. Add "
+            "--pseudo-labels RUN, or leave it out."
         )
     if recipe.head_start != "logistic" and not recipe.epochs and not recipe.head_epochs:
         raise UserError(

@@ -14,7 +14,7 @@ from models.finetuning.trunk import Split
 from preprocessing.augmentation_settings import Augmentation
 from preprocessing.batches import Augmented, plain_batches, training_batches
 from preprocessing.cache import make_room
-from preprocessing.driver_mixing import Companions
+from preprocessing.driver_mixing import Companions, nobody
 from preprocessing.images import ImageStore
 from preprocessing.settings import as_json
 
@@ -101,6 +101,44 @@ class Activations:
         return predict(self.network.predictor, part, rows, self.plain.workers, what)
 
 
+class WithPseudoLabels:
+    """A source whose batches hold images of another besides, with soft targets of their own.
+
+    Args:
+        real: the labelled images; its batches come first in every batch, as they are without.
+        other: the images besides. Both are pixels, or both are activations.
+        soft: shape (images of `other`, classes), float32.
+        ratio: images of `real` for each of `other`.
+    """
+
+    def __init__(self, real: Source, other: Source, soft: np.ndarray, ratio: float) -> None:
+        self.network, self.images = real.network, real.images
+        self.real, self.other, self.soft, self.ratio = real, other, soft, ratio
+
+    def batches(
+        self, targets: np.ndarray, order: np.ndarray, seed: int, copy: int
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        count = max(1, round(order.shape[1] / self.ratio))
+        besides = self._besides(order, count, seed)
+        pairs = zip(
+            self.real.batches(targets, order, seed, copy),
+            self.other.batches(self.soft, besides, seed, copy),
+            strict=True,
+        )
+        for (inputs, wanted), (more, soft) in pairs:
+            yield np.concatenate([inputs, more]), np.concatenate([wanted, soft])
+
+    def predict(self, rows: np.ndarray, what: str) -> tuple[np.ndarray, np.ndarray]:
+        return self.real.predict(rows, what)
+
+    def _besides(self, order: np.ndarray, count: int, seed: int) -> np.ndarray:
+        """Rows of `other`: each comes again only after all others. The order of the real ones tells epochs apart."""
+        generator = np.random.default_rng([seed, *order[0].tolist()])
+        rounds = -(-len(order) * count // len(self.soft))
+        rows = np.concatenate([generator.permutation(len(self.soft)) for _ in range(rounds)])
+        return rows[: len(order) * count].reshape(len(order), count)
+
+
 def copy_name(copy: int) -> str:
     """Of an augmented copy's files."""
     return f"epoch_{copy:03d}"
@@ -124,6 +162,7 @@ def choose(
     limit: int,
     workers: int,
     say: Callable[[str], None],
+    train_on_all: bool = False,
 ) -> list[Source]:
     """A source for each table: activations as far as the cache has room for them, else pixels.
 
@@ -138,22 +177,25 @@ def choose(
         decides: what decides the trunk's function: weights, precision, ...
         seed: of the augmentation.
         limit: the most bytes that the cache may hold.
+        train_on_all: the other tables are trained on too, together with the first.
     """
     pixels: list[Source] = [
-        Pixels(network, store, augmentation, workers, None if number else companions)
+        Pixels(network, store, augmentation, workers, nobody(len(store)) if number else companions)
         for number, store in enumerate(stores)
     ]
     if split is None or augmentation.mixup or augmentation.cutmix or augmentation.driver_mixing:
         return pixels  # what mixes the pixels of images has other copies in each fold
     settings = {name: value for name, value in as_json(augmentation.scaled()).items() if name != "driver_mixing"}
     drawn = decides | {"augmentation": settings, "seed": seed}
-    augmented = ActivationStore(name, drawn, stores[0], split, cache, workers)
     copies = [copy_name(copy) for copy in sorted({recipe.copy_of(epoch) for epoch in range(1, epochs + 1)})]
     kept = [store.folder for store in stores]
     found: list[Source] = []
     for number, store in enumerate(stores):
         own = ActivationStore(name, decides, store, split, cache, workers)
-        wanted = [(own, [PLAIN], plain[number])] + ([(augmented, copies, training)] if number == 0 else [])
+        augmented = ActivationStore(name, drawn, store, split, cache, workers)
+        rows = training if number == 0 else np.arange(len(store))
+        wanted = [(own, [PLAIN], plain[number])]
+        wanted += [(augmented, copies, rows)] if number == 0 or train_on_all else []
         size = sum(one.bytes(rows) * len(parts) for one, parts, rows in wanted)
         what = f"{size / 2**30:.1f} GiB of activations at {split.name} for {len(store):,} images"
         needed = sum(one.missing_bytes(parts, rows) for one, parts, rows in wanted)
@@ -165,4 +207,6 @@ def choose(
         else:
             found.append(pixels[number])
             say(f"{what} find no room in the cache (--cache-limit, or the disk): computed anew each time")
+            if train_on_all:  # what is trained on together must begin at one place
+                return pixels
     return found

@@ -217,8 +217,14 @@ class Trainer:
         return loss, False
 
     def _judge(self, seconds: float, training_loss: float) -> None:
-        """Measures the held-out drivers, and keeps the best weights."""
+        """Measures the held-out drivers, and keeps the best weights; the last ones where nobody is held out."""
         progress, data = self.progress, self.data
+        if not len(data.held_out):
+            progress.best_epoch = len(progress.history) + bool(progress.best)
+            if progress.best:
+                self._add_row(seconds, training_loss)
+            progress.best = [keras.ops.convert_to_numpy(variable) for variable in self.network.training.variables]
+            return
         probabilities, _ = self.source.predict(data.held_out, "held-out drivers")
         if not np.isfinite(probabilities).all():
             raise DivergedError(f"the network's predictions are no longer numbers. {WHAT_TO_CHANGE}")

@@ -10,8 +10,7 @@ import numpy as np
 
 from models.finetuning.prediction import predict
 from preprocessing.augmentation_settings import Augmentation
-from preprocessing.batches import Augmented
-from preprocessing.images import ImageStore
+from preprocessing.batches import Augmented, Rows
 from preprocessing.log_space import geometric_mean
 
 NOTHING = Augmentation(
@@ -21,7 +20,7 @@ VIEWS = dataclasses.replace(NOTHING, augmentation=1.0, rotation=4.0, translation
 
 
 def mean_with_views(
-    predictor: keras.Model, images: ImageStore, rows: np.ndarray, plain: np.ndarray, views: int, seed: int, workers: int
+    predictor: keras.Model, images: Rows, rows: np.ndarray, plain: np.ndarray, views: int, seed: int, workers: int
 ) -> np.ndarray:
     """The mean of the predictions of images and of views of them, which depend on (seed, view, image) alone.
 

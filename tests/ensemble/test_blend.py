@@ -16,9 +16,11 @@ from ensemble import stage
 from ensemble.calibration import Calibration
 from ensemble.clipping import clip
 from ensemble.figures import FIGURES
+from ensemble.members import find_members, read_members
 from ensemble.options import Options
 from ensemble.stage import Request, blend_run
 from preprocessing.competition import CLASSES
+from preprocessing.errors import UserError
 from preprocessing.metric import log_loss
 from preprocessing.tables import read_predictions
 
@@ -165,6 +167,31 @@ def test_a_model_trained_on_all_drivers_is_left_alone(small) -> None:
     assert "fold_all" not in blend_run(request_of(small))
     (small.run / "vgg16" / "fold_all" / "finished.json").write_text("{}")
     assert "fold_all of vgg16 is not used" in blend_run(request_of(small))
+
+
+def test_a_network_of_all_drivers_stands_beside_or_instead_of_the_folds_on_the_test_set_alone(small) -> None:
+    with pytest.raises(UserError, match=r"no model .* has a finished fold_all.*--fold all"):
+        blend_run(request_of(small, options=Options(figures=False, all_drivers="beside")))
+    shutil.copytree(small.piece("resnet50", 0), small.run / "vgg16" / "fold_all")
+    (small.run / "vgg16" / "fold_all" / "out_of_fold.csv").unlink()
+    images = pd.Index(pd.read_csv(small.sample)["img"])
+    found = {}
+    for how in ("no", "beside", "instead"):
+        members = find_members(small.run, range(3), ["vgg16"])
+        found[how] = read_members(small.run, members, small.folds, images, how)
+        np.testing.assert_array_equal(found[how].out_of_fold, found["no"].out_of_fold)
+    tables = [read_predictions(small.piece("vgg16", fold) / "test.csv") for fold in range(3)]
+    alone = read_predictions(small.piece("resnet50", 0) / "test.csv")
+    np.testing.assert_allclose(found["instead"].test[0], alone.loc[images].to_numpy())
+    assert [found[how].fold_means[0].networks for how in ("no", "beside", "instead")] == [3, 4, 1]
+    mean = np.mean([table.loc[images].to_numpy() for table in [*tables, alone]], axis=0)
+    ratio = np.log(found["beside"].test[0]) - np.log(found["beside"].test[0][:, :1])
+    plain = np.log(mean) - np.log(mean[:, :1])
+    scale = found["beside"].fold_means[0].scale
+    np.testing.assert_allclose(ratio, scale * plain, rtol=1e-6, atol=1e-9)
+    text = blend_run(request_of(small, options=Options(figures=False, all_drivers="instead")))
+    assert "fold_all of vgg16 is used instead of its folds" in text
+    assert "vgg16/fold_all/test.csv" in record_of(small)["inputs"]
 
 
 def test_help_is_quick() -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from models.finetuning import architecture as zoo
+from models.finetuning import checkpoint
 from models.finetuning.fold import speaker
 from models.finetuning.head import fit_logistic, set_head
 from models.finetuning.network import Network, build
@@ -223,6 +224,21 @@ def test_epochs_between_measurements_are_only_trained(data: FoldData, tmp_path: 
     trainer.train()
     judged = [not np.isnan(row["held_out_log_loss"]) for row in trainer.progress.history]
     assert judged == [False, True, True]
+
+
+def test_where_nobody_is_held_out_the_last_weights_are_kept_and_nothing_stops_early(
+    data: FoldData, tmp_path: Path
+) -> None:
+    everybody = dataclasses.replace(data, training=np.arange(len(data.labels)), held_out=np.empty(0, np.int64))
+    recipe = recipe_of("vgg16", trainable="head", epochs=3, patience=1)
+    network, trainer = trainer_of("vgg16", recipe, everybody, tmp_path)
+    trainer.train()
+    assert [row["epoch"] for row in trainer.progress.history] == [1, 2, 3]
+    assert all(np.isnan(row["held_out_log_loss"]) for row in trainer.progress.history)
+    assert trainer.progress.best_epoch == 3
+    _, arrays = checkpoint.load(tmp_path / "state.npz")
+    for ours, saved in zip(network.training.variables, checkpoint.ordered(arrays, "network"), strict=True):
+        np.testing.assert_array_equal(ours, saved)
 
 
 def test_a_loss_that_is_no_number_stops_with_the_settings_to_change(data: FoldData, tmp_path: Path) -> None:

@@ -1,0 +1,92 @@
+"""Pseudo-labels: which tables of an earlier run say what the test images show.
+
+Fold k reads the test predictions of that run's fold k alone. Those networks, too, never saw the drivers that fold k
+holds out, so these drivers stay unseen. A training on all drivers holds nobody out and may read every fold.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from preprocessing.errors import UserError, named
+from preprocessing.files import sha256_of
+from preprocessing.run_folder import (
+    ALL_DRIVERS,
+    RESERVED_MODEL_NAMES,
+    checked_name,
+    fold_folder,
+    folds_path,
+    run_folder,
+)
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+def find_tables(run: Path, model: str, fold: int | str, source: str) -> list[Path]:
+    """The prediction tables of the test set that a piece learns from.
+
+    Args:
+        run: the folder of the piece's own run.
+        model: the piece's own.
+        fold: the piece's own, a number or 'all'.
+        source: what --pseudo-labels says: RUN, or RUN/MODEL for one of its models.
+
+    Raises:
+        UserError: no such run or model, other folds, or this fold is not finished there.
+    """
+    option = f"--pseudo-labels {source}"
+    name, _, wanted = source.partition("/")
+    earlier = run_folder(checked_name(name, option), run.parent)
+    if wanted:
+        checked_name(wanted, option)
+    if not folds_path(earlier).is_file():
+        raise UserError(f"{option}: {earlier} is no run. Expected the name of one that has finished this fold.")
+    if earlier.resolve() == run.resolve() and wanted in ("", model):
+        raise UserError(
+            f"{option}: that is this run itself. Name a model of it (--pseudo-labels {name}/MODEL) or another --run."
+        )
+    if sha256_of(folds_path(earlier)) != sha256_of(folds_path(run)):
+        raise UserError(
+            f"{option}: its folds.csv is another one, so its networks may have seen drivers that are held out here. "
+            "Take a run of the same data and the same --folds."
+        )
+    folds = "*" if fold == ALL_DRIVERS else str(fold)
+    finished = sorted(earlier.glob(f"{wanted or '*'}/fold_{folds}/finished.json"))
+    found = [path.parent / "test.csv" for path in finished]
+    found = [path for path in found if path.parts[-3] not in RESERVED_MODEL_NAMES]
+    if not found:
+        there = sorted({f"{path.parts[-3]}/{path.parts[-2]}" for path in earlier.glob("*/fold_*/finished.json")})
+        raise UserError(
+            f"{option}: expected a finished {fold_folder(earlier, wanted or 'MODEL', fold)}, found "
+            f"{named(there, 5) or 'nothing finished'}. Train it first."
+        )
+    return found
+
+
+def identity(tables: Sequence[Path]) -> str:
+    """SHA-256 over the content of the tables: tells whether a piece was made from these."""
+    return hashlib.sha256("".join(sha256_of(path) for path in tables).encode()).hexdigest()
+
+
+def soft_targets(tables: Sequence[Path], images: Sequence[str]) -> "np.ndarray":
+    """What the tables say of these images: their mean in log space, shape (images, classes), float32.
+
+    Raises:
+        UserError: a table is damaged, or lacks an image.
+    """
+    import numpy as np
+
+    from preprocessing.competition import CLASSES
+    from preprocessing.log_space import geometric_mean
+    from preprocessing.tables import read_predictions
+
+    found = []
+    for path in tables:
+        table = read_predictions(path)
+        missing = sorted(set(images).difference(table.index))
+        if missing:
+            raise UserError(f"{path}: expected every test image, it lacks {len(missing):,}: {named(missing)}.")
+        found.append(table.loc[list(images), list(CLASSES)].to_numpy())
+    return geometric_mean(found).astype(np.float32)

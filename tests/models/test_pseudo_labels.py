@@ -1,0 +1,219 @@
+"""Pseudo-labels: fold k learns from fold k's predictions alone, beside the real images; and a training on everybody."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from models.finetuning import architecture as zoo
+from models.finetuning.interface import finetune
+from models.finetuning.network import Network
+from models.finetuning.piece import Piece
+from models.finetuning.pseudo_labels import find_tables, identity, soft_targets
+from models.finetuning.recipe import Kind
+from models.finetuning.sources import Pixels, WithPseudoLabels
+from preprocessing import dataset
+from preprocessing.batches import training_order
+from preprocessing.driver_mixing import nobody
+from preprocessing.errors import UserError
+from preprocessing.folds import ensure_folds
+from preprocessing.images import ImageStore
+from preprocessing.log_space import geometric_mean
+from preprocessing.settings import ImageSize
+from preprocessing.tables import read_predictions, write_predictions
+from tests.preprocessing.test_augmentation import only
+from tests.tools.conftest import run_python
+from tests.trees import make_tree, write_image
+
+IMAGES = [f"img_{number}.jpg" for number in range(12)]
+
+
+def write_piece(run: Path, model: str, fold: int | str, seed: int, images: list[str] = IMAGES) -> Path:
+    """A finished piece with test predictions; returns their table."""
+    folder = run / model / f"fold_{fold}"
+    folder.mkdir(parents=True)
+    probabilities = np.random.default_rng(seed).dirichlet(np.full(10, 0.3), len(images))
+    write_predictions(folder / "test.csv", images[::-1], probabilities)
+    (folder / "finished.json").write_text("{}")
+    return folder / "test.csv"
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    """An earlier run of two models and two folds, and a run of the same folds that has nothing yet."""
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "folds.csv").write_text("img,subject,classname,fold\nimg_1.jpg,p1,c0,0\n")
+    for number, model in enumerate(("vgg16", "mobilenet")):
+        for fold in (0, 1):
+            write_piece(tmp_path / "first", model, fold, 10 * number + fold)
+    return tmp_path
+
+
+def test_a_fold_reads_its_own_fold_of_every_model_in_log_space(runs: Path) -> None:
+    tables = find_tables(runs / "second", "vgg16", 1, "first")
+    assert tables == [runs / "first" / model / "fold_1" / "test.csv" for model in ("mobilenet", "vgg16")]
+    soft = soft_targets(tables, IMAGES)
+    expected = geometric_mean([read_predictions(path).loc[IMAGES].to_numpy() for path in tables])
+    np.testing.assert_allclose(soft, expected, rtol=1e-6)
+    assert soft.dtype == np.float32
+    assert find_tables(runs / "second", "vgg16", 1, "first/vgg16") == tables[1:]
+    assert find_tables(runs / "first", "again", 0, "first/vgg16") == [runs / "first/vgg16/fold_0/test.csv"]
+
+
+def test_poisoned_tables_of_other_folds_change_nothing_and_are_not_read(runs: Path) -> None:
+    tables = find_tables(runs / "second", "vgg16", 0, "first")
+    before, known = soft_targets(tables, IMAGES), identity(tables)
+    for fold in (1, "all"):
+        folder = runs / "first" / "vgg16" / f"fold_{fold}"
+        folder.mkdir(exist_ok=True)
+        (folder / "test.csv").write_text("poison")
+        (folder / "finished.json").write_text("{}")
+    write_piece(runs / "first", "ensemble", 0, 99)  # made from all folds
+    again = find_tables(runs / "second", "vgg16", 0, "first")
+    assert again == tables
+    assert identity(again) == known
+    np.testing.assert_array_equal(soft_targets(again, IMAGES), before)
+    tables[0].write_text(tables[0].read_text().replace("0.1", "0.2"))
+    assert identity(tables) != known, "its own tables decide"
+
+
+def test_a_training_on_all_drivers_reads_every_fold(runs: Path) -> None:
+    assert len(find_tables(runs / "second", "vgg16", "all", "first")) == 4
+
+
+WRONG = {
+    "no such run": ("third", "is no run"),
+    "no name of a run": ("../first", "expected letters"),
+    "no such model": ("first/vgg19", "expected a finished"),
+    "its own run": ("second", "this run itself"),
+    "itself": ("second/mine", "this run itself"),
+}
+
+
+@pytest.mark.parametrize("case", sorted(WRONG))
+def test_what_cannot_be_read_is_one_line(runs: Path, case: str) -> None:
+    source, message = WRONG[case]
+    with pytest.raises(UserError, match=message):
+        find_tables(runs / "second", "mine", 0, source)
+
+
+def test_a_run_that_lacks_the_fold_or_has_other_folds_is_refused(runs: Path) -> None:
+    with pytest.raises(UserError, match=r"expected a finished .*fold_2, found mobilenet/fold_0"):
+        find_tables(runs / "second", "mine", 2, "first")
+    (runs / "second" / "folds.csv").write_text("img,subject,classname,fold\nimg_1.jpg,p1,c0,1\n")
+    with pytest.raises(UserError, match="may have seen drivers that are held out here"):
+        find_tables(runs / "second", "mine", 0, "first")
+    with pytest.raises(UserError, match=r"lacks 1: img_99\.jpg"):
+        soft_targets([runs / "first" / "vgg16" / "fold_0" / "test.csv"], [*IMAGES, "img_99.jpg"])
+
+
+def test_contradictions_are_refused(runs: Path) -> None:
+    with pytest.raises(UserError, match="--pseudo-ratio 1 without --pseudo-labels"):
+        zoo.find("vgg16").settings_for(Kind(), {"pseudo_ratio": 1.0})
+    with pytest.raises(UserError, match="nothing would learn"):
+        zoo.find("vgg16").settings_for(Kind(), {"pseudo_labels": "first", "epochs": 0})
+    with pytest.raises(UserError, match=r"python models/vgg16\.py --pseudo-labels first"):
+        finetune("vgg16", weights="none", pseudo_labels="first")
+
+
+def test_what_was_read_is_part_of_the_settings(runs: Path) -> None:
+    recipe, augmentation = zoo.find("vgg16").settings_for(Kind(), {"pseudo_labels": "first"})
+    piece = Piece(runs / "second", "mine", zoo.find("vgg16"), recipe, 0, "none", "float32", 0, 1, augmentation)
+    before = piece.settings(IMAGES)
+    assert before["pseudo_labels"] == "first"
+    table = runs / "first" / "vgg16" / "fold_0" / "test.csv"
+    shutil.copy(runs / "first" / "vgg16" / "fold_1" / "test.csv", table)
+    after = piece.settings(IMAGES)
+    assert {name for name in before if before[name] != after[name]} == {"pseudo_labels_sha256"}
+    plain = dataclasses.replace(piece, recipe=dataclasses.replace(recipe, pseudo_labels=""))
+    assert "pseudo_labels_sha256" not in plain.settings(IMAGES)
+
+
+@pytest.mark.parametrize(("ratio", "besides"), [(2.0, 4), (0.5, 16), (100.0, 1)])
+def test_batches_have_the_real_images_as_without_and_test_images_with_soft_targets_behind(
+    tmp_path: Path, ratio: float, besides: int
+) -> None:
+    stores = []
+    for name, count in (("real", 20), ("test", 7)):
+        paths = [tmp_path / f"{name}_{row}.jpg" for row in range(count)]
+        for row, path in enumerate(paths):
+            write_image(path, np.full((24, 32, 3), 8 * row + (4 if name == "test" else 0), np.uint8))
+        stores.append(ImageStore(paths, ImageSize(24, 32), tmp_path, name, 0))
+    network: Network = None  # type: ignore[assignment]
+    augmentation = only(driver_mixing=1.0)
+    drivers = dataclasses.replace(nobody(20), drivers=np.arange(20) % 2, rows=np.arange(20))
+    real = Pixels(network, stores[0], augmentation, 2, drivers)
+    test = Pixels(network, stores[1], augmentation, 2, nobody(7))
+    soft = np.random.default_rng(0).dirichlet(np.ones(10), 7).astype(np.float32)
+    both = WithPseudoLabels(real, test, soft, ratio)
+    targets = np.eye(10, dtype=np.float32)[np.arange(20) // 2]
+    seen: list[int] = []
+    epochs = []
+    for epoch in (1, 2):
+        order = training_order(np.arange(20), 8, 0, epoch)
+        plain = list(real.batches(targets, order, 0, epoch))
+        made = list(both.batches(targets, order, 0, epoch))
+        for (images, wanted), (without, labels) in zip(made, plain, strict=True):
+            assert len(images) == len(wanted) == 8 + besides
+            np.testing.assert_array_equal(images[:8], without)
+            np.testing.assert_array_equal(wanted[:8], labels)
+            rows = np.rint((images[8:].mean(axis=(1, 2, 3)) - 4) / 8).astype(int)
+            np.testing.assert_array_equal(wanted[8:], soft[rows])
+            seen += rows.tolist()
+        epochs.append([images[8:] for images, _ in made])
+        again = [images for images, _ in both.batches(targets, order, 0, epoch)]
+        np.testing.assert_array_equal(np.stack(again), np.stack([images for images, _ in made]))
+    counts = np.bincount(seen, minlength=7)
+    assert np.ptp(counts) <= 2, "each comes again only after all others"
+    assert not np.array_equal(np.stack(epochs[0]), np.stack(epochs[1]))
+
+
+def train(folder: Path, runs: str, *words: str) -> None:
+    places = ["--data", folder / "data", "--runs", folder / runs, "--cache", folder / "cache", "--folds", "2"]
+    options = "--weights none --image-size 32x32 --precision float32 --epochs 1 --run second --head-start logistic"
+    options += " --trainable head --batch-norm inference --learning-rate 1e-4"
+    told = run_python("models/mobilenet.py", *places, *options.split(), *words, timeout=400)
+    assert told.returncode == 0, told.stderr
+
+
+@pytest.mark.slow
+def test_poison_in_other_folds_leaves_the_same_bytes_and_all_drivers_leave_test_predictions_alone(
+    tmp_path: Path,
+) -> None:
+    data = dataset.load(make_tree(tmp_path / "data"), tmp_path / "cache", progress=False)
+    ensure_folds(tmp_path / "runs" / "first", data.train, 2)
+    for fold in (0, 1):
+        write_piece(tmp_path / "runs" / "first", "vgg16", fold, fold, data.test)
+    shutil.copytree(tmp_path / "runs", tmp_path / "poisoned")
+    write_piece(tmp_path / "poisoned" / "first", "mobilenet", 1, 77, data.test)
+    shutil.rmtree(tmp_path / "poisoned" / "first" / "vgg16" / "fold_1")
+    write_piece(tmp_path / "poisoned" / "first", "vgg16", 1, 78, data.test)
+    for runs in ("runs", "poisoned"):
+        train(tmp_path, runs, "--fold", "0", "--pseudo-labels", "first", "--tta", "2", "--driver-mixing", "0.5")
+    pieces = [tmp_path / runs / "second" / "mobilenet" / "fold_0" for runs in ("runs", "poisoned")]
+    names = ["out_of_fold.csv", "test.csv", "out_of_fold_without_tta.csv", "test_without_tta.csv", "test_features.npy"]
+    for name in names:
+        assert (pieces[0] / name).read_bytes() == (pieces[1] / name).read_bytes()
+    assert (pieces[0] / "test.csv").read_bytes() != (pieces[0] / "test_without_tta.csv").read_bytes()
+    losses = [pd.read_csv(piece / "history.csv")["training_loss"].tolist() for piece in pieces]
+    assert losses[0] == losses[1], "what was learned, even where no epoch was better than none"
+    assert "pseudo-labels of 6 test images from 1 tables" in (pieces[0] / "log.txt").read_text()
+    results = json.loads((pieces[0] / "finished.json").read_text())
+    assert {"log_loss", "log_loss_without_tta", "accuracy_without_tta"} <= set(results)
+
+    for _ in range(2):  # the second time there is nothing to do
+        train(tmp_path, "runs", "--fold", "all", "--model-name", "everybody", "--pseudo-labels", "first")
+    folder = tmp_path / "runs" / "second" / "everybody" / "fold_all"
+    left = {path.name for path in folder.iterdir()}
+    assert {"test.csv", "test_features.npy", "model.keras", "finished.json"} <= left
+    assert not any(name.startswith("out_of_fold") for name in left)
+    assert "80 training images, 0 of held-out drivers" in (folder / "log.txt").read_text()
+    assert (folder / "log.txt").read_text().count("training images") == 1
+    assert len(read_predictions(folder / "test.csv")) == len(data.test)
+    history = pd.read_csv(folder / "history.csv")
+    assert history["held_out_log_loss"].isna().all()
