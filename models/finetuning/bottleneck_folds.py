@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from models.finetuning import fold as engine
-from models.finetuning import head, initialisation, piece, runtime
+from models.finetuning import head, initialisation, outputs, piece, runtime
 from models.finetuning import weights as pretrained
 from models.finetuning.bottleneck import network_recipe
 from models.finetuning.features import FeatureStore
@@ -171,8 +171,8 @@ def _leave(
 ) -> dict[str, float]:
     """Writes predictions, features, the search and the network; returns the held-out scores."""
     own = np.asarray(features[data.held_out])
-    scores = engine.leave_out_of_fold(work, data, folds, softmax(choice.linear(own)), own)
-    engine.leave_test(work, data, dataset, softmax(choice.linear(test_features)), test_features)
+    scores = outputs.leave_out_of_fold(work, data, folds, softmax(choice.linear(own)), own)
+    outputs.leave_test(work, data, dataset, softmax(choice.linear(test_features)), test_features)
     columns = ["regularisation", "inner_log_loss", "inner_accuracy"]
     with written_whole(work.folder / "regularisation.csv") as temporary:
         pd.DataFrame(choice.tried, columns=columns).to_csv(temporary, index=False, lineterminator="\n")
