@@ -3,7 +3,7 @@
     python models/convnext_tiny.py --fold 0
 
 224x224 pixels, 0 to 255 RGB, which the network itself standardises; 27.8 million parameters. LayerNorm, no BatchNorm.
-AdamW at 3e-5, 3 epochs.
+AdamW at 5e-5, the paper's rate for fine-tuning, 4 epochs: not measured here.
 """
 
 import sys
@@ -23,7 +23,7 @@ ARCHITECTURE = Architecture(
     published_weights="convnext_tiny_notop.h5",
     gigaflops=8.5,
     parameters=27_820_128,
-    recipe=Recipe(learning_rate=3e-5, epochs=3),
+    recipe=Recipe(learning_rate=5e-5, epochs=4),
     quick={"image_size": ImageSize(64, 96)},
 )
 

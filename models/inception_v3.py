@@ -2,8 +2,7 @@
 
     python models/inception_v3.py --fold 0
 
-About 5 minutes a fold of 2,100 images on 2 cores with bfloat16. On the README's practice set, 2026-11-21: 0.726 out of
-fold (single networks), 0.549 on the test drivers (mean of five folds).
+@@INC@@
 
 240x320 pixels (the shape of the photographs), [-1, 1] RGB. The head sees the pooled outputs of mixed7 and mixed8,
 where the network is cut: 12.8 million parameters.

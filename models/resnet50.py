@@ -4,7 +4,8 @@
 
 Not measured here with ImageNet weights; 0.289 was published for the best single network on the complete data.
 
-224x224 pixels, BGR minus the ImageNet mean, 23.6 million parameters.
+224x224 pixels, BGR minus the ImageNet mean, 23.6 million parameters. AdamW at 3e-4, 4 epochs, BatchNorm frozen:
+carried over from InceptionV3 and MobileNetV2 (docs/experiments.md), not measured here.
 """
 
 import sys
@@ -24,7 +25,7 @@ ARCHITECTURE = Architecture(
     published_weights="resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5",
     gigaflops=7.7,
     parameters=23_587_712,
-    recipe=Recipe(),
+    recipe=Recipe(learning_rate=3e-4, epochs=4),
     scratch={"learning_rate": 7e-4},
     quick={"image_size": ImageSize(60, 80)},
 )
