@@ -3,7 +3,8 @@
     python models/googlenet.py --fold 0
 
 224x224 pixels, BGR minus the ImageNet mean, 6.0 million parameters; no BatchNorm. AdamW at 5e-5, 4 epochs (reasoned,
-not measured here), with the paper's two auxiliary heads in training. Keras has no weights of it: models/finetuning/googlenet_onnx.py imports them.
+not measured here), with the paper's two auxiliary heads in training. Keras has no weights of it:
+models/finetuning/googlenet_onnx.py imports them.
 """
 
 import sys

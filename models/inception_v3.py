@@ -3,9 +3,8 @@
     python models/inception_v3.py --fold 0
 
 @@INC@@
-
-240x320 pixels (the shape of the photographs), [-1, 1] RGB. The head sees the pooled outputs of mixed7 and mixed8,
-where the network is cut: 12.8 million parameters.
+240x320 pixels (the shape of the photographs), [-1, 1] RGB. The head sees the pooled outputs of mixed7 and mixed8, where
+the network is cut: 12.8 million parameters. AdamW at 6e-4: docs/experiments.md.
 """
 
 import sys
