@@ -23,7 +23,7 @@ ARCHITECTURE = Architecture(
     published_weights="convnext_tiny_notop.h5",
     gigaflops=8.5,
     parameters=27_820_128,
-    recipe=Recipe(learning_rate=5e-5, epochs=4),
+    recipe=Recipe(learning_rate=5e-5),
     quick={"image_size": ImageSize(64, 96)},
 )
 

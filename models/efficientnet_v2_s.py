@@ -24,7 +24,7 @@ ARCHITECTURE = Architecture(
     published_weights="efficientnetv2-s_notop.h5",
     gigaflops=5.7,
     parameters=20_331_360,
-    recipe=Recipe(image_size=ImageSize(240, 320), learning_rate=3e-4, epochs=4),
+    recipe=Recipe(image_size=ImageSize(240, 320), learning_rate=3e-4),
     quick={"image_size": ImageSize(72, 96)},
 )
 

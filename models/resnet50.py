@@ -25,7 +25,7 @@ ARCHITECTURE = Architecture(
     published_weights="resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5",
     gigaflops=7.7,
     parameters=23_587_712,
-    recipe=Recipe(learning_rate=3e-4, epochs=4),
+    recipe=Recipe(learning_rate=3e-4),
     scratch={"learning_rate": 7e-4},
     quick={"image_size": ImageSize(60, 80)},
 )

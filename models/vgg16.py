@@ -26,7 +26,7 @@ ARCHITECTURE = Architecture(
     published_weights="vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5",
     gigaflops=30.7,
     parameters=14_714_688,
-    recipe=Recipe(learning_rate=3e-5, epochs=4),
+    recipe=Recipe(learning_rate=3e-5),
     # Only a nearly right and small head sends back a gradient that random layers without BatchNorm start from.
     scratch={"head_start": "logistic", "head_regularisation": 1e-4, "learning_rate": 1e-4, "dropout": 0.0},
     quick={"image_size": ImageSize(48, 64)},

@@ -24,7 +24,7 @@ ARCHITECTURE = Architecture(
     gigaflops=9.1,
     parameters=20_861_480,
     least_size=71,
-    recipe=Recipe(image_size=ImageSize(240, 320), learning_rate=3e-4, epochs=4),
+    recipe=Recipe(image_size=ImageSize(240, 320), learning_rate=3e-4),
     quick={"image_size": ImageSize(72, 96)},
 )
 

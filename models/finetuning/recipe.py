@@ -58,7 +58,7 @@ class Recipe:
     head_epochs: int = setting(0, "epochs that the head trains by itself before the rest joins", unit="epochs", least=0)
     head_learning_rate: float = setting(1e-3, "peak learning rate of those epochs", least=0, most=10)
     # then everything that trains
-    epochs: int = setting(3, "epochs of fine-tuning after the head's own", unit="epochs", least=0)
+    epochs: int = setting(4, "epochs of fine-tuning after the head's own", unit="epochs", least=0)
     batch_size: int = setting(32, "images in a step", unit="images", least=1)
     optimizer: str = setting("adamw", "optimiser; sgd has Nesterov momentum", choices=("adamw", "adam", "sgd"))
     learning_rate: float = setting(3e-5, "peak learning rate", least=0, most=10)
