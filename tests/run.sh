@@ -15,4 +15,6 @@ fi
 ruff check .
 ruff format --check .
 mypy
+# A test process a core: more threads in each would only wait for one another.
+export OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 TF_NUM_INTRAOP_THREADS=1
 python -m pytest --numprocesses auto --dist worksteal -m "$marks" "$@"

@@ -76,7 +76,7 @@ def test_the_whole_path_and_again_and_after_a_lost_piece(
     begun = time.monotonic()
     again = run_all(type_command, data, tmp_path, *options)
     assert again.returncode == 0
-    assert time.monotonic() - begun < 10
+    assert time.monotonic() - begun < 20  # 5 on a quiet machine
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("*") if path.is_file()}
 
     content = submission.read_bytes()
