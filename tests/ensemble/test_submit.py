@@ -1,7 +1,6 @@
 """Submitting: through Kaggle's client, here a stand-in of the same command line that keeps its list in a file."""
 
 import csv
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ from ensemble import blend, submit
 from preprocessing.errors import UserError
 from preprocessing.run_folder import REPOSITORY
 from tests.ensemble.conftest import TEST_IMAGES, SmallRun
+from tests.stand_in import install_client
 
 STAND_IN = """
 import csv, os, sys
@@ -45,16 +45,7 @@ csv.writer(place.open("w", newline="")).writerows(rows)
 @pytest.fixture
 def machine(small: SmallRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """A machine with the stand-in client and a token, and a blended run."""
-    client = tmp_path / "site" / "kaggle"
-    client.mkdir(parents=True)
-    (client / "__init__.py").write_text("")
-    (client / "__main__.py").write_text(STAND_IN)
-    (tmp_path / "home").mkdir()
-    for name in [name for name in os.environ if "KAGGLE" in name or name == "XDG_CONFIG_HOME"]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
-    monkeypatch.setenv("KAGGLE_API_TOKEN", "KGAT_0123456789abcdef")
+    install_client(STAND_IN, "KGAT_0123456789abcdef", tmp_path, monkeypatch)
     monkeypatch.setenv("STAND_IN_LIST", str(tmp_path / "list.csv"))
     monkeypatch.setattr(submit, "COMPLETE_TEST_IMAGES", TEST_IMAGES)
     monkeypatch.setattr(sys, "argv", ["blend", *small.command])

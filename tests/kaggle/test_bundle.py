@@ -12,6 +12,7 @@ import pytest
 from models.finetuning.architecture import find
 from preprocessing.errors import UserError
 from preprocessing.run_folder import REPOSITORY
+from tests.stand_in import install_client
 from tools import kaggle_push
 from tools.kaggle_kernel import gather_weights, take_over
 
@@ -42,19 +43,10 @@ PUSHED = [
 @pytest.fixture(autouse=True)
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """A machine with the stand-in client and a token, that uses the packages which are there."""
-    client = tmp_path / "site" / "kaggle"
-    client.mkdir(parents=True)
-    (client / "__init__.py").write_text("CLIENT = 'stand-in'")
-    (client / "__main__.py").write_text(STAND_IN)
-    (tmp_path / "home").mkdir()
-    for name in [name for name in os.environ if "KAGGLE" in name or name == "XDG_CONFIG_HOME"]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    install_client(STAND_IN, TOKEN, tmp_path, monkeypatch)
     monkeypatch.setenv("GIT_CONFIG_COUNT", "1")  # root's checkout may be another user's
     monkeypatch.setenv("GIT_CONFIG_KEY_0", "safe.directory")
     monkeypatch.setenv("GIT_CONFIG_VALUE_0", "*")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
-    monkeypatch.setenv("KAGGLE_API_TOKEN", TOKEN)
     monkeypatch.setenv("STAND_IN_LIST", str(tmp_path / "calls.json"))
     monkeypatch.setenv("STATEFARM_PACKAGES", "installed")
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")

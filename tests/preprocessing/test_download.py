@@ -1,7 +1,6 @@
 """The download: through Kaggle's client, here a stand-in of the same command line that drops a real archive."""
 
 import io
-import os
 import shutil
 import stat
 import subprocess
@@ -18,6 +17,7 @@ from preprocessing.download import download
 from preprocessing.errors import UserError
 from preprocessing.run_folder import REPOSITORY
 from preprocessing.unpack import unpack
+from tests.stand_in import install_client
 
 STAND_IN = """
 import os, shutil, sys
@@ -51,16 +51,7 @@ def names(folder: Path) -> list[str]:
 @pytest.fixture
 def machine(tmp_path: Path, archive: Path, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """A machine with the stand-in client and a token, and with nothing else of Kaggle."""
-    client = tmp_path / "site" / "kaggle"
-    client.mkdir(parents=True)
-    (client / "__init__.py").write_text("")
-    (client / "__main__.py").write_text(STAND_IN)
-    (tmp_path / "home").mkdir()
-    for name in [name for name in os.environ if "KAGGLE" in name or name == "XDG_CONFIG_HOME"]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
-    monkeypatch.setenv("KAGGLE_API_TOKEN", CREDENTIAL)
+    install_client(STAND_IN, CREDENTIAL, tmp_path, monkeypatch)
     monkeypatch.setenv("STAND_IN_ARCHIVE", str(archive))
     return monkeypatch
 
