@@ -14,7 +14,7 @@ from preprocessing.errors import UserError, run_command
 
 LOWEST_PYTHON = (3, 11)
 LOWEST = {  # by the names under which a package may be installed
-    ("keras",): "3.5.0",
+    ("keras",): "3.8.0",
     ("numpy",): "1.26.4",
     ("pandas",): "2.2.2",
     ("scipy",): "1.14.1",
@@ -24,7 +24,7 @@ LOWEST = {  # by the names under which a package may be installed
     ("psutil",): "5",
     ("tqdm",): "4",
 }
-BACKENDS = {"tensorflow": (("tensorflow", "tensorflow-cpu"), "2.17.1"), "jax": (("jax",), "0.10.2")}
+BACKENDS = {"tensorflow": (("tensorflow", "tensorflow-cpu"), "2.18.0"), "jax": (("jax",), "0.10.2")}
 WHAT_TO_DO = (
     "In a Kaggle notebook: Settings, Environment, 'Always use latest environment' (a kernel that is pushed takes the "
     "latest unless its docker_image says otherwise). Elsewhere: unset STATEFARM_PACKAGES, and .venv is made."

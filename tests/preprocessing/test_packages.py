@@ -14,7 +14,7 @@ def test_the_pinned_packages_are_new_enough() -> None:
 
 
 @pytest.mark.parametrize(
-    ("installed", "fits"), [("3.5.0", True), ("3.10.0rc1", True), ("3.4.9", False), ("2.15", False)]
+    ("installed", "fits"), [("3.8.0", True), ("3.10.0rc1", True), ("3.7.9", False), ("2.15", False)]
 )
 def test_versions_are_compared_as_numbers(installed: str, fits: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     real = metadata.version
