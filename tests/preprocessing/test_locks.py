@@ -85,7 +85,7 @@ def test_who_waits_says_for_whom_and_goes_on_when_the_first_ends(start: Start, t
     ready(second)
     third = start(holding(path))
     assert f"process {second.pid} on" in third.stderr.readline()
-    third.send_signal(signal.SIGINT)  # who waits can be stopped
+    third.send_signal(signal.SIGTERM)  # who waits can be stopped
     assert third.wait(10) != 0
     second.communicate("\n")
     assert second.returncode == 0
