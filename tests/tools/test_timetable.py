@@ -91,7 +91,7 @@ def test_three_networks_and_five_folds_of_the_complete_data_fit_into_a_session_o
         for name in DEFAULT_MODELS.split()
     }
     budget = read_budget("8h30m")
-    for places, hours in ((1, 3.0), (2, 1.5)):
+    for places, hours in ((1, 3.5), (2, 2.0)):
         entries, without = timetable(grid(estimates, 5), Pace(), places, budget - kept_for_blend(budget))
         assert not without
         assert max(entry.ends for entry in entries) < 3600 * hours
