@@ -15,7 +15,6 @@ from preprocessing.errors import UserError
 from preprocessing.finished import require_whole
 from preprocessing.settings import ImageSize
 from preprocessing.unpack import unpacked_bytes
-from tools import shared
 from tools.finished import FinishedPiece
 
 MOST_BYTES = 2 * 2**30  # of a network; the largest here, VGG19, has 80 MB
@@ -45,6 +44,8 @@ class Networks:
         self.pieces = list(pieces)
         self.batch = min(batch, MOST_AT_ONCE)
         self.models = [load(piece) for piece in self.pieces]
+        from tools import shared  # after Keras was loaded, quietly
+
         self.groups = shared.grouped(self.models, [_kind(piece) for piece in self.pieces])
         for group in self.groups:
             size = self.pieces[group.members[0]].image_size

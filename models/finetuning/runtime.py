@@ -59,6 +59,7 @@ def load_keras() -> Any:
             import tensorflow
 
             tensorflow.config.list_physical_devices()
+            tensorflow.get_logger().setLevel("ERROR")  # its advice on retracing is for its own developers
     return keras
 
 
