@@ -1,7 +1,7 @@
 """The ensemble stage: prediction tables -> the chosen blend, its tables and figures, the submission."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,15 +10,15 @@ import numpy as np
 import pandas as pd
 
 from ensemble import members as members_of_run
-from ensemble import record, report
-from ensemble.expectation import expectation_text
+from ensemble import record
+from ensemble.account import paragraphs, remarks_on
 from ensemble.loose_tables import LooseTables, read_loose
-from ensemble.members import Member, Predictions
+from ensemble.members import Predictions
 from ensemble.options import Options
 from ensemble.outcome import Outcome, outcome_of, tables_of
 from ensemble.submission import read_sample_images, write_submission
 from preprocessing import locks
-from preprocessing.competition import COMPLETE_TRAIN_IMAGES, SAMPLE_SUBMISSION
+from preprocessing.competition import SAMPLE_SUBMISSION
 from preprocessing.csv_files import as_cell
 from preprocessing.errors import UserError
 from preprocessing.files import write_json, write_text, written_whole
@@ -34,7 +34,6 @@ FRAMES = (
     *("scores", "ways", "by_driver", "by_class", "confusion"),
     *("correlation", "members", "costliest", "reliability", "reliability_of_models"),
 )
-SHOWN_COSTLIEST = 10  # costliest.csv has more
 OUT_OF_FOLD = ("out_of_fold.csv", "out_of_fold_without_neighbours.csv")
 TEST = ("test.csv", "test_without_neighbours.csv")
 
@@ -110,7 +109,7 @@ def _blend(request: Request, source: Source, asked: dict[str, Any], outputs: dic
     predictions, remarks = source.read()
     outcome = outcome_of(predictions, request.options)
     tables = tables_of(outcome)
-    text = "\n\n".join(_parts(request, outcome, tables, remarks)) + "\n"
+    text = "\n\n".join(paragraphs(request.run.name, request.options, outcome, tables, remarks)) + "\n"
     _write(request, folder, outcome, tables, text)
     content = asked | summary(outcome) | {"inputs": stamped, "outputs": record.stamps(outputs)}
     write_json(folder / RECORD, content)  # last: it says that all the others are whole
@@ -142,7 +141,7 @@ def _run_source(request: Request) -> Source:
     def read() -> tuple[Predictions, list[str]]:
         images = read_sample_images(sample)
         predictions = members_of_run.read_members(request.run, members, folds, images, all_drivers)
-        return predictions, _remarks(request.run, all_members, len(folds), len(predictions.images), all_drivers)
+        return predictions, remarks_on(request.run, all_members, len(folds), len(predictions.images), all_drivers)
 
     return Source({"members": [as_json(member) for member in all_members]}, inputs, True, read)
 
@@ -205,85 +204,6 @@ def summary(outcome: Outcome) -> dict[str, Any]:
             for one in choice.judged
         ],
     }
-
-
-def _parts(request: Request, outcome: Outcome, tables: Mapping[str, pd.DataFrame], remarks: Sequence[str]) -> list[str]:
-    """The paragraphs of the report."""
-    predictions, fitted = outcome.predictions, outcome.fitted
-    labels, images = predictions.labels, predictions.images
-    weights = dict(zip(predictions.names, map(float, fitted.blend.shares()), strict=True))
-    subjects = images["subject"].to_numpy()
-    parts = [
-        f"{request.run.name}: {len(predictions.names)} models, {len(images):,} images of {images['subject'].nunique()} "
-        f"drivers out of fold, {len(predictions.test_images):,} test images"
-    ]
-    parts += remarks
-    parts.append(report.scores_text(tables["scores"], weights))
-    parts.append(report.ways_text(tables["ways"]))
-    parts.append(_neighbours_text(request, outcome))
-    if any(one.networks > 1 for one in predictions.fold_means):
-        parts.append(report.fold_means_text(predictions.names, predictions.fold_means))
-    parts.append(expectation_text(outcome.expectation, len(images), COMPLETE_TRAIN_IMAGES, outcome.guessed_drivers))
-    if len(predictions.names) > 1:
-        parts.append(report.members_text(tables["members"]))
-    parts.append(report.by_driver_text(subjects, outcome.nested.final, labels))
-    parts.append(report.by_class_text(outcome.nested.final, labels))
-    parts.append(report.costliest_text(tables["costliest"][:SHOWN_COSTLIEST]))
-    return parts
-
-
-def _neighbours_text(request: Request, outcome: Outcome) -> str:
-    """The blend in a line, what follows it, and the nested losses after each step."""
-    predictions, fitted, labels = outcome.predictions, outcome.fitted, outcome.predictions.labels
-    lines = [f"blend: {fitted.name}, clip {fitted.blend.epsilon:g}"]
-    prior, smoothing = fitted.prior, fitted.transduction.smoothing
-    if prior:
-        lines.append(f"prior: the test set's mean is moved towards training's, strength {prior.strength:g}")
-    else:
-        why = "off, by --match-prior no" if request.options.match_prior == "no" else "it does not clearly help"
-        lines.append(f"prior: not matched, {why}")
-    if smoothing:
-        segmentation = fitted.transduction.segmentation
-        lines.append(
-            f"neighbours: {smoothing.k} at most, in the features of {smoothing.feature}, reach {smoothing.reach:.3f}, "
-            f"strength {smoothing.strength:g}, {smoothing.rounds} rounds"
-        )
-        lines.append(
-            f"segments: links up to {segmentation.reach:.3f}, votes from {segmentation.confidence:g}"
-            if segmentation
-            else "segments: none, they do not clearly help"
-        )
-    elif not request.options.neighbours:
-        lines.append("neighbours: off, by --no-neighbours")
-    elif not predictions.spaces:
-        lines.append("neighbours: none, no model has features of all images")
-    else:
-        lines.append("neighbours: none, they do not clearly help out of fold")
-    losses = [log_loss(table, labels) for table in (outcome.nested.blend, outcome.nested.plain, outcome.nested.final)]
-    rows = [[name, f"{loss:.5f}"] for name, loss in zip(("blend", "+ prior", "+ neighbours"), losses, strict=True)]
-    lines += ["", report.formatted(["nested out of fold", "log loss"], rows)]
-    ways = "; ".join(f"{name} {outcome.nested.ways.count(name)} times" for name in dict.fromkeys(outcome.nested.ways))
-    lines.append(f"each group of drivers by what the others chose: {ways}")
-    return "\n".join(lines)
-
-
-def _remarks(run: Path, members: Sequence[Member], all_images: int, images: int, all_drivers: str) -> list[str]:
-    remarks = []
-    missing = [members_of_run.lacks(run, member) for member in members if member.missing]
-    if missing:
-        lines = "\n".join(f"  {line}" for line in missing)
-        remarks.append(
-            f"INCOMPLETE, as allowed by --allow-missing:\n{lines}\n"
-            f"Judged on the {images:,} of {all_images:,} images that every model covers; the test predictions average "
-            "the folds\nthat exist; a model without any is left out. Do not compare these scores with complete ones."
-        )
-    there = ", ".join(member.name for member in members if member.all_drivers)
-    if there and all_drivers == "no":
-        remarks.append(f"fold_all of {there} is not used: nothing out of fold tells how to weigh it (--all-drivers).")
-    elif there:
-        place = "instead of" if all_drivers == "instead" else "beside"
-        remarks.append(f"fold_all of {there} is used {place} its folds on the test set: no score here knows of that.")
-    return remarks
 
 
 def _write(request: Request, folder: Path, outcome: Outcome, tables: dict[str, pd.DataFrame], text: str) -> None:
