@@ -149,6 +149,7 @@ def test_without_room_or_with_mixed_images_steps_begin_at_the_pixels(material: P
     assert "activations" not in train(material, "mixed", 0, "--mixup", "0.2")
 
 
+@pytest.mark.slow
 def test_kept_features_are_those_of_their_pooling(material: Path) -> None:
     head = ["--trainable", "head", "--epochs", "1"]
     train(material, "kept_avg", 0, *head)

@@ -22,7 +22,7 @@ def test_versions_are_compared_as_numbers(installed: str, fits: bool, monkeypatc
     if fits:
         packages.check_installed()
         return
-    with pytest.raises(UserError, match=rf"keras 3\.5\.0 or newer, found {installed}\. In a Kaggle notebook"):
+    with pytest.raises(UserError, match=rf"keras 3\.8\.0 or newer, found {installed}\. In a Kaggle notebook"):
         packages.check_installed()
 
 
