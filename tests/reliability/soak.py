@@ -16,6 +16,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from models.finetuning.processes import run_folds
 from preprocessing.run_folder import REPOSITORY
@@ -30,13 +31,25 @@ from pathlib import Path
 from preprocessing.files import write_text
 write_text(Path(__file__).parent / "piece.txt", " ".join(sys.argv))
 """
-Measure = tuple[int, int, int]  # pieces done, resident bytes, open files
+
+
+class Measure(NamedTuple):
+    """This process at one moment of a soak."""
+
+    pieces: int
+    resident: int  # bytes
+    files: int  # open ones
+    children: frozenset[int] = frozenset()  # process ids of all its descendants
+    threads: int = 1
 
 
 def measured(done: int) -> Measure:
     """This process now."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return done, pages * os.sysconf("SC_PAGE_SIZE"), len(os.listdir("/proc/self/fd"))
+    return Measure(
+        *(done, pages * os.sysconf("SC_PAGE_SIZE"), len(os.listdir("/proc/self/fd"))),
+        *(frozenset(descendants(os.getpid())), threading.active_count()),
+    )
 
 
 def soak(pieces: int, run: Callable[[int], None], every: int) -> list[Measure]:
@@ -46,19 +59,21 @@ def soak(pieces: int, run: Callable[[int], None], every: int) -> list[Measure]:
         run(number)
         if number % every == 0 or number == pieces:
             curve.append(measured(number))
-            print(f"{number:>6} pieces {curve[-1][1] / 2**20:>8.1f} MiB {curve[-1][2]:>4} open files", flush=True)
+            now = curve[-1]
+            print(f"{number:>6} pieces {now.resident / 2**20:>8.1f} MiB {now.files:>4} open files", flush=True)
     return curve
 
 
 def faults(curve: list[Measure], folder: Path) -> list[str]:
     """What is not as it should be after a soak."""
-    settled = curve[max(1, len(curve) // 10) :]
+    begin, end, settled = curve[0], curve[-1], curve[max(1, len(curve) // 10)]
     left = [str(path) for path in folder.rglob(".*") if ".part-" in path.name or path.name.endswith(".lock")]
+    processes = sorted(end.children - begin.children)
     found = {
-        f"memory grew by {settled[-1][1] - settled[0][1]:,} bytes": settled[-1][1] - settled[0][1] > MAY_GROW,
-        f"open files grew by {curve[-1][2] - curve[0][2]}": curve[-1][2] > curve[0][2],
-        f"processes left: {list(descendants(os.getpid()))}": bool(list(descendants(os.getpid()))),
-        f"threads left: {threading.active_count() - 1}": threading.active_count() > 1,
+        f"memory grew by {end.resident - settled.resident:,} bytes": end.resident - settled.resident > MAY_GROW,
+        f"open files grew by {end.files - begin.files}": end.files > begin.files,
+        f"processes left: {processes}": bool(processes),
+        f"threads left: {end.threads - begin.threads}": end.threads > begin.threads,
         f"temporary files left: {left}": bool(left),
     }
     return [words for words, wrong in found.items() if wrong]
