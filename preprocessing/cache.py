@@ -25,27 +25,46 @@ def make_room(folder: Path, needed: int, limit: int, keep: Sequence[Path] = ()) 
     Raises:
         UserError: the cache cannot be written to.
     """
-    cache = folder.parent.parent
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"cannot write the cache {folder.parent}: {error.strerror}. Choose another with --cache."
-        ) from error
-    kept = {folder, *keep}
-    entries = [path for part in BOUNDED for path in (cache / part).glob("*") if path.is_dir()]
-    others = sorted((path for path in entries if path not in kept), key=lambda path: path.stat().st_mtime)
-    sizes = {path: _bytes_in(path) for path in (*others, *kept)}
-    if needed + sum(sizes[path] for path in kept) > limit:
+    cache = _made(folder)
+    if needed > room(folder, limit, keep):
         return False
-    if free_bytes(cache) + sum(sizes[path] for path in others) < needed + FREE_DISK_KEPT:
-        return False  # however many were removed
+    others = _others(cache, {folder, *keep})
+    sizes = {path: _bytes_in(path) for path in (*others, folder, *keep)}
     for path in others:
         if sum(sizes.values()) + needed <= limit and free_bytes(cache) >= needed + FREE_DISK_KEPT:
             break
         if locks.removed_unless_used(path):
             sizes.pop(path)
     return sum(sizes.values()) + needed <= limit and free_bytes(cache) >= needed + FREE_DISK_KEPT
+
+
+def room(folder: Path, limit: int, keep: Sequence[Path] = ()) -> int:
+    """The most bytes that `make_room` could find, were no other process using the cache. Arguments as there.
+
+    Raises:
+        UserError: the cache cannot be written to.
+    """
+    cache = _made(folder)
+    kept = {folder, *keep}
+    removable = sum(map(_bytes_in, _others(cache, kept)))
+    return min(limit - sum(map(_bytes_in, kept)), free_bytes(cache) + removable - FREE_DISK_KEPT)
+
+
+def _made(folder: Path) -> Path:
+    """The cache that an entry is of, its part made."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"cannot write the cache {folder.parent}: {error.strerror}. Choose another with --cache."
+        ) from error
+    return folder.parent.parent
+
+
+def _others(cache: Path, kept: set[Path]) -> list[Path]:
+    """Entries that may give way, the least recently used first."""
+    entries = [path for part in BOUNDED for path in (cache / part).glob("*") if path.is_dir()]
+    return sorted((path for path in entries if path not in kept), key=lambda path: path.stat().st_mtime)
 
 
 def _bytes_in(folder: Path) -> int:

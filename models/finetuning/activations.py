@@ -71,6 +71,18 @@ class ActivationStore:
         missing = [b for part in parts for b in self._blocks_of(rows) if not self._path(part, b).exists()]
         return sum(len(self._block_rows(b)) for b in missing) * int(np.prod(self.shape)) * self.dtype.itemsize
 
+    def fitting(self, part: str, rows: np.ndarray, room: int) -> np.ndarray:
+        """Of these rows the first ones, as many as are there or would fit into so many bytes more."""
+        fitting: list[int] = []
+        for block in self._blocks_of(rows):
+            size = self.missing_bytes([part], np.array([block * BLOCK]))
+            if size > room:
+                break
+            room -= size
+            fitting.append(block)
+        found: np.ndarray = rows[np.isin(rows // BLOCK, fitting)]
+        return found
+
     def part(self, name: str, images: Rows, rows: np.ndarray) -> "Part":
         """The activations of some rows, mapped; computed where they are not there.
 

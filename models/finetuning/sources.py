@@ -13,7 +13,7 @@ from models.finetuning.recipe import Recipe
 from models.finetuning.trunk import Split
 from preprocessing.augmentation_settings import Augmentation
 from preprocessing.batches import Augmented, plain_batches, training_batches
-from preprocessing.cache import make_room
+from preprocessing.cache import make_room, room
 from preprocessing.driver_mixing import Companions, nobody
 from preprocessing.images import ImageStore
 from preprocessing.settings import as_json
@@ -101,6 +101,35 @@ class Activations:
         return predict(self.network.predictor, part, rows, self.plain.workers, what)
 
 
+class Streamed:
+    """Predictions begin at kept activations as far as the cache has room for them; all else begins at the photographs.
+
+    Args:
+        kept: those of some rows.
+        pixels: of the same table.
+        rows: which ones are kept.
+    """
+
+    def __init__(self, kept: Activations, pixels: Pixels, rows: np.ndarray) -> None:
+        self.network, self.images = pixels.network, pixels.images
+        self.kept, self.pixels, self.rows = kept, pixels, rows
+
+    def batches(
+        self, targets: np.ndarray, order: np.ndarray, seed: int, copy: int
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        return self.pixels.batches(targets, order, seed, copy)
+
+    def predict(self, rows: np.ndarray, what: str) -> tuple[np.ndarray, np.ndarray]:
+        are_kept = np.isin(rows, self.rows)
+        found = [np.empty((len(rows), output.shape[-1]), np.float32) for output in self.network.predictor.outputs]
+        for source, chosen in ((self.kept, are_kept), (self.pixels, ~are_kept)):
+            if chosen.any():
+                for whole, some in zip(found, source.predict(rows[chosen], what), strict=True):
+                    whole[chosen] = some
+        probabilities, features = found
+        return probabilities, features
+
+
 class WithPseudoLabels:
     """A source whose batches hold images of another besides, with soft targets of their own.
 
@@ -179,12 +208,12 @@ def choose(
         limit: the most bytes that the cache may hold.
         train_on_all: the other tables are trained on too, together with the first.
     """
-    pixels: list[Source] = [
+    pixels = [
         Pixels(network, store, augmentation, workers, nobody(len(store)) if number else companions)
         for number, store in enumerate(stores)
     ]
     if split is None or augmentation.mixup or augmentation.cutmix or augmentation.driver_mixing:
-        return pixels  # what mixes the pixels of images has other copies in each fold
+        return list(pixels)  # what mixes the pixels of images has other copies in each fold
     settings = {name: value for name, value in as_json(augmentation.scaled()).items() if name != "driver_mixing"}
     drawn = decides | {"augmentation": settings, "seed": seed}
     copies = [copy_name(copy) for copy in sorted({recipe.copy_of(epoch) for epoch in range(1, epochs + 1)})]
@@ -204,9 +233,19 @@ def choose(
             kept += folders
             found.append(Activations(split.top, own, augmented, augmentation))
             say(f"{what} are computed once, for all epochs and folds, and kept in the cache")
-        else:
-            found.append(pixels[number])
-            say(f"{what} find no room in the cache (--cache-limit, or the disk): computed anew each time")
-            if train_on_all:  # what is trained on together must begin at one place
-                return pixels
+            continue
+        within = [*kept, *folders]
+        some = own.fitting(PLAIN, plain[number], room(own.folder, limit, within))
+        if len(some) and not train_on_all and make_room(own.folder, own.missing_bytes([PLAIN], some), limit, within):
+            kept += folders
+            found.append(Streamed(Activations(split.top, own, augmented, augmentation), pixels[number], some))
+            say(
+                f"{what} find no room in the cache (--cache-limit, or the disk): kept for the predictions of "
+                f"{len(some):,} images, computed anew each time for the rest"
+            )
+            continue
+        found.append(pixels[number])
+        say(f"{what} find no room in the cache (--cache-limit, or the disk): computed anew each time")
+        if train_on_all:  # what is trained on together must begin at one place
+            return list(pixels)
     return found

@@ -10,13 +10,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from models.finetuning import activations, runtime, sources
 from models.finetuning import architecture as zoo
-from models.finetuning import runtime
 from models.finetuning.activations import PLAIN, ActivationStore
 from models.finetuning.network import Network, build, set_trainable
 from models.finetuning.recipe import Kind, Recipe
 from models.finetuning.trunk import split
 from preprocessing import dataset
+from preprocessing.augmentation_settings import Augmentation
 from preprocessing.images import ImageStore
 from preprocessing.run_folder import REPOSITORY
 from preprocessing.settings import ImageSize
@@ -85,6 +86,42 @@ def test_blocks_hold_what_the_trunk_makes_and_a_damaged_one_is_made_again(tmp_pa
     file.write_bytes(file.read_bytes()[:-100])
     again = store.part(PLAIN, images, rows)
     np.testing.assert_array_equal(again.read(3), part.read(3))
+
+
+def test_what_finds_no_room_is_computed_anew_beside_what_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(activations, "BLOCK", 16)
+    network, recipe = cut("mobilenet_v2", "from block_8_project")
+    found = dataset.load(make_tree(tmp_path / "data"), tmp_path / "cache", progress=False)
+    paths = [found.train_path(row.img, row.classname) for row in found.train.itertuples()]
+    images = ImageStore(paths, recipe.image_size, tmp_path / "cache", found.fingerprint, 2**30)
+    images.prepare(2, lambda line: None)
+    parts = split(network, recipe)
+    assert parts is not None
+    a_block = activations.ActivationStore("n", {}, images, parts, tmp_path / "cache", 1).bytes(np.arange(16))
+    taken = sum(path.stat().st_size for path in (tmp_path / "cache" / "images").rglob("*.npy"))
+    rows = np.random.default_rng(0).permutation(80)
+    said: list[str] = []
+
+    def source(limit: int, train_on_all: bool = False) -> sources.Source:
+        (chosen,) = sources.choose(
+            *(network, parts, [images]),
+            **{"training": rows[:60], "companions": None, "plain": [np.arange(80)], "epochs": 2, "recipe": recipe},
+            **{"augmentation": Augmentation(), "name": "n", "decides": {}, "seed": 0, "cache": tmp_path / "cache"},
+            **{"limit": limit, "workers": 2, "say": said.append, "train_on_all": train_on_all},
+        )
+        return chosen
+
+    partly = source(taken + int(2.5 * a_block))
+    assert "kept for the predictions of 32 images, computed anew each time for the rest" in said[-1]
+    expected = sources.Pixels(network, images, Augmentation(), 2).predict(rows, "")
+    for again in (partly, source(taken + int(2.5 * a_block))):  # the second finds what the first has made
+        for one, other in zip(again.predict(rows, ""), expected, strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+        assert len(list((tmp_path / "cache" / "activations").rglob("*.npy"))) == 2
+    inputs, _ = next(iter(partly.batches(np.zeros((80, 10), np.float32), rows[None, :8], 0, 1)))
+    assert inputs.shape == (8, 80, 96, 3)  # the augmented copies find no room: photographs
+    assert isinstance(source(taken + int(2.5 * a_block), train_on_all=True), sources.Pixels)
+    assert isinstance(source(2**30), sources.Activations)
 
 
 def test_bfloat16_is_kept_as_it_is(tmp_path: Path) -> None:
