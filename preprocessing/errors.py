@@ -11,6 +11,7 @@ from types import FrameType
 from preprocessing.masking import masked
 
 STOPPED = "\nstopped. The same command goes on from here; nothing finished is lost."
+OWN = ("preprocessing", "models", "ensemble", "tools")  # packages that are not installed but lie here
 STOPS_WITHIN = 3.0  # seconds after Ctrl-C or SIGTERM
 
 
@@ -31,6 +32,15 @@ def run_command(main: Callable[[], None]) -> None:
         main()
     except UserError as error:
         print(f"error: {masked(str(error))}", file=sys.stderr)
+        sys.exit(2)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] in OWN:
+            raise
+        print(
+            f"error: the package {error.name} is not installed for {sys.executable}. ./run_all.sh makes .venv with all "
+            "that is needed; then: source .venv/bin/activate",
+            file=sys.stderr,
+        )
         sys.exit(2)
     except KeyboardInterrupt:
         stopping.say()

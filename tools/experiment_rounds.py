@@ -154,9 +154,9 @@ def piece_of(experiment: Experiment, arguments: argparse.Namespace, model: str, 
     try:
         if experiment.classifier:
             parsed = bottleneck.make_parser(experiment.architecture, "").parse_args(words)
-            return bottleneck.template_piece(experiment.architecture, parsed)[1]
+            return bottleneck.template_piece(experiment.architecture, parsed)
         parsed = command.make_parser(experiment.architecture).parse_args(words)
-        return command.template_piece(experiment.architecture, parsed)[1]
+        return command.template_piece(experiment.architecture, parsed)
     except UserError as error:
         raise UserError(f"experiment {experiment.name}: {error}") from None
 

@@ -33,11 +33,11 @@ def make_parser() -> CommandLine:
 def main() -> None:
     arguments = make_parser().parse_args()
     templates = [command.template_piece(zoo.find(name), arguments) for name in arguments.models.split()]
-    checked, _, asked = command.read_data(arguments, templates[0][0])
-    for line in damaged_pieces(templates[0][0], only_for_blend=True):  # before the blend, which could not mend it
+    checked, _, asked = command.read_data(arguments, templates[0].run)
+    for line in damaged_pieces(templates[0].run, only_for_blend=True):  # before the blend, which could not mend it
         print(f"note: {line}", file=sys.stderr)
     left: list[Piece] = []
-    for _, template in templates:
+    for template in templates:
         pieces = [Piece(**{**vars(template), "fold": fold}) for fold in asked]
         todo = command.unfinished(pieces, checked)
         if len(todo) < len(pieces):

@@ -205,7 +205,7 @@ def main() -> None:
     asked = make_parser().parse_args()
     arguments = options_parser().parse_args(asked.options)
     clock = Clock.of(asked.time_budget)
-    templates = [command.template_piece(zoo.find(name), arguments)[1] for name in asked.models.split()]
+    templates = [command.template_piece(zoo.find(name), arguments) for name in asked.models.split()]
     if not templates:
         return
     run = templates[0].run

@@ -4,7 +4,6 @@ import argparse
 import dataclasses
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from models.finetuning import architecture as zoo
@@ -15,7 +14,7 @@ from models.finetuning.piece import OUTPUTS, Piece
 from models.finetuning.recipe import QUICK, Recipe
 from preprocessing.crops import REGIONS, WHOLE
 from preprocessing.errors import UserError, run_command
-from preprocessing.run_folder import ALL_DRIVERS, checked_name, run_folder
+from preprocessing.run_folder import ALL_DRIVERS
 from preprocessing.settings import CommandLine, ImageSize, add_settings, chosen, setting
 
 DEFAULT_ARCHITECTURE = "inception_v3"
@@ -105,9 +104,9 @@ def main(description: str) -> None:
 def _main(description: str, words: list[str]) -> None:
     architecture = zoo.find(_architecture_in(words))
     arguments = make_parser(architecture, description).parse_args(words)
-    run, template = template_piece(architecture, arguments)
+    template = template_piece(architecture, arguments)
     name = template.model_name
-    checked, ordered, asked = command.read_data(arguments, run)
+    checked, ordered, asked = command.read_data(arguments, template.run)
     if ALL_DRIVERS in asked:
         raise UserError("--fold all: a classifier on features needs held-out drivers. Leave --fold out, or name folds.")
     pieces = [dataclasses.replace(template, fold=fold) for fold in asked]
@@ -123,31 +122,20 @@ def _main(description: str, words: list[str]) -> None:
     make_folds(todo, checked, ordered, arguments.cache, int(arguments.cache_limit * command.GIBIBYTE))
 
 
-def template_piece(architecture: Architecture, arguments: argparse.Namespace) -> tuple[Path, Piece]:
-    """The run's folder, and the piece that the command line asks for, as of fold 0.
+def template_piece(architecture: Architecture, arguments: argparse.Namespace) -> Piece:
+    """The piece that the command line asks for, as of fold 0.
 
     Raises:
         UserError: weights that are not there, or settings that contradict each other.
     """
-    run = run_folder(arguments.run or ("quick" if arguments.quick else "full"), arguments.runs)
     settings = settings_for(architecture, arguments.quick, chosen(arguments, Bottleneck))
     default_name = f"bottleneck_{architecture.name}_{settings.classifier}"
-    name = checked_name(arguments.model_name or default_name, "--model-name")
-    if name in zoo.names():
-        raise UserError(f"--model-name {name}: that is an architecture's own. Take another, such as {default_name}.")
-    pretrained.weights_file(architecture, arguments.weights)
-    return run, Piece(
-        run=run,
-        model_name=name,
-        architecture=architecture,
-        recipe=settings,
-        fold=0,
-        weights=arguments.weights,
-        precision=arguments.precision,
-        seed=arguments.seed,
-        workers=arguments.workers,
-        outputs=BOTTLENECK_OUTPUTS,
-    )
+    piece = command.make_piece(architecture, arguments, default_name, settings, BOTTLENECK_OUTPUTS)
+    if piece.model_name in zoo.names():
+        raise UserError(
+            f"--model-name {piece.model_name}: that is an architecture's own. Take another, such as {default_name}."
+        )
+    return piece
 
 
 def _architecture_in(words: list[str]) -> str:

@@ -141,9 +141,9 @@ def add_recipe_options(parser: argparse.ArgumentParser, recipe: Recipe, augmenta
 
 def _main(architecture: Architecture, words: list[str]) -> None:
     arguments = make_parser(architecture).parse_args(words)
-    run, template = template_piece(architecture, arguments)
-    begun = folds_path(run).exists()
-    checked, ordered, asked = read_data(arguments, run, write=begun or not arguments.dry_run)
+    template = template_piece(architecture, arguments)
+    begun = folds_path(template.run).exists()
+    checked, ordered, asked = read_data(arguments, template.run, write=begun or not arguments.dry_run)
     pieces = [dataclasses.replace(template, fold=fold) for fold in asked]
     if arguments.dry_run and not begun:
         _say_what_would_train(pieces, ordered, len(checked.test), arguments)
@@ -170,32 +170,55 @@ def _main(architecture: Architecture, words: list[str]) -> None:
         train_fold(piece, checked, ordered, setting, arguments.cache, int(arguments.cache_limit * GIBIBYTE))
 
 
-def template_piece(architecture: Architecture, arguments: argparse.Namespace) -> tuple[Path, Piece]:
-    """The run's folder, and the piece that the command line asks for, as of fold 0.
+def template_piece(architecture: Architecture, arguments: argparse.Namespace) -> Piece:
+    """The piece that the command line asks for, as of fold 0.
 
     Raises:
         UserError: weights that are not there, or settings that contradict each other.
     """
-    run = run_folder(arguments.run or ("quick" if arguments.quick else "full"), arguments.runs)
-    name = checked_name(arguments.model_name or architecture.name, "--model-name")
-    pretrained.weights_file(architecture, arguments.weights)
     watching.check_installed(arguments.log_to)
     kind = Kind(scratch=arguments.weights == "none", quick=arguments.quick)
     recipe, augmentation = architecture.settings_for(kind, chosen(arguments, Recipe) | chosen(arguments, Augmentation))
-    return run, Piece(
+    return make_piece(
+        *(architecture, arguments, architecture.name, recipe, outputs_of(recipe)),
+        augmentation=augmentation,
+        activations=arguments.activations,
+        log_to=arguments.log_to,
+    )
+
+
+def make_piece(
+    architecture: Architecture,
+    arguments: argparse.Namespace,
+    default_name: str,
+    recipe: Any,
+    outputs: tuple[str, ...],
+    **others: Any,
+) -> Piece:
+    """The piece of fold 0 that the options of `add_piece_options` ask for.
+
+    Args:
+        default_name: the model's where none was given.
+        others: attributes that only some pieces have.
+
+    Raises:
+        UserError: no such weights, or a name that cannot be a folder's.
+    """
+    run = run_folder(arguments.run or ("quick" if arguments.quick else "full"), arguments.runs)
+    name = checked_name(arguments.model_name or default_name, "--model-name")
+    pretrained.weights_file(architecture, arguments.weights)
+    return Piece(
         run=run,
         model_name=name,
         architecture=architecture,
         recipe=recipe,
-        augmentation=augmentation,
         fold=0,
         weights=arguments.weights,
         precision=arguments.precision,
         seed=arguments.seed,
         workers=arguments.workers,
-        activations=arguments.activations,
-        log_to=arguments.log_to,
-        outputs=outputs_of(recipe),
+        outputs=outputs,
+        **others,
     )
 
 

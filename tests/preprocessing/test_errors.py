@@ -63,3 +63,12 @@ def test_what_fails_because_it_was_interrupted_was_interrupted() -> None:
     )
     assert (done.returncode, "Traceback" in done.stderr) == (130, False), done.stderr
     assert "goes on from here" in done.stderr
+
+
+@pytest.mark.parametrize(("module", "status"), [("numpi", 2), ("models.numpi", 1)])
+def test_a_package_that_is_not_installed_is_named_and_one_of_ours_is_a_defect(module: str, status: int) -> None:
+    code = f"from preprocessing.errors import run_command; run_command(lambda: __import__({module!r}))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == status
+    assert ("source .venv/bin/activate" in done.stderr) == (status == 2)
+    assert ("Traceback" in done.stderr) == (status == 1)
