@@ -86,7 +86,7 @@ def blend_run(request: Request) -> str:
     Raises:
         UserError: an input is missing or malformed, or an output cannot be written.
     """
-    source = _run_source(request) if request.loose is None else _loose_source(request, request.loose)
+    source = run_source(request) if request.loose is None else _loose_source(request, request.loose)
     folder = request.run / "ensemble"
     outputs = _outputs(request, folder, source.has_test)
     asked = {"code": record.code_version(), "options": as_json(request.options)} | source.asked
@@ -116,8 +116,12 @@ def _blend(request: Request, source: Source, asked: dict[str, Any], outputs: dic
     return text
 
 
-def _run_source(request: Request) -> Source:
-    """The finished models of the run."""
+def run_source(request: Request) -> Source:
+    """The finished models of the run.
+
+    Raises:
+        UserError: there are none, or folds are missing that may not be.
+    """
     folds = read_folds(folds_path(request.run))
     all_members = members_of_run.find_members(
         request.run, [int(fold) for fold in folds["fold"].unique()], request.models

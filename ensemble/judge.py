@@ -1,0 +1,123 @@
+"""How each way to blend a run does on a test set whose labels are known, beside its loss out of fold.
+
+    python -m ensemble.judge --run practice --labels labels.csv
+
+For reports, not for choosing: what is chosen by this table is no longer measured by it. Blends as `ensemble.blend`
+does, without writing anything. "Out of fold" is cross-fitted, or nested where a choice is followed by another.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ensemble.options import Options
+from preprocessing.errors import UserError, named, run_command
+from preprocessing.run_folder import RUNS, run_folder
+from preprocessing.settings import CommandLine, add_settings, chosen
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from ensemble.outcome import Outcome
+
+
+def make_parser() -> CommandLine:
+    """The options of this command."""
+    parser = CommandLine(prog="python -m ensemble.judge", description=__doc__)
+    parser.add_argument("--run", default="full", metavar="NAME", help="the run to blend [full]")
+    parser.add_argument("--runs", type=Path, default=RUNS, metavar="DIR", help="where runs lie [runs]")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="the competition's folder [found by itself]")
+    parser.add_argument("--models", default="", metavar='"A B"', help="only these models [every one of the run]")
+    parser.add_argument("--allow-missing", action="store_true", help="blend although folds are missing")
+    parser.add_argument("--labels", type=Path, required=True, metavar="FILE", help="img,classname[,subject]")
+    add_settings(parser, Options(), "blending")
+    return parser
+
+
+def main() -> None:
+    arguments = make_parser().parse_args()
+    run = run_folder(arguments.run, arguments.runs)
+    models = tuple(arguments.models.replace(",", " ").split())
+
+    from ensemble.outcome import outcome_of
+    from ensemble.score import read_labels
+    from ensemble.stage import Request, run_source
+    from preprocessing.competition import SAMPLE_SUBMISSION
+    from preprocessing.dataset import required
+
+    known = read_labels(arguments.labels)
+    options = Options(**chosen(arguments, Options))
+    sample = required(arguments.data) / SAMPLE_SUBMISSION
+    source = run_source(Request(run, sample, Path(), models, arguments.allow_missing, options))
+    predictions, _ = source.read()
+    unlabelled = [img for img in predictions.test_images if img not in known.index]
+    if unlabelled:
+        raise UserError(
+            f"{arguments.labels}: expected a label for each of the {len(predictions.test_images):,} test images, found "
+            f"none for {len(unlabelled):,}: {named(unlabelled)}."
+        )
+    outcome = outcome_of(predictions, options)
+    print(as_text(judged(outcome, known.loc[list(predictions.test_images)])))
+
+
+def judged(outcome: Outcome, truth: pd.DataFrame) -> pd.DataFrame:
+    """Log loss of the members, of every way, and of what follows the one that was chosen.
+
+    Args:
+        truth: classname of each test image, in the order of `outcome.predictions.test_images`.
+
+    Returns:
+        A frame way,out_of_fold,test,accuracy; accuracy is on the test set, 0 to 1.
+    """
+    import numpy as np
+    import pandas as pd
+
+    from ensemble.calibration import Calibration
+    from preprocessing.competition import CLASSES
+    from preprocessing.metric import accuracy, log_loss
+
+    predictions, rows = outcome.predictions, []
+    labels = truth["classname"].map(CLASSES.index).to_numpy(dtype=np.int64)
+
+    def add(name: str, out_of_fold: float, test: np.ndarray) -> None:
+        rows.append((name, out_of_fold, log_loss(test, labels), accuracy(test, labels)))
+
+    raw = np.stack(
+        [
+            Calibration(1 / mean.scale).predict(table)
+            for mean, table in zip(predictions.fold_means, predictions.test, strict=True)
+        ]
+    )
+    for name, member, table in zip(predictions.names, predictions.out_of_fold, raw, strict=True):
+        add(f"{name}, mean of its folds", log_loss(member, predictions.labels), table)
+    add(
+        "uniform mean, means of folds as they come",
+        log_loss(predictions.out_of_fold.mean(axis=0), predictions.labels),
+        raw.mean(axis=0),
+    )
+    for one in outcome.choice.judged:
+        add(one.name, one.cross_fitted_loss, one.blend.predict(predictions.test))
+    winner = outcome.choice.winner
+    add(f"chosen: {winner.name}, means of folds as they come", winner.cross_fitted_loss, winner.blend.predict(raw))
+    add(f"chosen: {winner.name}", winner.cross_fitted_loss, winner.blend.predict(predictions.test))
+    nested = outcome.nested
+    add("+ prior, nested", log_loss(nested.plain, predictions.labels), outcome.test_plain)
+    add("+ neighbours, nested", log_loss(nested.final, predictions.labels), outcome.test)
+    return pd.DataFrame(rows, columns=["way", "out_of_fold", "test", "accuracy"])
+
+
+def as_text(table: pd.DataFrame) -> str:
+    """The frame of `judged` for the terminal; the ratio is to the uniform mean on the test set."""
+    from ensemble.report import formatted
+
+    uniform = float(table.loc[table["way"].str.startswith("uniform mean"), "test"].iloc[0])
+    rows = [
+        [row.way, f"{row.out_of_fold:.4f}", f"{row.test:.4f}", f"{row.test / uniform:.2f}", f"{row.accuracy:.1%}"]
+        for row in table.itertuples(index=False)
+    ]
+    return formatted(["way to blend", "out of fold", "test", "to the uniform mean", "accuracy"], rows)
+
+
+if __name__ == "__main__":
+    run_command(main)
