@@ -64,6 +64,34 @@ def test_whole_path_from_the_command_line(small) -> None:
     assert "p901" in scored.stdout and "c0 safe driving" in scored.stdout
 
 
+def test_every_way_is_judged_on_a_labelled_test_set_and_nothing_is_written(small) -> None:
+    done = command("ensemble.judge", *small.command[:6], "--labels", small.labels)
+    assert done.returncode == 0, done.stderr
+    assert not (small.run / "ensemble").exists()
+    blend_run(request_of(small))
+    ways = pd.read_csv(small.run / "ensemble" / "ways.csv").set_index("way")
+    truth = small.test_labels.set_index("img")["classname"].map(CLASSES.index)
+    submission = read_predictions(small.submission)
+    last = done.stdout.splitlines()[-1].split()
+    assert float(last[-3]) == pytest.approx(
+        log_loss(submission.to_numpy(), truth[submission.index].to_numpy()), abs=1e-4
+    )
+    (single,) = [line.split() for line in done.stdout.splitlines() if line.startswith("best single  ")]
+    assert float(single[2]) == pytest.approx(ways.loc["best single", "cross_fitted"], abs=1e-4)
+    (mean,) = [line.split() for line in done.stdout.splitlines() if line.startswith("uniform mean")]
+    tables = [
+        pd.read_csv(small.piece(model, fold) / "test.csv", index_col="img").loc[submission.index]
+        for model in ("vgg16", "resnet50", "inception_v3")
+        for fold in range(3)
+    ]
+    expected = log_loss(np.mean([table.to_numpy() for table in tables], axis=0), truth[submission.index].to_numpy())
+    assert float(mean[-3]) == pytest.approx(expected, abs=1e-4)
+
+    small.test_labels.iloc[3:].to_csv(small.labels, index=False)
+    done = command("ensemble.judge", *small.command[:6], "--labels", small.labels)
+    assert done.returncode == 2 and "found none for 3" in done.stderr
+
+
 def test_what_lies_in_the_run_folder(small) -> None:
     text = blend_run(request_of(small))
     folder = small.run / "ensemble"
