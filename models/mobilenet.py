@@ -2,8 +2,11 @@
 
     python models/mobilenet.py --fold 0
 
-224x224 pixels, [-1, 1] RGB, 3.2 million parameters. AdamW at 5e-4, 5 epochs: mobilenet_v2's, which were
-measured.
+About 4 minutes a fold of 2,100 images on 2 cores. On the README's practice set, 2026-11-21: 0.475 out of fold (single
+networks), 0.327 on the test drivers (mean of five folds).
+
+224x224 pixels, [-1, 1] RGB, 3.2 million parameters. AdamW at 5e-4, 5 epochs: mobilenet_v2's; other rates were not
+tried with this network.
 """
 
 import sys
