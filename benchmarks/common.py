@@ -76,10 +76,11 @@ def matmul_peak(dtype: str, side: int = PEAK_SIDE, rounds: int = 3) -> float:
 
 
 def smaller(data: Path, folder: Path, train: int, test: int) -> Path:
-    """A data folder of links to some photographs of another, evenly spaced, in Kaggle's layout; 0 is all of them."""
+    """A data folder of some photographs of another, evenly spaced, in Kaggle's layout; 0 is all of them."""
     import csv
 
     from preprocessing.competition import DRIVER_LIST, SAMPLE_SUBMISSION, TEST_FOLDER, TRAIN_FOLDER
+    from preprocessing.files import link_or_copy
 
     for name, most in ((DRIVER_LIST, train), (SAMPLE_SUBMISSION, test)):
         with (data / name).open(newline="") as stream:
@@ -91,7 +92,7 @@ def smaller(data: Path, folder: Path, train: int, test: int) -> Path:
         for row in kept:
             place = f"{TRAIN_FOLDER}/{row[1]}/{row[2]}" if name == DRIVER_LIST else f"{TEST_FOLDER}/{row[0]}"
             (folder / place).parent.mkdir(parents=True, exist_ok=True)
-            (folder / place).symlink_to((data / place).resolve())
+            link_or_copy(data / place, folder / place)
     return folder
 
 

@@ -4,11 +4,32 @@
 """
 
 import argparse
+import importlib
+import re
+import sys
 import time
+from types import ModuleType
 from typing import Any
 
 import torch
-import torchvision
+
+
+def _torchvision() -> ModuleType:
+    """The library; also where its compiled part, made for CUDA, does not load beside a PyTorch for CPUs.
+
+    Of that part the networks here need nothing, but the import expects some of its operations to be there.
+    """
+    while True:
+        try:
+            return importlib.import_module("torchvision")
+        except RuntimeError as error:
+            missing = re.search(r"operator (torchvision::\w+) does not exist", str(error))
+            if not missing:
+                raise
+            torch.library.define(missing[1], "(Tensor x) -> Tensor")
+        for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
+            del sys.modules[name]
+
 
 BATCH, WARM = 32, 2
 
@@ -51,14 +72,15 @@ def main() -> None:
 
 def network(name: str) -> Any:
     """Backbone, average pooling and ten logits; BatchNorm in inference mode, its parameters frozen."""
+    models = _torchvision().models
     if name == "vgg16":
-        features = torchvision.models.vgg16(weights=None).features
+        features = models.vgg16(weights=None).features
         pooling = torch.nn.AdaptiveAvgPool2d(1)
         return torch.nn.Sequential(features, pooling, torch.nn.Flatten(), torch.nn.Linear(512, 10))
     if name == "resnet50":
-        model: Any = torchvision.models.resnet50(weights=None)
+        model: Any = models.resnet50(weights=None)
     else:
-        model = torchvision.models.inception_v3(weights=None, aux_logits=False, init_weights=False)
+        model = models.inception_v3(weights=None, aux_logits=False, init_weights=False)
         model.dropout = torch.nn.Identity()
     model.fc = torch.nn.Linear(2048, 10)
     model.eval()

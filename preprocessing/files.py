@@ -118,6 +118,15 @@ def _is_damaged(content: bytes) -> bool:
     return same > len(frame) // 2
 
 
+def link_or_copy(source: Path, target: Path) -> None:
+    """Makes `target` the same file as `source`, or a copy where that cannot be."""
+    source = source.resolve()  # of a symbolic link, the file: a link to a link could break when the data moves
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one without hard links, or another owner's file
+        shutil.copy2(source, target)
+
+
 def free_bytes(folder: Path) -> int:
     """Free bytes on the disk that `folder` lies on, or will lie on."""
     folder = Path(folder).resolve()

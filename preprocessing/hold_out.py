@@ -7,16 +7,14 @@ links where the file system has them and copies elsewhere. The original test ima
 """
 
 import csv
-import os
 import random
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from preprocessing.competition import CLASSES, DRIVER_LIST, SAMPLE_SUBMISSION, TEST_FOLDER, TRAIN_FOLDER
 from preprocessing.errors import UserError, run_command
-from preprocessing.files import written_whole
+from preprocessing.files import link_or_copy, written_whole
 from preprocessing.run_folder import CACHE
 from preprocessing.settings import CommandLine, nearest
 
@@ -67,9 +65,9 @@ def hold_out(data: "Dataset", drivers: Sequence[str], out: Path, seed: int = 0) 
         for name in (*(f"{TRAIN_FOLDER}/{classname}" for classname in CLASSES), TEST_FOLDER):
             (folder / name).mkdir(parents=True)
         for _, classname, img in kept:
-            _link_or_copy(data.train_path(img, classname), folder / TRAIN_FOLDER / classname / img)
+            link_or_copy(data.train_path(img, classname), folder / TRAIN_FOLDER / classname / img)
         for name, (_, classname, img) in renamed:
-            _link_or_copy(data.train_path(img, classname), folder / TEST_FOLDER / name)
+            link_or_copy(data.train_path(img, classname), folder / TEST_FOLDER / name)
         _write_rows(folder / DRIVER_LIST, ("subject", "classname", "img"), kept)
         uniform = (f"{1 / len(CLASSES):g}",) * len(CLASSES)
         _write_rows(folder / SAMPLE_SUBMISSION, ("img", *CLASSES), [(name, *uniform) for name, _ in renamed])
@@ -88,14 +86,6 @@ def _judge_drivers(drivers: Sequence[str], known: Sequence[str]) -> None:
         raise UserError(f"--drivers: expected at least one of {' '.join(known)}")
     if set(drivers) == set(known):
         raise UserError("--drivers: these are all the drivers; leave at least one to train on, two to validate too.")
-
-
-def _link_or_copy(source: Path, target: Path) -> None:
-    source = source.resolve()  # of a symbolic link, the file: a link to a link could break when the data moves
-    try:
-        os.link(source, target)
-    except OSError:  # another file system, or one without hard links, or another owner's file
-        shutil.copy2(source, target)
 
 
 def _write_rows(path: Path, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
