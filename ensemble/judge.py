@@ -45,11 +45,14 @@ def main() -> None:
     from ensemble.stage import Request, run_source
     from preprocessing.competition import SAMPLE_SUBMISSION
     from preprocessing.dataset import required
+    from preprocessing.finished import require_whole
 
     known = read_labels(arguments.labels)
     options = Options(**chosen(arguments, Options))
     sample = required(arguments.data) / SAMPLE_SUBMISSION
     source = run_source(Request(run, sample, Path(), models, arguments.allow_missing, options))
+    for path in source.inputs.values():
+        require_whole(path)
     predictions, _ = source.read()
     unlabelled = [img for img in predictions.test_images if img not in known.index]
     if unlabelled:

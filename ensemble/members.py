@@ -4,6 +4,7 @@ A piece is runs/NAME/MODEL/fold_K. It is finished when it holds finished.json, w
 """
 
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,22 +131,26 @@ def lacks(run: Path, member: Member) -> str:
 
 def command_for(run: Path, member: Member, runs: Path | None = None) -> str:
     """The command that trains the missing folds of a member."""
-    settings = _settings(run, member)
+    folds = " ".join(map(str, member.missing))
+    content = _configuration(run, member)
+    words = content.get("command")
+    if isinstance(words, list) and words:
+        return f"{shlex.join(map(str, words))} --fold {folds}"
+    settings = content["settings"] if content else {}
     architecture, classifier = settings.get("architecture", member.name), settings.get("classifier")
     script = f"bottleneck.py --architecture {architecture} --classifier {classifier}" if classifier else ""
     renamed = "" if architecture == member.name else f" --model-name {member.name}"
     elsewhere = f" --runs {runs}" if runs else ""
-    folds = " ".join(map(str, member.missing))
     return f"python models/{script or f'{architecture}.py'} --run {run.name}{elsewhere}{renamed} --fold {folds}"
 
 
-def _settings(run: Path, member: Member) -> dict[str, Any]:
-    """What a fold of the member was made with; nothing where none tells."""
+def _configuration(run: Path, member: Member) -> dict[str, Any]:
+    """The config.json of a fold of the member; nothing where none tells what it was made with."""
     for path in sorted((run / member.name).glob(f"fold_*/{CONFIGURATION}")):
         content = read_json(path)
         settings = content.get("settings") if isinstance(content, dict) else None
         if isinstance(settings, dict) and isinstance(settings.get("architecture"), str):
-            return settings
+            return dict(content)
     return {}
 
 

@@ -168,7 +168,7 @@ def _outputs(request: Request, folder: Path, has_test: bool) -> dict[str, Path]:
     names += TEST if has_test else ()
     names += FIGURES if request.options.figures else ()
     outputs = {name: folder / name for name in names}
-    return outputs | ({str(request.submission): request.submission} if has_test else {})
+    return outputs | ({str(request.submission.resolve()): request.submission} if has_test else {})
 
 
 def summary(outcome: Outcome) -> dict[str, Any]:

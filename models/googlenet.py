@@ -2,6 +2,8 @@
 
     python models/googlenet.py --fold 0
 
+About 5 minutes a fold of 2,100 images on 2 cores, by its operations; not timed.
+
 224x224 pixels, BGR minus the ImageNet mean, 6.0 million parameters; no BatchNorm. AdamW at 5e-5, 4 epochs (reasoned,
 not measured here), with the paper's two auxiliary heads in training. Keras has no weights of it:
 models/finetuning/googlenet_onnx.py imports them.

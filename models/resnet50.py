@@ -2,6 +2,7 @@
 
     python models/resnet50.py --fold 0
 
+About 8 minutes a fold of 2,100 images on 2 cores, by the rate of its step.
 Not measured here with ImageNet weights; 0.289 was published for the best single network on the complete data.
 
 224x224 pixels, BGR minus the ImageNet mean, 23.6 million parameters. AdamW at 3e-4, 4 epochs, BatchNorm frozen:

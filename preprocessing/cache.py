@@ -1,5 +1,6 @@
 """The cache folder, bounded: decoded images, features and activations of frozen networks; the oldest give way."""
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -63,9 +64,16 @@ def _made(folder: Path) -> Path:
 
 def _others(cache: Path, kept: set[Path]) -> list[Path]:
     """Entries that may give way, the least recently used first."""
-    entries = [path for part in BOUNDED for path in (cache / part).glob("*") if path.is_dir()]
-    return sorted((path for path in entries if path not in kept), key=lambda path: path.stat().st_mtime)
+    entries: list[tuple[float, Path]] = []
+    for path in (path for part in BOUNDED for path in (cache / part).glob("*") if path.is_dir() and path not in kept):
+        with contextlib.suppress(FileNotFoundError):  # another process has removed it
+            entries.append((path.stat().st_mtime, path))
+    return [path for _, path in sorted(entries)]
 
 
 def _bytes_in(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.glob("*.npy"))
+    total = 0
+    for path in folder.glob("*.npy"):
+        with contextlib.suppress(FileNotFoundError):  # another process has removed it, or given it its name
+            total += path.stat().st_size
+    return total

@@ -16,7 +16,13 @@ STOPS_WITHIN = 3.0  # seconds after Ctrl-C or SIGTERM
 
 
 class UserError(Exception):
-    """A mistake that the user can mend. The message says what was expected, what was found, what to type next."""
+    """A mistake that the user can mend. The message says what was expected, what was found, what to type next.
+
+    Attributes:
+        status: of the command that ends with it.
+    """
+
+    status = 2
 
 
 def named(names: Sequence[str], most: int = 3) -> str:
@@ -26,13 +32,13 @@ def named(names: Sequence[str], most: int = 3) -> str:
 
 
 def run_command(main: Callable[[], None]) -> None:
-    """Runs a command's `main`; a UserError becomes one message and exit status 2, Ctrl-C and SIGTERM status 130."""
+    """Runs a command's `main`; a UserError becomes one message and its exit status, Ctrl-C and SIGTERM status 130."""
     stopping = _Stopping()
     try:
         main()
     except UserError as error:
         print(f"error: {masked(str(error))}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(error.status)
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] in OWN:
             raise

@@ -110,13 +110,17 @@ class ImageStore:
         if missing:
             bar = tqdm(total=len(self), desc=f"decoding to {self.size}", unit="img", leave=False, disable=None)
             bar.update(len(self) - sum(len(self._rows(number)) for number in missing))
+            number_of = {self._block_path(number): number for number in missing}
+
+            def make(path: Path) -> None:
+                block = np.empty(self._block_shape(number_of[path]), np.uint8)
+                for position, image in enumerate(pool.map(self._decode, self._rows(number_of[path]))):
+                    block[position] = image
+                    bar.update()
+                write_block(path, block)
+
             with ThreadPoolExecutor(workers) as pool:
-                for number in missing:
-                    block = np.empty(self._block_shape(number), np.uint8)
-                    for position, image in enumerate(pool.map(self._decode, self._rows(number))):
-                        block[position] = image
-                        bar.update()
-                    write_block(self._block_path(number), block)
+                locks.divide(list(number_of), lambda path: self._is_there(number_of[path]), make)
             bar.close()
         with contextlib.suppress(OSError):  # a cache that is only read will do
             os.utime(self.folder)  # the least recently used store is the first to make room

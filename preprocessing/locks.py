@@ -11,7 +11,7 @@ import platform
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -49,6 +49,44 @@ def held(path: Path, doing: str, wait: bool = False) -> Iterator[None]:
                 with contextlib.suppress(OSError):
                     path.unlink()
             return
+
+
+def divide(files: Sequence[Path], is_there: Callable[[Path], bool], make: Callable[[Path], None]) -> None:
+    """Makes files that other processes may be making too, each of them once: first those that nobody is at.
+
+    Args:
+        is_there: whether a file is made.
+        make: makes it; under its lock, FOLDER/.NAME.lock.
+
+    Raises:
+        UserError: the folder cannot be written to.
+    """
+    for wait in (False, True):
+        left = []
+        for file in files:
+            with _share(file.with_name(f".{file.name}.lock"), wait) as mine:
+                if not mine and not wait:
+                    left.append(file)
+                elif not is_there(file):
+                    make(file)
+        files = left
+
+
+@contextlib.contextmanager
+def _share(path: Path, wait: bool) -> Iterator[bool]:
+    """Holds a lock, saying nothing; False where another process has it, or had it until now."""
+    with _opened(path) as lock:
+        mine = _taken(lock.fileno())
+        if not mine and wait:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        if not mine or not _is_at(lock.fileno(), path):
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            with contextlib.suppress(OSError):
+                path.unlink()
 
 
 def _opened(path: Path) -> IO[bytes]:

@@ -31,7 +31,9 @@ def make_parser() -> CommandLine:
     """The options of this command."""
     parser = CommandLine(prog="python -m tools.classify", description=(__doc__ or "").strip())
     parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="JPEG files")
-    parser.add_argument("--architecture", required=True, metavar="NAME", help=f"one of {', '.join(zoo.names())}")
+    parser.add_argument(
+        "--architecture", default="vgg16", metavar="NAME", help=f"one of {', '.join(zoo.names())} [vgg16]"
+    )
     parser.add_argument(
         "--weights", default="imagenet", metavar="W", help="imagenet, or a folder of NAME_top.weights.h5 [imagenet]"
     )

@@ -13,6 +13,7 @@ from ensemble.report import formatted
 from preprocessing.competition import CLASSES
 from preprocessing.errors import UserError
 from preprocessing.files import read_json, written_whole
+from preprocessing.finished import require_whole
 from preprocessing.metric import log_loss_per_image
 from preprocessing.run_folder import fold_folder
 from preprocessing.tables import read_predictions
@@ -86,7 +87,7 @@ def judge(run: Path, models: Sequence[str], images: pd.DataFrame) -> Judged | No
             folder = fold_folder(run, model, int(fold))
             if not (folder / "finished.json").is_file():
                 return None
-            table = read_predictions(folder / "out_of_fold.csv")
+            table = read_predictions(require_whole(folder / "out_of_fold.csv"))
             if set(table.index) != set(part["img"]):
                 raise UserError(f"{folder}/out_of_fold.csv: expected the images of fold {fold} in the run's folds.csv.")
             probabilities = table.loc[part["img"], list(CLASSES)].to_numpy()

@@ -235,8 +235,10 @@ def _words(experiment: Experiment, arguments: argparse.Namespace, model: str, se
     words += ["--model-name", model, "--seed", str(seed), *as_options(dict(experiment.settings))]
     words += ["--run", arguments.run, "--runs", str(arguments.runs), "--cache", str(arguments.cache)]
     words += ["--weights", arguments.weights, "--precision", arguments.precision, "--workers", str(arguments.workers)]
-    words += ["--cache-limit", str(arguments.cache_limit), "--activations", arguments.activations]
+    words += ["--cache-limit", str(arguments.cache_limit)]
     words += ["--data", str(arguments.data)] if arguments.data else []
     words += ["--folds", str(arguments.folds)] if arguments.folds else []
-    words += ["--log-to", ",".join(arguments.log_to)] if arguments.log_to else []
+    if not experiment.classifier:
+        words += ["--activations", arguments.activations]
+        words += ["--log-to", ",".join(arguments.log_to)] if arguments.log_to else []
     return words + ["--quick"] * arguments.quick + ["--skip-broken"] * arguments.skip_broken

@@ -27,6 +27,7 @@ def make_parser() -> CommandLine:
     parser.add_argument("--report", action="store_true", help="only the table of what is finished")
     parser.add_argument("--search", action="store_true", help="search the file's space, with Optuna, instead of rounds")
     command.add_run_options(parser)
+    command.add_training_options(parser)
     return parser
 
 

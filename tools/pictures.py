@@ -1,5 +1,6 @@
 """What a person gives to look at: photographs, folders of them, and videos. All of it through OpenCV."""
 
+import contextlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -51,7 +52,8 @@ class Photograph:
         pixels = None
         data = np.fromfile(self.path, np.uint8)
         if data.size:
-            pixels = cv2.imdecode(data, cv2.IMREAD_COLOR)
+            with contextlib.suppress(cv2.error):  # larger than preprocessing/__init__.py lets OpenCV read
+                pixels = cv2.imdecode(data, cv2.IMREAD_COLOR)
         if pixels is None:
             raise UserError(
                 f"{self.path} cannot be read as a picture. Expected {', '.join(PHOTOGRAPHS)}; save it as one of these."
@@ -132,7 +134,7 @@ def find(paths: Sequence[Path]) -> tuple[list[Photograph], list[Video]]:
 
 
 def readable(photographs: Sequence[Photograph], named_by_person: Sequence[Path]) -> list[Photograph]:
-    """Those whose file begins as a picture does. One broken in a folder is left out with a word.
+    """Those that are pictures; of a JPEG the beginning is looked at. One broken in a folder is left out with a word.
 
     Raises:
         UserError: a file that was named by itself is broken, or nothing is left.
@@ -142,8 +144,8 @@ def readable(photographs: Sequence[Photograph], named_by_person: Sequence[Path])
         try:
             if photograph._is_jpeg():
                 jpeg.read_header(photograph.path)
-            elif not cv2.haveImageReader(str(photograph.path)):
-                raise UserError(f"{photograph.path} cannot be read as a picture. Expected {', '.join(PHOTOGRAPHS)}.")
+            else:
+                photograph.whole()
             good.append(photograph)
         except UserError:
             if photograph.path in named_by_person:

@@ -6,6 +6,7 @@ Prints shell assignments for run_all.sh on standard output, and what a person re
 """
 
 import argparse
+import contextlib
 import os
 import shlex
 import sys
@@ -22,7 +23,7 @@ from models.finetuning.recipe import Kind, Recipe
 from preprocessing.augmentation_settings import Augmentation
 from preprocessing.competition import COMPLETE_TEST_IMAGES, COMPLETE_TRAIN_IMAGES, DRIVER_LIST, SAMPLE_SUBMISSION
 from preprocessing.errors import UserError, run_command
-from preprocessing.files import read_json, written_whole
+from preprocessing.files import read_record, written_whole
 from preprocessing.run_folder import REPOSITORY, RUNS, SUBMISSIONS, fold_folder, run_folder
 from preprocessing.settings import CommandLine, add_settings, as_options, chosen
 from tools import schedule
@@ -55,6 +56,7 @@ def make_parser() -> CommandLine:
         "--submissions", type=Path, default=SUBMISSIONS, metavar="DIR", help="for the CSV [submissions]"
     )
     command.add_run_options(parser)
+    command.add_training_options(parser)
     add_settings(parser, Options(), "blending")
     command.add_recipe_options(parser, Recipe(), Augmentation())
     return parser
@@ -106,7 +108,8 @@ def main() -> None:
             for fold in range(folds)
             if not _finished(run_path, a.name, fold)
         ]
-        tell(_timetable(unfinished, run_path, arguments, quick, (train_images, test_images, folds)))
+        places = schedule.find_places(arguments.jobs, quick, len(names) * folds)
+        tell(_timetable(unfinished, run_path, arguments, places, (train_images, test_images, folds)))
     if arguments.dry_run:
         tell("nothing was started (--dry-run)")
 
@@ -191,11 +194,10 @@ def _timetable(
     unfinished: list[tuple[zoo.Architecture, Recipe, int]],
     run: Path,
     arguments: argparse.Namespace,
-    quick: bool,
+    places: schedule.Places,
     counts: tuple[int, int, int],
 ) -> str:
     """What begins when, with a time budget or as if there were all the time in the world."""
-    places = schedule.find_places(arguments.jobs, quick, len(unfinished))
     record = schedule.Record(run, places.kind)
     rate = places.rate(arguments.precision in ("auto", "mixed_bfloat16") and bool(runtime.bfloat16_unit()))
     tasks = [
@@ -227,8 +229,10 @@ def _weights(unfinished: list[zoo.Architecture], asked: str, demo_run: Path | No
     """
     if demo_run is not None and asked == "imagenet":
         for config in sorted(demo_run.glob("*/fold_*/config.json")):
-            begun_with = read_json(config)["settings"]["weights"]
-            return begun_with if begun_with in ("imagenet", "none") else asked
+            with contextlib.suppress(UserError, KeyError, TypeError):  # that fold is made again
+                if read_record(config)["settings"]["weights"] == "none":
+                    return "none"
+                break
     try:
         for architecture in unfinished:
             weights.check_available(architecture, asked)

@@ -25,6 +25,7 @@ def make_parser() -> CommandLine:
     parser = CommandLine(prog="python -m tools.ready", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--models", required=True, metavar='"A B"', help="architectures")
     command.add_run_options(parser)
+    command.add_training_options(parser)
     command.add_piece_options(parser, "of the architecture")
     command.add_recipe_options(parser, Recipe(), Augmentation())
     return parser

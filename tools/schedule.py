@@ -19,8 +19,19 @@ from typing import Any
 from models.finetuning import architecture as zoo
 from models.finetuning import command, needs, runtime
 from models.finetuning.devices import Device, find_devices
-from models.finetuning.piece import Piece
-from models.finetuning.processes import POLL_SECONDS, default_jobs, environment, stop
+from models.finetuning.piece import Piece, leave_out
+from models.finetuning.processes import (
+    GAVE_UP,
+    POLL_SECONDS,
+    SMALLER_ENVIRONMENT,
+    STOPPED,
+    USER_ERROR,
+    default_jobs,
+    environment,
+    stop,
+    twice,
+    what_happened,
+)
 from models.finetuning.recipe import Recipe
 from preprocessing.augmentation_settings import Augmentation
 from preprocessing.errors import UserError, run_command
@@ -85,7 +96,11 @@ class Places:
 
 
 def find_places(jobs: int | None, quick: bool, pieces: int) -> Places:
-    """One piece on each device, or `jobs` at a time."""
+    """One piece on each device, or `jobs` at a time.
+
+    Args:
+        pieces: of the whole run, whatever is left of it: how they divide the cores decides how sums are rounded.
+    """
     return Places(max(1, jobs or default_jobs(quick, pieces)), tuple(find_devices()))
 
 
@@ -97,7 +112,7 @@ class Record:
         self.rows: list[dict[str, Any]] = read_json(self.path) if self.path.exists() else []
 
     def add(self, task: Task, seconds: float, ended: str) -> None:
-        """Keeps how long a process ran, and how it ended: 'finished', 'stopped' or 'failed'."""
+        """Keeps how long a process ran, and how it ended: 'finished', 'stopped', 'broken off' or 'failed'."""
         own = {"model": task.model, "fold": task.fold, "seconds": round(seconds, 1), "ended": ended}
         self.rows.append(own | {"estimate": round(task.estimate, 1), "on": self.kind})
         write_json(self.path, self.rows)
@@ -128,8 +143,14 @@ def work_off(
     places: Places,
     clock: Clock,
     record: Record,
+    give_up: Callable[[Task, str], None] = lambda task, what: None,
 ) -> dict[str, list[Task]]:
     """Starts pieces as processes, as long as there is one that can finish; each one's device is its own.
+
+    One that breaks off is tried once more, smaller in memory, as `run_folds` does.
+
+    Args:
+        give_up: is told each piece that broke off for good, and what happened.
 
     Returns:
         The pieces by how they ended: 'finished', 'stopped', 'failed', and 'left', for which there was no time.
@@ -137,14 +158,29 @@ def work_off(
     waiting, pace = list(tasks), record.pace()
     running: dict[int, tuple[Task, subprocess.Popen, float]] = {}  # by place
     ended: dict[str, list[Task]] = {"finished": [], "stopped": [], "failed": []}
+    broken: dict[Task, str] = {}  # what happened to those that are tried again
 
     def end(place: int, how: str) -> None:
         task, _, begun = running.pop(place)
         seconds = time.time() - begun
-        ended[how].append(task)
+        ended.setdefault(how, []).append(task)
         record.add(task, seconds, how)
         if how == "finished":
             pace.add(task.model, seconds + task.spent, task.estimate)
+
+    def judge(place: int, status: int) -> None:
+        task = running[place][0]
+        if status in (0, USER_ERROR, GAVE_UP, STOPPED):  # it has said what happened
+            end(place, "failed" if status else "finished")
+        elif task in broken:
+            end(place, "failed")
+            give_up(task, twice(broken[task], status))
+            say(f"error: {task} {twice(broken[task], status)}")
+        else:
+            broken[task] = what_happened(status)
+            end(place, "broken off")
+            waiting.append(task)
+            say(f"note: {task} {broken[task]}: once more, smaller in memory")
 
     try:
         while True:
@@ -156,13 +192,16 @@ def work_off(
                 expected = needs.duration(pace.seconds(task))
                 say(f"{clock_time(clock.passed)}  {places.names[place]}: {task} begins, at most {expected} as it seems")
                 own = environment(str(task), places.number, place, places.device(place))
-                running[place] = (task, subprocess.Popen(command_of(task), env=own, cwd=REPOSITORY), time.time())
+                words = command_of(task)
+                if task in broken:
+                    own, words = own | SMALLER_ENVIRONMENT, [*words, "--workers", "1"]
+                running[place] = (task, subprocess.Popen(words, env=own, cwd=REPOSITORY), time.time())
             if not running:
                 return ended | {"left": waiting}
             _wait([process for _, process, _ in running.values()], clock.left)
             for place, (_, process, _) in list(running.items()):
                 if process.poll() is not None:
-                    end(place, "failed" if process.returncode else "finished")
+                    judge(place, process.returncode)
             if clock.left <= 0:
                 stop([process for _, process, _ in running.values()])
                 for place, (_, process, _) in list(running.items()):
@@ -196,6 +235,7 @@ def make_parser() -> CommandLine:
 def options_parser() -> CommandLine:
     parser = CommandLine(prog="python models/NAME.py")
     command.add_run_options(parser)
+    command.add_training_options(parser)
     command.add_piece_options(parser, "of the architecture")
     command.add_recipe_options(parser, Recipe(), Augmentation())
     return parser
@@ -212,7 +252,7 @@ def main() -> None:
     checked, table, folds = command.read_data(arguments, run)
     pieces = [Piece(**{**vars(template), "fold": fold}) for template in templates for fold in folds]
     left = [piece for piece, _ in command.unfinished(pieces, checked)]
-    places = find_places(arguments.jobs, arguments.quick, len(left))
+    places = find_places(arguments.jobs, arguments.quick, len(pieces))
     record = Record(run, places.kind)
     rate = places.rate(bool(runtime.bfloat16_unit()) and arguments.precision in ("auto", "mixed_bfloat16"))
     counts = (len(table), len(checked.test), int(table["fold"].nunique()))
@@ -228,7 +268,12 @@ def main() -> None:
         script = str(REPOSITORY / "models" / f"{architecture_of[task.model]}.py")
         return [sys.executable, script, *asked.options, "--fold", str(task.fold)]
 
-    ended = work_off(tasks, command_of, places, clock, record)
+    by_place = {(piece.model_name, piece.fold): piece for piece in left}
+
+    def give_up(task: Task, what: str) -> None:
+        leave_out(by_place[task.model, task.fold], what)
+
+    ended = work_off(tasks, command_of, places, clock, record, give_up)
     finished = len(pieces) - len(left) + len(ended["finished"])
     say(_told(ended, finished, len(pieces), clock))
     if finished == 0:

@@ -104,6 +104,7 @@ class ActivationStore:
             print(
                 f"note: {self._path(name, block)} is damaged, as its checksums tell; it is made again", file=sys.stderr
             )
+            self._path(name, block).unlink(missing_ok=True)
             found.blocks.update(make([block]))
 
         found = Part(self.shape, self.dtype, len(self.images), lambda block: self._path(name, block), mend)
@@ -123,13 +124,16 @@ class ActivationStore:
     def _compute(self, name: str, images: Rows, blocks: list[int]) -> None:
         count = sum(len(self._block_rows(block)) for block in blocks)
         bar = tqdm(total=count, desc=f"activations, {name.replace('_', ' ')}", unit="img", leave=False, disable=None)
-        for block in blocks:
-            rows = np.array(self._block_rows(block))
-            made = []
+        number_of = {self._path(name, block): block for block in blocks}
+
+        def make(path: Path) -> None:
+            rows, made = np.array(self._block_rows(number_of[path])), []
             for batch, real in plain_batches(images, rows, PREDICTION_BATCH, self.workers):
                 made.append(np.asarray(self.trunk.predict_on_batch(batch))[:real])
                 bar.update(real)
-            write_block(self._path(name, block), _storable(np.concatenate(made).astype(self.dtype, copy=False)))
+            write_block(path, _storable(np.concatenate(made).astype(self.dtype, copy=False)))
+
+        locks.divide(list(number_of), lambda path: self._mapped(name, number_of[path]) is not None, make)
         bar.close()
 
     def _opened(self, name: str, block: int) -> Block:

@@ -68,7 +68,7 @@ class Architecture:
         size = recipe.image_size
         if min(size.height, size.width) < self.least_size:
             raise UserError(f"--image-size {size}: {self.name} needs at least {self.least_size}x{self.least_size}.")
-        check_contradictions(recipe)
+        check_contradictions(recipe, chosen)
         return recipe, augmentation
 
 

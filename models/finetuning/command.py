@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from models.finetuning import runtime, watching
 from models.finetuning import weights as pretrained
 from models.finetuning.architecture import Architecture
-from models.finetuning.piece import Piece, is_finished, leave_out, outputs_of
+from models.finetuning.piece import Piece, is_finished, leave_out, outputs_of, require_made_as_others, without_fold
 from models.finetuning.processes import default_jobs, run_folds
 from models.finetuning.recipe import Kind, Recipe
 from preprocessing.augmentation_settings import Augmentation
@@ -42,6 +42,7 @@ def make_parser(architecture: Architecture) -> CommandLine:
         epilog="Defaults in [ ]: with pretrained weights and without --quick.",
     )
     add_run_options(parser)
+    add_training_options(parser)
     add_piece_options(parser, architecture.name)
     parser.add_argument("--dry-run", action="store_true", help="say what would train, how long, how large, and stop")
     add_recipe_options(parser, architecture.recipe, architecture.augmentation)
@@ -66,7 +67,7 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--data", type=Path, metavar="DIR", help="Kaggle's data folder [$STATEFARM_DATA, Kaggle's mounts, data/]"
     )
-    group.add_argument("--run", metavar="NAME", help="name of the run [full; quick with --quick; demo on the demo set]")
+    group.add_argument("--run", metavar="NAME", help="name of the run [full; quick with --quick; in run_all.sh demo]")
     group.add_argument("--runs", type=Path, default=RUNS, metavar="DIR", help="folder of all runs [runs]")
     group.add_argument(
         "--folds", type=_whole_number(2, 1000), metavar="N", help="number of folds [5, or 2 with --quick]"
@@ -90,6 +91,15 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
         help="threads that make batches [cores]",
     )
     group.add_argument(
+        "--cache", type=Path, default=CACHE, metavar="DIR", help="decoded images, activations, features [cache]"
+    )
+    group.add_argument("--cache-limit", type=_gibibytes, default=64.0, metavar="X", help="most of them kept [64 GiB]")
+
+
+def add_training_options(parser: argparse.ArgumentParser) -> None:
+    """Options of what is trained in epochs, besides those of a run."""
+    group = parser.add_argument_group("training")
+    group.add_argument(
         "--jobs",
         type=_whole_number(1, 1000),
         metavar="N",
@@ -108,10 +118,6 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
         metavar="X",
         help="curves to tensorboard, wandb, mlflow [none]",
     )
-    group.add_argument(
-        "--cache", type=Path, default=CACHE, metavar="DIR", help="decoded images, activations, features [cache]"
-    )
-    group.add_argument("--cache-limit", type=_gibibytes, default=64.0, metavar="X", help="most of them kept [64 GiB]")
 
 
 def _fold(text: str) -> int | str:
@@ -161,7 +167,7 @@ def _main(architecture: Architecture, words: list[str]) -> None:
         script = Path(__file__).resolve().parent.parent / f"{architecture.name}.py"
         jobs = arguments.jobs or default_jobs(arguments.quick, len(pieces))
         by_fold = {piece.fold: piece for piece, _ in todo}
-        run_folds(script, _without_fold(words), list(by_fold), jobs, lambda fold, what: leave_out(by_fold[fold], what))
+        run_folds(script, without_fold(words), list(by_fold), jobs, lambda fold, what: leave_out(by_fold[fold], what))
         return
     runtime.load_keras()  # now that everything is known to be right
     from models.finetuning.fold import train_fold
@@ -179,6 +185,12 @@ def template_piece(architecture: Architecture, arguments: argparse.Namespace) ->
     watching.check_installed(arguments.log_to)
     kind = Kind(scratch=arguments.weights == "none", quick=arguments.quick)
     recipe, augmentation = architecture.settings_for(kind, chosen(arguments, Recipe) | chosen(arguments, Augmentation))
+    mixing = [name for name in ("mixup", "cutmix", "driver_mixing") if getattr(augmentation, name)]
+    if arguments.activations == "yes" and mixing:
+        raise UserError(
+            f"--activations yes with --{mixing[0].replace('_', '-')}: of mixed images nothing can be kept. Leave "
+            "one out."
+        )
     return make_piece(
         *(architecture, arguments, architecture.name, recipe, outputs_of(recipe)),
         augmentation=augmentation,
@@ -251,10 +263,13 @@ def unfinished(pieces: list[Piece], dataset: "Dataset") -> list[tuple[Piece, dic
     """Those pieces of one model that are still to be made, with their settings.
 
     Raises:
-        UserError: one was made, or begun, with other settings.
+        UserError: one was made, or begun, with other settings, or another fold of the model was.
     """
     settings = [piece.settings(dataset.test, dataset.broken_test) for piece in pieces]
-    return [(piece, own) for piece, own in zip(pieces, settings, strict=True) if not is_finished(piece, own)]
+    left = [(piece, own) for piece, own in zip(pieces, settings, strict=True) if not is_finished(piece, own)]
+    for piece, own in left:
+        require_made_as_others(piece, own)
+    return left
 
 
 def _say_what_would_train(pieces: list[Piece], table: "pd.DataFrame", test_images: int, arguments: Any) -> None:
@@ -263,14 +278,3 @@ def _say_what_would_train(pieces: list[Piece], table: "pd.DataFrame", test_image
     from models.finetuning import dry_run
 
     print(dry_run.describe(pieces, table, test_images, [pieces[0].run, arguments.cache]))
-
-
-def _without_fold(words: list[str]) -> list[str]:
-    """The command line less `--fold K ...`."""
-    kept: list[str] = []
-    inside = False
-    for word in words:
-        inside = (word == "--fold" or word.startswith("--fold=")) or (inside and not word.startswith("-"))
-        if not inside:
-            kept.append(word)
-    return kept

@@ -28,6 +28,7 @@ from preprocessing.run_folder import ALL_DRIVERS, REPOSITORY, VERSION, fold_fold
 from preprocessing.settings import as_json, as_words
 
 CHECKPOINT = "checkpoint/state.npz"
+OWN_OF_FOLD = {"fold", "pseudo_labels_sha256"}  # settings in which the folds of a model differ
 OUTPUTS = (
     "history.csv",
     "model.keras",
@@ -140,11 +141,10 @@ def is_finished(piece: Piece, settings: dict[str, Any]) -> bool:
     made_with = _neutral(piece) | made_with
     differing = sorted(name for name in {*made_with, *settings} if made_with.get(name) != settings.get(name))
     if differing and _made_something(piece):
-        shown = "; ".join(f"{name} {made_with.get(name)!r} there, {settings.get(name)!r} now" for name in differing[:5])
-        more = f" and {len(differing) - 5} more" if len(differing) > 5 else ""
         raise UserError(
-            f"{piece.folder} was made with other settings: {shown}{more}. Give this experiment a name of its own with "
-            "--run NAME (or --model-name NAME to keep both in one run), or delete that folder."
+            f"{piece.folder} was made with other settings: {_told_apart(differing, made_with, settings)}. Give this "
+            "experiment a name of its own with --run NAME (or --model-name NAME to keep both in one run), or delete "
+            "that folder."
         )
     if not (piece.folder / FINISHED).exists():
         return False
@@ -154,6 +154,12 @@ def is_finished(piece: Piece, settings: dict[str, Any]) -> bool:
         print(f"note: {error} That fold is made again.", file=sys.stderr)
         return False
     return isinstance(sizes, dict) and all(_size(piece.folder / name) == sizes.get(name) for name in piece.files)
+
+
+def _told_apart(names: Sequence[str], theirs: dict[str, Any], ours: dict[str, Any]) -> str:
+    """The first few settings that differ: 'epochs 4 there, 6 now'."""
+    shown = "; ".join(f"{name} {theirs.get(name)!r} there, {ours.get(name)!r} now" for name in names[:5])
+    return shown + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def _settings_in(piece: Piece) -> dict[str, Any] | None:
@@ -181,7 +187,7 @@ def _decisions(recipe: Any, augmentation: Augmentation | None) -> dict[str, Any]
 
 def begin(piece: Piece, settings: dict[str, Any], versions: dict[str, str], precision: str) -> None:
     """Writes config.json: the settings, and what they met here."""
-    _require_weights_of_others(piece, settings)
+    require_made_as_others(piece, settings)
     for name in (FINISHED, DAMAGED, FAILED):
         (piece.folder / name).unlink(missing_ok=True)  # of an earlier making, of which something was lost
     record = {
@@ -189,23 +195,62 @@ def begin(piece: Piece, settings: dict[str, Any], versions: dict[str, str], prec
         "precision_used": precision,
         "versions": versions,
         "git_revision": _git_revision(),
+        "command": command_words(sys.argv),
         "machine": {"host": platform.node(), "cores": os.cpu_count(), "system": platform.platform()},
     }
     write_json(piece.folder / "config.json", record)
 
 
-def _require_weights_of_others(piece: Piece, settings: dict[str, Any]) -> None:
-    """All folds of a model start from one file of weights: another checksum is another file, or a damaged one."""
-    for config in sorted(piece.folder.parent.glob(f"fold_*/{FINISHED}")):
+def require_made_as_others(piece: Piece, settings: dict[str, Any]) -> None:
+    """All folds of a model are made alike, or its loss out of fold would be of several models.
+
+    A network trained on all drivers has nothing out of fold; it need only start from the same weights.
+
+    Raises:
+        UserError: a finished fold was made with other settings. Weights with another checksum are another file, or a
+            damaged one.
+    """
+    for finished in sorted(piece.folder.parent.glob(f"fold_*/{FINISHED}")):
         try:
-            theirs = read_record(config.with_name("config.json")).get("settings", {}).get("weights")
-        except (UserError, AttributeError):
+            theirs = read_record(finished.with_name("config.json"))["settings"]
+            made_with = _neutral(piece) | theirs
+        except (UserError, KeyError, TypeError):
             continue
-        if str(theirs).startswith("sha256:") and theirs != settings.get("weights"):
+        if str(made_with.get("weights")).startswith("sha256:") and made_with["weights"] != settings["weights"]:
             raise UserError(
-                f"{config.parent} was trained from weights {theirs}, now they are {settings.get('weights')}: another "
-                "file, or a damaged one. Restore it, or train this under another --run or --model-name."
+                f"{finished.parent} was trained from weights {made_with['weights']}, now they are "
+                f"{settings['weights']}: another file, or a damaged one. Restore it, or train this under another --run "
+                "or --model-name."
             )
+        if ALL_DRIVERS in (piece.fold, made_with.get("fold")):
+            continue
+        names = {*made_with, *settings} - OWN_OF_FOLD
+        differing = sorted(name for name in names if made_with.get(name) != settings.get(name))
+        if differing:
+            raise UserError(
+                f"{finished.parent} was made with other settings than fold {piece.fold} would be: "
+                f"{_told_apart(differing, made_with, settings)}. All folds of a model are made alike: give the same "
+                "options, or train this under another --run or --model-name."
+            )
+
+
+def command_words(words: Sequence[str]) -> list[str]:
+    """What trains the other folds of a model too: the words of this command less its folds; none for other commands."""
+    script = Path(words[0]).resolve()
+    if not script.is_relative_to(REPOSITORY / "models"):
+        return []
+    return ["python", str(script.relative_to(REPOSITORY)), *without_fold(words[1:])]
+
+
+def without_fold(words: Sequence[str]) -> list[str]:
+    """The command line less `--fold K ...`."""
+    kept: list[str] = []
+    inside = False
+    for word in words:
+        inside = (word == "--fold" or word.startswith("--fold=")) or (inside and not word.startswith("-"))
+        if not inside:
+            kept.append(word)
+    return kept
 
 
 def finish(piece: Piece, results: dict[str, Any]) -> None:

@@ -15,16 +15,19 @@ from pathlib import Path
 from types import MappingProxyType
 
 from models.finetuning.devices import Device, find_devices
+from preprocessing.errors import UserError
 
 LABEL = "STATEFARM_LINE_LABEL"  # what a process puts before each line that it says, for who reads two at once
 POLL_SECONDS = 0.2
 GRACE_SECONDS = 1.0
-USER_ERROR, STOPPED = 2, 130  # exit statuses of `run_command`
+USER_ERROR, STOPPED = UserError.status, 130  # exit statuses of `run_command`
+GAVE_UP = 4  # exit status of a fold whose loss is no number any more: it would be again
+ENDING = (STOPPED, USER_ERROR)
 SOME_FAILED = 3  # exit status where folds were left out, and the others finished
 
 LESS_MEMORY = "STATEFARM_LESS_MEMORY"  # set in a process that is tried once more
 SMALLER = "alone, with one thread that reads images, fewer memory arenas, and predictions in quarter batches"
-_SMALLER = {LESS_MEMORY: "1", "MALLOC_ARENA_MAX": "2", "TF_GPU_ALLOCATOR": "cuda_malloc_async"}
+SMALLER_ENVIRONMENT = {LESS_MEMORY: "1", "MALLOC_ARENA_MAX": "2", "TF_GPU_ALLOCATOR": "cuda_malloc_async"}
 _ADVICE = (
     "A smaller --batch-size or --image-size takes less memory (under another --run or --model-name: they change the "
     "result), and so does --jobs 1. The same command tries it again, after the last finished epoch."
@@ -46,8 +49,8 @@ def run_folds(
 ) -> None:
     """Runs an architecture's script for each fold; one that breaks off is tried once more, alone and smaller in memory.
 
-    What fails for a reason that it can name (a loss that is no number, a mistake to be mended) would fail again, and is
-    not. A fold that fails for good is left out; the others go on.
+    A loss that is no number would be none again, and is not. A fold that fails for good is left out; the others go on.
+    A mistake that a person has to mend ends it: no other fold begins.
 
     Args:
         words: its command line without `--fold`.
@@ -56,22 +59,24 @@ def run_folds(
         leave_out: is told each fold that broke off for good, and what happened.
 
     Raises:
-        SystemExit: status `SOME_FAILED` where folds were left out, after all the others; 130 where one was stopped.
+        SystemExit: status `SOME_FAILED` where folds were left out, after all the others; 130 where one was stopped, 2
+            where one met a mistake.
     """
     failed = {fold: status for fold, status in _run_all(script, words, folds, jobs, jobs).items() if status}
-    if STOPPED in failed.values():
-        sys.exit(STOPPED)
-    lost = {fold: "" for fold, status in failed.items() if status == USER_ERROR}  # these have said what happened
+    for status in ENDING:
+        if status in failed.values():  # it has said why
+            sys.exit(status)
+    lost = {fold: "" for fold, status in failed.items() if status == GAVE_UP}  # these have said what happened
     for fold in sorted(set(failed) - set(lost), key=str):
-        what = _what_happened(failed[fold])
+        what = what_happened(failed[fold])
         print(f"note: fold {fold} of {script.stem} {what}: once more, {SMALLER}", file=sys.stderr)
-        status = _run_all(script, [*words, "--workers", "1"], [fold], 1, jobs, _SMALLER)[fold]
-        if status == STOPPED:
-            sys.exit(STOPPED)
-        if status == USER_ERROR:
+        status = _run_all(script, [*words, "--workers", "1"], [fold], 1, jobs, SMALLER_ENVIRONMENT)[fold]
+        if status in ENDING:
+            sys.exit(status)
+        if status == GAVE_UP:
             lost[fold] = ""
         elif status:
-            lost[fold] = f"{what}; tried again with less memory it {_what_happened(status)}"
+            lost[fold] = twice(what, status)
             leave_out(fold, lost[fold])
     for fold, what in sorted(lost.items(), key=str):
         said = f"{what}. {_ADVICE}" if what else "failed, as it says above."
@@ -90,7 +95,7 @@ def _run_all(
     sharing: int,
     extra: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[int | str, int]:
-    """The exit status of each fold's process; none begins after one was stopped.
+    """The exit status of each fold's process; none begins after one was stopped or met a mistake.
 
     Args:
         jobs: how many at a time.
@@ -101,8 +106,8 @@ def _run_all(
     places, place_of = list(range(jobs)), dict[int | str, int]()
     devices = find_devices() if sharing > 1 else []
     try:
-        while running or (waiting and STOPPED not in ended.values()):
-            while waiting and len(running) < jobs and STOPPED not in ended.values():
+        while running or (waiting and not set(ENDING) & set(ended.values())):
+            while waiting and len(running) < jobs and not set(ENDING) & set(ended.values()):
                 fold = waiting.pop(0)
                 command = [sys.executable, str(script), *words, "--fold", str(fold)]
                 place = place_of[fold] = places.pop(0)
@@ -153,7 +158,13 @@ def environment(name: str, jobs: int, place: int, device: Device | None = None) 
     return own | shared | {"TQDM_POSITION": str(place), LABEL: f"{name} | "}
 
 
-def _what_happened(status: int) -> str:
+def twice(what: str, status: int) -> str:
+    """What happened to a fold that broke off again when it was tried once more."""
+    return f"{what}; tried again with less memory it {what_happened(status)}"
+
+
+def what_happened(status: int) -> str:
+    """To a process that ended with this status, in words."""
     if status == -signal.SIGKILL:
         return "was killed (signal 9), as systems do when memory runs out"
     return f"was ended by signal {-status}" if status < 0 else f"broke off with exit status {status}"

@@ -79,12 +79,13 @@ def soft_targets(tables: Sequence[Path], images: Sequence[str]) -> "np.ndarray":
     import numpy as np
 
     from preprocessing.competition import CLASSES
+    from preprocessing.finished import require_whole
     from preprocessing.log_space import geometric_mean
     from preprocessing.tables import read_predictions
 
     found = []
     for path in tables:
-        table = read_predictions(path)
+        table = read_predictions(require_whole(path))
         missing = sorted(set(images).difference(table.index))
         if missing:
             raise UserError(f"{path}: expected every test image, it lacks {len(missing):,}: {named(missing)}.")

@@ -5,7 +5,7 @@ random weights (`SCRATCH`), a miniature run (`QUICK`, `QUICK_SCRATCH`), the comm
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from preprocessing.augmentation_settings import Augmentation
@@ -117,6 +117,14 @@ SCRATCH: Mapping[str, Any] = {
 }
 """What random weights change: there is nothing to protect, BatchNorm has statistics to learn, steps are what counts."""
 
+ONLY_WITH: Mapping[str, tuple[str, Callable[[Any], bool], str]] = {
+    "weight_decay": ("optimizer", lambda name: name == "adamw", "--optimizer adamw"),
+    "momentum": ("optimizer", lambda name: name == "sgd", "--optimizer sgd"),
+    "head_learning_rate": ("head_epochs", bool, "--head-epochs 2"),
+    "head_regularisation": ("head_start", lambda start: start == "logistic", "--head-start logistic"),
+}
+"""Settings that do something only where another one is so, and what makes it so."""
+
 QUICK: Mapping[str, Any] = {"image_size": ImageSize(96, 128), "train_images": 800}
 """What --quick changes: a faithful miniature that ends within minutes on two cores. As many epochs: they are short."""
 
@@ -158,12 +166,21 @@ def resolve(
     return _replaced(recipe, values), _replaced(augmentation, values)
 
 
-def check_contradictions(recipe: Recipe) -> None:
+def check_contradictions(recipe: Recipe, chosen: Mapping[str, Any]) -> None:
     """Refuses settings that contradict each other.
+
+    Args:
+        chosen: what the user gave by themselves: of that, nothing may be without an effect.
 
     Raises:
         UserError: two do; one line that says what to change.
     """
+    for name, (other, effective, remedy) in ONLY_WITH.items():
+        if name in chosen and getattr(recipe, name) and not effective(getattr(recipe, other)):
+            raise UserError(
+                f"--{name.replace('_', '-')} with --{other.replace('_', '-')} {getattr(recipe, other)}: it would "
+                f"change nothing. Leave it out, or add {remedy}."
+            )
     if recipe.hidden_units and recipe.head_start == "logistic":
         raise UserError(
             f"--hidden-units {recipe.hidden_units} with --head-start logistic: a logistic regression has no hidden "

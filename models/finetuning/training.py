@@ -15,6 +15,7 @@ from models.finetuning import checkpoint
 from models.finetuning.layers import count_blocks
 from models.finetuning.network import Network, rate_scales, set_trainable, trainable_summary
 from models.finetuning.optimisation import Stage, make_optimizer, stages
+from models.finetuning.processes import GAVE_UP
 from models.finetuning.recipe import Recipe
 from models.finetuning.sources import Source
 from preprocessing.batches import training_order
@@ -35,6 +36,8 @@ MOST_IN_A_ROW = 5  # steps that come to nothing
 
 class DivergedError(UserError):
     """The loss is no longer a number. The same seed would give it again, so a retry is no use."""
+
+    status = GAVE_UP
 
 
 @dataclasses.dataclass(frozen=True)

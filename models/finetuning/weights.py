@@ -22,9 +22,8 @@ DOWNLOAD_SERVER = "https://storage.googleapis.com/"
 START_SECONDS = 10.0  # a download that has not started by then gives up
 
 WAYS_OUT = (
-    "The ways out: '--weights DIR' with a folder that holds {file} (made on a machine with internet: "
-    "keras.applications.{builder}(include_top=False).save_weights('{file}')), or '--weights none' to start from "
-    "random weights, which scores far worse."
+    "The ways out: '--weights DIR' with a folder that holds {file} ({made}), or '--weights none' to start from random "
+    "weights, which scores far worse."
 )
 
 
@@ -160,7 +159,12 @@ def _shape(item: Any) -> tuple[int, ...]:
 
 
 def _ways_out(architecture: Architecture) -> str:
-    return WAYS_OUT.format(file=f"{architecture.name}.weights.h5", builder=architecture.builder.rpartition(":")[2])
+    module, _, builder = architecture.builder.rpartition(":")
+    file = f"{architecture.name}.weights.h5"
+    made = f"made on a machine with internet: {module}.{builder}(include_top=False).save_weights('{file}')"
+    if not architecture.published_weights:
+        made = f"Keras has none; python -m models.finetuning.{architecture.name}_onnx FILE.onnx --out DIR makes it"
+    return WAYS_OUT.format(file=file, made=made)
 
 
 def keras_cache() -> Path:

@@ -1,8 +1,10 @@
 """Activations of frozen layers, computed once: the same model as without, shared by folds, bounded, and mendable."""
 
+import concurrent.futures
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import ml_dtypes
@@ -86,6 +88,33 @@ def test_blocks_hold_what_the_trunk_makes_and_a_damaged_one_is_made_again(tmp_pa
     file.write_bytes(file.read_bytes()[:-100])
     again = store.part(PLAIN, images, rows)
     np.testing.assert_array_equal(again.read(3), part.read(3))
+
+
+def test_folds_side_by_side_divide_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(activations, "BLOCK", 16)
+    network, recipe = cut("vgg16", "from block3", image_size=SIZE)
+    parts = split(network, recipe)
+    assert parts is not None
+    found = dataset.load(make_tree(tmp_path / "data"), tmp_path / "cache", progress=False)
+    paths = [found.train_path(row.img, row.classname) for row in found.train.itertuples()]
+    images = ImageStore(paths, SIZE, tmp_path / "cache", found.fingerprint, 2**30)
+    store, other = (ActivationStore("vgg16", {}, images, parts, tmp_path / "cache", 1) for _ in range(2))
+    made: list[int] = []
+    compute = parts.trunk.predict_on_batch
+
+    def slowly(batch: np.ndarray) -> np.ndarray:
+        made.append(len(batch))
+        time.sleep(0.1)
+        return compute(batch)
+
+    monkeypatch.setattr(parts.trunk, "predict_on_batch", slowly)
+    with concurrent.futures.ThreadPoolExecutor() as threads:
+        both = [threads.submit(one.part, PLAIN, images, np.arange(80)) for one in (store, other)]
+        first, second = (future.result() for future in both)
+    assert len(made) == 5
+    for row in (0, 20, 79):
+        np.testing.assert_array_equal(first.read(row), second.read(row))
+    assert [path for path in store.folder.iterdir() if path.suffix != ".npy"] == []
 
 
 def test_what_finds_no_room_is_computed_anew_beside_what_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

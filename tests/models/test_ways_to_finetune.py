@@ -201,6 +201,10 @@ def test_gradual_unfreezing_adds_a_block_every_n_epochs_under_one_schedule() -> 
         ({"unfreeze_epochs": 3, "epochs": 3}, r"only the topmost block would ever train.*--epochs 6"),
         ({"epochs": 0, "head_start": "random"}, "nothing would train"),
         ({"hidden_units": 64}, "--head-start random"),
+        ({"optimizer": "sgd", "weight_decay": 0.01}, "--weight-decay with --optimizer sgd: it would change nothing"),
+        ({"momentum": 0.8}, "--momentum with --optimizer adamw"),
+        ({"head_learning_rate": 0.01}, "add --head-epochs 2"),
+        ({"head_start": "zero", "head_epochs": 1, "head_regularisation": 1.0}, "add --head-start logistic"),
     ],
 )
 def test_settings_that_contradict_each_other_are_told_in_one_line(chosen: dict, told: str) -> None:

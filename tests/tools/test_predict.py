@@ -2,7 +2,9 @@
 
 import itertools
 import shutil
+import struct
 import sys
+import zlib
 from pathlib import Path
 
 import cv2
@@ -108,10 +110,15 @@ def test_a_broken_picture_in_a_folder_is_left_out_and_one_that_was_named_is_an_e
     shutil.copy(sorted((trained.data / "imgs" / "test").glob("*.jpg"))[0], tmp_path / "good.jpg")
     (tmp_path / "bad.jpg").write_bytes(b"\xff\xd8 and nothing else")
     (tmp_path / "bad.png").write_bytes(b"no picture")
+    whole = cv2.imencode(".png", np.full((60, 80, 3), 7, np.uint8))[1].tobytes()
+    (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
+    claimed = struct.pack(">II", 40_000, 40_000)  # pixels, in a file of a few hundred bytes
+    header = b"IHDR" + claimed + whole[24:29]
+    (tmp_path / "huge.png").write_bytes(whole[:12] + header + struct.pack(">I", zlib.crc32(header)) + whole[33:])
     found, _ = pictures.find([tmp_path])
     assert [photograph.name for photograph in pictures.readable(found, [tmp_path])] == ["good.jpg"]
     assert "left out" in capsys.readouterr().out
-    for name in ("bad.jpg", "bad.png"):
+    for name in ("bad.jpg", "bad.png", "huge.png"):
         found, _ = pictures.find([tmp_path / name])
         with pytest.raises(UserError, match=name):
             pictures.readable(found, [tmp_path / name])

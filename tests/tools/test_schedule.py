@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from models.finetuning.devices import Device
+from models.finetuning.processes import LESS_MEMORY
 from preprocessing.errors import UserError
 from tools.blendable import blendable
 from tools.schedule import RECORD, Clock, Places, Record, work_off
@@ -20,7 +21,7 @@ PRETENDED = (Device("a"), Device("b"))
 def script(folder: Path, body: str) -> Callable[[Task], list[str]]:
     """The commands of pieces that do this."""
     path = folder / "piece.py"
-    path.write_text("import os, sys, time\nmodel, fold = sys.argv[1:]\n" + textwrap.dedent(body))
+    path.write_text("import os, sys, time\nmodel, fold = sys.argv[1:3]\n" + textwrap.dedent(body))
     return lambda task: [sys.executable, str(path), task.model, str(task.fold)]
 
 
@@ -52,6 +53,26 @@ def test_a_failing_piece_keeps_no_other_from_being_made(tmp_path: Path) -> None:
     ended = work_off(tasks("x", 3), own, Places(1), Clock(time.time(), 600), Record(tmp_path, "here"))
     assert [task.fold for task in ended["failed"]] == [0]
     assert [task.fold for task in ended["finished"]] == [1, 2]
+
+
+def test_what_breaks_off_is_tried_once_more_with_less_memory_and_then_given_up(tmp_path: Path) -> None:
+    own = script(
+        tmp_path,
+        f"""
+        open(f"{tmp_path}/tried_{{fold}}", "a").write(os.environ.get("{LESS_MEMORY}", "0"))
+        if fold == "0" or fold == "1" and "{LESS_MEMORY}" not in os.environ:
+            os.kill(os.getpid(), 9)
+        """,
+    )
+    told: dict[Task, str] = {}
+    record = Record(tmp_path, "here")
+    ended = work_off(tasks("x", 3), own, Places(1), Clock(time.time(), 600), record, told.__setitem__)
+    assert {path.name[-1]: path.read_text() for path in tmp_path.glob("tried_*")} == {"0": "01", "1": "01", "2": "0"}
+    assert [task.fold for task in ended["failed"]] == [0]
+    assert sorted(task.fold for task in ended["finished"]) == [1, 2]
+    ((task, what),) = told.items()
+    assert task.fold == 0 and what.count("was killed (signal 9)") == 2
+    assert [row["ended"] for row in record.rows if row["fold"] == 1] == ["broken off", "finished"]
 
 
 def test_nothing_begins_that_the_measured_rate_leaves_no_time_for(tmp_path: Path) -> None:
