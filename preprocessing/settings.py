@@ -135,23 +135,19 @@ def checked(configuration: Any, values: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def as_words(configuration: Any, default: Any) -> list[str]:
-    """What differs from another instance of the dataclass, in words: ['epochs 6', 'pooled layers mixed7,mixed8']."""
-    ours, theirs = as_json(configuration), as_json(default)
-    changed = {name: value for name, value in ours.items() if value != theirs[name]}
+def as_words(configuration: Any, default: Any = None) -> list[str]:
+    """Every setting in words, or what differs from another instance: ['epochs 6', 'pooled layers mixed7,mixed8']."""
+    ours, theirs = as_json(configuration), as_json(default) if default else {}
+    changed = {name: value for name, value in ours.items() if name not in theirs or value != theirs[name]}
     return [f"{name.replace('_', ' ')} {_word(value)}" for name, value in changed.items()]
 
 
 def _word(value: Any) -> str:
     if isinstance(value, list):
         return ",".join(map(str, value)) or "none"
-    return (
-        ("yes" if value else "no")
-        if isinstance(value, bool)
-        else f"{value:g}"
-        if isinstance(value, float)
-        else str(value)
-    )
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:g}" if isinstance(value, float) else str(value) or "none"
 
 
 def as_json(configuration: Any) -> dict[str, Any]:

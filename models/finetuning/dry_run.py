@@ -28,7 +28,7 @@ def describe(pieces: Sequence[Piece], folds: pd.DataFrame, test_images: int, fol
     policy, reason = runtime.choose_precision(piece.precision)
     network = build(piece.architecture, piece.recipe, "none", "float32", piece.seed)
     lines = [f"{piece.model_name} in run {piece.run.name}: {policy} ({reason}), weights {piece.weights}"]
-    lines.append(piece.changes())
+    lines += [piece.changes(), piece.configuration()]
     layers = sum(bool(layer.weights) for layer in network.backbone.layers)
     lines.append(
         f"network: {piece.recipe.image_size} pixels, {layers} layers with weights before the head, "

@@ -62,6 +62,7 @@ def _train(work: Piece, dataset: Dataset, folds: pd.DataFrame, settings: dict, c
     say = speaker(work.folder / "log.txt")
     say(f"{work.model_name}, fold {work.fold}: {policy} ({reason}), seed {work.seed}")
     say(work.changes())
+    say(work.configuration())
 
     network = build(work.architecture, work.recipe, work.weights, policy, work.seed)
     labelled, test = _stores(work, dataset, folds, cache, cache_limit, say)

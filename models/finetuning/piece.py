@@ -11,6 +11,7 @@ import os
 import platform
 import subprocess
 import sys
+import textwrap
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,11 @@ class Piece:
             for words in as_words(ours, default)
         ]
         return f"settings: {', '.join(options) or 'none'} beside the defaults of models/{self.architecture.name}.py"
+
+    def configuration(self) -> str:
+        """Lines: every setting as it was resolved, also in config.json."""
+        words = as_words(self.recipe) + (as_words(self.augmentation) if self.augmentation else [])
+        return textwrap.fill("configuration: " + ", ".join(words), 118, subsequent_indent="    ")
 
     def settings(self, test_images: Sequence[str], broken: Collection[str] = ()) -> dict[str, Any]:
         """What decides the result, as JSON. The number of workers, the paths and what is kept in the cache do not.
