@@ -58,7 +58,8 @@ ask python -m tools.ready --models "${MODELS[*]}" --data "$DATA" --run "$RUN" --
 left="$answer"
 if [ "$TIME_BUDGET" = none ]; then
     for model in $left; do  # status 3: some folds failed, and the others are finished; the blend says what is missing
-        run python "models/$model.py" --data "$DATA" --run "$RUN" --folds "$FOLDS" "${MODEL_OPTIONS[@]}" || [ $? -eq 3 ]
+        run python "models/$model.py" --data "$DATA" --run "$RUN" --folds "$FOLDS" "${MODEL_OPTIONS[@]}" ||
+            { status=$?; [ "$status" -eq 3 ] || exit "$status"; }
     done
 else  # the same pieces, in the order of what they bring, as far as the time goes
     run python -m tools.schedule --models "${MODELS[*]}" --time-budget "$TIME_BUDGET" -- \

@@ -135,7 +135,9 @@ def command_for(run: Path, member: Member, runs: Path | None = None) -> str:
     content = _configuration(run, member)
     words = content.get("command")
     if isinstance(words, list) and words:
-        return f"{shlex.join(map(str, words))} --fold {folds}"
+        moved = runs or ("--runs" in words and run.parent)  # since then, perhaps; the last of two options wins
+        where = ["--run", run.name, *(["--runs", str(moved)] if moved else [])]
+        return f"{shlex.join([*map(str, words), *where])} --fold {folds}"
     settings = content["settings"] if content else {}
     architecture, classifier = settings.get("architecture", member.name), settings.get("classifier")
     script = f"bottleneck.py --architecture {architecture} --classifier {classifier}" if classifier else ""

@@ -6,6 +6,7 @@ left lying means nothing. Where a file system has no such locks, things go on wi
 
 import contextlib
 import fcntl
+import functools
 import os
 import platform
 import re
@@ -78,11 +79,14 @@ def _share(path: Path, wait: bool) -> Iterator[bool]:
     with _opened(path) as lock:
         mine = _taken(lock.fileno())
         if not mine and wait:
+            print(f"waiting for {_holder(lock.fileno())}, which makes {path.parent}", file=sys.stderr, flush=True)
             fcntl.flock(lock, fcntl.LOCK_EX)
+            mine = True
         if not mine or not _is_at(lock.fileno(), path):
             yield False
             return
         try:
+            _sign(lock.fileno(), os.getpid())
             yield True
         finally:
             with contextlib.suppress(OSError):
@@ -115,8 +119,13 @@ def _taken(descriptor: int) -> bool:
     except BlockingIOError:
         return False
     except OSError as error:
-        print(f"note: no locks on this file system ({error.strerror}): start nothing twice.", file=sys.stderr)
+        _say_without_locks(error.strerror or str(error))
     return True
+
+
+@functools.cache
+def _say_without_locks(why: str) -> None:
+    print(f"note: no locks on this file system ({why}): start nothing twice.", file=sys.stderr)
 
 
 def _holder(descriptor: int) -> str:

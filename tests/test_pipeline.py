@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from models.finetuning.processes import GAVE_UP
 from preprocessing import locks
 from preprocessing.competition import CLASSES
 from preprocessing.run_folder import REPOSITORY
@@ -127,7 +128,7 @@ def test_a_loss_that_is_no_number_stops_the_fold_and_keeps_the_others(
     assert good.returncode == 0, good.stderr
     wild = ("--optimizer", "sgd", "--learning-rate", 10, "--clip-norm", 0, "--epochs", 9, "--model-name", "wild")
     told = type_command("models/vgg16.py", *options, *wild, "--fold", 0)
-    assert told.returncode == 2, told
+    assert told.returncode == GAVE_UP, told
     assert "--learning-rate" in told.stderr
     assert "Traceback" not in told.stderr
     assert (tmp_path / "runs" / "nan" / "mobilenet" / "fold_0" / "finished.json").exists()

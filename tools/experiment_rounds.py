@@ -12,6 +12,7 @@ from models.finetuning import bottleneck, command, needs, runtime
 from models.finetuning.architecture import ZOO
 from models.finetuning.piece import Piece
 from models.finetuning.processes import default_jobs, run_folds
+from models.finetuning.recipe import Kind, without_effect
 from preprocessing.errors import UserError
 from preprocessing.run_folder import run_folder
 from preprocessing.settings import as_options
@@ -229,10 +230,20 @@ def _cost(bench: Bench, experiments: Mapping[str, Experiment], left: Mapping[str
     return f"{pieces} pieces to train, about {needs.duration(estimate.seconds)} on this CPU by a rough estimate"
 
 
+def _effective(experiment: Experiment, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Its settings less those that another of them makes idle: rounds and searches give some to all alike."""
+    settings = dict(experiment.settings)
+    if not experiment.classifier:
+        kind = Kind(scratch=arguments.weights == "none", quick=arguments.quick)
+        for name in without_effect(experiment.architecture.resolved(kind, settings)[0], settings):
+            del settings[name]
+    return settings
+
+
 def _words(experiment: Experiment, arguments: argparse.Namespace, model: str, seed: int) -> list[str]:
     """The command line of the experiment's script, without the fold."""
     words = ["--architecture", experiment.architecture.name] if experiment.classifier else []
-    words += ["--model-name", model, "--seed", str(seed), *as_options(dict(experiment.settings))]
+    words += ["--model-name", model, "--seed", str(seed), *as_options(_effective(experiment, arguments))]
     words += ["--run", arguments.run, "--runs", str(arguments.runs), "--cache", str(arguments.cache)]
     words += ["--weights", arguments.weights, "--precision", arguments.precision, "--workers", str(arguments.workers)]
     words += ["--cache-limit", str(arguments.cache_limit)]

@@ -50,7 +50,10 @@ def search(plan: Plan, arguments: argparse.Namespace) -> None:
         experiment = base.changed(settings)
         words[name] = ", ".join(rounds.as_words(experiment))
         if not arguments.report:
-            rounds.train(bench, experiment, name, arguments.seed, [fold])
+            try:
+                rounds.train(bench, experiment, name, arguments.seed, [fold])
+            except UserError as error:  # of some points of a space, settings contradict each other
+                print(f"{name}: {error}")
         part = bench.images(folds[: folds.index(fold) + 1])
         found = judge(bench.run, [name], part)
         if found is None:

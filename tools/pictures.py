@@ -1,6 +1,5 @@
 """What a person gives to look at: photographs, folders of them, and videos. All of it through OpenCV."""
 
-import contextlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -52,8 +51,13 @@ class Photograph:
         pixels = None
         data = np.fromfile(self.path, np.uint8)
         if data.size:
-            with contextlib.suppress(cv2.error):  # larger than preprocessing/__init__.py lets OpenCV read
+            try:
                 pixels = cv2.imdecode(data, cv2.IMREAD_COLOR)
+            except cv2.error:  # as preprocessing/__init__.py asked of OpenCV
+                raise UserError(
+                    f"{self.path} cannot be read: it has more than {jpeg.LARGEST_AREA / 1e6:.0f} million pixels, or is "
+                    "damaged. Save it smaller."
+                ) from None
         if pixels is None:
             raise UserError(
                 f"{self.path} cannot be read as a picture. Expected {', '.join(PHOTOGRAPHS)}; save it as one of these."

@@ -230,9 +230,8 @@ def _weights(unfinished: list[zoo.Architecture], asked: str, demo_run: Path | No
     if demo_run is not None and asked == "imagenet":
         for config in sorted(demo_run.glob("*/fold_*/config.json")):
             with contextlib.suppress(UserError, KeyError, TypeError):  # that fold is made again
-                if read_record(config)["settings"]["weights"] == "none":
-                    return "none"
-                break
+                begun_with = read_record(config)["settings"]["weights"]
+                return begun_with if begun_with in ("imagenet", "none") else asked
     try:
         for architecture in unfinished:
             weights.check_available(architecture, asked)

@@ -7,6 +7,7 @@ the next start goes on with it after its last finished epoch. What pieces took i
 """
 
 import contextlib
+import dataclasses
 import os
 import subprocess
 import sys
@@ -120,7 +121,7 @@ class Record:
     def spent(self, model: str, fold: int | str) -> float:
         """Seconds that unfinished starts of a piece took here."""
         rows = [row for row in self.rows if (row["model"], row["fold"]) == (model, fold) and row["on"] == self.kind]
-        return float(sum(row["seconds"] for row in rows if row["ended"] == "stopped"))
+        return float(sum(row["seconds"] for row in rows if row["ended"] in ("stopped", "broken off")))
 
     def pace(self) -> Pace:
         """What the pieces that finished on such a machine took, all their starts together."""
@@ -158,29 +159,31 @@ def work_off(
     waiting, pace = list(tasks), record.pace()
     running: dict[int, tuple[Task, subprocess.Popen, float]] = {}  # by place
     ended: dict[str, list[Task]] = {"finished": [], "stopped": [], "failed": []}
-    broken: dict[Task, str] = {}  # what happened to those that are tried again
+    broken: dict[tuple[str, int | str], str] = {}  # by model and fold: what happened to those that are tried again
 
-    def end(place: int, how: str) -> None:
+    def end(place: int, how: str) -> float:
         task, _, begun = running.pop(place)
         seconds = time.time() - begun
         ended.setdefault(how, []).append(task)
         record.add(task, seconds, how)
         if how == "finished":
             pace.add(task.model, seconds + task.spent, task.estimate)
+        return seconds
 
     def judge(place: int, status: int) -> None:
         task = running[place][0]
         if status in (0, USER_ERROR, GAVE_UP, STOPPED):  # it has said what happened
             end(place, "failed" if status else "finished")
-        elif task in broken:
+        elif (task.model, task.fold) in broken:
+            what = twice(broken[task.model, task.fold], status)
             end(place, "failed")
-            give_up(task, twice(broken[task], status))
-            say(f"error: {task} {twice(broken[task], status)}")
+            give_up(task, what)
+            say(f"error: {task} {what}")
         else:
-            broken[task] = what_happened(status)
-            end(place, "broken off")
-            waiting.append(task)
-            say(f"note: {task} {broken[task]}: once more, smaller in memory")
+            what = broken[task.model, task.fold] = what_happened(status)
+            seconds = end(place, "broken off")
+            waiting.append(dataclasses.replace(task, begun=True, spent=task.spent + seconds))
+            say(f"note: {task} {what}: once more, smaller in memory")
 
     try:
         while True:
@@ -193,7 +196,7 @@ def work_off(
                 say(f"{clock_time(clock.passed)}  {places.names[place]}: {task} begins, at most {expected} as it seems")
                 own = environment(str(task), places.number, place, places.device(place))
                 words = command_of(task)
-                if task in broken:
+                if (task.model, task.fold) in broken:
                     own, words = own | SMALLER_ENVIRONMENT, [*words, "--workers", "1"]
                 running[place] = (task, subprocess.Popen(words, env=own, cwd=REPOSITORY), time.time())
             if not running:

@@ -104,7 +104,8 @@ class ActivationStore:
             print(
                 f"note: {self._path(name, block)} is damaged, as its checksums tell; it is made again", file=sys.stderr
             )
-            self._path(name, block).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # of a cache that is only read
+                self._path(name, block).unlink()
             found.blocks.update(make([block]))
 
         found = Part(self.shape, self.dtype, len(self.images), lambda block: self._path(name, block), mend)

@@ -63,13 +63,17 @@ class Architecture:
         Raises:
             UserError: the images are smaller than the network accepts, or settings contradict each other.
         """
-        own = {"scratch": self.scratch, "quick": self.quick, "quick_scratch": self.quick_scratch}
-        recipe, augmentation = resolve(self.recipe, self.augmentation, kind, own, chosen)
+        recipe, augmentation = self.resolved(kind, chosen)
         size = recipe.image_size
         if min(size.height, size.width) < self.least_size:
             raise UserError(f"--image-size {size}: {self.name} needs at least {self.least_size}x{self.least_size}.")
         check_contradictions(recipe, chosen)
         return recipe, augmentation
+
+    def resolved(self, kind: Kind, chosen: Mapping[str, Any]) -> tuple[Recipe, Augmentation]:
+        """As `settings_for`, unchecked."""
+        own = {"scratch": self.scratch, "quick": self.quick, "quick_scratch": self.quick_scratch}
+        return resolve(self.recipe, self.augmentation, kind, own, chosen)
 
 
 def names() -> list[str]:

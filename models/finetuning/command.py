@@ -185,12 +185,6 @@ def template_piece(architecture: Architecture, arguments: argparse.Namespace) ->
     watching.check_installed(arguments.log_to)
     kind = Kind(scratch=arguments.weights == "none", quick=arguments.quick)
     recipe, augmentation = architecture.settings_for(kind, chosen(arguments, Recipe) | chosen(arguments, Augmentation))
-    mixing = [name for name in ("mixup", "cutmix", "driver_mixing") if getattr(augmentation, name)]
-    if arguments.activations == "yes" and mixing:
-        raise UserError(
-            f"--activations yes with --{mixing[0].replace('_', '-')}: of mixed images nothing can be kept. Leave "
-            "one out."
-        )
     return make_piece(
         *(architecture, arguments, architecture.name, recipe, outputs_of(recipe)),
         augmentation=augmentation,

@@ -150,7 +150,7 @@ def is_finished(piece: Piece, settings: dict[str, Any]) -> bool:
         raise UserError(
             f"{piece.folder} was made with other settings: {_told_apart(differing, made_with, settings)}. Give this "
             "experiment a name of its own with --run NAME (or --model-name NAME to keep both in one run), or delete "
-            "that folder."
+            f"{piece.folder.parent}, all folds of it: they are made alike."
         )
     if not (piece.folder / FINISHED).exists():
         return False

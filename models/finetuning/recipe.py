@@ -166,6 +166,15 @@ def resolve(
     return _replaced(recipe, values), _replaced(augmentation, values)
 
 
+def without_effect(recipe: Recipe, chosen: Mapping[str, Any]) -> list[str]:
+    """The names of what was chosen and would change nothing, as another setting is."""
+    return [
+        name
+        for name, (other, effective, _) in ONLY_WITH.items()
+        if name in chosen and getattr(recipe, name) and not effective(getattr(recipe, other))
+    ]
+
+
 def check_contradictions(recipe: Recipe, chosen: Mapping[str, Any]) -> None:
     """Refuses settings that contradict each other.
 
@@ -175,12 +184,12 @@ def check_contradictions(recipe: Recipe, chosen: Mapping[str, Any]) -> None:
     Raises:
         UserError: two do; one line that says what to change.
     """
-    for name, (other, effective, remedy) in ONLY_WITH.items():
-        if name in chosen and getattr(recipe, name) and not effective(getattr(recipe, other)):
-            raise UserError(
-                f"--{name.replace('_', '-')} with --{other.replace('_', '-')} {getattr(recipe, other)}: it would "
-                f"change nothing. Leave it out, or add {remedy}."
-            )
+    for name in without_effect(recipe, chosen):
+        other, _, remedy = ONLY_WITH[name]
+        raise UserError(
+            f"--{name.replace('_', '-')} with --{other.replace('_', '-')} {getattr(recipe, other)}: it would change "
+            f"nothing. Leave it out, or add {remedy}."
+        )
     if recipe.hidden_units and recipe.head_start == "logistic":
         raise UserError(
             f"--hidden-units {recipe.hidden_units} with --head-start logistic: a logistic regression has no hidden "

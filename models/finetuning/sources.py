@@ -212,13 +212,17 @@ def choose(
         Pixels(network, store, augmentation, workers, nobody(len(store)) if number else companions)
         for number, store in enumerate(stores)
     ]
-    if split is None or augmentation.mixup or augmentation.cutmix or augmentation.driver_mixing:
-        return list(pixels)  # what mixes the pixels of images has other copies in each fold
+    if split is None:
+        return list(pixels)
+    if augmentation.mixup or augmentation.cutmix or augmentation.driver_mixing:
+        say("images are mixed, which differs from fold to fold: activations are not kept")
+        return list(pixels)
     settings = {name: value for name, value in as_json(augmentation.scaled()).items() if name != "driver_mixing"}
     drawn = decides | {"augmentation": settings, "seed": seed}
     copies = [copy_name(copy) for copy in sorted({recipe.copy_of(epoch) for epoch in range(1, epochs + 1)})]
     kept = [store.folder for store in stores]
     found: list[Source] = []
+    promised = 0  # bytes that will be written to what is kept
     for number, store in enumerate(stores):
         own = ActivationStore(name, decides, store, split, cache, workers)
         augmented = ActivationStore(name, drawn, store, split, cache, workers)
@@ -229,15 +233,18 @@ def choose(
         what = f"{size / 2**30:.1f} GiB of activations at {split.name} for {len(store):,} images"
         needed = sum(one.missing_bytes(parts, rows) for one, parts, rows in wanted)
         folders = [one.folder for one, _, _ in wanted]
-        if make_room(own.folder, needed, limit, [*kept, *folders]):
+        within = [*kept, *folders]
+        if make_room(own.folder, needed + promised, limit, within):
             kept += folders
+            promised += needed
             found.append(Activations(split.top, own, augmented, augmentation))
             say(f"{what} are computed once, for all epochs and folds, and kept in the cache")
             continue
-        within = [*kept, *folders]
-        some = own.fitting(PLAIN, plain[number], room(own.folder, limit, within))
-        if len(some) and not train_on_all and make_room(own.folder, own.missing_bytes([PLAIN], some), limit, within):
+        some = own.fitting(PLAIN, plain[number], room(own.folder, limit, within) - promised)
+        needed = own.missing_bytes([PLAIN], some)
+        if len(some) and not train_on_all and make_room(own.folder, needed + promised, limit, within):
             kept += folders
+            promised += needed
             found.append(Streamed(Activations(split.top, own, augmented, augmentation), pixels[number], some))
             say(
                 f"{what} find no room in the cache (--cache-limit, or the disk): kept for the predictions of "

@@ -27,7 +27,7 @@ from preprocessing.metric import accuracy, log_loss
 
 WHAT_TO_CHANGE = (
     "What was made before is kept. Change a setting (a smaller --learning-rate, a smaller --clip-norm, or --precision "
-    "float32) under another --run or --model-name, or delete this fold's folder first."
+    "float32) under another --run or --model-name, for all folds."
 )
 
 TRIES = 2  # for a step whose gradients are no numbers: what a processor reads amiss it may read right the next time

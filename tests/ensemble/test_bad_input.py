@@ -1,5 +1,6 @@
 """Every bad input is one line that names the file and the first offenders."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -38,6 +39,10 @@ def test_missing_fold_names_the_command(small) -> None:
     message = refused(small)
     runs = small.run.parent
     assert f"vgg16 lacks fold 1, 2: python models/vgg16.py --run trial --runs {runs} --fold 1 2" in message
+    configuration = small.piece("vgg16", 0) / "config.json"
+    record = json.loads(configuration.read_text()) | {"command": ["python", "models/vgg16.py", "--epochs", "9"]}
+    configuration.write_text(json.dumps(record))
+    assert f"python models/vgg16.py --epochs 9 --run trial --runs {runs} --fold 1 2" in refused(small)
     assert "--allow-missing" in message and "resnet50" not in message
 
 

@@ -112,16 +112,23 @@ def test_a_broken_picture_in_a_folder_is_left_out_and_one_that_was_named_is_an_e
     (tmp_path / "bad.png").write_bytes(b"no picture")
     whole = cv2.imencode(".png", np.full((60, 80, 3), 7, np.uint8))[1].tobytes()
     (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
-    claimed = struct.pack(">II", 40_000, 40_000)  # pixels, in a file of a few hundred bytes
-    header = b"IHDR" + claimed + whole[24:29]
-    (tmp_path / "huge.png").write_bytes(whole[:12] + header + struct.pack(">I", zlib.crc32(header)) + whole[33:])
     found, _ = pictures.find([tmp_path])
     assert [photograph.name for photograph in pictures.readable(found, [tmp_path])] == ["good.jpg"]
     assert "left out" in capsys.readouterr().out
-    for name in ("bad.jpg", "bad.png", "huge.png"):
+    for name in ("bad.jpg", "bad.png"):
         found, _ = pictures.find([tmp_path / name])
         with pytest.raises(UserError, match=name):
             pictures.readable(found, [tmp_path / name])
+
+
+def test_a_picture_that_claims_more_pixels_than_memory_should_hold_is_refused(tmp_path: Path) -> None:
+    whole = cv2.imencode(".png", np.full((60, 80, 3), 7, np.uint8))[1].tobytes()
+    header = b"IHDR" + struct.pack(">II", 12_000, 12_000) + whole[24:29]  # pixels, in a file of a few hundred bytes
+    huge = tmp_path / "huge.png"
+    huge.write_bytes(whole[:12] + header + struct.pack(">I", zlib.crc32(header)) + whole[33:])
+    code = f"from tools import pictures; pictures.Photograph('huge', __import__('pathlib').Path({str(huge)!r})).whole()"
+    done = run_python("-c", code)
+    assert "more than 100 million pixels" in done.stderr
 
 
 @pytest.mark.parametrize(
