@@ -85,8 +85,9 @@ class _Stopping:
             print(STOPPED, file=sys.stderr, flush=True)
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
-        self.told = True
-        raise KeyboardInterrupt
+        if not self.told:  # the second signal, of an impatient person or a script that passes it on, changes nothing
+            self.told = True
+            raise KeyboardInterrupt
 
     def _watch(self) -> None:
         while number := os.read(self.reader, 1):

@@ -72,3 +72,22 @@ def test_a_package_that_is_not_installed_is_named_and_one_of_ours_is_a_defect(mo
     assert done.returncode == status
     assert ("source .venv/bin/activate" in done.stderr) == (status == 2)
     assert ("Traceback" in done.stderr) == (status == 1)
+
+
+def test_a_second_signal_while_the_first_is_answered_changes_nothing() -> None:
+    code = """
+        import os, signal
+        from preprocessing import errors
+
+        say = errors._Stopping.say
+
+        def interrupted_again(self):
+            os.kill(os.getpid(), signal.SIGTERM)
+            say(self)
+
+        errors._Stopping.say = interrupted_again
+        errors.run_command(lambda: os.kill(os.getpid(), signal.SIGTERM))
+        """
+    words = [sys.executable, "-c", textwrap.dedent(code)]
+    done = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.count("Traceback"), done.stderr.count("goes on")) == (130, 0, 1), done.stderr
