@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from threadpoolctl import threadpool_limits
 
 from ensemble import diagnosis, report
 from ensemble.expectation import Expectation, expected_loss, guessed_test_drivers
@@ -68,7 +69,8 @@ def outcome_of(predictions: Predictions, options: Options) -> Outcome:
     cross_fit = CrossFit(predictions.out_of_fold, labels, drivers, groups, ways(len(predictions.names)))
     graphs = out_of_fold_graphs(spaces, images, test_size) if spaces else {}
     procedure = Procedure(cross_fit, graphs, sets_of(groups, drivers, many), options.match_prior)
-    whole, nested = procedure.fitted(), procedure.estimated()
+    with threadpool_limits(1):  # many small fits: with a thread a core they took three times as long, waiting
+        whole, nested = procedure.fitted(), procedure.estimated()
     if whole.choice is None:
         raise ValueError("expected two groups of drivers at least")
 
@@ -82,7 +84,8 @@ def outcome_of(predictions: Predictions, options: Options) -> Outcome:
     cross_fitted = whole.choice.winner.cross_fitted
     without: list[np.ndarray] = []
     if len(predictions.names) > 1:
-        cross_fitted, without = without_each(cross_fit, whole.name)
+        with threadpool_limits(1):
+            cross_fitted, without = without_each(cross_fit, whole.name)
     return Outcome(
         predictions=predictions,
         fitted=whole,

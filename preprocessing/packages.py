@@ -22,6 +22,7 @@ LOWEST = {  # by the names under which a package may be installed
     ("opencv-python-headless", "opencv-python", "opencv-contrib-python", "opencv-contrib-python-headless"): "4.10.0",
     ("matplotlib",): "3.7.2",
     ("psutil",): "5",
+    ("threadpoolctl",): "3.1",
     ("tqdm",): "4",
 }
 BACKENDS = {"tensorflow": (("tensorflow", "tensorflow-cpu"), "2.18.0"), "jax": (("jax",), "0.10.2")}

@@ -4,11 +4,13 @@ import warnings
 
 import keras
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 LARGEST_ITERATIONS = 300
 SMALLEST_DEVIATION = 0.1  # that a feature is divided by, relative to the mean deviation of all
 
 
+@threadpool_limits.wrap(limits=1)  # as models/finetuning/linear.py
 def fit_logistic(
     features: np.ndarray, labels: np.ndarray, regularisation: float, classes: int
 ) -> tuple[np.ndarray, np.ndarray]:

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Sequence
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from models.finetuning.head import standardisation
 from preprocessing.competition import NUMBER_OF_CLASSES
@@ -134,6 +135,7 @@ class Search:
         return self._decisions[key]
 
 
+@threadpool_limits.wrap(limits=1)  # with a thread a core, beside those of TensorFlow, it took four times as long
 def fit_path(
     features: np.ndarray, labels: np.ndarray, classifier: str, grid: Sequence[float], tolerance: float
 ) -> list[Linear]:
@@ -171,6 +173,7 @@ def fit_path(
     return found
 
 
+@threadpool_limits.wrap(limits=1)
 def calibration(values: np.ndarray, labels: np.ndarray) -> Linear:
     """Turns decision values into logits: a multinomial logistic regression on them, drawn to a mere temperature.
 
