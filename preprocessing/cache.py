@@ -1,7 +1,7 @@
 """The cache folder, bounded: decoded images, features and activations of frozen networks; the oldest give way."""
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from preprocessing import locks
@@ -27,16 +27,15 @@ def make_room(folder: Path, needed: int, limit: int, keep: Sequence[Path] = ()) 
         UserError: the cache cannot be written to.
     """
     cache = _made(folder)
-    if needed > room(folder, limit, keep):
+    kept, others = _sizes(cache, {folder, *keep})
+    if needed > _room(cache, limit, kept, others):
         return False
-    others = _others(cache, {folder, *keep})
-    sizes = {path: _bytes_in(path) for path in (*others, folder, *keep)}
-    for path in others:
-        if sum(sizes.values()) + needed <= limit and free_bytes(cache) >= needed + FREE_DISK_KEPT:
+    for path in list(others):
+        if kept + sum(others.values()) + needed <= limit and free_bytes(cache) >= needed + FREE_DISK_KEPT:
             break
         if locks.removed_unless_used(path):
-            sizes.pop(path)
-    return sum(sizes.values()) + needed <= limit and free_bytes(cache) >= needed + FREE_DISK_KEPT
+            others.pop(path)
+    return kept + sum(others.values()) + needed <= limit and free_bytes(cache) >= needed + FREE_DISK_KEPT
 
 
 def room(folder: Path, limit: int, keep: Sequence[Path] = ()) -> int:
@@ -46,9 +45,16 @@ def room(folder: Path, limit: int, keep: Sequence[Path] = ()) -> int:
         UserError: the cache cannot be written to.
     """
     cache = _made(folder)
-    kept = {folder, *keep}
-    removable = sum(map(_bytes_in, _others(cache, kept)))
-    return min(limit - sum(map(_bytes_in, kept)), free_bytes(cache) + removable - FREE_DISK_KEPT)
+    return _room(cache, limit, *_sizes(cache, {folder, *keep}))
+
+
+def _room(cache: Path, limit: int, kept: int, others: Mapping[Path, int]) -> int:
+    return min(limit - kept, free_bytes(cache) + sum(others.values()) - FREE_DISK_KEPT)
+
+
+def _sizes(cache: Path, kept: set[Path]) -> tuple[int, dict[Path, int]]:
+    """Bytes in the entries that stay, and in each that may give way, the least recently used first."""
+    return sum(map(_bytes_in, kept)), {path: _bytes_in(path) for path in _others(cache, kept)}
 
 
 def _made(folder: Path) -> Path:

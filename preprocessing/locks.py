@@ -75,7 +75,7 @@ def divide(files: Sequence[Path], is_there: Callable[[Path], bool], make: Callab
 
 @contextlib.contextmanager
 def _share(path: Path, wait: bool) -> Iterator[bool]:
-    """Holds a lock, saying nothing; False where another process has it, or had it until now."""
+    """Holds a lock; False where another process has it, or had it until now."""
     with _opened(path) as lock:
         mine = _taken(lock.fileno())
         if not mine and wait:

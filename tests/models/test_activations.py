@@ -35,6 +35,13 @@ def cut(name: str, trainable: str, **changes: object) -> tuple[Network, Recipe]:
     return network, recipe
 
 
+def images_in(folder: Path, size: ImageSize, **tree: int) -> ImageStore:
+    """The labelled images of a tiny tree, with a cache beside it."""
+    found = dataset.load(make_tree(folder / "data", **tree), folder / "cache", progress=False)
+    paths = [found.train_path(row.img, row.classname) for row in found.train.itertuples()]
+    return ImageStore(paths, size, folder / "cache", found.fingerprint, 2**30)
+
+
 @pytest.mark.parametrize(
     ("name", "trainable", "boundary"),
     [
@@ -71,9 +78,7 @@ def test_blocks_hold_what_the_trunk_makes_and_a_damaged_one_is_made_again(tmp_pa
     network, recipe = cut("vgg16", "from block3", image_size=SIZE)
     parts = split(network, recipe)
     assert parts is not None
-    found = dataset.load(make_tree(tmp_path / "data"), tmp_path / "cache", progress=False)
-    paths = [found.train_path(row.img, row.classname) for row in found.train.itertuples()]
-    images = ImageStore(paths, SIZE, tmp_path / "cache", found.fingerprint, 2**30)
+    images = images_in(tmp_path, SIZE)
     store = ActivationStore("vgg16", {}, images, parts, tmp_path / "cache", 2)
     rows = np.array([70, 3, 5])
     assert store.missing_bytes([PLAIN], rows) == store.bytes(rows) == 80 * 12 * 16 * 128 * 4
@@ -95,9 +100,7 @@ def test_folds_side_by_side_divide_the_work(tmp_path: Path, monkeypatch: pytest.
     network, recipe = cut("vgg16", "from block3", image_size=SIZE)
     parts = split(network, recipe)
     assert parts is not None
-    found = dataset.load(make_tree(tmp_path / "data"), tmp_path / "cache", progress=False)
-    paths = [found.train_path(row.img, row.classname) for row in found.train.itertuples()]
-    images = ImageStore(paths, SIZE, tmp_path / "cache", found.fingerprint, 2**30)
+    images = images_in(tmp_path, SIZE)
     store, other = (ActivationStore("vgg16", {}, images, parts, tmp_path / "cache", 1) for _ in range(2))
     made: list[int] = []
     compute = parts.trunk.predict_on_batch
@@ -120,9 +123,7 @@ def test_folds_side_by_side_divide_the_work(tmp_path: Path, monkeypatch: pytest.
 def test_what_finds_no_room_is_computed_anew_beside_what_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(activations, "BLOCK", 16)
     network, recipe = cut("mobilenet_v2", "from block_8_project")
-    found = dataset.load(make_tree(tmp_path / "data"), tmp_path / "cache", progress=False)
-    paths = [found.train_path(row.img, row.classname) for row in found.train.itertuples()]
-    images = ImageStore(paths, recipe.image_size, tmp_path / "cache", found.fingerprint, 2**30)
+    images = images_in(tmp_path, recipe.image_size)
     images.prepare(2, lambda line: None)
     parts = split(network, recipe)
     assert parts is not None
@@ -158,9 +159,7 @@ def test_bfloat16_is_kept_as_it_is(tmp_path: Path) -> None:
     recipe, _ = zoo.find("vgg16").settings_for(Kind(), {"image_size": SIZE, "trainable": "from block2"})
     parts = split(build(zoo.find("vgg16"), recipe, "none", "mixed_bfloat16", seed=1), recipe)
     assert parts is not None
-    found = dataset.load(make_tree(tmp_path / "data", drivers=1), tmp_path / "cache", progress=False)
-    paths = [found.train_path(row.img, row.classname) for row in found.train.itertuples()]
-    images = ImageStore(paths, SIZE, tmp_path / "cache", found.fingerprint, 2**30)
+    images = images_in(tmp_path, SIZE, drivers=1)
     store = ActivationStore("vgg16", {}, images, parts, tmp_path / "cache", 1)
     values = store.part(PLAIN, images, np.arange(20)).read(7)
     assert values.dtype == ml_dtypes.bfloat16
