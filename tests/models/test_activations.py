@@ -188,6 +188,7 @@ def train(material: Path, run: str, fold: int, *options: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_a_fold_trained_on_activations_is_the_fold_trained_on_pixels(material: Path) -> None:
     said = train(material, "kept", 0)
     assert re.search(r"activations at conv_dw_11_relu for 60 images are computed once", said)
