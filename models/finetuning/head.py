@@ -1,6 +1,8 @@
 """A head that is right before the network moves: logistic regression on the frozen network's pooled features."""
 
+import contextlib
 import warnings
+from collections.abc import Iterator
 
 import keras
 import numpy as np
@@ -10,7 +12,20 @@ LARGEST_ITERATIONS = 300
 SMALLEST_DEVIATION = 0.1  # that a feature is divided by, relative to the mean deviation of all
 
 
-@threadpool_limits.wrap(limits=1)  # as models/finetuning/linear.py
+@contextlib.contextmanager
+def quietly() -> Iterator[None]:
+    """Within, fits keep to one BLAS thread and say nothing of their iteration limit.
+
+    With a thread a core, beside those of TensorFlow, they took four times as long. What they reach at that limit is
+    judged on held-out drivers, or is a start good enough. Both are set for the whole process: who fits in several
+    threads enters this around all of them.
+    """
+    with threadpool_limits(limits=1), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@quietly()
 def fit_logistic(
     features: np.ndarray, labels: np.ndarray, regularisation: float, classes: int
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -29,9 +44,7 @@ def fit_logistic(
     features = np.asarray(features, dtype=np.float32)
     mean, deviation = standardisation(features)
     classifier = LogisticRegression(C=regularisation, max_iter=LARGEST_ITERATIONS)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # stopping at the iteration limit is a start good enough
-        classifier.fit((features - mean) / deviation, labels)
+    classifier.fit((features - mean) / deviation, labels)
     if len(classifier.classes_) != classes:
         raise ValueError(f"expected {classes} classes among the labels, found {len(classifier.classes_)}")
     kernel = classifier.coef_.T / deviation[:, None]

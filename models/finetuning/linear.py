@@ -7,13 +7,12 @@ the length of the weights does not see a rotation, and each fit becomes as cheap
 """
 
 import dataclasses
-import warnings
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
-from models.finetuning.head import standardisation
+from models.finetuning.head import quietly, standardisation
 from preprocessing.competition import NUMBER_OF_CLASSES
 from preprocessing.metric import log_loss
 
@@ -93,6 +92,17 @@ class Search:
         """Whether there is anything to find out on held-out drivers of the training part."""
         return self.calibrate or len(self.grid) > 1
 
+    def fit_all(self, inner: Sequence[np.ndarray], workers: int) -> list[Choice]:
+        """The classifiers for some folds: what `fit` gives for each, so many fits at a time.
+
+        Each keeps to one BLAS thread, so two at a time are twice as fast on two cores; threads within a fit are not.
+        """
+        with quietly(), ThreadPoolExecutor(workers) as pool:
+            if self.needs_inner_folds:
+                masks = {mask.tobytes(): mask for own in inner for mask in _inner_training(own)}
+                list(pool.map(self._decisions_of_a_fit_on, masks.values()))
+            return list(pool.map(self.fit, inner))
+
     def fit(self, inner: np.ndarray) -> Choice:
         """The classifier for one fold.
 
@@ -119,9 +129,9 @@ class Search:
     def _held_out_decisions(self, inner: np.ndarray) -> np.ndarray:
         """Shape (C, images, 10): for each training image the values of the fits on the other inner folds; else 0."""
         found = np.zeros((len(self.grid), len(inner), NUMBER_OF_CLASSES), np.float32)
-        for number in range(inner.max() + 1):
+        for number, training in enumerate(_inner_training(inner)):
             rows = inner == number
-            found[:, rows] = self._decisions_of_a_fit_on((inner >= 0) & ~rows)[:, rows]
+            found[:, rows] = self._decisions_of_a_fit_on(training)[:, rows]
         return found
 
     def _decisions_of_a_fit_on(self, training: np.ndarray) -> np.ndarray:
@@ -135,7 +145,12 @@ class Search:
         return self._decisions[key]
 
 
-@threadpool_limits.wrap(limits=1)  # with a thread a core, beside those of TensorFlow, it took four times as long
+def _inner_training(inner: np.ndarray) -> list[np.ndarray]:
+    """For each inner fold, shape (images,): what is trained on to judge it."""
+    return [(inner >= 0) & (inner != number) for number in range(inner.max() + 1)]
+
+
+@quietly()
 def fit_path(
     features: np.ndarray, labels: np.ndarray, classifier: str, grid: Sequence[float], tolerance: float
 ) -> list[Linear]:
@@ -163,9 +178,7 @@ def fit_path(
                 C=regularisation, tol=SVM_TOLERANCE, dual=True, intercept_scaling=SVM_INTERCEPT, random_state=0
             )
         model.C = regularisation
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the iteration limit: the fit is judged on held-out drivers anyway
-            model.fit(rotated, labels)
+        model.fit(rotated, labels)
         weights = model.coef_.T.astype(np.float32)
         kernel = (weights if back is None else standardised.T @ _solved(back, weights)) / deviation[:, None]
         bias = model.intercept_ - mean.astype(np.float64) @ kernel.astype(np.float64)
@@ -173,7 +186,7 @@ def fit_path(
     return found
 
 
-@threadpool_limits.wrap(limits=1)
+@quietly()
 def calibration(values: np.ndarray, labels: np.ndarray) -> Linear:
     """Turns decision values into logits: a multinomial logistic regression on them, drawn to a mere temperature.
 

@@ -95,12 +95,15 @@ def test_the_regularisation_is_chosen_by_drivers_and_shared_fits_are_made_once(m
 
     monkeypatch.setattr(linear, "fit_path", counted)
     search = Search(features, labels, "logistic", (1e-4, 1e-2, 1e2), False)
-    for fold in range(5):
-        choice = search.fit(np.where(drivers == fold, -1, np.where(drivers > fold, drivers - 1, drivers)))
+    inner = [np.where(drivers == fold, -1, np.where(drivers > fold, drivers - 1, drivers)) for fold in range(5)]
+    choices = search.fit_all(inner, 2)
+    for choice in choices:
         losses = [row["inner_log_loss"] for row in choice.tried]
         assert choice.regularisation == search.grid[int(np.argmin(losses))]
         assert losses[2] > min(losses)  # hardly penalised, it learns what is wrong by heart
     assert count == 10 + 5
+    alone = Search(features, labels, "logistic", search.grid, False).fit(inner[3])
+    np.testing.assert_array_equal(choices[3].linear.kernel, alone.linear.kernel)
 
 
 def test_inner_folds_are_the_run_s_others_or_new_ones_by_driver() -> None:

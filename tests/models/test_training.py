@@ -26,7 +26,7 @@ from preprocessing.settings import ImageSize
 from tests.trees import make_tree
 
 SIZE = ImageSize(32, 40)
-CUT: dict[str, dict[str, object]] = {"vgg16": {"pooled_layers": ("block3_pool",)}}  # an eighth of it: seconds count here
+CUT: dict[str, dict[str, object]] = {"vgg16": {"pooled_layers": ("block3_pool",)}}  # an eighth of it
 
 
 @pytest.fixture(scope="module")
