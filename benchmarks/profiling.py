@@ -1,12 +1,14 @@
-"""What a training step spends its time on: convolutions and matrix products, and everything else, by operation.
+"""What a step of training or prediction spends its time on: convolutions and products, and all else by operation.
 
     python -m benchmarks.profiling                                   the three networks at 224x224, all layers, batch 32
     python -m benchmarks.profiling --networks resnet50 --most 12
+    python -m benchmarks.profiling --work prediction
 
 Asks TensorFlow's profiler for the duration of each operation of one step, after some that compile. Operations run
 beside each other, so shares are of the sum of their times. About a minute a network on 2 cores.
 """
 
+import argparse
 import re
 import tempfile
 from collections import Counter
@@ -22,25 +24,27 @@ def main() -> None:
     command = parser(__doc__)
     command.add_argument("--networks", nargs="+", default=list(NETWORKS))
     command.add_argument("--size", type=int, default=224)
+    command.add_argument("--work", choices=("training", "prediction"), default="training")
     command.add_argument("--batch", type=int, default=32)
     command.add_argument("--most", type=int, default=8, help="operations that are listed")
     command.add_argument("--precision", default="auto")
     command.add_argument("--one", help="one network, in this process")
     arguments = command.parse_args()
     if arguments.one:
-        measure(arguments.one, arguments.size, arguments.batch, arguments.precision, arguments.most)
+        measure(arguments)
         return
     print(machine(), flush=True)
     for name in arguments.networks:
-        options = [f"--{x}={getattr(arguments, x)}" for x in ("size", "batch", "most", "precision")]
+        options = [f"--{x}={getattr(arguments, x)}" for x in ("size", "work", "batch", "most", "precision")]
         print(run("-m", "benchmarks.profiling", "--one", name, *options), end="", flush=True)
 
 
-def measure(name: str, size: int, batch: int, precision: str, most: int) -> None:
+def measure(arguments: argparse.Namespace) -> None:
     """Prints the shares of one network's step."""
     from models.finetuning import runtime
 
-    policy, _ = runtime.start(precision, 0)
+    name, size, batch, most = arguments.one, arguments.size, arguments.batch, arguments.most
+    policy, _ = runtime.start(arguments.precision, 0)
     import numpy as np
     import tensorflow
     from tensorflow.tsl.profiler.protobuf import xplane_pb2  # TensorBoard's plugin would read the same file
@@ -50,11 +54,18 @@ def measure(name: str, size: int, batch: int, precision: str, most: int) -> None
     network, _, _ = network_for(name, size, policy)
     images = np.random.default_rng(0).integers(0, 256, (batch, size, size, 3), dtype=np.uint8)
     targets = np.eye(10, dtype=np.float32)[np.arange(batch) % 10]
+
+    def step() -> None:
+        if arguments.work == "training":
+            network.train_on_batch(images, targets)
+        else:
+            network.predictor.predict_on_batch(images)
+
     for _ in range(3):
-        network.train_on_batch(images, targets)
+        step()
     with tempfile.TemporaryDirectory() as folder:
         tensorflow.profiler.experimental.start(folder)
-        network.train_on_batch(images, targets)
+        step()
         tensorflow.profiler.experimental.stop()
         (path,) = Path(folder).rglob("*.xplane.pb")
         planes = xplane_pb2.XSpace.FromString(path.read_bytes()).planes
