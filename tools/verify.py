@@ -65,11 +65,11 @@ def damaged_blend(run: Path) -> list[str]:
     if not record.is_file():
         return []
     try:
-        stamps = dict(read_json(record)["outputs"])
-    except (UserError, KeyError, TypeError, ValueError) as error:
-        return [f"{record}: damaged ({error}). Blend again."]
-    paths = {name: (record.parent / name if "/" not in name else Path(name)) for name in stamps}
-    bad = [str(p) for name, p in paths.items() if not p.is_file() or sha256_of(p) != stamps[name].get("sha256")]
+        sums = {name: stamp["sha256"] for name, stamp in dict(read_json(record)["outputs"]).items()}
+        paths = {name: (record.parent / name if "/" not in name else Path(name)) for name in sums}
+        bad = [str(path) for name, path in paths.items() if not path.is_file() or sha256_of(path) != sums[name]]
+    except (UserError, OSError, KeyError, TypeError, ValueError) as error:
+        return [f"{record}: damaged ({error}). Blend again: python -m ensemble.blend --run {run.name}"]
     return [f"{path}: damaged or missing. Blend again: python -m ensemble.blend --run {run.name}" for path in bad]
 
 

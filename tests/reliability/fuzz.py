@@ -40,6 +40,7 @@ from preprocessing.tables import read_predictions
 from tests.reliability.mutations import mutated, mutated_json
 from tests.trees import write_image
 from tools.finished import finished_pieces
+from tools.verify import damaged_blend, damaged_pieces
 
 CASE_SECONDS = 5.0
 MEMORY = 2**30  # bytes beyond what the process has when it begins
@@ -163,8 +164,12 @@ def _record(content: bytes, folder: Path) -> bool:
             ask()
         except UserError:
             refused += 1
-    (folder / "blend.json").write_bytes(content)
-    assert not record.stands(folder / "blend.json", {"code": "x"}, {}, {"folds": folder / "folds.csv"})
+    blend = run / "ensemble" / "blend.json"
+    blend.parent.mkdir(exist_ok=True)
+    blend.write_bytes(content)
+    assert not record.stands(blend, {"code": "x"}, {}, {"folds": folder / "folds.csv"})
+    damaged_blend(run)
+    damaged_pieces(run, only_for_blend=True)  # the last: it sets aside what is damaged
     return refused < 2  # one for the image size, which is there only where config.json is the case
 
 
