@@ -33,7 +33,7 @@ def main() -> None:
     command.add_argument("--size", type=int, default=SIZE)
     command.add_argument("--epochs", type=int, default=3)
     command.add_argument("--precision", default="auto")
-    command.add_argument("--jobs", type=int, default=1, help="folds at a time in the row trunk")
+    command.add_argument("--jobs", type=int, help="folds at a time in the row trunk [as the architectures' own default]")
     command.add_argument("--one", choices=("pass", "prediction"), help=argparse.SUPPRESS)  # in a process of its own
     command.add_argument("--cache", type=Path, help=argparse.SUPPRESS)
     arguments = command.parse_args()
@@ -81,7 +81,7 @@ def trunk(arguments: argparse.Namespace, folder: Path) -> tuple[float, float]:
     options = ["--data", arguments.data, "--weights", arguments.weights, "--precision", arguments.precision]
     options += ["--folds", arguments.folds, "--image-size", size, "--epochs", arguments.epochs, "--patience", 99]
     options += ["--trainable", "from mixed7", "--augmented-copies", 1, "--runs", folder / "runs"]
-    options += ["--jobs", arguments.jobs]
+    options += ["--jobs", arguments.jobs] if arguments.jobs else []
     found = []
     for name, asked in (("one", [0]), ("five", range(arguments.folds))):
         own = ["--run", f"trunk_{name}", "--cache", folder / f"trunk_{name}", "--fold", *asked]

@@ -103,7 +103,7 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
         "--jobs",
         type=_whole_number(1, 1000),
         metavar="N",
-        help="folds at a time [1; with --quick on a CPU as many as folds and cores]",
+        help="folds at a time [one a GPU; on CPUs 2 where there are 14 GiB of memory, with --quick one a core]",
     )
     group.add_argument(
         "--activations",

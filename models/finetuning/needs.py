@@ -1,5 +1,6 @@
 """What a run will need: disk, memory and time, estimated before it starts from sizes and a short measurement."""
 
+import contextlib
 import dataclasses
 import os
 import time
@@ -149,6 +150,20 @@ def available_memory() -> int:
         except (OSError, ValueError, KeyError):  # no limit, another version of control groups, or not Linux
             continue
     return available
+
+
+def total_memory() -> int:
+    """Bytes of this machine, or of its container."""
+    import psutil
+
+    try:
+        total = int(psutil.virtual_memory().total)
+    except OSError:  # as above
+        return 2**62
+    for folder, limit, _, _ in CGROUP_FILES:
+        with contextlib.suppress(OSError, ValueError):
+            return min(total, int((folder / limit).read_text()))
+    return total
 
 
 def duration(seconds: float) -> str:

@@ -1,7 +1,7 @@
 """Folds in processes of their own, one after another or some at a time.
 
 A process a fold: Keras keeps growing when it fits several networks. Some at a time: loading, building and tracing use
-one core, and so do small images mostly; two such folds on two cores take less time side by side than in turn.
+one core, and so do small images mostly; five folds on two cores take two thirds of the time side by side.
 """
 
 import contextlib
@@ -15,6 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from models.finetuning.devices import Device, find_devices
+from models.finetuning.needs import total_memory
 from preprocessing.errors import UserError
 
 LABEL = "STATEFARM_LINE_LABEL"  # what a process puts before each line that it says, for who reads two at once
@@ -25,6 +26,7 @@ GAVE_UP = 4  # exit status of a fold whose loss is no number any more: it would 
 ENDING = (STOPPED, USER_ERROR)
 SOME_FAILED = 3  # exit status where folds were left out, and the others finished
 
+AMPLE_MEMORY = 14 * 2**30  # bytes, for two folds of any default recipe: each of them needs up to 4.5 GiB
 LESS_MEMORY = "STATEFARM_LESS_MEMORY"  # set in a process that is tried once more
 SMALLER = "alone, with one thread that reads images, fewer memory arenas, and predictions in quarter batches"
 SMALLER_ENVIRONMENT = {LESS_MEMORY: "1", "MALLOC_ARENA_MAX": "2", "TF_GPU_ALLOCATOR": "cuda_malloc_async"}
@@ -35,9 +37,14 @@ _ADVICE = (
 
 
 def default_jobs(quick: bool, folds: int) -> int:
-    """How many folds at a time: one on each GPU; without any, several only where images are small."""
-    devices = len(find_devices())
-    return min(folds, devices or (os.cpu_count() or 1 if quick else 1))
+    """How many folds at a time: one on each GPU; without any, one on each core where images are small, else two.
+
+    Two of full size need ample memory: of the machine, not what is free just now, since as how many they divide the
+    cores decides how sums are rounded.
+    """
+    cores = os.cpu_count() or 1
+    on_cores = cores if quick else min(cores, 2 if total_memory() >= AMPLE_MEMORY else 1)
+    return min(folds, len(find_devices()) or on_cores)
 
 
 def run_folds(

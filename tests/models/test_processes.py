@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from models.finetuning import processes
 from models.finetuning.processes import LABEL, LESS_MEMORY, SOME_FAILED, default_jobs, run_folds
 from preprocessing.run_folder import REPOSITORY
 
@@ -35,6 +36,18 @@ def test_every_fold_runs_once_and_no_more_than_asked_at_a_time(tmp_path: Path, j
     run_folds(path, ["--epochs", "1"], [0, 1, 2, 3], jobs)
     said = {path.name: path.read_text() for path in tmp_path.glob("done_*")}
     assert said == {f"done_{fold}": f"fold {fold} | " if jobs > 1 else "" for fold in range(4)}
+
+
+def test_two_folds_at_a_time_where_the_machine_has_the_memory_and_small_ones_on_each_core(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("STATEFARM_DEVICES", "none")
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    for memory, jobs in ((8 * 2**30, 1), (16 * 2**30, 2)):
+        monkeypatch.setattr(processes, "total_memory", lambda memory=memory: memory)
+        assert default_jobs(quick=False, folds=5) == jobs
+        assert default_jobs(quick=False, folds=1) == 1
+        assert default_jobs(quick=True, folds=5) == 5
 
 
 def test_folds_side_by_side_each_have_a_device_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
