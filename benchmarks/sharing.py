@@ -33,7 +33,7 @@ def main() -> None:
     command.add_argument("--size", type=int, default=SIZE)
     command.add_argument("--epochs", type=int, default=3)
     command.add_argument("--precision", default="auto")
-    command.add_argument("--jobs", type=int, help="folds at a time in the row trunk [as the architectures' own default]")
+    command.add_argument("--jobs", type=int, help="folds at a time in the row trunk [as by default]")
     command.add_argument("--one", choices=("pass", "prediction"), help=argparse.SUPPRESS)  # in a process of its own
     command.add_argument("--cache", type=Path, help=argparse.SUPPRESS)
     arguments = command.parse_args()
