@@ -69,24 +69,21 @@ def _make(work: Work, dataset: Dataset, folds: pd.DataFrame, cache: Path, cache_
         sample = np.linspace(0, len(labelled) - 1, initialisation.IMAGES).astype(int)
         initialisation.prepare_random_weights(network, np.stack([labelled.read(int(row)) for row in sample]))
     features, test_features = _features(first, policy, network, [labelled, test], cache, cache_limit, say)
-    model = plain_copy(network, lambda: build(first.architecture, recipe, "none", "float32", first.seed))
-
     grid = (settings.regularisation,) if settings.regularisation else GRIDS[settings.classifier]
     search = Search(np.asarray(features), labels, settings.classifier, grid, settings.calibrate)
-    fitted = time.monotonic()
-    choices = search.fit_all(inner, first.workers)
-    fitted = time.monotonic() - fitted
-    say(f"{len(work)} classifiers fitted in {fitted:.1f} s")
-    for (own, _), choice in zip(work, choices, strict=True):
-        data = FoldData(labelled, labels, np.flatnonzero(numbers != own.fold), np.flatnonzero(numbers == own.fold))
-        head.set_head(model.get_layer("head"), choice.linear.kernel, choice.linear.bias)
-        results: dict[str, Any] = dict(_leave(own, choice, model, data, dataset, folds, features, test_features))
-        results |= {"regularisation": choice.regularisation, "seconds_of_fits": round(fitted, 1)}
-        piece.finish(own, results | {"seconds": round(time.monotonic() - begun, 1)})
-        engine.speaker(own.folder / "log.txt")(
-            f"{own.model_name}, fold {own.fold}: held-out log loss {results['log_loss']:.4f}, accuracy "
-            f"{results['accuracy']:.1%} with C {choice.regularisation:g}"
-        )
+    with search.fitting(inner, first.workers) as choices:
+        model = plain_copy(network, lambda: build(first.architecture, recipe, "none", "float32", first.seed))
+        for (own, _), choosing in zip(work, choices, strict=True):
+            data = FoldData(labelled, labels, np.flatnonzero(numbers != own.fold), np.flatnonzero(numbers == own.fold))
+            choice = choosing.result()
+            head.set_head(model.get_layer("head"), choice.linear.kernel, choice.linear.bias)
+            results: dict[str, Any] = dict(_leave(own, choice, model, data, dataset, folds, features, test_features))
+            results |= {"regularisation": choice.regularisation, "seconds": round(time.monotonic() - begun, 1)}
+            piece.finish(own, results)
+            engine.speaker(own.folder / "log.txt")(
+                f"{own.model_name}, fold {own.fold}: held-out log loss {results['log_loss']:.4f}, accuracy "
+                f"{results['accuracy']:.1%} with C {choice.regularisation:g}"
+            )
 
 
 def inner_folds(folds: pd.DataFrame, fold: int) -> np.ndarray:

@@ -6,9 +6,11 @@ Standardised features of n images in d > n dimensions span only n of them, so th
 the length of the weights does not see a rotation, and each fit becomes as cheap as n images in n dimensions.
 """
 
+import contextlib
 import dataclasses
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
@@ -85,23 +87,28 @@ class Search:
         self.classifier = classifier
         self.grid = tuple(grid)
         self.calibrate = calibrate
-        self._decisions: dict[bytes, np.ndarray] = {}
+        self._decisions: dict[bytes, Future[np.ndarray]] = {}
+        self._asking = threading.Lock()
 
     @property
     def needs_inner_folds(self) -> bool:
         """Whether there is anything to find out on held-out drivers of the training part."""
         return self.calibrate or len(self.grid) > 1
 
-    def fit_all(self, inner: Sequence[np.ndarray], workers: int) -> list[Choice]:
-        """The classifiers for some folds: what `fit` gives for each, so many fits at a time.
+    @contextlib.contextmanager
+    def fitting(self, inner: Sequence[np.ndarray], workers: int) -> Iterator[list[Future[Choice]]]:
+        """Within, the classifiers for some folds are in the making: what `fit` gives for each, so many fits at a time.
 
-        Each keeps to one BLAS thread, so two at a time are twice as fast on two cores; threads within a fit are not.
+        Each keeps to one BLAS thread: threads within a fit gain nothing.
         """
         with quietly(), ThreadPoolExecutor(workers) as pool:
-            if self.needs_inner_folds:
-                masks = {mask.tobytes(): mask for own in inner for mask in _inner_training(own)}
-                list(pool.map(self._decisions_of_a_fit_on, masks.values()))
-            return list(pool.map(self.fit, inner))
+            try:
+                if self.needs_inner_folds:
+                    for training in (mask for own in inner for mask in _inner_training(own)):
+                        pool.submit(self._decisions_of_a_fit_on, training)
+                yield [pool.submit(self.fit, own) for own in inner]
+            finally:
+                pool.shutdown(cancel_futures=True)
 
     def fit(self, inner: np.ndarray) -> Choice:
         """The classifier for one fold.
@@ -137,12 +144,16 @@ class Search:
     def _decisions_of_a_fit_on(self, training: np.ndarray) -> np.ndarray:
         """Shape (C, images, 10), for all images."""
         key = np.packbits(training).tobytes()
-        if key not in self._decisions:
-            fits = fit_path(
-                self.features[training], self.labels[training], self.classifier, self.grid, SEARCH_TOLERANCE
-            )
-            self._decisions[key] = np.stack([fit(self.features) for fit in fits])
-        return self._decisions[key]
+        with self._asking:
+            found = self._decisions.get(key)
+            mine = self._decisions[key] = found or Future()
+        if found is None:
+            try:
+                path = (self.features[training], self.labels[training], self.classifier, self.grid, SEARCH_TOLERANCE)
+                mine.set_result(np.stack([fit(self.features) for fit in fit_path(*path)]))
+            except BaseException as error:
+                mine.set_exception(error)
+        return mine.result()
 
 
 def _inner_training(inner: np.ndarray) -> list[np.ndarray]:

@@ -96,7 +96,8 @@ def test_the_regularisation_is_chosen_by_drivers_and_shared_fits_are_made_once(m
     monkeypatch.setattr(linear, "fit_path", counted)
     search = Search(features, labels, "logistic", (1e-4, 1e-2, 1e2), False)
     inner = [np.where(drivers == fold, -1, np.where(drivers > fold, drivers - 1, drivers)) for fold in range(5)]
-    choices = search.fit_all(inner, 2)
+    with search.fitting(inner, 2) as made:
+        choices = [one.result() for one in made]
     for choice in choices:
         losses = [row["inner_log_loss"] for row in choice.tried]
         assert choice.regularisation == search.grid[int(np.argmin(losses))]
