@@ -89,15 +89,21 @@ def main() -> None:
     given = chosen(arguments, Recipe) | chosen(arguments, Augmentation)
     settings = [(a, a.settings_for(kind, given)[0], left[a.name]) for a in architectures]
     train_images, test_images = _counts(data, source)
+    jobs = arguments.jobs or default_jobs(quick, folds)
     estimate = needs.estimate(
         settings,
         train_images=train_images,
         test_images=test_images,
         folds=folds,
         bfloat16=arguments.precision in ("auto", "mixed_bfloat16") and bool(runtime.bfloat16_unit()),
-        jobs=arguments.jobs or default_jobs(quick, folds),
+        jobs=jobs,
         devices=find_devices(),
     )
+    if not arguments.jobs:
+        estimate, fits = needs.fitting(estimate, jobs)
+        if fits < jobs:
+            tell(f"note: memory is short: {fits} folds at a time instead of {jobs}")
+            arguments.jobs = fits
     tell(f"run      {run}: {' '.join(names)} on {folds} folds of {data} ({train_images:,} + {test_images:,} images)")
     if any(left.values()):
         tell(needs.check(estimate, [run_path, arguments.cache]))

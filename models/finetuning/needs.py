@@ -107,6 +107,16 @@ def processor_rate(bfloat16: bool) -> float:
     return 1e9 * _matrix_gigaflops() * SHARE_OF_MATRIX_PEAK["half" if bfloat16 else "float32"]
 
 
+def fitting(needs: Needs, jobs: int) -> tuple[Needs, int]:
+    """As many folds at a time as there is memory for, at most `jobs` and at least one, and what they need.
+
+    Args:
+        needs: of `jobs` at a time.
+    """
+    fits = max(1, min(jobs, available_memory() * jobs // max(1, needs.memory)))
+    return dataclasses.replace(needs, memory=needs.memory * fits // jobs), fits
+
+
 def check(needs: Needs, folders: list[Path]) -> str:
     """The lines that say what is needed and what is there.
 
