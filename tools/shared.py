@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from models.finetuning.layers import BACKBONE
-from models.finetuning.trunk import boundary
+from models.finetuning.network import as_list
+from models.finetuning.trunk import Boundary, boundary
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,12 +78,11 @@ def _sharing(members: tuple[int, ...], models: Sequence[Any]) -> Group | None:
         last = backbones[0].layers[-1].name
         return Group(members, _below(models[0], None), tuple(_above(model, None) for model in models), last)
     cuts = [boundary(backbone, [backbone.layers[place] for place in differing]) for backbone in backbones]
-    places = {backbone.layers.index(cut[0]) if cut else -1 for backbone, cut in zip(backbones, cuts, strict=True)}
+    places = {backbone.layers.index(cut.layer) if cut else -1 for backbone, cut in zip(backbones, cuts, strict=True)}
     if -1 in places or len(places) > 1:
         return None
-    tops = tuple(_above(model, cut[1]) for model, cut in zip(models, cuts, strict=True) if cut)
-    layer = cuts[0][0] if cuts[0] else None
-    return Group(members, _below(models[0], layer), tops, layer.name if layer else "")
+    tops = tuple(_above(model, cut) for model, cut in zip(models, cuts, strict=True) if cut)
+    return Group(members, _below(models[0], cuts[0]), tops, cuts[0].layer.name if cuts[0] else "")
 
 
 def _backbone(model: Any) -> Any:
@@ -100,24 +100,24 @@ def _checksum(layer: Any) -> str:
     return digest.hexdigest()
 
 
-def _below(model: Any, layer: Any) -> Any:
-    """Images -> what a layer of the backbone makes of them; None is all outputs of the backbone."""
+def _below(model: Any, cut: Boundary | None) -> Any:
+    """Images -> what the part of the backbone below a boundary makes of them; None is all outputs of the backbone."""
     import keras
 
     backbone = _backbone(model)
     pixels = model.layers[model.layers.index(backbone) - 1].output
-    lower = keras.Model(backbone.inputs, backbone.outputs if layer is None else layer.output)
+    lower = keras.Model(backbone.inputs, backbone.outputs if cut is None else cut.lower(backbone))
     return keras.Model(model.input, lower(pixels), name="trunk")
 
 
-def _above(model: Any, upper: Any) -> Any:
-    """Activations -> probabilities; `upper` is the part of the backbone above the boundary, None is nothing of it."""
+def _above(model: Any, cut: Boundary | None) -> Any:
+    """What `_below` gives -> probabilities."""
     import keras
 
     backbone = _backbone(model)
     maps = list(backbone._inbound_nodes[-1].output_tensors)  # where the network calls it
     rest = keras.Model(maps, model.output)
-    shapes = [(tuple(x.shape[1:]), x.dtype) for x in (maps if upper is None else upper.inputs)]
-    inputs = [keras.Input(shape, dtype=dtype) for shape, dtype in shapes]
-    outputs = inputs if upper is None else upper(inputs[0])
+    below = maps if cut is None else cut.lower(backbone)
+    inputs = [keras.Input(tuple(x.shape[1:]), dtype=x.dtype) for x in below]
+    outputs = inputs if cut is None else cut.in_order(as_list(cut.upper(inputs[0])), inputs[1:])
     return keras.Model(inputs if len(inputs) > 1 else inputs[0], rest(outputs), name="top")

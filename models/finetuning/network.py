@@ -137,8 +137,12 @@ def pooled_features(maps: Any, pooling: str) -> Any:
         "max": [keras.layers.GlobalMaxPooling2D],
     }
     layers |= {"avgmax": layers["avg"] + layers["max"], "flatten": [keras.layers.Flatten]}
-    pooled = [layer(dtype="float32")(feature_map) for feature_map in _as_list(maps) for layer in layers[pooling]]
-    return pooled[0] if len(pooled) == 1 else keras.layers.Concatenate(name="features")(pooled)
+    return joined_features([layer(dtype="float32")(one) for one in as_list(maps) for layer in layers[pooling]])
+
+
+def joined_features(pooled: list[Any]) -> Any:
+    """Rows of features, each of shape (batch, features), as one."""
+    return pooled[0] if len(pooled) == 1 else keras.layers.Concatenate()(pooled)
 
 
 def set_trainable(network: Network, recipe: Recipe, head_only: bool, top_blocks: int = 0) -> None:
@@ -265,7 +269,8 @@ def _with_auxiliary(
     return keras.Model(images, logits, name="training"), (*layers, *classifiers)
 
 
-def _as_list(outputs: Any) -> list[Any]:
+def as_list(outputs: Any) -> list[Any]:
+    """The outputs of a model that has one, or several."""
     return list(outputs) if isinstance(outputs, (list, tuple)) else [outputs]
 
 

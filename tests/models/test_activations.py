@@ -43,16 +43,19 @@ def images_in(folder: Path, size: ImageSize, **tree: int) -> ImageStore:
 
 
 @pytest.mark.parametrize(
-    ("name", "trainable", "boundary"),
+    ("name", "trainable", "boundary", "changes"),
     [
-        ("inception_v3", "from mixed7", "mixed7"),  # is pooled itself, and so passed on
-        ("mobilenet_v2", "from block_8_project", "block_7_add"),  # the cut leads past no shortcut
-        ("vgg16", "from block5", "block4_pool"),
-        ("vgg16", "head", "features"),
+        # mixed7 is pooled itself, and so passed on; mixed4, pooled below it, goes beside
+        ("inception_v3", "from mixed7", "mixed7", {}),
+        ("mobilenet_v2", "from block_8_project", "block_7_add", {}),  # the cut leads past no shortcut
+        ("vgg16", "from block5", "block4_pool", {}),
+        ("vgg16", "from block5", "block4_pool", {"pooled_layers": ("block2_pool", "block5_pool", "block3_pool")}),
+        ("vgg16", "from block5", "block4_pool", {"pooled_layers": ("block1_pool", "block5_pool"), "pooling": "avgmax"}),
+        ("vgg16", "head", "features", {}),
     ],
 )
-def test_the_trunk_ends_where_training_begins(name: str, trainable: str, boundary: str) -> None:
-    network, recipe = cut(name, trainable)
+def test_the_trunk_ends_where_training_begins(name: str, trainable: str, boundary: str, changes: dict) -> None:
+    network, recipe = cut(name, trainable, **changes)
     parts = split(network, recipe)
     assert parts is not None
     assert parts.name == boundary
@@ -63,6 +66,18 @@ def test_the_trunk_ends_where_training_begins(name: str, trainable: str, boundar
     found = parts.top.predictor.predict_on_batch(parts.trunk.predict_on_batch(images))
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
+def test_bfloat16_activations_and_the_features_beside_them_are_packed_bit_by_bit() -> None:
+    recipe = Recipe(image_size=SIZE, pooled_layers=("block2_pool", "block4_pool"), trainable="from block4")
+    network = build(zoo.find("vgg16"), recipe, "none", "mixed_bfloat16", seed=1)
+    parts = split(network, recipe)
+    assert parts is not None
+    images = np.random.default_rng(0).integers(0, 255, (3, 48, 64, 3), dtype=np.uint8)
+    rows = np.asarray(parts.trunk.predict_on_batch(images))
+    assert (rows.dtype, rows.shape) == (np.uint8, (3, 6 * 8 * 256 * 2 + 128 * 4))
+    _, features = parts.top.predictor.predict_on_batch(rows)
+    np.testing.assert_array_equal(features, network.predictor.predict_on_batch(images)[1])
 
 
 @pytest.mark.parametrize(
