@@ -51,7 +51,14 @@ def damaged_outputs(folder: Path) -> list[str]:
         return [FINISHED]
     sums = sums if isinstance(sums, dict) else {}
     there = {path.name for path in folder.iterdir() if path.is_file()}  # a damaged record may name anything
-    return [n for n, recorded in sums.items() if n not in there or sha256_of(folder / n) != recorded]
+    return [name for name, recorded in sums.items() if name not in there or _sha256_if_read(folder / name) != recorded]
+
+
+def _sha256_if_read(path: Path) -> str | None:
+    try:
+        return sha256_of(path)
+    except OSError:  # the disk: as good as damaged
+        return None
 
 
 def why_it_failed(folder: Path) -> str:

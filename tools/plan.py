@@ -89,21 +89,18 @@ def main() -> None:
     given = chosen(arguments, Recipe) | chosen(arguments, Augmentation)
     settings = [(a, a.settings_for(kind, given)[0], left[a.name]) for a in architectures]
     train_images, test_images = _counts(data, source)
-    jobs = arguments.jobs or default_jobs(quick, folds)
+    memory = max(needs.fold_memory(a, recipe) for a, recipe, _ in settings)
+    places = schedule.find_places(arguments.jobs, quick, len(names) * folds, memory)
+    jobs = arguments.jobs or (places.number if arguments.time_budget else default_jobs(quick, folds, memory))
     estimate = needs.estimate(
         settings,
         train_images=train_images,
         test_images=test_images,
         folds=folds,
         bfloat16=arguments.precision in ("auto", "mixed_bfloat16") and bool(runtime.bfloat16_unit()),
-        jobs=jobs,
+        jobs=jobs if arguments.jobs else needs.at_a_time(jobs, memory),
         devices=find_devices(),
     )
-    if not arguments.jobs:
-        estimate, fits = needs.fitting(estimate, jobs)
-        if fits < jobs:
-            tell(f"note: memory is short: {fits} folds at a time instead of {jobs}")
-            arguments.jobs = fits
     tell(f"run      {run}: {' '.join(names)} on {folds} folds of {data} ({train_images:,} + {test_images:,} images)")
     if any(left.values()):
         tell(needs.check(estimate, [run_path, arguments.cache]))
@@ -114,7 +111,6 @@ def main() -> None:
             for fold in range(folds)
             if not _finished(run_path, a.name, fold)
         ]
-        places = schedule.find_places(arguments.jobs, quick, len(names) * folds)
         tell(_timetable(unfinished, run_path, arguments, places, (train_images, test_images, folds)))
     if arguments.dry_run:
         tell("nothing was started (--dry-run)")

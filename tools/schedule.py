@@ -96,13 +96,15 @@ class Places:
         return own or needs.processor_rate(bfloat16) / self.number
 
 
-def find_places(jobs: int | None, quick: bool, pieces: int) -> Places:
-    """One piece on each device, or `jobs` at a time.
+def find_places(jobs: int | None, quick: bool, pieces: int, memory: int) -> Places:
+    """One piece on each device, or `jobs` at a time; against the clock large ones on a CPU come one after another.
 
     Args:
         pieces: of the whole run, whatever is left of it: how they divide the cores decides how sums are rounded.
+        memory: bytes of the largest piece's process.
     """
-    return Places(max(1, jobs or default_jobs(quick, pieces)), tuple(find_devices()))
+    devices = find_devices()
+    return Places(jobs or (default_jobs(quick, pieces, memory) if quick or devices else 1), tuple(devices))
 
 
 class Record:
@@ -255,7 +257,8 @@ def main() -> None:
     checked, table, folds = command.read_data(arguments, run)
     pieces = [Piece(**{**vars(template), "fold": fold}) for template in templates for fold in folds]
     left = [piece for piece, _ in command.unfinished(pieces, checked)]
-    places = find_places(arguments.jobs, arguments.quick, len(pieces))
+    memory = max(needs.fold_memory(piece.architecture, piece.recipe) for piece in pieces)
+    places = find_places(arguments.jobs, arguments.quick, len(pieces), memory)
     record = Record(run, places.kind)
     rate = places.rate(bool(runtime.bfloat16_unit()) and arguments.precision in ("auto", "mixed_bfloat16"))
     counts = (len(table), len(checked.test), int(table["fold"].nunique()))

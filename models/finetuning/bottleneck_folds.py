@@ -1,6 +1,7 @@
 """A classifier on a frozen network's features, for all folds in one process: one pass, then seconds a fold."""
 
 import contextlib
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from models.finetuning import fold as engine
-from models.finetuning import head, initialisation, outputs, piece, runtime
+from models.finetuning import head, initialisation, needs, outputs, piece, runtime
 from models.finetuning import weights as pretrained
 from models.finetuning.bottleneck import network_recipe
 from models.finetuning.features import FeatureStore
@@ -26,6 +27,7 @@ from preprocessing.errors import UserError
 from preprocessing.files import written_whole
 from preprocessing.images import ImageStore
 
+COPIES_IN_A_FIT = 5  # of the features, at most
 INNER_FOLDS = 4  # at most; the other folds of the run where there are at least three of them
 Work = list[tuple[Piece, dict[str, Any]]]
 
@@ -71,7 +73,8 @@ def _make(work: Work, dataset: Dataset, folds: pd.DataFrame, cache: Path, cache_
     features, test_features = _features(first, policy, network, [labelled, test], cache, cache_limit, say)
     grid = (settings.regularisation,) if settings.regularisation else GRIDS[settings.classifier]
     search = Search(np.asarray(features), labels, settings.classifier, grid, settings.calibrate)
-    with search.fitting(inner, first.workers) as choices:
+    workers = needs.at_a_time(min(first.workers, os.cpu_count() or 1), COPIES_IN_A_FIT * search.features.nbytes)
+    with search.fitting(inner, workers) as choices:
         model = plain_copy(network, lambda: build(first.architecture, recipe, "none", "float32", first.seed))
         for (own, _), choosing in zip(work, choices, strict=True):
             data = FoldData(labelled, labels, np.flatnonzero(numbers != own.fold), np.flatnonzero(numbers == own.fold))

@@ -10,9 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from models.finetuning import runtime, watching
+from models.finetuning import needs, runtime, watching
 from models.finetuning import weights as pretrained
 from models.finetuning.architecture import Architecture
+from models.finetuning.devices import find_devices
 from models.finetuning.piece import Piece, is_finished, leave_out, outputs_of, require_made_as_others, without_fold
 from models.finetuning.processes import default_jobs, run_folds
 from models.finetuning.recipe import Kind, Recipe
@@ -103,7 +104,7 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
         "--jobs",
         type=_whole_number(1, 1000),
         metavar="N",
-        help="folds at a time [one a GPU; on CPUs 2 where there are 14 GiB of memory, with --quick one a core]",
+        help="folds at a time [one a GPU; on CPUs 2, with --quick one a core, as far as there is memory]",
     )
     group.add_argument(
         "--activations",
@@ -165,9 +166,12 @@ def _main(architecture: Architecture, words: list[str]) -> None:
     pretrained.check_available(architecture, arguments.weights)
     if len(pieces) > 1:
         script = Path(__file__).resolve().parent.parent / f"{architecture.name}.py"
-        jobs = arguments.jobs or default_jobs(arguments.quick, len(pieces))
+        memory = needs.fold_memory(architecture, template.recipe)
+        jobs = arguments.jobs or default_jobs(arguments.quick, len(pieces), memory)
+        fits = jobs if arguments.jobs or find_devices() else needs.at_a_time(jobs, memory)
         by_fold = {piece.fold: piece for piece, _ in todo}
-        run_folds(script, without_fold(words), list(by_fold), jobs, lambda fold, what: leave_out(by_fold[fold], what))
+        folds = list(by_fold)
+        run_folds(script, without_fold(words), folds, jobs, lambda fold, what: leave_out(by_fold[fold], what), fits)
         return
     runtime.load_keras()  # now that everything is known to be right
     from models.finetuning.fold import train_fold
@@ -271,4 +275,6 @@ def _say_what_would_train(pieces: list[Piece], table: "pd.DataFrame", test_image
     runtime.load_keras()
     from models.finetuning import dry_run
 
-    print(dry_run.describe(pieces, table, test_images, [pieces[0].run, arguments.cache]))
+    memory = needs.fold_memory(pieces[0].architecture, pieces[0].recipe)
+    jobs = arguments.jobs or needs.at_a_time(default_jobs(arguments.quick, len(pieces), memory), memory)
+    print(dry_run.describe(pieces, table, test_images, [pieces[0].run, arguments.cache], min(jobs, len(pieces))))

@@ -13,13 +13,14 @@ from models.finetuning.optimisation import stages
 from models.finetuning.piece import Piece
 
 
-def describe(pieces: Sequence[Piece], folds: pd.DataFrame, test_images: int, folders: list[Path]) -> str:
+def describe(pieces: Sequence[Piece], folds: pd.DataFrame, test_images: int, folders: list[Path], jobs: int) -> str:
     """The plan of pieces that differ in their fold only, as lines for the terminal.
 
     Args:
         folds: frame img,subject,classname,fold.
         test_images: how many.
         folders: that will be written to.
+        jobs: how many at a time.
 
     Raises:
         UserError: a layer's name is unknown, or memory or disk cannot suffice.
@@ -51,6 +52,7 @@ def describe(pieces: Sequence[Piece], folds: pd.DataFrame, test_images: int, fol
         test_images=test_images,
         folds=int(folds["fold"].nunique()),
         bfloat16=policy == "mixed_bfloat16",
+        jobs=jobs,
         devices=find_devices()[:1],
     )
     lines.append(needs.check(estimate, folders))

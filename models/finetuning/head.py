@@ -20,6 +20,10 @@ def quietly() -> Iterator[None]:
     judged on held-out drivers, or is a start good enough. Both are set for the whole process: who fits in several
     threads enters this around all of them.
     """
+    import scipy.linalg  # noqa: F401  (libraries that are not loaded yet could not be limited)
+    import sklearn.linear_model
+    import sklearn.svm  # noqa: F401
+
     with threadpool_limits(limits=1), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

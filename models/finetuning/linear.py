@@ -99,9 +99,10 @@ class Search:
     def fitting(self, inner: Sequence[np.ndarray], workers: int) -> Iterator[list[Future[Choice]]]:
         """Within, the classifiers for some folds are in the making: what `fit` gives for each, so many fits at a time.
 
-        Each keeps to one BLAS thread: threads within a fit gain nothing.
+        Each keeps to one BLAS thread: threads within a fit gain nothing. Support vector machines come one by one: their
+        library draws from one generator for the whole process, whose order would decide the result.
         """
-        with quietly(), ThreadPoolExecutor(workers) as pool:
+        with quietly(), ThreadPoolExecutor(1 if self.classifier == "svm" else workers) as pool:
             try:
                 if self.needs_inner_folds:
                     for training in (mask for own in inner for mask in _inner_training(own)):

@@ -1,6 +1,5 @@
 """What a run will need: disk, memory and time, estimated before it starts from sizes and a short measurement."""
 
-import contextlib
 import dataclasses
 import os
 import time
@@ -65,20 +64,25 @@ def estimate(
         devices: accelerators that they compute on.
     """
     rate = sum(device.rate or 0.0 for device in devices) or processor_rate(bfloat16)
-    seconds, disk, memory = 20.0, 0, 0.0
+    seconds, disk, memory = 20.0, 0, 0
     sizes = set()
     for architecture, recipe, left in models:
-        pixels = recipe.image_size.height * recipe.image_size.width
         held_out = train_images / folds
         seconds += left * piece_seconds(architecture, recipe, train_images, test_images, folds, rate)
         outputs = 2 * architecture.weight_bytes + (test_images + held_out) * 2 * 2048
         disk += int(left * outputs + 4 * architecture.weight_bytes)
-        batch = max(recipe.batch_size, 64 / TRAINING_COST) * pixels * BYTES_PER_PIXEL_OF_BATCH
-        memory = max(memory, BASE_MEMORY + 6 * architecture.weight_bytes + batch)
+        memory = max(memory, fold_memory(architecture, recipe))
         sizes.add((recipe.image_size, recipe.crop))
     cache = sum(3 * size.height * size.width * (train_images + test_images) for size, _ in sizes)
     kinds = named([device.kind for device in devices])
-    return Needs(disk=disk, cache_disk=cache, memory=int(jobs * memory), seconds=seconds, accelerators=kinds)
+    return Needs(disk=disk, cache_disk=cache, memory=jobs * memory, seconds=seconds, accelerators=kinds)
+
+
+def fold_memory(architecture: Architecture, recipe: Recipe) -> int:
+    """Bytes of one fold's process."""
+    pixels = recipe.image_size.height * recipe.image_size.width
+    batch = max(recipe.batch_size, 64 / TRAINING_COST) * pixels * BYTES_PER_PIXEL_OF_BATCH
+    return int(BASE_MEMORY + 6 * architecture.weight_bytes + batch)
 
 
 def piece_seconds(
@@ -107,14 +111,9 @@ def processor_rate(bfloat16: bool) -> float:
     return 1e9 * _matrix_gigaflops() * SHARE_OF_MATRIX_PEAK["half" if bfloat16 else "float32"]
 
 
-def fitting(needs: Needs, jobs: int) -> tuple[Needs, int]:
-    """As many folds at a time as there is memory for, at most `jobs` and at least one, and what they need.
-
-    Args:
-        needs: of `jobs` at a time.
-    """
-    fits = max(1, min(jobs, available_memory() * jobs // max(1, needs.memory)))
-    return dataclasses.replace(needs, memory=needs.memory * fits // jobs), fits
+def at_a_time(jobs: int, memory: int) -> int:
+    """How many of `jobs` processes of so many bytes each find room in the memory that is free; at least one."""
+    return max(1, min(jobs, available_memory() // memory))
 
 
 def check(needs: Needs, folders: list[Path]) -> str:
@@ -146,34 +145,32 @@ def check(needs: Needs, folders: list[Path]) -> str:
 
 def available_memory() -> int:
     """Bytes that can be had without swapping, the container's limit included."""
-    import psutil
-
-    try:
-        available = int(psutil.virtual_memory().available)
-    except OSError:  # Linux without /proc: nothing is known, and nothing refused
-        return 2**62
-    for folder, limit, used, cached in CGROUP_FILES:
-        try:
-            statistics = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-            taken = int((folder / used).read_text()) - int(statistics[cached])  # cached files give way
-            return min(available, int((folder / limit).read_text()) - taken)
-        except (OSError, ValueError, KeyError):  # no limit, another version of control groups, or not Linux
-            continue
-    return available
+    return _memory("available")
 
 
 def total_memory() -> int:
     """Bytes of this machine, or of its container."""
+    return _memory("total")
+
+
+def _memory(which: str) -> int:
+    """Bytes in all or to be had, of the machine or of its container, whichever is less."""
     import psutil
 
     try:
-        total = int(psutil.virtual_memory().total)
-    except OSError:  # as above
+        found = int(getattr(psutil.virtual_memory(), which))
+    except OSError:  # Linux without /proc: nothing is known, and nothing refused
         return 2**62
-    for folder, limit, _, _ in CGROUP_FILES:
-        with contextlib.suppress(OSError, ValueError):
-            return min(total, int((folder / limit).read_text()))
-    return total
+    for folder, limit, used, cached in CGROUP_FILES:
+        try:
+            most = int((folder / limit).read_text())
+            if which == "available":
+                statistics = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+                most -= int((folder / used).read_text()) - int(statistics[cached])  # cached files give way
+            return min(found, most)
+        except (OSError, ValueError, KeyError):  # no limit, another version of control groups, or not Linux
+            continue
+    return found
 
 
 def duration(seconds: float) -> str:

@@ -26,7 +26,7 @@ GAVE_UP = 4  # exit status of a fold whose loss is no number any more: it would 
 ENDING = (STOPPED, USER_ERROR)
 SOME_FAILED = 3  # exit status where folds were left out, and the others finished
 
-AMPLE_MEMORY = 14 * 2**30  # bytes, for two folds of any default recipe: each of them needs up to 4.5 GiB
+SHARE_OF_MEMORY = 0.7  # of the machine's, that folds side by side may take by default
 LESS_MEMORY = "STATEFARM_LESS_MEMORY"  # set in a process that is tried once more
 SMALLER = "alone, with one thread that reads images, fewer memory arenas, and predictions in quarter batches"
 SMALLER_ENVIRONMENT = {LESS_MEMORY: "1", "MALLOC_ARENA_MAX": "2", "TF_GPU_ALLOCATOR": "cuda_malloc_async"}
@@ -36,15 +36,18 @@ _ADVICE = (
 )
 
 
-def default_jobs(quick: bool, folds: int) -> int:
+def default_jobs(quick: bool, folds: int, memory: int) -> int:
     """How many folds at a time: one on each GPU; without any, one on each core where images are small, else two.
 
-    Two of full size need ample memory: of the machine, not what is free just now, since as how many they divide the
-    cores decides how sums are rounded.
+    As how many they divide the cores decides how sums are rounded, so this depends on the machine's memory, never on
+    what of it is free just now.
+
+    Args:
+        memory: bytes of one fold's process.
     """
     cores = os.cpu_count() or 1
-    on_cores = cores if quick else min(cores, 2 if total_memory() >= AMPLE_MEMORY else 1)
-    return min(folds, len(find_devices()) or on_cores)
+    fitting = max(1, int(SHARE_OF_MEMORY * total_memory()) // memory)
+    return min(folds, len(find_devices()) or min(fitting, cores if quick else min(cores, 2)))
 
 
 def run_folds(
@@ -53,6 +56,7 @@ def run_folds(
     folds: Sequence[int | str],
     jobs: int,
     leave_out: Callable[[int | str, str], None] = lambda fold, what: None,
+    at_a_time: int | None = None,
 ) -> None:
     """Runs an architecture's script for each fold; one that breaks off is tried once more, alone and smaller in memory.
 
@@ -63,13 +67,17 @@ def run_folds(
         words: its command line without `--fold`.
         jobs: how many at a time; they share the cores evenly, whatever is left to do, and each has a GPU of its own
             as far as there are.
+        at_a_time: fewer of them where memory is short, with their share of the cores as if there were all.
         leave_out: is told each fold that broke off for good, and what happened.
 
     Raises:
         SystemExit: status `SOME_FAILED` where folds were left out, after all the others; 130 where one was stopped, 2
             where one met a mistake.
     """
-    failed = {fold: status for fold, status in _run_all(script, words, folds, jobs, jobs).items() if status}
+    if at_a_time and at_a_time < min(jobs, len(folds)):
+        print(f"note: memory is short: {at_a_time} of {jobs} folds at a time", file=sys.stderr)
+    ended = _run_all(script, words, folds, min(jobs, at_a_time or jobs), jobs)
+    failed = {fold: status for fold, status in ended.items() if status}
     for status in ENDING:
         if status in failed.values():  # it has said why
             sys.exit(status)

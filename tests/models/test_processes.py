@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from models.finetuning import processes
+from models.finetuning import needs
 from models.finetuning.processes import LABEL, LESS_MEMORY, SOME_FAILED, default_jobs, run_folds
 from preprocessing.run_folder import REPOSITORY
 
@@ -39,20 +39,40 @@ def test_every_fold_runs_once_and_no_more_than_asked_at_a_time(tmp_path: Path, j
 
 
 def test_two_folds_at_a_time_where_the_machine_has_the_memory_and_small_ones_on_each_core(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("STATEFARM_DEVICES", "none")
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
-    for memory, jobs in ((8 * 2**30, 1), (16 * 2**30, 2)):
-        monkeypatch.setattr(processes, "total_memory", lambda memory=memory: memory)
-        assert default_jobs(quick=False, folds=5) == jobs
-        assert default_jobs(quick=False, folds=1) == 1
-        assert default_jobs(quick=True, folds=5) == 5
+    monkeypatch.setattr(needs, "CGROUP_FILES", ((tmp_path, "limit", "used", "cached"),))
+    for limit, jobs, small in ((200, 1, 1), (400, 2, 2), (2000, 2, 5)):  # of a container
+        (tmp_path / "limit").write_text(f"{limit}\n")
+        assert default_jobs(quick=False, folds=5, memory=100) == jobs
+        assert default_jobs(quick=False, folds=1, memory=100) == 1
+        assert default_jobs(quick=True, folds=5, memory=100) == small
+    (tmp_path / "used").write_text("1700")
+    (tmp_path / "memory.stat").write_text("file 5\ncached 50\n")
+    assert needs.at_a_time(5, 100) == 3
+    assert needs.at_a_time(5, 1000) == 1
+
+
+def test_where_memory_is_short_fewer_run_at_a_time_with_the_same_share_of_the_cores(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    body = f"""
+        open(f"{tmp_path}/busy", "x")
+        time.sleep(0.2)
+        os.remove(f"{tmp_path}/busy")
+        open(f"{tmp_path}/done_{{fold}}", "w").write(os.environ["OMP_NUM_THREADS"])
+        """
+    run_folds(script(tmp_path, body), [], [0, 1, 2], 2, at_a_time=1)
+    threads = str(max(1, (os.cpu_count() or 1) // 2))
+    assert [(tmp_path / f"done_{fold}").read_text() for fold in range(3)] == [threads] * 3
+    assert "note: memory is short: 1 of 2 folds at a time" in capfd.readouterr().err
 
 
 def test_folds_side_by_side_each_have_a_device_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STATEFARM_DEVICES", "a,b")
-    assert default_jobs(quick=False, folds=5) == 2
+    assert default_jobs(quick=False, folds=5, memory=2**60) == 2
     path = script(
         tmp_path,
         f"""

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from preprocessing.files import write_json
+from preprocessing.files import sha256_of, write_json
 from preprocessing.finished import FINISHED, damaged_outputs
 
 
@@ -13,5 +13,5 @@ def test_a_record_that_names_what_cannot_be_an_output_is_damage_and_nothing_else
     piece = tmp_path / "fold_0"
     piece.mkdir()
     (tmp_path / "outside.csv").write_text("")
-    write_json(piece / FINISHED, {"sha256": {name: "0" * 64}})
+    write_json(piece / FINISHED, {"sha256": {name: sha256_of(tmp_path / "outside.csv")}})
     assert damaged_outputs(piece) == [name]

@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from models.finetuning import architecture as zoo
-from models.finetuning import needs as needs_module
-from models.finetuning.needs import Needs, available_memory, check, estimate, fitting
+from models.finetuning.needs import Needs, available_memory, check, estimate
 from models.finetuning.recipe import Kind
 from preprocessing.errors import UserError
 from preprocessing.run_folder import REPOSITORY
@@ -82,13 +81,6 @@ def test_what_cannot_work_is_told_before_any_work(
     assert message in told.stderr
     assert "Traceback" not in told.stderr
     assert told.stdout == ""
-
-
-@pytest.mark.parametrize(("free", "jobs"), [(20, 4), (11, 2), (1, 1)])
-def test_as_many_folds_at_a_time_as_there_is_memory_for(monkeypatch: pytest.MonkeyPatch, free: int, jobs: int) -> None:
-    monkeypatch.setattr(needs_module, "available_memory", lambda: free)
-    four = Needs(disk=1, cache_disk=1, memory=20, seconds=1.0)
-    assert fitting(four, 4) == (Needs(disk=1, cache_disk=1, memory=5 * jobs, seconds=1.0), jobs)
 
 
 def test_too_little_disk_or_memory_stops_the_run(tmp_path: Path) -> None:
