@@ -230,20 +230,21 @@ def main() -> None:
     parser.add_argument("--gently", type=int, default=0, help="how many interruptions by Ctrl-C and SIGTERM beside [0]")
     parser.add_argument("--seed", type=int, default=1, help="of the moments [1]")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no trial after so long [no limit]")
+    parser.add_argument("--jobs", type=int, default=1, help="folds at a time [1]")
     parser.add_argument("--place", type=Path, help="the folder to work in; stays [a temporary one]")
     arguments = parser.parse_args()
     root = arguments.place or Path(tempfile.mkdtemp(prefix="kills_"))
-    wrong = run(root, arguments.kills, arguments.gently, arguments.seed, 60 * arguments.minutes)
+    wrong = run(root, arguments.kills, arguments.gently, arguments.seed, 60 * arguments.minutes, arguments.jobs)
     if arguments.place is None and not wrong:
         shutil.rmtree(root)
     sys.exit(1 if wrong else 0)
 
 
-def run(root: Path, kills: int, gently: int, seed: int, seconds: float = float("inf")) -> int:
+def run(root: Path, kills: int, gently: int, seed: int, seconds: float = float("inf"), jobs: int = 1) -> int:
     """All trials; prints what they found, and returns how many went wrong."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # what is ignored here, could not be caught there
     begun, generator = time.monotonic(), random.Random(seed)
-    reference = Place(root / "reference")
+    reference = Place(root / "reference", jobs)
     watched = uninterrupted(reference)
     expected = reference.results()
     print(f"uninterrupted: {time.monotonic() - begun:.0f} s, {len(expected)} results", flush=True)
@@ -260,7 +261,7 @@ def run(root: Path, kills: int, gently: int, seed: int, seconds: float = float("
         generator.shuffle(signals)
         aims = list(zip(moments(stages, watched, generator), signals, strict=True))
         found: list[Hit] = []
-        place = Place(root / f"trial_{number}")
+        place = Place(root / f"trial_{number}", jobs)
         left = trial(place, aims, found.append)
         hits += [hit for hit in found if hit.number == signal.SIGKILL]
         gentle += [hit for hit in found if hit.number != signal.SIGKILL]

@@ -17,7 +17,7 @@ from preprocessing.run_folder import REPOSITORY
 RUN, MODEL, FOLDS = "tiny", "mobilenet", 2
 DEMO = ("--drivers", "2", "--images-per-class", "1", "--test-drivers", "1", "--test-images-per-class", "1")
 RECIPE = (
-    *("--models", MODEL, "--folds", str(FOLDS), "--weights", "none", "--precision", "float32", "--jobs", "1"),
+    *("--models", MODEL, "--folds", str(FOLDS), "--weights", "none", "--precision", "float32"),
     *("--image-size", "32x32", "--pooled-layers", "conv_pw_1_relu", "--head-start", "random", "--dropout", "0.1"),
     *("--epochs", "6", "--patience", "3", "--ema", "0.8", "--learning-rate", "0.003"),
     "--no-figures",
@@ -30,9 +30,14 @@ WORDS |= {"preprocessing.folds": "folds", "tools.ready": "ready", "ensemble.blen
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """A folder that holds the data, the run, the cache and the submission of one pipeline."""
+    """A folder that holds the data, the run, the cache and the submission of one pipeline.
+
+    Attributes:
+        jobs: folds at a time.
+    """
 
     root: Path
+    jobs: int = 1
 
     @property
     def data(self) -> Path:
@@ -54,7 +59,7 @@ class Place:
         if not self.data.is_dir():
             return ["python", "-m", "preprocessing.demo", "--out", str(self.data), *DEMO, "--workers", "1"]
         places = [word for name in ("runs", "cache", "submissions") for word in (f"--{name}", str(self.root / name))]
-        return ["./run_all.sh", "--data", str(self.data), "--run", RUN, *places, *RECIPE]
+        return ["./run_all.sh", "--data", str(self.data), "--run", RUN, *places, *RECIPE, "--jobs", str(self.jobs)]
 
     def temporaries(self) -> set[str]:
         """Files and folders that are being written, or that somebody left when they were."""
