@@ -27,7 +27,7 @@ def losses_of(random: np.random.Generator, drivers: int) -> tuple[np.ndarray, np
     return losses, np.repeat(np.arange(drivers), sizes)
 
 
-@pytest.mark.parametrize(("known", "new"), [(10, 4), (7, 7), (26, 50)])
+@pytest.mark.parametrize(("known", "new"), [(10, 4), (7, 7), pytest.param(26, 50, marks=pytest.mark.slow)])
 def test_interval_covers_nine_of_ten_test_sets_of_new_drivers(known: int, new: int) -> None:
     random = np.random.default_rng(0)
     hits = []

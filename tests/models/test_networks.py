@@ -16,7 +16,7 @@ from models.finetuning.recipe import Kind
 from preprocessing.errors import UserError
 from preprocessing.settings import ImageSize
 
-QUICKLY_TESTED = ("vgg16", "resnet50")  # by what a developer runs; the others in the slow tests
+QUICKLY_TESTED = ("vgg16", "mobilenet")  # by what a developer runs; the others in the slow tests
 ZOO = [pytest.param(name, marks=[] if name in QUICKLY_TESTED else [pytest.mark.slow]) for name in zoo.names()]
 
 

@@ -40,6 +40,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_the_five_likeliest_classes_are_those_of_keras_s_own_preprocessing(folder: Path, tmp_path: Path) -> None:
     reference = keras.applications.MobileNet(weights=None)
     reference.load_weights(folder / "mobilenet_top.weights.h5")
@@ -81,7 +82,9 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("case", sorted(WRONG))
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=[pytest.mark.slow] * (case == "no internet")) for case in sorted(WRONG)]
+)
 def test_a_wrong_command_line_is_one_clear_message(case: str, folder: Path, tmp_path: Path) -> None:
     words, message = WRONG[case]
     told = type_command(*(word.replace("FOLDER", str(folder)) for word in words), home=tmp_path)

@@ -51,6 +51,7 @@ def test_the_heat_is_where_a_class_is_seen_and_nowhere_else(pooling: str) -> Non
     assert network.heat(maps, np.array([1])).max() == 0, "what speaks against a class is not shown"
 
 
+@pytest.mark.slow
 def test_the_command_draws_a_row_for_each_photograph(
     trained: TrainedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
