@@ -5,6 +5,7 @@ command that trained it makes it again, and nothing else.
 """
 
 import contextlib
+import errno
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,9 @@ def damaged_outputs(folder: Path) -> list[str]:
 def _sha256_if_read(path: Path) -> str | None:
     try:
         return sha256_of(path)
-    except OSError:  # the disk: as good as damaged
+    except OSError as error:
+        if error.errno != errno.EIO:  # which alone says that the content is lost
+            raise
         return None
 
 

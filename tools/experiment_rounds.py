@@ -10,7 +10,6 @@ import pandas as pd
 
 from models.finetuning import bottleneck, command, needs, runtime
 from models.finetuning.architecture import ZOO
-from models.finetuning.needs import fold_memory
 from models.finetuning.piece import Piece
 from models.finetuning.processes import default_jobs, run_folds
 from models.finetuning.recipe import Kind, without_effect
@@ -184,13 +183,14 @@ def train(bench: Bench, experiment: Experiment, model: str, seed: int, folds: Se
     script = ZOO / ("bottleneck.py" if experiment.classifier else f"{experiment.architecture.name}.py")
     words = _words(experiment, arguments, model, seed)
     left = unfinished(bench, experiment, model, seed, folds)
-    jobs = arguments.jobs or 1
+    jobs = fits = arguments.jobs or 1
     if not arguments.jobs and not experiment.classifier:  # a classifier's folds would compute their features twice
-        recipe = piece_of(experiment, arguments, model, seed).recipe
-        jobs = default_jobs(arguments.quick, len(folds), fold_memory(experiment.architecture, recipe))
+        memory = needs.fold_memory(experiment.architecture, piece_of(experiment, arguments, model, seed).recipe)
+        jobs = default_jobs(arguments.quick, len(folds), memory)
+        fits = needs.at_a_time(jobs, memory)
     for some in [[fold] for fold in left] if jobs == 1 else [left]:
         try:
-            run_folds(script, words, some, jobs)
+            run_folds(script, words, some, jobs, at_a_time=fits)
         except SystemExit as error:
             if error.code == STOPPED:
                 raise KeyboardInterrupt from None

@@ -90,8 +90,11 @@ def main() -> None:
     settings = [(a, a.settings_for(kind, given)[0], left[a.name]) for a in architectures]
     train_images, test_images = _counts(data, source)
     memory = max(needs.fold_memory(a, recipe) for a, recipe, _ in settings)
-    places = schedule.find_places(arguments.jobs, quick, len(names) * folds, memory)
-    jobs = arguments.jobs or (places.number if arguments.time_budget else default_jobs(quick, folds, memory))
+    jobs = arguments.jobs or default_jobs(quick, folds, memory)
+    places = schedule.Places(jobs, tuple(find_devices()))
+    if arguments.time_budget:
+        places = schedule.find_places(arguments.jobs, quick, len(names) * folds, memory)
+        jobs = places.number
     estimate = needs.estimate(
         settings,
         train_images=train_images,

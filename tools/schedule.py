@@ -29,6 +29,7 @@ from models.finetuning.processes import (
     USER_ERROR,
     default_jobs,
     environment,
+    memory_is_short,
     stop,
     twice,
     what_happened,
@@ -147,6 +148,7 @@ def work_off(
     clock: Clock,
     record: Record,
     give_up: Callable[[Task, str], None] = lambda task, what: None,
+    at_a_time: int | None = None,
 ) -> dict[str, list[Task]]:
     """Starts pieces as processes, as long as there is one that can finish; each one's device is its own.
 
@@ -154,6 +156,7 @@ def work_off(
 
     Args:
         give_up: is told each piece that broke off for good, and what happened.
+        at_a_time: so many places are filled, where memory is short of all.
 
     Returns:
         The pieces by how they ended: 'finished', 'stopped', 'failed', and 'left', for which there was no time.
@@ -189,7 +192,7 @@ def work_off(
 
     try:
         while True:
-            for place in sorted(set(range(places.number)) - set(running)):
+            for place in sorted(set(range(at_a_time or places.number)) - set(running)):
                 task = next_task(waiting, pace, clock.left)
                 if task is None:
                     break
@@ -266,7 +269,10 @@ def main() -> None:
     for piece in left:
         estimate = needs.piece_seconds(piece.architecture, piece.recipe, *counts, rate)
         tasks.append(task_of(run, piece.model_name, piece.fold, estimate, record))
-    entries, without = timetable(tasks, record.pace(), places.number, clock.left)
+    fits = places.number if arguments.jobs else needs.at_a_time(places.number, memory)
+    if fits < places.number:
+        say(memory_is_short(fits, places.number))
+    entries, without = timetable(tasks, record.pace(), fits, clock.left)
     say(described(entries, without, places.names, clock.passed))
     architecture_of = {piece.model_name: piece.architecture.name for piece in pieces}
 
@@ -279,7 +285,7 @@ def main() -> None:
     def give_up(task: Task, what: str) -> None:
         leave_out(by_place[task.model, task.fold], what)
 
-    ended = work_off(tasks, command_of, places, clock, record, give_up)
+    ended = work_off(tasks, command_of, places, clock, record, give_up, fits)
     finished = len(pieces) - len(left) + len(ended["finished"])
     say(_told(ended, finished, len(pieces), clock))
     if finished == 0:

@@ -57,7 +57,10 @@ class ActivationStore:
         self.dtype = np.dtype(ml_dtypes.bfloat16 if output.dtype == "bfloat16" else output.dtype)
         self.workers = workers
         self._in_use: locks.InUse | None = None
-        known = {"version": VERSION, "images": images.folder.name, "boundary": split.name, "dtype": output.dtype}
+        known: dict[str, Any] = {"version": VERSION, "images": images.folder.name}
+        known |= {"boundary": split.name, "dtype": output.dtype}
+        if output.dtype == "uint8":  # several arrays packed, and the boundary does not tell which
+            known["shape"] = list(self.shape)
         key = hashlib.sha256(json.dumps(known | decides, sort_keys=True).encode()).hexdigest()[:16]
         self.folder = Path(cache) / ACTIVATIONS / f"{name}_{split.name}_{key}"
 

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from models.finetuning import needs, runtime, watching
 from models.finetuning import weights as pretrained
 from models.finetuning.architecture import Architecture
-from models.finetuning.devices import find_devices
 from models.finetuning.piece import Piece, is_finished, leave_out, outputs_of, require_made_as_others, without_fold
 from models.finetuning.processes import default_jobs, run_folds
 from models.finetuning.recipe import Kind, Recipe
@@ -168,7 +167,7 @@ def _main(architecture: Architecture, words: list[str]) -> None:
         script = Path(__file__).resolve().parent.parent / f"{architecture.name}.py"
         memory = needs.fold_memory(architecture, template.recipe)
         jobs = arguments.jobs or default_jobs(arguments.quick, len(pieces), memory)
-        fits = jobs if arguments.jobs or find_devices() else needs.at_a_time(jobs, memory)
+        fits = jobs if arguments.jobs else needs.at_a_time(jobs, memory)
         by_fold = {piece.fold: piece for piece, _ in todo}
         folds = list(by_fold)
         run_folds(script, without_fold(words), folds, jobs, lambda fold, what: leave_out(by_fold[fold], what), fits)

@@ -75,7 +75,7 @@ def run_folds(
             where one met a mistake.
     """
     if at_a_time and at_a_time < min(jobs, len(folds)):
-        print(f"note: memory is short: {at_a_time} of {jobs} folds at a time", file=sys.stderr)
+        print(memory_is_short(at_a_time, jobs), file=sys.stderr)
     ended = _run_all(script, words, folds, min(jobs, at_a_time or jobs), jobs)
     failed = {fold: status for fold, status in ended.items() if status}
     for status in ENDING:
@@ -171,6 +171,11 @@ def environment(name: str, jobs: int, place: int, device: Device | None = None) 
     threads = str(max(1, (os.cpu_count() or 1) // jobs))
     shared = {"TF_NUM_INTRAOP_THREADS": threads, "OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads}
     return own | shared | {"TQDM_POSITION": str(place), LABEL: f"{name} | "}
+
+
+def memory_is_short(at_a_time: int, jobs: int) -> str:
+    """The line that says why fewer run at a time than else would."""
+    return f"note: memory is short: {at_a_time} of {jobs} folds at a time"
 
 
 def twice(what: str, status: int) -> str:

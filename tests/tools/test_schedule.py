@@ -1,5 +1,6 @@
 """Pieces against the clock: as processes of their own, each on a device of its own, here pretended ones."""
 
+import os
 import sys
 import textwrap
 import time
@@ -46,6 +47,24 @@ def test_every_device_has_one_piece_at_a_time_and_every_piece_its_own_device(tmp
     done = [path.name.split("_") for path in tmp_path.glob("done_*")]
     assert sorted(piece for _, piece, _ in done) == ["x0", "x1", "y0", "y1", "z0", "z1"]
     assert {device for *_, device in done} == {"a", "b"}
+
+
+def test_where_memory_is_short_fewer_places_are_filled_with_the_same_share_of_the_cores(tmp_path: Path) -> None:
+    own = script(
+        tmp_path,
+        f"""
+        open(f"{tmp_path}/busy", "x")
+        time.sleep(0.05)
+        os.remove(f"{tmp_path}/busy")
+        open(f"{tmp_path}/done_{{fold}}", "w").write(os.environ["OMP_NUM_THREADS"])
+        """,
+    )
+    record = Record(tmp_path, "here")
+    ended = work_off(tasks("x", 3), own, Places(2), Clock(time.time(), 600), record, at_a_time=1)
+    assert len(ended["finished"]) == 3
+    assert {row["ended"] for row in record.rows} == {"finished"}, "none met another's file"
+    threads = str(max(1, (os.cpu_count() or 1) // 2))
+    assert {path.read_text() for path in tmp_path.glob("done_*")} == {threads}
 
 
 def test_a_failing_piece_keeps_no_other_from_being_made(tmp_path: Path) -> None:
