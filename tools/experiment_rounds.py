@@ -11,7 +11,7 @@ import pandas as pd
 from models.finetuning import bottleneck, command, needs, runtime
 from models.finetuning.architecture import ZOO
 from models.finetuning.piece import Piece
-from models.finetuning.processes import default_jobs, run_folds
+from models.finetuning.processes import run_folds, side_by_side
 from models.finetuning.recipe import Kind, without_effect
 from preprocessing.errors import UserError
 from preprocessing.run_folder import run_folder
@@ -186,11 +186,10 @@ def train(bench: Bench, experiment: Experiment, model: str, seed: int, folds: Se
     jobs = fits = arguments.jobs or 1
     if not arguments.jobs and not experiment.classifier:  # a classifier's folds would compute their features twice
         memory = needs.fold_memory(experiment.architecture, piece_of(experiment, arguments, model, seed).recipe)
-        jobs = default_jobs(arguments.quick, len(folds), memory)
-        fits = needs.at_a_time(jobs, memory)
+        jobs, fits = side_by_side(None, arguments.quick, len(folds), memory)
     for some in [[fold] for fold in left] if jobs == 1 else [left]:
         try:
-            run_folds(script, words, some, jobs, at_a_time=fits)
+            run_folds(script, words, some, jobs, limit=fits)
         except SystemExit as error:
             if error.code == STOPPED:
                 raise KeyboardInterrupt from None

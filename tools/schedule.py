@@ -148,7 +148,7 @@ def work_off(
     clock: Clock,
     record: Record,
     give_up: Callable[[Task, str], None] = lambda task, what: None,
-    at_a_time: int | None = None,
+    limit: int | None = None,
 ) -> dict[str, list[Task]]:
     """Starts pieces as processes, as long as there is one that can finish; each one's device is its own.
 
@@ -156,7 +156,7 @@ def work_off(
 
     Args:
         give_up: is told each piece that broke off for good, and what happened.
-        at_a_time: so many places are filled, where memory is short of all.
+        limit: at most so many places are filled, where memory is short.
 
     Returns:
         The pieces by how they ended: 'finished', 'stopped', 'failed', and 'left', for which there was no time.
@@ -192,7 +192,7 @@ def work_off(
 
     try:
         while True:
-            for place in sorted(set(range(at_a_time or places.number)) - set(running)):
+            for place in sorted(set(range(limit or places.number)) - set(running)):
                 task = next_task(waiting, pace, clock.left)
                 if task is None:
                     break

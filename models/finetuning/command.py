@@ -14,7 +14,7 @@ from models.finetuning import needs, runtime, watching
 from models.finetuning import weights as pretrained
 from models.finetuning.architecture import Architecture
 from models.finetuning.piece import Piece, is_finished, leave_out, outputs_of, require_made_as_others, without_fold
-from models.finetuning.processes import default_jobs, run_folds
+from models.finetuning.processes import run_folds, side_by_side
 from models.finetuning.recipe import Kind, Recipe
 from preprocessing.augmentation_settings import Augmentation
 from preprocessing.errors import UserError, run_command
@@ -166,8 +166,7 @@ def _main(architecture: Architecture, words: list[str]) -> None:
     if len(pieces) > 1:
         script = Path(__file__).resolve().parent.parent / f"{architecture.name}.py"
         memory = needs.fold_memory(architecture, template.recipe)
-        jobs = arguments.jobs or default_jobs(arguments.quick, len(pieces), memory)
-        fits = jobs if arguments.jobs else needs.at_a_time(jobs, memory)
+        jobs, fits = side_by_side(arguments.jobs, arguments.quick, len(pieces), memory)
         by_fold = {piece.fold: piece for piece, _ in todo}
         folds = list(by_fold)
         run_folds(script, without_fold(words), folds, jobs, lambda fold, what: leave_out(by_fold[fold], what), fits)
@@ -275,5 +274,5 @@ def _say_what_would_train(pieces: list[Piece], table: "pd.DataFrame", test_image
     from models.finetuning import dry_run
 
     memory = needs.fold_memory(pieces[0].architecture, pieces[0].recipe)
-    jobs = arguments.jobs or needs.at_a_time(default_jobs(arguments.quick, len(pieces), memory), memory)
-    print(dry_run.describe(pieces, table, test_images, [pieces[0].run, arguments.cache], min(jobs, len(pieces))))
+    _, fits = side_by_side(arguments.jobs, arguments.quick, len(pieces), memory)
+    print(dry_run.describe(pieces, table, test_images, [pieces[0].run, arguments.cache], min(fits, len(pieces))))

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from models.finetuning.devices import Device, find_devices
-from models.finetuning.needs import total_memory
+from models.finetuning.needs import at_a_time, total_memory
 from preprocessing.errors import UserError
 
 LABEL = "STATEFARM_LINE_LABEL"  # what a process puts before each line that it says, for who reads two at once
@@ -50,13 +50,24 @@ def default_jobs(quick: bool, folds: int, memory: int) -> int:
     return min(folds, len(find_devices()) or min(fitting, cores if quick else min(cores, 2)))
 
 
+def side_by_side(asked: int | None, quick: bool, folds: int, memory: int) -> tuple[int, int]:
+    """As how many the folds divide the cores, and how many run at a time: fewer where free memory is short.
+
+    Args:
+        asked: by a person, which is taken as it is; None is the default.
+        memory: bytes of one fold's process.
+    """
+    jobs = asked or default_jobs(quick, folds, memory)
+    return jobs, asked or at_a_time(jobs, memory)
+
+
 def run_folds(
     script: Path,
     words: Sequence[str],
     folds: Sequence[int | str],
     jobs: int,
     leave_out: Callable[[int | str, str], None] = lambda fold, what: None,
-    at_a_time: int | None = None,
+    limit: int | None = None,
 ) -> None:
     """Runs an architecture's script for each fold; one that breaks off is tried once more, alone and smaller in memory.
 
@@ -67,16 +78,16 @@ def run_folds(
         words: its command line without `--fold`.
         jobs: how many at a time; they share the cores evenly, whatever is left to do, and each has a GPU of its own
             as far as there are.
-        at_a_time: fewer of them where memory is short, with their share of the cores as if there were all.
+        limit: at most so many of them where memory is short, with their share of the cores as if there were all.
         leave_out: is told each fold that broke off for good, and what happened.
 
     Raises:
         SystemExit: status `SOME_FAILED` where folds were left out, after all the others; 130 where one was stopped, 2
             where one met a mistake.
     """
-    if at_a_time and at_a_time < min(jobs, len(folds)):
-        print(memory_is_short(at_a_time, jobs), file=sys.stderr)
-    ended = _run_all(script, words, folds, min(jobs, at_a_time or jobs), jobs)
+    if limit and limit < min(jobs, len(folds)):
+        print(memory_is_short(limit, jobs), file=sys.stderr)
+    ended = _run_all(script, words, folds, min(jobs, limit or jobs), jobs)
     failed = {fold: status for fold, status in ended.items() if status}
     for status in ENDING:
         if status in failed.values():  # it has said why
@@ -173,9 +184,9 @@ def environment(name: str, jobs: int, place: int, device: Device | None = None) 
     return own | shared | {"TQDM_POSITION": str(place), LABEL: f"{name} | "}
 
 
-def memory_is_short(at_a_time: int, jobs: int) -> str:
+def memory_is_short(limit: int, jobs: int) -> str:
     """The line that says why fewer run at a time than else would."""
-    return f"note: memory is short: {at_a_time} of {jobs} folds at a time"
+    return f"note: memory is short: {limit} of {jobs} folds at a time"
 
 
 def twice(what: str, status: int) -> str:

@@ -64,7 +64,7 @@ def test_where_memory_is_short_fewer_run_at_a_time_with_the_same_share_of_the_co
         os.remove(f"{tmp_path}/busy")
         open(f"{tmp_path}/done_{{fold}}", "w").write(os.environ["OMP_NUM_THREADS"])
         """
-    run_folds(script(tmp_path, body), [], [0, 1, 2], 2, at_a_time=1)
+    run_folds(script(tmp_path, body), [], [0, 1, 2], 2, limit=1)
     threads = str(max(1, (os.cpu_count() or 1) // 2))
     assert [(tmp_path / f"done_{fold}").read_text() for fold in range(3)] == [threads] * 3
     said = capfd.readouterr().err

@@ -60,7 +60,7 @@ def test_where_memory_is_short_fewer_places_are_filled_with_the_same_share_of_th
         """,
     )
     record = Record(tmp_path, "here")
-    ended = work_off(tasks("x", 3), own, Places(2), Clock(time.time(), 600), record, at_a_time=1)
+    ended = work_off(tasks("x", 3), own, Places(2), Clock(time.time(), 600), record, limit=1)
     assert len(ended["finished"]) == 3
     assert {row["ended"] for row in record.rows} == {"finished"}, "none met another's file"
     threads = str(max(1, (os.cpu_count() or 1) // 2))
