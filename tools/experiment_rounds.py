@@ -63,8 +63,8 @@ def open_bench(arguments: argparse.Namespace) -> Bench:
     return Bench(arguments, run, data, folds)
 
 
-def run_rounds(plan: Plan, arguments: argparse.Namespace, only: Sequence[str] = ()) -> None:
-    """Runs every round, printing its ranking, and writes the table after each experiment."""
+def run_rounds(plan: Plan, arguments: argparse.Namespace, only: Sequence[str], first: int) -> None:
+    """Runs the first rounds, printing the ranking of each, and writes the table after each experiment."""
     rounds = [dataclasses.replace(one, seeds=one.seeds or (arguments.seed,)) for one in plan.rounds]
     names = [plan.reference, *(n for n in plan.experiments if n != plan.reference and (not only or n in only))]
     for experiment in (plan.experiments[name] for name in names):
@@ -74,7 +74,7 @@ def run_rounds(plan: Plan, arguments: argparse.Namespace, only: Sequence[str] = 
     for one in rounds:
         bench.images(one.folds)
     done: list[Result] = []
-    for number, one in enumerate(rounds):
+    for number, one in enumerate(rounds[:first]):
         last = number + 1 == len(rounds)
         results = _run_round(plan, bench, names, f"round {number + 1}", one, _suffix(rounds, number), done, last)
         done += results

@@ -24,6 +24,7 @@ def make_parser() -> CommandLine:
     parser = CommandLine(prog="python -m tools.experiments", description=__doc__)
     parser.add_argument("file", type=Path, metavar="FILE.toml", help="the experiments")
     parser.add_argument("--only", default="", metavar='"A B"', help="only these experiments, and the reference [all]")
+    parser.add_argument("--rounds", type=int, metavar="N", help="only the first N rounds [all]")
     parser.add_argument("--report", action="store_true", help="only the table of what is finished")
     parser.add_argument("--search", action="store_true", help="search the file's space, with Optuna, instead of rounds")
     command.add_run_options(parser)
@@ -42,12 +43,16 @@ def main() -> None:
                 f"--only {name}: {arguments.file} has no such experiment. It has: {', '.join(plan.experiments)}."
             )
 
+    rounds = len(plan.rounds) if arguments.rounds is None else arguments.rounds
+    if not 1 <= rounds <= len(plan.rounds):
+        raise UserError(f"--rounds {rounds}: {arguments.file} has {len(plan.rounds)}. Give a number from 1 on.")
+
     from tools import experiment_rounds, experiment_search
 
     if arguments.search:
         experiment_search.search(plan, arguments)
     else:
-        experiment_rounds.run_rounds(plan, arguments, names)
+        experiment_rounds.run_rounds(plan, arguments, names, rounds)
 
 
 if __name__ == "__main__":

@@ -261,6 +261,9 @@ def test_the_command_trains_ranks_leaves_out_what_fails_and_goes_on_where_it_was
     make_tree(tmp_path / "data")
     file, table = tmp_path / "file.toml", tmp_path / "runs" / "tried" / "experiments.csv"
     file.write_text(TINY)
+    told = experiments(tmp_path, file, "--rounds", "1")
+    assert told.returncode == 0, told.stderr
+    assert set(pd.read_csv(table)["round"]) == {"round 1"}
     told = experiments(tmp_path, file)
     assert told.returncode == 0, told.stderr
     found = pd.read_csv(table)
@@ -290,5 +293,7 @@ def test_the_command_line_is_checked_before_anything_else(tmp_path: Path) -> Non
     file.write_text(HEAD + "[experiments.a]\n[experiments.b]\nhidden_units = 64")
     told = run_python("-m", "tools.experiments", file, "--only", "c", "--weights", "none")
     assert (told.returncode, "no such experiment" in told.stderr) == (2, True), told.stderr
+    told = run_python("-m", "tools.experiments", file, "--rounds", "9", "--weights", "none")
+    assert (told.returncode, "--rounds 9" in told.stderr) == (2, True), told.stderr
     told = run_python("-m", "tools.experiments", file, "--only", "b", "--weights", "imagenet", "--run", "x")
     assert "experiment b: --hidden-units 64 with --head-start logistic" in told.stderr
