@@ -77,8 +77,7 @@ def whole_network(architecture: Architecture, path: Path | None) -> Any:
     module, _, function = architecture.builder.partition(":")
     builder = getattr(importlib.import_module(module), function)
     if path is None:
-        _check_published(architecture)
-        with pretrained.download_errors(architecture):
+        with pretrained.downloading(architecture, _published(architecture)):
             network = builder(weights="imagenet", include_top=True)
     else:
         network = builder(weights=None, include_top=True)
@@ -144,15 +143,21 @@ def _weights_file(architecture: Architecture, weights: str) -> Path | None:
     return path
 
 
-def _check_published(architecture: Architecture) -> None:
+def _published(architecture: Architecture) -> str:
+    """The name of the published file in Keras's cache.
+
+    Raises:
+        UserError: it is not there, nor is its server.
+    """
     name = architecture.published_weights
     for ending in ("_notop", "_no_top"):
         name = name.replace(ending, "")
-    if not (pretrained.keras_cache() / name).is_file() and not pretrained.reachable():
+    if not pretrained.is_cached(architecture, name) and not pretrained.reachable():
         raise UserError(
             f"the ImageNet weights of {architecture.name} with its top are not on this machine "
             f"({pretrained.keras_cache() / name}) and their server cannot be reached. {_ways_out(architecture)}"
         )
+    return name
 
 
 def _ways_out(architecture: Architecture) -> str:

@@ -236,7 +236,7 @@ def _backbone(architecture: Architecture, recipe: Recipe, weights: str) -> tuple
     branched = architecture.auxiliary_weight > 0 and recipe.auxiliary and recipe.trainable != "head"
     options = {"auxiliary": True} if branched else {}
     if weights == "imagenet":
-        with pretrained.download_errors(architecture):
+        with pretrained.downloading(architecture, architecture.published_weights):
             whole = builder(weights="imagenet", include_top=False, input_shape=shape, **options)
     else:
         whole = builder(weights=None, include_top=False, input_shape=shape, **options)

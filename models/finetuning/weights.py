@@ -6,6 +6,7 @@ import http.client
 import math
 import os
 import socket
+import sys
 import threading
 import urllib.error
 import urllib.request
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from models.finetuning.architecture import Architecture
+from preprocessing import locks
 from preprocessing.errors import UserError
 from preprocessing.files import sha256_of
 from preprocessing.masking import masked
@@ -60,7 +62,7 @@ def check_available(architecture: Architecture, weights: str) -> None:
     weights_file(architecture, weights)
     if weights == "imagenet" and not architecture.published_weights:
         raise UserError(f"Keras publishes no weights of {architecture.name}. " + _ways_out(architecture))
-    if weights != "imagenet" or _cached(architecture) or reachable():
+    if weights != "imagenet" or is_cached(architecture, architecture.published_weights) or reachable():
         return
     raise UserError(
         f"the ImageNet weights of {architecture.name} are not on this machine ({keras_cache()}) and their server "
@@ -93,12 +95,32 @@ def _checked_hash(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def download_errors(architecture: Architecture) -> Iterator[None]:
-    """Around Keras's own download, whose failures are bare exceptions.
+def downloading(architecture: Architecture, file: str) -> Iterator[None]:
+    """Around Keras's own download, which writes in place and whose failures are bare exceptions.
+
+    One process downloads, the others wait. What an interrupted download left is removed: Keras would take it for whole.
+
+    Args:
+        file: its name in Keras's cache.
 
     Raises:
         UserError: it failed; the message names the ways out.
     """
+    if is_cached(architecture, file):
+        with _download_errors(architecture):
+            yield
+        return
+    kept = keras_cache() / file
+    with locks.held(kept.with_name(f".{kept.name}.lock"), f"{kept} is being downloaded", wait=True):
+        if kept.is_file() and not is_cached(architecture, file):
+            print(f"note: {kept} is not whole, so it is downloaded again.", file=sys.stderr)
+            kept.unlink()
+        with _download_errors(architecture):
+            yield
+
+
+@contextlib.contextmanager
+def _download_errors(architecture: Architecture) -> Iterator[None]:
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(START_SECONDS)
     try:
@@ -146,7 +168,8 @@ def shapes_in(path: Path, architecture: Architecture) -> list[tuple[int, ...]]:
             stored.visititems(lambda _, item: shapes.append(_shape(item)) if isinstance(item, h5py.Dataset) else None)
     except (OSError, RuntimeError, KeyError, ValueError) as error:
         raise UserError(
-            f"{path}: these are not the weights of {architecture.name}: not a readable HDF5 file ({error})."
+            f"{path}: these are not the weights of {architecture.name}: not a readable HDF5 file ({error}). "
+            + _ways_out(architecture)
         ) from error
     return shapes
 
@@ -168,11 +191,19 @@ def _ways_out(architecture: Architecture) -> str:
 
 
 def keras_cache() -> Path:
-    return Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser() / "models"
+    """Where Keras keeps what it downloads: in $KERAS_HOME or ~/.keras, or else where it may write."""
+    home = Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser()
+    there = next((folder for folder in (home, *home.absolute().parents) if folder.exists()), home)
+    return (home if os.access(there, os.W_OK) else Path("/tmp/.keras")) / "models"  # noqa: S108, as Keras has it
 
 
-def _cached(architecture: Architecture) -> bool:
-    return (keras_cache() / architecture.published_weights).is_file()
+def is_cached(architecture: Architecture, file: str) -> bool:
+    """Whether published weights are there, and whole as far as the file itself can tell."""
+    kept = keras_cache() / file
+    try:
+        return kept.is_file() and bool(shapes_in(kept, architecture))
+    except UserError:
+        return False
 
 
 def reachable() -> bool:
