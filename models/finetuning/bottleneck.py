@@ -18,7 +18,7 @@ from preprocessing.run_folder import ALL_DRIVERS
 from preprocessing.settings import CommandLine, ImageSize, add_settings, chosen, setting
 
 DEFAULT_ARCHITECTURE = "inception_v3"
-BOTTLENECK_OUTPUTS = (*(name for name in OUTPUTS if name != "history.csv"), "regularisation.csv")
+BOTTLENECK_OUTPUTS = (*OUTPUTS, "regularisation.csv")
 
 
 @dataclasses.dataclass(frozen=True)

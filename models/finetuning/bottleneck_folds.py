@@ -48,7 +48,9 @@ def make_folds(work: Work, dataset: Dataset, folds: pd.DataFrame, cache: Path, c
     with contextlib.ExitStack() as held:
         for own, _ in work:
             held.enter_context(piece.held(own))
-        _make(work, dataset, folds, cache, cache_limit)
+        left = [(own, settings) for own, settings in work if not piece.is_finished(own, settings)]
+        if left:  # another process may have been at them when this one started
+            _make(left, dataset, folds, cache, cache_limit)
 
 
 def _make(work: Work, dataset: Dataset, folds: pd.DataFrame, cache: Path, cache_limit: int) -> None:
@@ -174,6 +176,7 @@ def _leave(
     own = np.asarray(features[data.held_out])
     scores = outputs.leave_out_of_fold(work, data, folds, softmax(choice.linear(own)), own)
     outputs.leave_test(work, data, dataset, softmax(choice.linear(test_features)), test_features)
+    outputs.leave_history(work, [])
     columns = ["regularisation", "inner_log_loss", "inner_accuracy"]
     with written_whole(work.folder / "regularisation.csv") as temporary:
         pd.DataFrame(choice.tried, columns=columns).to_csv(temporary, index=False, lineterminator="\n")

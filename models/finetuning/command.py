@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Any
 from models.finetuning import needs, runtime, watching
 from models.finetuning import weights as pretrained
 from models.finetuning.architecture import Architecture
-from models.finetuning.piece import Piece, is_finished, leave_out, outputs_of, require_made_as_others, without_fold
+from models.finetuning.piece import (
+    Piece,
+    drop_checkpoint,
+    is_finished,
+    leave_out,
+    outputs_of,
+    require_made_as_others,
+    without_fold,
+)
 from models.finetuning.processes import run_folds, side_by_side
 from models.finetuning.recipe import Kind, Recipe
 from preprocessing.augmentation_settings import Augmentation
@@ -262,9 +270,13 @@ def unfinished(pieces: list[Piece], dataset: "Dataset") -> list[tuple[Piece, dic
         UserError: one was made, or begun, with other settings, or another fold of the model was.
     """
     settings = [piece.settings(dataset.test, dataset.broken_test) for piece in pieces]
-    left = [(piece, own) for piece, own in zip(pieces, settings, strict=True) if not is_finished(piece, own)]
-    for piece, own in left:
-        require_made_as_others(piece, own)
+    left = []
+    for piece, own in zip(pieces, settings, strict=True):
+        if is_finished(piece, own):
+            drop_checkpoint(piece)  # its process was killed before it could
+        else:
+            require_made_as_others(piece, own)
+            left.append((piece, own))
     return left
 
 
@@ -275,4 +287,4 @@ def _say_what_would_train(pieces: list[Piece], table: "pd.DataFrame", test_image
 
     memory = needs.fold_memory(pieces[0].architecture, pieces[0].recipe)
     _, fits = side_by_side(arguments.jobs, arguments.quick, len(pieces), memory)
-    print(dry_run.describe(pieces, table, test_images, [pieces[0].run, arguments.cache], min(fits, len(pieces))))
+    print(dry_run.describe(pieces, table, test_images, arguments.cache, min(fits, len(pieces))))

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import shutil
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -48,6 +47,8 @@ def train_fold(
         UserError: weights that do not fit, a loss that is no longer a number, a folder that cannot be written to.
     """
     with piece.held(work):
+        if piece.is_finished(work, settings):  # by a process that was at it when this one started
+            return
         try:
             _train(work, dataset, folds, settings, cache, cache_limit)
         except Exception as error:
@@ -85,12 +86,12 @@ def _train(work: Piece, dataset: Dataset, folds: pd.DataFrame, settings: dict, c
     )
 
     results = outputs.leave_predictions(work, network, data, dataset, folds, trained_on, tested_on, say)
-    outputs.leave_history(work, trainer)
+    outputs.leave_history(work, trainer.progress.history)
     with written_whole(work.folder / "model.keras") as temporary:
         save_model(network, lambda: build(work.architecture, work.recipe, "none", "float32", work.seed), temporary)
     results |= {"best_epoch": trainer.progress.best_epoch, "seconds": round(time.monotonic() - begun, 1)}
     piece.finish(work, results)
-    shutil.rmtree(work.folder / "checkpoint", ignore_errors=True)
+    piece.drop_checkpoint(work)
     judged = "nobody held out,"
     if "log_loss" in results:
         judged = f"held-out log loss {results['log_loss']:.4f}, accuracy {results['accuracy']:.1%}"

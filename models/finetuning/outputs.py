@@ -1,7 +1,10 @@
 """What a trained piece leaves: prediction tables, pooled features, history; each written whole or not at all."""
 
-from collections.abc import Callable
+import contextlib
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,7 +13,7 @@ from models.finetuning import piece
 from models.finetuning.network import Network
 from models.finetuning.piece import Piece
 from models.finetuning.sources import Source
-from models.finetuning.training import FoldData, Trainer
+from models.finetuning.training import FoldData
 from models.finetuning.views import mean_with_views
 from preprocessing.competition import NUMBER_OF_CLASSES
 from preprocessing.dataset import Dataset
@@ -18,7 +21,7 @@ from preprocessing.files import written_whole
 from preprocessing.metric import accuracy, log_loss
 from preprocessing.tables import write_predictions
 
-PART = 2048  # images whose features are converted at a time
+PART = 4096  # images whose features are in memory at a time; whole batches of predictions
 
 
 def leave_predictions(
@@ -43,12 +46,25 @@ def leave_predictions(
         scores |= {f"{score}_without_tta": value for score, value in without.items()}
         say(f"with {work.recipe.tta} views of each image {scores['log_loss']:.4f}, without {without['log_loss']:.4f}")
     rows = np.arange(len(tested_on.images))
-    plain, features = tested_on.predict(rows, "test images")
+    plain = _predict_test(work, dataset, tested_on)
     probabilities = mean_with_views(network.predictor, tested_on.images, rows, plain, *views)
-    leave_test(work, data, dataset, probabilities, features)
+    leave_test(work, data, dataset, probabilities)
     if work.recipe.tta:
         leave_test(work, data, dataset, plain, name=piece.OUTPUTS_OF_TTA[1])
     return scores
+
+
+def _predict_test(work: Piece, dataset: Dataset, source: Source) -> np.ndarray:
+    """Probabilities of the readable test images, part by part; their features go to the disk on the way."""
+    count, width = len(source.images), source.network.predictor.outputs[1].shape[-1]
+    found = []
+    with _feature_file(work.folder / "test_features.npy", _readable(dataset), width) as append:
+        for start in range(0, max(1, count), PART):
+            title = "test images" + (f", part {start // PART + 1} of {-(-count // PART)}" if count > PART else "")
+            probabilities, features = source.predict(np.arange(start, min(start + PART, count)), title)
+            append(features)
+            found.append(probabilities)
+    return np.concatenate(found)
 
 
 def leave_out_of_fold(
@@ -62,7 +78,9 @@ def leave_out_of_fold(
     """Writes the table and the features of the held-out drivers; returns their scores."""
     write_predictions(work.folder / name, folds["img"].iloc[data.held_out].tolist(), probabilities)
     if features is not None:
-        _save_features(work.folder / "out_of_fold_features.npy", features, np.ones(len(features), bool))
+        readable = np.ones(len(features), bool)
+        with _feature_file(work.folder / "out_of_fold_features.npy", readable, features.shape[1]) as append:
+            append(features)
     labels = data.labels[data.held_out]
     return {"log_loss": log_loss(probabilities, labels), "accuracy": accuracy(probabilities, labels)}
 
@@ -76,35 +94,48 @@ def leave_test(
     name: str = "test.csv",
 ) -> None:
     """Writes the table and the features of the test images, of which the readable ones are given."""
-    readable = np.array([img not in dataset.broken_test for img in dataset.test])
+    readable = _readable(dataset)
     prior = np.bincount(data.labels[data.training], minlength=NUMBER_OF_CLASSES) / len(data.training)
     every = np.tile(prior, (len(dataset.test), 1))  # a test image that cannot be read gets the class prior
     every[readable] = probabilities
     write_predictions(work.folder / name, dataset.test, every)
     if features is not None:
-        _save_features(work.folder / "test_features.npy", features, readable)
+        with _feature_file(work.folder / "test_features.npy", readable, features.shape[1]) as append:
+            append(features)
 
 
-def leave_history(work: Piece, trainer: Trainer) -> None:
-    """Writes history.csv: a row for each epoch."""
+def leave_history(work: Piece, epochs: Sequence[dict[str, Any]]) -> None:
+    """Writes history.csv: a row for each epoch, if there was any."""
     columns = ["epoch", "stage", "training_loss", "held_out_log_loss", "held_out_accuracy", "seconds"]
     with written_whole(work.folder / "history.csv") as temporary:
-        pd.DataFrame(trainer.progress.history, columns=columns).to_csv(temporary, index=False, lineterminator="\n")
+        pd.DataFrame(epochs, columns=columns).to_csv(temporary, index=False, lineterminator="\n")
 
 
-def _save_features(path: Path, features: np.ndarray, readable: np.ndarray) -> None:
-    """Writes features as float16 part by part, since all of a large test set's would be hundreds of MB in memory.
+def _readable(dataset: Dataset) -> np.ndarray:
+    """Shape (test images,), bool."""
+    return np.array([img not in dataset.broken_test for img in dataset.test])
+
+
+@contextlib.contextmanager
+def _feature_file(path: Path, readable: np.ndarray, width: int) -> Iterator[Callable[[np.ndarray], None]]:
+    """Writes features as float16, some at a time: those of a large test set would be a GB in memory.
 
     Args:
-        features: shape (images that could be read, features).
         readable: shape (images,), bool; the others have zeros.
+        width: of the features.
+
+    Returns:
+        what appends features, shape (some of the readable images, width), in their order.
     """
     largest = np.finfo(np.float16).max
-    places = np.flatnonzero(readable)
+    places = iter(np.flatnonzero(readable))
     with written_whole(path) as temporary:
-        shape = (len(readable), features.shape[1])
-        stored = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float16, shape=shape)
-        for start in range(0, len(places), PART):
-            part = slice(start, start + PART)
-            stored[places[part]] = np.clip(features[part], -largest, largest)
+        stored = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float16, shape=(len(readable), width))
+
+        def append(features: np.ndarray) -> None:
+            for start in range(0, len(features), PART):
+                part = features[start : start + PART]
+                stored[list(itertools.islice(places, len(part)))] = np.clip(part, -largest, largest)
+
+        yield append
         stored.flush()

@@ -9,6 +9,7 @@ import dataclasses
 import hashlib
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -141,11 +142,11 @@ def is_finished(piece: Piece, settings: dict[str, Any]) -> bool:
     config = piece.folder / "config.json"
     if not config.exists():
         return False
-    made_with = _settings_in(piece)
-    if made_with is None:
+    record = _record_of(piece)
+    if record is None:
         return False
-    made_with = _neutral(piece) | made_with
-    differing = sorted(name for name in {*made_with, *settings} if made_with.get(name) != settings.get(name))
+    made_with = _made_with(piece, record)
+    differing = _differing(made_with, settings, record)
     if differing and _made_something(piece):
         raise UserError(
             f"{piece.folder} was made with other settings: {_told_apart(differing, made_with, settings)}. Give this "
@@ -159,7 +160,21 @@ def is_finished(piece: Piece, settings: dict[str, Any]) -> bool:
     except UserError as error:
         print(f"note: {error} That fold is made again.", file=sys.stderr)
         return False
-    return isinstance(sizes, dict) and all(_size(piece.folder / name) == sizes.get(name) for name in piece.files)
+    if not isinstance(sizes, dict) or not sizes:
+        return False
+    known = [name for name in piece.files if name in sizes]  # an older revision may not have left all that this does
+    return all(_size(piece.folder / name) == sizes[name] for name in known)
+
+
+def _differing(theirs: dict[str, Any], ours: dict[str, Any], record: dict[str, Any]) -> list[str]:
+    """The names of settings that differ; a precision that was chosen is the same as that precision by its name.
+
+    Args:
+        record: the config.json that `theirs` is from.
+    """
+    names = sorted(name for name in {*theirs, *ours} if theirs.get(name) != ours.get(name))
+    asked = {theirs.get("precision"), ours.get("precision")}
+    return [name for name in names if name != "precision" or asked != {"auto", record.get("precision_used")}]
 
 
 def _told_apart(names: Sequence[str], theirs: dict[str, Any], ours: dict[str, Any]) -> str:
@@ -168,16 +183,21 @@ def _told_apart(names: Sequence[str], theirs: dict[str, Any], ours: dict[str, An
     return shown + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
-def _settings_in(piece: Piece) -> dict[str, Any] | None:
+def _record_of(piece: Piece) -> dict[str, Any] | None:
     """What the piece was begun with; None where that cannot be known, and so nothing of it can be used."""
     try:
-        found = read_record(piece.folder / "config.json").get("settings", {})
+        return read_record(piece.folder / "config.json")
     except UserError as error:
         print(f"note: {error} That fold is made again.", file=sys.stderr)
         set_aside(piece.folder)
         (piece.folder / CHECKPOINT).unlink(missing_ok=True)
         return None
-    return found if isinstance(found, dict) else {}
+
+
+def _made_with(piece: Piece, record: dict[str, Any]) -> dict[str, Any]:
+    """The settings in a config.json, and the defaults of those that it does not know."""
+    found = record.get("settings", {})
+    return _neutral(piece) | (found if isinstance(found, dict) else {})
 
 
 def _neutral(piece: Piece) -> dict[str, Any]:
@@ -218,10 +238,10 @@ def require_made_as_others(piece: Piece, settings: dict[str, Any]) -> None:
     """
     for finished in sorted(piece.folder.parent.glob(f"fold_*/{FINISHED}")):
         try:
-            theirs = read_record(finished.with_name("config.json"))["settings"]
-            made_with = _neutral(piece) | theirs
-        except (UserError, KeyError, TypeError):
+            record = read_record(finished.with_name("config.json"))
+        except UserError:
             continue
+        made_with = _made_with(piece, record)
         if str(made_with.get("weights")).startswith("sha256:") and made_with["weights"] != settings["weights"]:
             raise UserError(
                 f"{finished.parent} was trained from weights {made_with['weights']}, now they are "
@@ -230,8 +250,7 @@ def require_made_as_others(piece: Piece, settings: dict[str, Any]) -> None:
             )
         if ALL_DRIVERS in (piece.fold, made_with.get("fold")):
             continue
-        names = {*made_with, *settings} - OWN_OF_FOLD
-        differing = sorted(name for name in names if made_with.get(name) != settings.get(name))
+        differing = [name for name in _differing(made_with, settings, record) if name not in OWN_OF_FOLD]
         if differing:
             raise UserError(
                 f"{finished.parent} was made with other settings than fold {piece.fold} would be: "
@@ -267,6 +286,11 @@ def finish(piece: Piece, results: dict[str, Any]) -> None:
         "sha256": {name: sha256_of(path) for name, path in files.items()},
     }
     write_json(piece.folder / FINISHED, record)
+
+
+def drop_checkpoint(piece: Piece) -> None:
+    """Removes the state that a finished piece no longer needs."""
+    shutil.rmtree((piece.folder / CHECKPOINT).parent, ignore_errors=True)
 
 
 def leave_out(piece: Piece, what: str) -> None:

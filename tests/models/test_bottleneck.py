@@ -139,7 +139,14 @@ def test_from_photographs_to_a_member_of_the_blend(tiny_tree: Callable[..., Path
     assert "computed in" in done.stdout
     model = tmp_path / "runs" / "tiny" / "bottleneck_mobilenet_logistic"
     piece = model / "fold_1"
-    outputs = ("model.keras", "out_of_fold.csv", "out_of_fold_features.npy", "regularisation.csv", "test.csv")
+    outputs = (
+        "history.csv",
+        "model.keras",
+        "out_of_fold.csv",
+        "out_of_fold_features.npy",
+        "regularisation.csv",
+        "test.csv",
+    )
     assert {p.name for p in piece.iterdir()} == {
         *outputs, "test_features.npy", "config.json", "log.txt", "finished.json"
     }  # fmt: skip

@@ -3,10 +3,13 @@
 import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from models.finetuning import architecture as zoo
+from models.finetuning import bottleneck_folds, command, fold
 from models.finetuning import piece as pieces
 from models.finetuning.piece import OUTPUTS, Piece, is_finished
 from models.finetuning.recipe import Kind
@@ -41,6 +44,43 @@ def test_a_piece_older_than_a_setting_counts_as_made_with_its_default(finished: 
     changed = dataclasses.replace(finished, augmentation=dataclasses.replace(finished.augmentation, driver_mixing=0.5))
     with pytest.raises(UserError, match=r"driver_mixing 0.0 there, 0.5 now"):
         is_finished(changed, changed.settings(["a.jpg"]))
+
+
+def test_a_piece_of_an_older_revision_that_left_fewer_files_is_finished(finished: Piece) -> None:
+    more = dataclasses.replace(finished, outputs=(*OUTPUTS, "new.csv"))
+    assert is_finished(more, more.settings(["a.jpg"]))
+
+
+def test_a_precision_that_was_chosen_goes_on_by_its_name(finished: Piece) -> None:
+    named = dataclasses.replace(finished, precision="float32")
+    pieces.begin(finished, finished.settings(["a.jpg"]), {}, "float32")  # as --precision auto would record it
+    record = json.loads((finished.folder / "config.json").read_text())
+    record["settings"]["precision"] = "auto"
+    (finished.folder / "config.json").write_text(json.dumps(record))
+    pieces.finish(finished, {})
+    assert is_finished(named, named.settings(["a.jpg"]))
+    second = dataclasses.replace(named, fold=1)
+    pieces.require_made_as_others(second, second.settings(["a.jpg"]))
+    other = dataclasses.replace(finished, precision="mixed_float16")
+    with pytest.raises(UserError, match="precision 'auto' there, 'mixed_float16' now"):
+        is_finished(other, other.settings(["a.jpg"]))
+
+
+def test_a_piece_that_another_process_finished_meanwhile_is_left_as_it_is(finished: Piece, tmp_path: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in finished.folder.iterdir()}
+    assert before
+    nothing = cast(Any, None)  # of the data is looked at
+    fold.train_fold(finished, nothing, nothing, finished.settings(["a.jpg"]), tmp_path, 0)
+    bottleneck_folds.make_folds([(finished, finished.settings(["a.jpg"]))], nothing, nothing, tmp_path, 0)
+    assert before == {path: path.stat().st_mtime_ns for path in finished.folder.iterdir()}
+
+
+def test_the_checkpoint_that_a_killed_process_could_not_remove_goes_with_the_next_start(finished: Piece) -> None:
+    (finished.folder / pieces.CHECKPOINT).parent.mkdir()
+    (finished.folder / pieces.CHECKPOINT).write_text("a state")
+    dataset = cast(Any, SimpleNamespace(test=["a.jpg"], broken_test=()))
+    assert command.unfinished([finished], dataset) == []
+    assert not (finished.folder / pieces.CHECKPOINT).parent.exists()
 
 
 def test_folds_of_one_model_are_made_alike(finished: Piece) -> None:
