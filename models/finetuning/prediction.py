@@ -9,7 +9,7 @@ from tqdm import tqdm
 from models.finetuning.processes import LESS_MEMORY
 from preprocessing.batches import Rows, plain_batches
 
-# A quarter where the process before ran out of memory: it rounds the predictions differently, and changes nothing else.
+# A quarter where the process before ran out of memory: features and predictions are rounded differently, no more.
 PREDICTION_BATCH = 16 if os.environ.get(LESS_MEMORY) else 64
 
 

@@ -261,6 +261,7 @@ class Trainer:
         )
 
     def _out_of_patience(self) -> bool:
-        done = len(self.progress.history)
-        stage_done = self.progress.epoch
+        done, stage_done = len(self.progress.history), self.progress.epoch
+        if stage_done % self.recipe.judge_every:  # that epoch may be the best yet
+            return False
         return stage_done >= self.recipe.patience and done - self.progress.best_epoch >= self.recipe.patience

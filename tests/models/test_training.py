@@ -225,6 +225,14 @@ def test_epochs_between_measurements_are_only_trained(data: FoldData, tmp_path: 
     assert judged == [False, True, True]
 
 
+def test_patience_ends_a_training_only_after_an_epoch_that_was_judged(data: FoldData, tmp_path: Path) -> None:
+    recipe = recipe_of("vgg16", epochs=9, judge_every=2, patience=3, learning_rate=1e-30, optimizer="sgd")
+    _, trainer = trainer_of("vgg16", recipe, data, tmp_path)
+    trainer.train()
+    judged = [not np.isnan(row["held_out_log_loss"]) for row in trainer.progress.history]
+    assert judged == [False, True, False, True]
+
+
 def test_where_nobody_is_held_out_the_last_weights_are_kept_and_nothing_stops_early(
     data: FoldData, tmp_path: Path
 ) -> None:
