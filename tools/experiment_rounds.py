@@ -10,6 +10,7 @@ import pandas as pd
 
 from models.finetuning import bottleneck, command, needs, runtime
 from models.finetuning.architecture import ZOO
+from models.finetuning.devices import find_devices
 from models.finetuning.piece import Piece
 from models.finetuning.processes import run_folds, side_by_side
 from models.finetuning.recipe import Kind, without_effect
@@ -229,8 +230,10 @@ def _cost(bench: Bench, experiments: Mapping[str, Experiment], left: Mapping[str
         test_images=len(bench.dataset.test),
         folds=int(bench.folds["fold"].nunique()),
         bfloat16=arguments.precision in ("auto", "mixed_bfloat16") and bool(runtime.bfloat16_unit()),
+        devices=find_devices(),
     )
-    return f"{pieces} pieces to train, about {needs.duration(estimate.seconds)} on this CPU by a rough estimate"
+    where = estimate.accelerators or "this CPU"
+    return f"{pieces} pieces to train, about {needs.duration(estimate.seconds)} on {where} by a rough estimate"
 
 
 def _effective(experiment: Experiment, arguments: argparse.Namespace) -> dict[str, Any]:

@@ -3,12 +3,15 @@
 import os
 import re
 import subprocess
+import sys
 from dataclasses import dataclass
 
 from preprocessing.errors import UserError
+from preprocessing.run_folder import REPOSITORY
 
 VARIABLE = "STATEFARM_DEVICES"  # '0,1' or '0=T4,1=T4'; 'none' for no accelerator
 VISIBLE = "CUDA_VISIBLE_DEVICES"  # what TensorFlow and JAX look for
+USABLE = "STATEFARM_GPU_USABLE"  # 'yes' or 'no': whether the backend has found one, for processes that this one starts
 RATES = {"T4": 13e12, "P100": 1.9e12}  # operations a second: a fifth of 65e12 in float16, of 9.3e12 in float32
 OTHER_RATE = RATES["T4"]  # most GPUs that are not listed are newer
 
@@ -38,6 +41,8 @@ class Device:
 def find_devices() -> list[Device]:
     """Those that $STATEFARM_DEVICES names, else the GPUs that $CUDA_VISIBLE_DEVICES leaves to this process.
 
+    A GPU that the driver lists and the backend does not find, since it was installed without CUDA, counts as none.
+
     Raises:
         UserError: $STATEFARM_DEVICES is no such list.
     """
@@ -53,7 +58,24 @@ def find_devices() -> list[Device]:
     kinds = {name: row[2] for row in rows for name in row[:2]}
     visible = os.environ.get(VISIBLE)
     names = [row[0] for row in rows] if visible is None else [name.strip() for name in visible.split(",")]
-    return [Device(name, kinds[name]) for name in names if name in kinds]
+    found = [Device(name, kinds[name]) for name in names if name in kinds]
+    return found if found and _usable(found[0]) else []
+
+
+def _usable(device: Device) -> bool:
+    """Whether the backend finds a GPU: asked once, in a process of its own, since to load it takes seconds."""
+    if USABLE not in os.environ:
+        ask = "from models.finetuning import runtime; raise SystemExit(0 if runtime.has_accelerator() else 1)"
+        asked = subprocess.run([sys.executable, "-c", ask], cwd=REPOSITORY, capture_output=True, check=False)
+        os.environ[USABLE] = "yes" if asked.returncode == 0 else "no"
+        if asked.returncode:
+            backend = os.environ.get("KERAS_BACKEND", "tensorflow")
+            print(
+                f"note: there is a GPU ({device.kind}), but {backend} does not find it, so this computes on the CPU. "
+                "How to install it with CUDA: the first lines of requirements.txt.",
+                file=sys.stderr,
+            )
+    return os.environ[USABLE] == "yes"
 
 
 def _parse(text: str) -> Device:

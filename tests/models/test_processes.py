@@ -43,14 +43,14 @@ def test_two_folds_at_a_time_where_the_machine_has_the_memory_and_small_ones_on_
 ) -> None:
     monkeypatch.setenv("STATEFARM_DEVICES", "none")
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
-    monkeypatch.setattr(needs, "CGROUP_FILES", ((tmp_path, "limit", "used", "cached"),))
+    monkeypatch.setattr(needs, "CGROUP_FILES", ((tmp_path, "limit", "used", ("cached", "active")),))
     for limit, jobs, small in ((200, 1, 1), (400, 2, 2), (2000, 2, 5)):  # of a container
         (tmp_path / "limit").write_text(f"{limit}\n")
         assert default_jobs(quick=False, folds=5, memory=100) == jobs
         assert default_jobs(quick=False, folds=1, memory=100) == 1
         assert default_jobs(quick=True, folds=5, memory=100) == small
     (tmp_path / "used").write_text("1700")
-    (tmp_path / "memory.stat").write_text("file 5\ncached 50\n")
+    (tmp_path / "memory.stat").write_text("file 5\ncached 40\nactive 10\n")
     assert needs.at_a_time(5, 100) == 3
     assert needs.at_a_time(5, 1000) == 1
 

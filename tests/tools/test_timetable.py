@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.finetuning import architecture as zoo
-from models.finetuning import needs
+from models.finetuning import devices, needs
 from models.finetuning.devices import Device, find_devices
 from models.finetuning.recipe import Kind
 from preprocessing.competition import COMPLETE_TEST_IMAGES, COMPLETE_TRAIN_IMAGES
@@ -143,9 +143,32 @@ def test_gpus_are_those_that_the_driver_lists_and_the_user_leaves(
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     monkeypatch.delenv("STATEFARM_DEVICES", raising=False)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("STATEFARM_GPU_USABLE", "yes")
     assert [device.name for device in find_devices()] == ["0", "1"]
     for visible, found in (("1", ["1"]), ("GPU-bb", ["GPU-bb"]), ("", []), ("-1", [])):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
         assert [device.name for device in find_devices()] == found
     command.write_text("#!/bin/sh\nexit 9\n")
+    assert find_devices() == []
+
+
+@pytest.mark.slow
+def test_a_gpu_that_the_backend_does_not_find_is_told_once_and_counts_as_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    command = tmp_path / "nvidia-smi"
+    command.write_text("#!/bin/sh\necho '0, GPU-aa, Tesla P100'\n")
+    command.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")  # a driver that is there all the same is not asked
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    kinds = Device("0", "Tesla P100")
+    monkeypatch.setenv("STATEFARM_GPU_USABLE", "")
+    monkeypatch.delenv("STATEFARM_GPU_USABLE")
+    for told in ("there is a GPU (Tesla P100), but", ""):
+        assert not devices._usable(kinds)
+        err = capfd.readouterr().err
+        assert told in err and bool(told) == bool(err)
+    monkeypatch.delenv("STATEFARM_DEVICES", raising=False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     assert find_devices() == []
