@@ -6,7 +6,7 @@
 set -euo pipefail
 export RUN_STARTED="${RUN_STARTED:-$(date +%s)}"  # for --time-budget
 export CALLED_FROM="$PWD"  # what relative paths on the command line are relative to
-case "${STATEFARM_DATA:-/}" in /*) ;; *) export STATEFARM_DATA="$PWD/$STATEFARM_DATA" ;; esac
+case "${STATEFARM_DATA:-/}" in /*|"~"*) ;; *) export STATEFARM_DATA="$PWD/$STATEFARM_DATA" ;; esac
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
 source ./setup.sh requirements.txt  # .venv, the first time

@@ -10,9 +10,7 @@ beside each other, so shares are of the sum of their times. About a minute a net
 
 import argparse
 import re
-import tempfile
 from collections import Counter
-from pathlib import Path
 
 from benchmarks.common import NETWORKS, machine, parser, run
 
@@ -46,8 +44,6 @@ def measure(arguments: argparse.Namespace) -> None:
     name, size, batch, most = arguments.one, arguments.size, arguments.batch, arguments.most
     policy, _ = runtime.start(arguments.precision, 0)
     import numpy as np
-    import tensorflow
-    from tensorflow.tsl.profiler.protobuf import xplane_pb2  # TensorBoard's plugin would read the same file
 
     from benchmarks.training import network_for
 
@@ -63,14 +59,8 @@ def measure(arguments: argparse.Namespace) -> None:
 
     for _ in range(3):
         step()
-    with tempfile.TemporaryDirectory() as folder:
-        tensorflow.profiler.experimental.start(folder)
-        step()
-        tensorflow.profiler.experimental.stop()
-        (path,) = Path(folder).rglob("*.xplane.pb")
-        planes = xplane_pb2.XSpace.FromString(path.read_bytes()).planes
     taken: Counter[str] = Counter()  # seconds
-    for plane in planes:
+    for plane in runtime.profiled(step).planes:
         for event in (event for line in plane.lines for event in line.events):
             if match := OPERATION.fullmatch(plane.event_metadata[event.metadata_id].name):
                 taken[match[1]] += event.duration_ps / 1e12

@@ -19,7 +19,7 @@ def read_sample_images(path: Path) -> pd.Index:
     """The image names of the sample submission, in its order.
 
     Raises:
-        UserError: the file is missing, has other columns, no rows, or an image more than once.
+        UserError: the file is missing, lacks a column, has no rows, or an image more than once.
     """
     try:
         header, rows = read_rows(path, "the sample submission")
@@ -27,9 +27,10 @@ def read_sample_images(path: Path) -> pd.Index:
         raise UserError(
             f"{path}: not found. It gives the order of the rows; get it with the competition's data."
         ) from None
-    if header != ["img", *CLASSES]:
+    if not {"img", *CLASSES} <= set(header):  # in any order, others besides: as the data's check takes it
         raise UserError(f"{path}: expected the columns img,c0,...,c9, found {named(header, 12)}.")
-    images = [row[0] for row in rows]
+    place = header.index("img")
+    images = [row[place] for row in rows]
     nameless = sum(not name.strip() for name in images)
     if not images or nameless:
         raise UserError(f"{path}: expected an image name in every row, found {nameless} rows without.")

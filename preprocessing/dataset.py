@@ -79,7 +79,7 @@ def locate(data: Path | None) -> Path | None:
         found = next((folder for folder in (*KAGGLE_MOUNTS, DEFAULT_FOLDER) if _has_something(folder)), None)
         if found is None:
             return None
-        root = found
+        root = _named_folder(found, "the data folder")
     _require_complete(root)
     return root
 
@@ -100,13 +100,16 @@ def required(data: Path | None) -> Path:
 def _named_folder(folder: Path, option: str) -> Path:
     folder = folder.expanduser()
     if not folder.is_dir():
-        what = "is not a folder" if folder.exists() else "does not exist"
+        link = "is a link to a folder that is not there" if folder.is_symlink() else "does not exist"
+        what = "is not a folder" if folder.exists() else link
         raise UserError(f"{option} {folder}: {what}. Expected a folder with {DRIVER_LIST} and imgs/ in it.")
     return folder
 
 
 def _has_something(folder: Path) -> bool:
-    return folder.is_dir() and any(not entry.name.startswith(".") for entry in folder.iterdir())
+    if not folder.is_dir():
+        return folder.is_symlink() or folder.exists()  # a link to a disk that is not mounted is no reason for the demo
+    return any(not entry.name.startswith(".") for entry in folder.iterdir())
 
 
 def missing_parts(root: Path) -> list[str]:

@@ -74,7 +74,7 @@ class ImageStore:
         self.shape: tuple[int, ...] = (size.height, size.width, 3)
         self.dtype = np.dtype(np.uint8)
         self.crop = crop
-        names = hashlib.sha256("\n".join(map(str, self.paths)).encode()).hexdigest()
+        names = hashlib.sha256("\n".join(map(os.path.abspath, self.paths)).encode()).hexdigest()
         region = "" if crop == WHOLE else f" {REGIONS[crop]}"
         key = hashlib.sha256(f"{VERSION} {fingerprint} {names}{region}".encode()).hexdigest()[:16]
         self.folder = Path(cache) / IMAGES / f"{size}_{key}"

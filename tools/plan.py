@@ -106,7 +106,7 @@ def main() -> None:
     )
     tell(f"run      {run}: {' '.join(names)} on {folds} folds of {data} ({train_images:,} + {test_images:,} images)")
     if any(left.values()):
-        tell(needs.check(estimate, [run_path, arguments.cache]))
+        tell(needs.check(estimate, run_path, arguments.cache))
     if arguments.time_budget or arguments.dry_run:
         unfinished = [
             (a, recipe, fold)
@@ -236,6 +236,8 @@ def _weights(unfinished: list[zoo.Architecture], asked: str, demo_run: Path | No
         for config in sorted(demo_run.glob("*/fold_*/config.json")):
             with contextlib.suppress(UserError, KeyError, TypeError):  # that fold is made again
                 begun_with = read_record(config)["settings"]["weights"]
+                if begun_with == "none" and unfinished:
+                    tell("This demo was begun from random weights (--weights none), and goes on from them.")
                 return begun_with if begun_with in ("imagenet", "none") else asked
     try:
         for architecture in unfinished:

@@ -13,13 +13,13 @@ from models.finetuning.optimisation import stages
 from models.finetuning.piece import Piece
 
 
-def describe(pieces: Sequence[Piece], folds: pd.DataFrame, test_images: int, folders: list[Path], jobs: int) -> str:
+def describe(pieces: Sequence[Piece], folds: pd.DataFrame, test_images: int, cache: Path, jobs: int) -> str:
     """The plan of pieces that differ in their fold only, as lines for the terminal.
 
     Args:
         folds: frame img,subject,classname,fold.
         test_images: how many.
-        folders: that will be written to.
+        cache: the cache folder.
         jobs: how many at a time.
 
     Raises:
@@ -55,7 +55,7 @@ def describe(pieces: Sequence[Piece], folds: pd.DataFrame, test_images: int, fol
         jobs=jobs,
         devices=find_devices()[:1],
     )
-    lines.append(needs.check(estimate, folders))
+    lines.append(needs.check(estimate, piece.run, cache))
     lines.append("nothing was started (--dry-run)")
     return "\n".join(lines)
 

@@ -21,9 +21,14 @@ BYTES_PER_PIXEL_OF_BATCH = 1100.0  # activations kept for the backward pass, at 
 SHARE_OF_MATRIX_PEAK = {"float32": 1.4, "half": 2.2}  # of networks against a float32 matrix product, on CPUs
 
 
-CGROUP_FILES = (  # of a container's limit: folder, limit, use, and which entry of memory.stat is cached files
-    (Path("/sys/fs/cgroup"), "memory.max", "memory.current", "inactive_file"),
-    (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+CGROUP_FILES = (  # of a container's limit: folder, limit, use, and which entries of memory.stat are cached files
+    (Path("/sys/fs/cgroup"), "memory.max", "memory.current", ("inactive_file", "active_file")),
+    (
+        Path("/sys/fs/cgroup/memory"),
+        "memory.limit_in_bytes",
+        "memory.usage_in_bytes",
+        ("total_inactive_file", "total_active_file"),
+    ),
 )
 
 
@@ -116,13 +121,16 @@ def at_a_time(jobs: int, memory: int) -> int:
     return max(1, min(jobs, available_memory() // memory))
 
 
-def check(needs: Needs, folders: list[Path]) -> str:
-    """The lines that say what is needed and what is there.
+def check(needs: Needs, run: Path, cache: Path) -> str:
+    """The lines that say what is needed and what is there. The cache takes what it finds; the run cannot.
+
+    Args:
+        run, cache: the folders, which need not be there yet.
 
     Raises:
         UserError: memory or disk cannot suffice.
     """
-    free = min(free_bytes(folder) for folder in folders)
+    free = free_bytes(run)
     memory = available_memory()
     if needs.memory > memory:
         raise UserError(
@@ -134,10 +142,11 @@ def check(needs: Needs, folders: list[Path]) -> str:
             f"this writes about {needs.disk / GIBIBYTE:.1f} GiB, {free / GIBIBYTE:.1f} GiB are free. Make room, or try "
             "fewer --models or --folds, or --quick."
         )
-    cache = f" and {needs.cache_disk / GIBIBYTE:.1f} GiB of decoded images (as far as there is room)"
+    decoded = f" and {needs.cache_disk / GIBIBYTE:.1f} GiB of decoded images (as far as there is room)"
+    free_there = "" if free_bytes(cache) == free else f", {free_bytes(cache) / GIBIBYTE:.0f} GiB in the cache's place"
     where = needs.accelerators or f"this machine's {os.cpu_count()} cores"
     return (
-        f"disk     {needs.disk / GIBIBYTE:.1f} GiB{cache}; {free / GIBIBYTE:.0f} GiB are free\n"
+        f"disk     {needs.disk / GIBIBYTE:.1f} GiB{decoded}; {free / GIBIBYTE:.0f} GiB are free{free_there}\n"
         f"memory   about {needs.memory / GIBIBYTE:.1f} GiB; {memory / GIBIBYTE:.0f} GiB are available\n"
         f"time     about {duration(needs.seconds)} on {where}, by a rough estimate"
     )
@@ -166,7 +175,8 @@ def _memory(which: str) -> int:
             most = int((folder / limit).read_text())
             if which == "available":
                 statistics = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-                most -= int((folder / used).read_text()) - int(statistics[cached])  # cached files give way
+                gives_way = sum(int(statistics[name]) for name in cached)
+                most -= int((folder / used).read_text()) - gives_way
             return min(found, most)
         except (OSError, ValueError, KeyError):  # no limit, another version of control groups, or not Linux
             continue

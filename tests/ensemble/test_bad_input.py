@@ -148,6 +148,12 @@ def test_malformed_sample(small, change: object, words: str) -> None:
         read_sample_images(small.sample)
 
 
+def test_a_sample_with_its_columns_in_another_order_is_read_by_their_names(small) -> None:
+    images = read_sample_images(small.sample)
+    small.change(small.sample, lambda table: table[[*reversed(CLASSES), "img"]].assign(note="x"))
+    assert read_sample_images(small.sample).equals(images)
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

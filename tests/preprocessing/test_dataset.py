@@ -170,6 +170,12 @@ def test_an_empty_default_folder_is_no_data_but_a_started_one_is_an_error(nowher
         locate(None)
 
 
+def test_a_default_folder_that_is_a_link_to_nowhere_is_an_error(nowhere: Path, tmp_path: Path) -> None:
+    nowhere.symlink_to(tmp_path / "disk that is not mounted")
+    with pytest.raises(UserError, match=r"is a link to a folder that is not there"):
+        locate(None)
+
+
 def test_a_named_folder_must_exist(nowhere: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=r"--data .*does not exist"):
         locate(tmp_path / "nothing")

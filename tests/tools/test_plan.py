@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from models.finetuning import architecture as zoo
+from models.finetuning import needs as needs_of_a_run
 from models.finetuning.needs import Needs, available_memory, check, estimate
 from models.finetuning.recipe import Kind
 from preprocessing.errors import UserError
@@ -85,11 +86,20 @@ def test_what_cannot_work_is_told_before_any_work(
 
 def test_too_little_disk_or_memory_stops_the_run(tmp_path: Path) -> None:
     fits = Needs(disk=1, cache_disk=10**15, memory=1, seconds=100.0)
-    assert "2 min" in check(fits, [tmp_path / "not" / "yet"])
+    assert "2 min" in check(fits, tmp_path / "not" / "yet", tmp_path)
     with pytest.raises(UserError, match="GiB of memory"):
-        check(Needs(disk=1, cache_disk=1, memory=available_memory() * 2, seconds=1.0), [tmp_path])
+        check(Needs(disk=1, cache_disk=1, memory=available_memory() * 2, seconds=1.0), tmp_path, tmp_path)
     with pytest.raises(UserError, match="are free"):
-        check(Needs(disk=10**16, cache_disk=1, memory=1, seconds=1.0), [tmp_path])
+        check(Needs(disk=10**16, cache_disk=1, memory=1, seconds=1.0), tmp_path, tmp_path)
+
+
+def test_a_full_cache_disk_stops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, cache = tmp_path / "run", tmp_path / "cache"
+    monkeypatch.setattr(needs_of_a_run, "free_bytes", lambda folder: 2**30 if folder == cache else 2**40)
+    told = check(Needs(disk=2**33, cache_disk=2**35, memory=1, seconds=1.0), run, cache)
+    assert "1024 GiB are free, 1 GiB in the cache's place" in told
+    with pytest.raises(UserError, match=r"writes about 8\.0 GiB, 1\.0 GiB are free"):
+        check(Needs(disk=2**33, cache_disk=2**35, memory=1, seconds=1.0), cache, run)
 
 
 def test_the_estimate_grows_with_the_work() -> None:
