@@ -21,6 +21,17 @@ def parser(doc: str | None) -> argparse.ArgumentParser:
     return argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
 
 
+def data_folder(text: str) -> Path:
+    """The type of --data: a whole data folder, by its absolute path, since processes are started elsewhere."""
+    from preprocessing.dataset import locate
+    from preprocessing.errors import UserError
+
+    try:
+        return (locate(Path(text)) or Path(text)).resolve()
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def run(*words: object, python: str = sys.executable, **environment: str) -> str:
     """Runs `python WORDS...` in the repository; what it prints. A failure ends this process with its message."""
     variables = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"} | environment

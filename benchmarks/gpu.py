@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import NETWORKS, ROOT, figures, machine, matmul_peak, parser, tell
+from benchmarks.common import NETWORKS, ROOT, data_folder, figures, machine, matmul_peak, parser, tell
 
 PASSES = 3  # that a training step costs: forward, and backward to activations and to weights
 
@@ -27,7 +27,7 @@ def main() -> None:
     command.add_argument("--precision", default="auto")
     command.add_argument("--peak", type=float, default=0.0, help="of the chip, TFLOP/s")
     command.add_argument("--side", type=int, default=8192, help="of the matrices")
-    command.add_argument("--data", type=Path, help="a folder in Kaggle's layout, for the pipeline's ceiling")
+    command.add_argument("--data", type=data_folder, help="a folder in Kaggle's layout, for the pipeline's ceiling")
     command.add_argument("--cache", type=Path, default=ROOT / "cache")
     command.add_argument("--workers", type=int, default=16)
     command.add_argument("--one", help=argparse.SUPPRESS)  # in a process of its own

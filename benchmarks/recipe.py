@@ -19,12 +19,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import MARK, ROOT, machine, parser, run, smaller
+from benchmarks.common import MARK, ROOT, data_folder, machine, parser, run, smaller
 
 
 def main() -> None:
     command = parser(__doc__)
-    command.add_argument("--data", type=Path, required=True, help="a folder in Kaggle's layout")
+    command.add_argument("--data", type=data_folder, required=True, help="a folder in Kaggle's layout")
     command.add_argument("--weights", required=True, help="a folder with inception_v3.weights.h5")
     command.add_argument("--fold", type=int, default=0)
     command.add_argument("--plain-epochs", type=int, default=4, help="of the tutorials' script")

@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.common import figures, machine, parser, seconds, smaller, tell
+from benchmarks.common import data_folder, figures, machine, parser, seconds, smaller, tell
 
 ROWS = ("bottleneck", "trunk", "prediction")
 SIZE = 224
@@ -24,7 +24,7 @@ SIZE = 224
 
 def main() -> None:
     command = parser(__doc__)
-    command.add_argument("--data", type=Path, help="a folder in Kaggle's layout")
+    command.add_argument("--data", type=data_folder, help="a folder in Kaggle's layout")
     command.add_argument("--weights", default="none", help="of inception_v3, as the architectures take them")
     command.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
     command.add_argument("--train", type=int, default=0, help="labelled images; 0 is all")

@@ -14,14 +14,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import ROOT, machine, parser, run, seconds
+from benchmarks.common import ROOT, data_folder, machine, parser, run, seconds
 
 HELP = ("models/inception_v3.py", "models/bottleneck.py", "-m ensemble.blend", "-m tools.predict", "-m tools.compare")
 
 
 def main() -> None:
     command = parser(__doc__)
-    command.add_argument("--data", type=Path, help="a folder in Kaggle's layout")
+    command.add_argument("--data", type=data_folder, help="a folder in Kaggle's layout")
     command.add_argument("--again", nargs=argparse.REMAINDER, default=[], help="a command that has finished before")
     command.add_argument("--times", type=int, default=5, help="that each is run; the median counts")
     arguments = command.parse_args()

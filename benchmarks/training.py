@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import NETWORKS, ROOT, figures, machine, matmul_peak, parser, tell
+from benchmarks.common import NETWORKS, ROOT, data_folder, figures, machine, matmul_peak, parser, tell
 
 BATCH = 32
 WARM = 2  # steps that are not timed: the first one compiles
@@ -26,7 +26,7 @@ PASSES = 3  # that a training step costs: forward, and backward to activations a
 
 def main() -> None:
     command = parser(__doc__)
-    command.add_argument("--data", type=Path, required=True, help="a folder in Kaggle's layout")
+    command.add_argument("--data", type=data_folder, required=True, help="a folder in Kaggle's layout")
     command.add_argument("--cache", type=Path, default=ROOT / "cache")
     command.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=tuple(NETWORKS))
     command.add_argument("--steps", type=int, default=6, help="of each turn")
