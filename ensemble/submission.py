@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from preprocessing.competition import CLASSES
-from preprocessing.competition_files import is_image_name
+from preprocessing.competition_files import SAMPLE_COLUMNS, is_image_name
 from preprocessing.csv_files import read_rows
 from preprocessing.errors import UserError, named
 from preprocessing.tables import write_predictions
@@ -27,7 +27,7 @@ def read_sample_images(path: Path) -> pd.Index:
         raise UserError(
             f"{path}: not found. It gives the order of the rows; get it with the competition's data."
         ) from None
-    if not {"img", *CLASSES} <= set(header):  # in any order, others besides: as the data's check takes it
+    if not set(SAMPLE_COLUMNS) <= set(header):  # in any order, others besides: as the data's check takes it
         raise UserError(f"{path}: expected the columns img,c0,...,c9, found {named(header, 12)}.")
     place = header.index("img")
     images = [row[place] for row in rows]

@@ -90,19 +90,18 @@ def main() -> None:
     settings = [(a, a.settings_for(kind, given)[0], left[a.name]) for a in architectures]
     train_images, test_images = _counts(data, source)
     memory = max(needs.fold_memory(a, recipe) for a, recipe, _ in settings)
-    jobs = arguments.jobs or default_jobs(quick, folds, memory)
-    places = schedule.Places(jobs, tuple(find_devices()))
     if arguments.time_budget:
         places = schedule.find_places(arguments.jobs, quick, len(names) * folds, memory)
-        jobs = places.number
+    else:
+        places = schedule.Places(arguments.jobs or default_jobs(quick, folds, memory), tuple(find_devices()))
     estimate = needs.estimate(
         settings,
         train_images=train_images,
         test_images=test_images,
         folds=folds,
         bfloat16=arguments.precision in ("auto", "mixed_bfloat16") and bool(runtime.bfloat16_unit()),
-        jobs=jobs if arguments.jobs else needs.at_a_time(jobs, memory),
-        devices=find_devices(),
+        jobs=arguments.jobs or needs.at_a_time(places.number, memory),
+        devices=places.devices,
     )
     tell(f"run      {run}: {' '.join(names)} on {folds} folds of {data} ({train_images:,} + {test_images:,} images)")
     if any(left.values()):

@@ -19,7 +19,7 @@ from typing import Any
 
 from models.finetuning import architecture as zoo
 from models.finetuning import command, needs, runtime
-from models.finetuning.devices import Device, find_devices
+from models.finetuning.devices import Device, device_at, find_devices
 from models.finetuning.piece import Piece, leave_out
 from models.finetuning.processes import (
     GAVE_UP,
@@ -78,7 +78,7 @@ class Places:
     devices: tuple[Device, ...] = ()
 
     def device(self, place: int) -> Device | None:
-        return self.devices[place % len(self.devices)] if self.devices else None
+        return device_at(place, self.number, self.devices)
 
     @property
     def names(self) -> list[str]:

@@ -4,7 +4,8 @@ import os
 import re
 import subprocess
 import sys
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from preprocessing.errors import UserError
 from preprocessing.run_folder import REPOSITORY
@@ -12,6 +13,7 @@ from preprocessing.run_folder import REPOSITORY
 VARIABLE = "STATEFARM_DEVICES"  # '0,1' or '0=T4,1=T4'; 'none' for no accelerator
 VISIBLE = "CUDA_VISIBLE_DEVICES"  # what TensorFlow and JAX look for
 USABLE = "STATEFARM_GPU_USABLE"  # 'yes' or 'no': whether the backend has found one, for processes that this one starts
+PART_OF_A_GPU = {"TF_FORCE_GPU_ALLOW_GROWTH": "true", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}  # not all its memory
 RATES = {"T4": 13e12, "P100": 1.9e12}  # operations a second: a fifth of 65e12 in float16, of 9.3e12 in float32
 OTHER_RATE = RATES["T4"]  # most GPUs that are not listed are newer
 
@@ -23,10 +25,12 @@ class Device:
     Attributes:
         name: as CUDA_VISIBLE_DEVICES names it.
         kind: such as 'Tesla T4'; nothing for one that is only named, and computes as the CPU does.
+        shared: whether other processes compute on it at the same time.
     """
 
     name: str
     kind: str = ""
+    shared: bool = False
 
     @property
     def rate(self) -> float | None:
@@ -35,7 +39,12 @@ class Device:
 
     def environment(self) -> dict[str, str]:
         """What tells a process to compute here and nowhere else."""
-        return {VISIBLE: self.name}
+        return {VISIBLE: self.name} | (PART_OF_A_GPU if self.shared else {})
+
+
+def device_at(place: int, places: int, devices: Sequence[Device]) -> Device | None:
+    """The device of one of so many places, which share them where there are more places; None without devices."""
+    return replace(devices[place % len(devices)], shared=places > len(devices)) if devices else None
 
 
 def find_devices() -> list[Device]:

@@ -130,7 +130,7 @@ def check(needs: Needs, run: Path, cache: Path) -> str:
     Raises:
         UserError: memory or disk cannot suffice.
     """
-    free = free_bytes(run)
+    free, free_there = free_bytes(run), free_bytes(cache)
     memory = available_memory()
     if needs.memory > memory:
         raise UserError(
@@ -143,10 +143,10 @@ def check(needs: Needs, run: Path, cache: Path) -> str:
             "fewer --models or --folds, or --quick."
         )
     decoded = f" and {needs.cache_disk / GIBIBYTE:.1f} GiB of decoded images (as far as there is room)"
-    free_there = "" if free_bytes(cache) == free else f", {free_bytes(cache) / GIBIBYTE:.0f} GiB in the cache's place"
+    elsewhere = f", {free_there / GIBIBYTE:.0f} GiB in the cache's place" if free_there != free else ""
     where = needs.accelerators or f"this machine's {os.cpu_count()} cores"
     return (
-        f"disk     {needs.disk / GIBIBYTE:.1f} GiB{decoded}; {free / GIBIBYTE:.0f} GiB are free{free_there}\n"
+        f"disk     {needs.disk / GIBIBYTE:.1f} GiB{decoded}; {free / GIBIBYTE:.0f} GiB are free{elsewhere}\n"
         f"memory   about {needs.memory / GIBIBYTE:.1f} GiB; {memory / GIBIBYTE:.0f} GiB are available\n"
         f"time     about {duration(needs.seconds)} on {where}, by a rough estimate"
     )

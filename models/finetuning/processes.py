@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
-from models.finetuning.devices import Device, find_devices
+from models.finetuning.devices import Device, device_at, find_devices
 from models.finetuning.needs import at_a_time, total_memory
 from preprocessing.errors import UserError
 
@@ -30,7 +30,6 @@ SHARE_OF_MEMORY = 0.7  # of the machine's, that folds side by side may take by d
 LESS_MEMORY = "STATEFARM_LESS_MEMORY"  # set in a process that is tried once more
 SMALLER = "alone, with one thread that reads images, fewer memory arenas, and predictions in quarter batches"
 SMALLER_ENVIRONMENT = {LESS_MEMORY: "1", "MALLOC_ARENA_MAX": "2", "TF_GPU_ALLOCATOR": "cuda_malloc_async"}
-PART_OF_A_GPU = {"TF_FORCE_GPU_ALLOW_GROWTH": "true", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}  # not all its memory
 _ADVICE = (
     "A smaller --batch-size or --image-size takes less memory (under another --run or --model-name: they change the "
     "result), and so does --jobs 1. The same command tries it again, after the last finished epoch."
@@ -138,9 +137,7 @@ def _run_all(
                 fold = waiting.pop(0)
                 command = [sys.executable, str(script), *words, "--fold", str(fold)]
                 place = place_of[fold] = places.pop(0)
-                device = devices[place % len(devices)] if devices else None
-                own = environment(f"fold {fold}", sharing, place, device) | dict(extra)
-                own |= PART_OF_A_GPU if 0 < len(devices) < jobs else {}
+                own = environment(f"fold {fold}", sharing, place, device_at(place, jobs, devices)) | dict(extra)
                 running[fold] = subprocess.Popen(command, env=own)
             if jobs == 1:
                 next(iter(running.values())).wait()

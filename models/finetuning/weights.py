@@ -106,17 +106,16 @@ def downloading(architecture: Architecture, file: str) -> Iterator[None]:
     Raises:
         UserError: it failed; the message names the ways out.
     """
-    if is_cached(architecture, file):
-        with _download_errors(architecture):
-            yield
-        return
-    kept = keras_cache() / file
-    with locks.held(kept.with_name(f".{kept.name}.lock"), f"{kept} is being downloaded", wait=True):
-        if kept.is_file() and not is_cached(architecture, file):
-            print(f"note: {kept} is not whole, so it is downloaded again.", file=sys.stderr)
-            kept.unlink()
-        with _download_errors(architecture):
-            yield
+    with contextlib.ExitStack() as held:
+        if not is_cached(architecture, file):
+            kept = keras_cache() / file
+            lock = kept.with_name(f".{kept.name}.lock")
+            held.enter_context(locks.held(lock, f"{kept} is being downloaded", wait=True))
+            if kept.is_file() and not is_cached(architecture, file):
+                print(f"note: {kept} is not whole, so it is downloaded again.", file=sys.stderr)
+                kept.unlink()
+        held.enter_context(_download_errors(architecture))
+        yield
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from models.finetuning import needs
+from models.finetuning.devices import PART_OF_A_GPU, Device, device_at
 from models.finetuning.processes import LABEL, LESS_MEMORY, SOME_FAILED, default_jobs, run_folds
 from preprocessing.run_folder import REPOSITORY
 
@@ -87,6 +88,15 @@ def test_folds_side_by_side_each_have_a_device_of_their_own(tmp_path: Path, monk
     run_folds(path, [], [0, 1, 2, 3], 2)
     assert {file.read_text() for file in tmp_path.glob("done_*")} == {"a", "b"}
     assert len(list(tmp_path.glob("done_*"))) == 4
+
+
+def test_places_that_outnumber_the_devices_share_their_memory() -> None:
+    two = (Device("a"), Device("b"))
+    alone, shared = device_at(1, 2, two), device_at(2, 3, two)
+    assert alone is not None and shared is not None
+    assert alone.environment() == {"CUDA_VISIBLE_DEVICES": "b"}
+    assert shared.environment() == {"CUDA_VISIBLE_DEVICES": "a"} | PART_OF_A_GPU
+    assert device_at(0, 2, ()) is None
 
 
 @pytest.mark.parametrize("jobs", [1, 2])

@@ -162,11 +162,11 @@ def test_a_gpu_that_the_backend_does_not_find_is_told_once_and_counts_as_none(
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")  # a driver that is there all the same is not asked
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
-    kinds = Device("0", "Tesla P100")
-    monkeypatch.setenv("STATEFARM_GPU_USABLE", "")
+    p100 = Device("0", "Tesla P100")
+    monkeypatch.setenv("STATEFARM_GPU_USABLE", "")  # so that what is written there is undone after the test
     monkeypatch.delenv("STATEFARM_GPU_USABLE")
     for told in ("there is a GPU (Tesla P100), but", ""):
-        assert not devices._usable(kinds)
+        assert not devices._usable(p100)
         err = capfd.readouterr().err
         assert told in err and bool(told) == bool(err)
     monkeypatch.delenv("STATEFARM_DEVICES", raising=False)
