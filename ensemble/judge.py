@@ -3,7 +3,8 @@
     python -m ensemble.judge --run practice --labels labels.csv
 
 For reports, not for choosing: what is chosen by this table is no longer measured by it. Blends as `ensemble.blend`
-does, without writing anything. "Out of fold" is cross-fitted, or nested where a choice is followed by another.
+does, without writing anything. "Out of fold" is cross-fitted, or nested where a choice is followed by another. Where
+the labels name the drivers, it says too whether each model's single networks do alike on held-out and on test drivers.
 """
 
 from __future__ import annotations
@@ -17,8 +18,11 @@ from preprocessing.run_folder import RUNS, run_folder
 from preprocessing.settings import CommandLine, add_settings, chosen
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import pandas as pd
 
+    from ensemble.members import Predictions
     from ensemble.outcome import Outcome
 
 
@@ -60,8 +64,10 @@ def main() -> None:
             f"{arguments.labels}: expected a label for each of the {len(predictions.test_images):,} test images, found "
             f"none for {len(unlabelled):,}: {named(unlabelled)}."
         )
-    outcome = outcome_of(predictions, options)
-    print(as_text(judged(outcome, known.loc[list(predictions.test_images)])))
+    outcome, truth = outcome_of(predictions, options), known.loc[list(predictions.test_images)]
+    print(as_text(judged(outcome, truth)))
+    if "subject" in truth and truth["subject"].nunique(dropna=False) > 1:
+        print("\n" + agreement_of_networks(predictions, truth, list(source.inputs.values())))
 
 
 def judged(outcome: Outcome, truth: pd.DataFrame) -> pd.DataFrame:
@@ -108,6 +114,36 @@ def judged(outcome: Outcome, truth: pd.DataFrame) -> pd.DataFrame:
     add("+ prior, nested", log_loss(nested.plain, predictions.labels), outcome.test_plain)
     add("+ neighbours, nested", log_loss(nested.final, predictions.labels), outcome.test)
     return pd.DataFrame(rows, columns=["way", "out_of_fold", "test", "accuracy"])
+
+
+def agreement_of_networks(predictions: Predictions, truth: pd.DataFrame, inputs: Sequence[Path]) -> str:
+    """What each member's networks do alone, out of fold and on the test set, as text.
+
+    Args:
+        truth: classname and subject of each test image, in the order of `predictions.test_images`.
+        inputs: the files that the predictions were read from, among them runs/NAME/MODEL/fold_K/test.csv.
+    """
+    import numpy as np
+
+    from ensemble.agreement import agreement, agreement_text
+    from ensemble.members import TEST, aligned
+    from preprocessing.competition import CLASSES
+    from preprocessing.metric import log_loss_per_image
+    from preprocessing.run_folder import ALL_DRIVERS
+    from preprocessing.tables import read_predictions
+
+    labels = truth["classname"].map(CLASSES.index).to_numpy(dtype=np.int64)
+    drivers, test_drivers = predictions.images["subject"].to_numpy(), truth["subject"].fillna("unknown").to_numpy()
+    rows = []
+    for name, table in zip(predictions.names, predictions.out_of_fold, strict=True):
+        folds = [path for path in inputs if path.name == TEST and path.parts[-3] == name]
+        tests = [
+            log_loss_per_image(aligned(read_predictions(path), predictions.test_images), labels)
+            for path in folds
+            if path.parent.name != f"fold_{ALL_DRIVERS}"
+        ]
+        rows.append(agreement(name, log_loss_per_image(table, predictions.labels), drivers, tests, test_drivers))
+    return agreement_text(rows, len(np.unique(drivers)), len(np.unique(test_drivers)))
 
 
 def as_text(table: pd.DataFrame) -> str:
