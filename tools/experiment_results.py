@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pandas as pd
@@ -19,7 +20,7 @@ from preprocessing.run_folder import fold_folder
 from preprocessing.tables import read_predictions
 
 REFERENCE, BETTER, WORSE, SAME = "reference", "better", "worse", "no difference"
-FAILED, UNFINISHED = "failed", "not finished"
+FAILED, UNFINISHED, PRUNED = "failed", "not finished", "pruned"
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,14 +107,14 @@ def results_of(
     images: pd.DataFrame,
     seeds: int,
     settings: Mapping[str, str],
-    failed: Sequence[str] = (),
+    ended: Mapping[str, str] = MappingProxyType({}),
 ) -> list[Result]:
     """A row for each experiment of a round, the least log loss first, those without one behind.
 
     Args:
         judged: by name, what `judge` found.
         settings: by name, in words.
-        failed: names of those that will not finish.
+        ended: the verdict on those that will not finish, by name.
     """
     first = judged.get(reference)
     drivers = images["subject"].to_numpy()
@@ -121,7 +122,7 @@ def results_of(
     rows = []
     for name, found in judged.items():
         if found is None:
-            verdict = FAILED if name in failed else UNFINISHED
+            verdict = ended.get(name, UNFINISHED)
             rows.append(Result(round_name, name, *sizes, verdict=verdict, settings=settings[name]))
             continue
         difference, error, verdict = math.nan, math.nan, ""

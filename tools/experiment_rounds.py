@@ -2,7 +2,7 @@
 
 import argparse
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ from preprocessing.errors import UserError
 from preprocessing.run_folder import run_folder
 from preprocessing.settings import as_options
 from tools.experiment_file import Experiment, Plan, Round
-from tools.experiment_results import Judged, Result, as_text, judge, results_of, survivors, write_table
+from tools.experiment_results import FAILED, Judged, Result, as_text, judge, results_of, survivors, write_table
 
 if TYPE_CHECKING:
     from preprocessing.dataset import Dataset
@@ -65,24 +65,36 @@ def open_bench(arguments: argparse.Namespace) -> Bench:
 
 
 def run_rounds(plan: Plan, arguments: argparse.Namespace, only: Sequence[str], first: int) -> None:
-    """Runs the first rounds, printing the ranking of each, and writes the table after each experiment."""
+    """Runs the first rounds, printing the ranking of each, and writes the table after each experiment.
+
+    The table has what is finished of other experiments and rounds too: nothing is lost by asking for less.
+
+    Args:
+        only: the experiments that are trained besides the reference; all where empty.
+        first: so many rounds; of the others only what is finished is judged.
+    """
     rounds = [dataclasses.replace(one, seeds=one.seeds or (arguments.seed,)) for one in plan.rounds]
-    names = [plan.reference, *(n for n in plan.experiments if n != plan.reference and (not only or n in only))]
-    for experiment in (plan.experiments[name] for name in names):
+    names = [plan.reference, *(name for name in plan.experiments if name != plan.reference)]
+    asked = [name for name in names if name == plan.reference or not only or name in only]
+    for experiment in (plan.experiments[name] for name in asked):
         for one in rounds:
             piece_of(experiment.under(one.settings), arguments, experiment.name, 0)
     bench = open_bench(arguments)
     for one in rounds:
         bench.images(one.folds)
     done: list[Result] = []
-    for number, one in enumerate(rounds[:first]):
-        last = number + 1 == len(rounds)
-        results = _run_round(plan, bench, names, f"round {number + 1}", one, _suffix(rounds, number), done, last)
+    for number, one in enumerate(rounds):
+        last, wanted = number + 1 == len(rounds), asked if number < first else []
+        results = _run_round(
+            plan, bench, names, f"round {number + 1}", one, _suffix(rounds, number), done, last, wanted
+        )
         done += results
-        print(f"\n{as_text(results)}\n")
+        if number < first:
+            print(f"\n{as_text(results)}\n")
         names = [row.experiment for row in results if row.goes_on]
         if not last and plan.reference not in names:
-            print(f"{plan.reference} is not finished: there is nothing to compare with, and nobody goes on.")
+            if number < first:
+                print(f"{plan.reference} is not finished: there is nothing to compare with, and nobody goes on.")
             break
     print(bench.run / TABLE)
 
@@ -96,39 +108,50 @@ def _run_round(
     suffix: str,
     done: Sequence[Result],
     last: bool,
+    wanted: Collection[str],
 ) -> list[Result]:
-    """Trains and judges one experiment after another; the table has this round's rows behind those of `done`."""
+    """Trains and judges one experiment after another; the table has this round's rows behind those of `done`.
+
+    Args:
+        names: who may take part.
+        wanted: who is trained; of the others those that are finished are judged.
+    """
     images = bench.images(one.folds)
     folds = [int(fold) for fold in sorted(images["fold"].unique())]
-    experiments = {name: plan.experiments[name].under(one.settings) for name in names}
     models = {name: [model_name(name, suffix, seed) for seed in one.seeds] for name in names}
-    left = {
-        name: sum(
-            len(unfinished(bench, experiments[name], model, seed, folds))
-            for model, seed in zip(models[name], one.seeds, strict=True)
-        )
-        for name in names
-    }
-    if not bench.arguments.report:
-        print(
-            f"{title}: {len(names)} experiments on folds {' '.join(map(str, folds))}; {_cost(bench, experiments, left)}"
-        )
-    judged: dict[str, Judged | None] = {}
-    failed: list[str] = []
-    words = {name: ", ".join(as_words(experiments[name])) for name in names}
-    results: list[Result] = []
+    experiments, left = {}, {}
     for name in names:
-        if left[name] and not bench.arguments.report:
+        experiment, missing = plan.experiments[name].under(one.settings), 0
+        try:
+            for model, seed in zip(models[name], one.seeds, strict=True):
+                missing += len(unfinished(bench, experiment, model, seed, folds))
+        except UserError:
+            if name in wanted:
+                raise
+            continue  # nobody asked for it, and what lies there is not it
+        if name in wanted or not missing:
+            experiments[name], left[name] = experiment, missing
+    training = [] if bench.arguments.report else [name for name in experiments if left[name]]
+    if wanted and not bench.arguments.report:
+        many = f"{len(experiments)} experiments on folds {' '.join(map(str, folds))}"
+        print(f"{title}: {many}; {_cost(bench, experiments, left)}")
+    judged: dict[str, Judged | None] = {}
+    failed: dict[str, str] = {}
+    words = {name: ", ".join(as_words(found)) for name, found in experiments.items()}
+    results: list[Result] = []
+    # The reference first, since the others are compared with it; then what is finished, so that the table has it early.
+    for name in sorted(experiments, key=lambda name: (name != plan.reference, name in training)):
+        if name in training:
             trained = [
                 train(bench, experiments[name], m, s, folds) for m, s in zip(models[name], one.seeds, strict=True)
             ]
-            failed += [] if all(trained) else [name]
+            failed |= {} if all(trained) else {name: FAILED}
         judged[name] = judge(bench.run, models[name], images)
         results = results_of(title, judged, plan.reference, images, len(one.seeds), words, failed)
         going = [] if last else survivors(results, one.keep, one.margin)
         results = [dataclasses.replace(row, goes_on=row.experiment in going) for row in results]
         write_table(bench.run / TABLE, [*done, *results])
-        if left[name] and judged[name] is not None:
+        if name in training and judged[name] is not None:
             row = next(row for row in results if row.experiment == name)
             print(f"{title}, {name}: log loss {row.log_loss:.4f}, {row.verdict}")
     return results

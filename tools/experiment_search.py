@@ -15,7 +15,7 @@ from typing import Any
 from preprocessing.errors import UserError
 from tools import experiment_rounds as rounds
 from tools.experiment_file import Plan, Range, Search
-from tools.experiment_results import Judged, as_text, judge, results_of, write_table
+from tools.experiment_results import FAILED, PRUNED, Judged, as_text, judge, results_of, write_table
 
 TITLE = "search"
 TABLE = "search.csv"
@@ -43,7 +43,7 @@ def search(plan: Plan, arguments: argparse.Namespace) -> None:
     reference = rounds.model_name(f"search.{asked.like}", "", arguments.seed)
     judged: dict[str, Judged | None] = {}
     words = {reference: ", ".join(rounds.as_words(base))}
-    failed: list[str] = []
+    ended: dict[str, str] = {}
 
     def trained(name: str, settings: Mapping[str, Any], fold: int) -> float:
         """Mean log loss over the folds up to this one; nan where it fails."""
@@ -57,12 +57,14 @@ def search(plan: Plan, arguments: argparse.Namespace) -> None:
         part = bench.images(folds[: folds.index(fold) + 1])
         found = judge(bench.run, [name], part)
         if found is None:
-            failed.append(name)
+            ended[name] = FAILED
             return math.nan
         if fold == folds[-1]:
             judged[name] = found
-            results = results_of(TITLE, judged, reference, images, 1, words)
-            write_table(bench.run / TABLE, results)
+            ended.pop(name, None)
+        else:
+            ended[name] = f"{PRUNED} at {found.log_loss:.4f} after fold {fold}"  # unless it meets another
+        write_table(bench.run / TABLE, results_of(TITLE, judged, reference, images, 1, words, ended))
         return found.log_loss
 
     if any(math.isnan(trained(reference, {}, fold)) for fold in folds):
@@ -75,7 +77,7 @@ def search(plan: Plan, arguments: argparse.Namespace) -> None:
         return trained(name, settings, fold)
 
     best = explore(asked.space, asked.trials, folds, arguments.seed, evaluate)
-    results = results_of(TITLE, judged, reference, images, 1, words, failed)
+    results = results_of(TITLE, judged, reference, images, 1, words, ended)
     write_table(bench.run / TABLE, results)
     print(f"\n{as_text(results)}\n")
     print(f"best of {asked.trials} trials: {rounds.as_words(base.changed(best))[1:]}" if best else "no trial finished")
@@ -133,7 +135,7 @@ def explore(
     )
     study.optimize(objective, n_trials=trials)
     finished = [trial for trial in study.trials if trial.state == optuna.trial.TrialState.COMPLETE]
-    return dict(min(finished, key=lambda trial: trial.value).user_attrs["settings"]) if finished else {}
+    return dict(min(finished, key=lambda trial: trial.values[0]).user_attrs["settings"]) if finished else {}
 
 
 def suggested(trial: Any, name: str, values: Range | tuple[Any, ...]) -> Any:

@@ -1,6 +1,7 @@
 """Runs a list of named settings on the same folds and seeds, and ranks them by drivers that they never saw.
 
     python -m tools.experiments docs/experiments/inception_v3.toml --data DIR --weights DIR
+    python -m tools.experiments FILE.toml --only "A B" --rounds 1  # these and the reference, in the first round alone
     python -m tools.experiments FILE.toml --run NAME --report      # only the table of what is finished
     python -m tools.experiments FILE.toml --run NAME --search      # a space of settings; needs requirements-search.txt
 
@@ -27,7 +28,7 @@ def make_parser() -> CommandLine:
     parser.add_argument("--rounds", type=int, metavar="N", help="only the first N rounds [all]")
     parser.add_argument("--report", action="store_true", help="only the table of what is finished")
     parser.add_argument("--search", action="store_true", help="search the file's space, with Optuna, instead of rounds")
-    command.add_run_options(parser)
+    command.add_run_options(parser, of_run="the name of FILE")
     command.add_training_options(parser)
     return parser
 

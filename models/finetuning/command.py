@@ -69,13 +69,19 @@ def add_piece_options(parser: argparse.ArgumentParser, name: str) -> None:
     parser.add_argument("--model-name", metavar="NAME", help=f"name in the run, to train it twice [{name}]")
 
 
-def add_run_options(parser: argparse.ArgumentParser) -> None:
-    """Options that say where and on what a run works; shared by all stages that train."""
+def add_run_options(
+    parser: argparse.ArgumentParser, of_run: str = "full; quick with --quick; in run_all.sh demo"
+) -> None:
+    """Options that say where and on what a run works; shared by all stages that train.
+
+    Args:
+        of_run: the default of --run, in words.
+    """
     group = parser.add_argument_group("run")
     group.add_argument(
         "--data", type=Path, metavar="DIR", help="Kaggle's data folder [$STATEFARM_DATA, Kaggle's mounts, data/]"
     )
-    group.add_argument("--run", metavar="NAME", help="name of the run [full; quick with --quick; in run_all.sh demo]")
+    group.add_argument("--run", metavar="NAME", help=f"name of the run [{of_run}]")
     group.add_argument("--runs", type=Path, default=RUNS, metavar="DIR", help="folder of all runs [runs]")
     group.add_argument(
         "--folds", type=_whole_number(2, 1000), metavar="N", help="number of folds [5, or 2 with --quick]"

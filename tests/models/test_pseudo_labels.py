@@ -193,15 +193,19 @@ def test_poison_in_other_folds_leaves_the_same_bytes_and_all_drivers_leave_test_
     write_piece(tmp_path / "poisoned" / "first", "mobilenet", 1, 77, data.test)
     shutil.rmtree(tmp_path / "poisoned" / "first" / "vgg16" / "fold_1")
     write_piece(tmp_path / "poisoned" / "first", "vgg16", 1, 78, data.test)
-    for runs in ("runs", "poisoned"):
+    shutil.copytree(tmp_path / "runs", tmp_path / "own_poisoned")
+    shutil.rmtree(tmp_path / "own_poisoned" / "first" / "vgg16" / "fold_0")
+    write_piece(tmp_path / "own_poisoned" / "first", "vgg16", 0, 78, data.test)
+    for runs in ("runs", "poisoned", "own_poisoned"):
         train(tmp_path, runs, "--fold", "0", "--pseudo-labels", "first", "--tta", "2", "--driver-mixing", "0.5")
-    pieces = [tmp_path / runs / "second" / "mobilenet" / "fold_0" for runs in ("runs", "poisoned")]
+    pieces = [tmp_path / runs / "second" / "mobilenet" / "fold_0" for runs in ("runs", "poisoned", "own_poisoned")]
     names = ["out_of_fold.csv", "test.csv", "out_of_fold_without_tta.csv", "test_without_tta.csv", "test_features.npy"]
     for name in names:
         assert (pieces[0] / name).read_bytes() == (pieces[1] / name).read_bytes()
     assert (pieces[0] / "test.csv").read_bytes() != (pieces[0] / "test_without_tta.csv").read_bytes()
     losses = [pd.read_csv(piece / "history.csv")["training_loss"].tolist() for piece in pieces]
     assert losses[0] == losses[1], "what was learned, even where no epoch was better than none"
+    assert losses[0] != losses[2], "the fold's own table is learned from"
     assert "pseudo-labels of 6 test images from 1 tables" in (pieces[0] / "log.txt").read_text()
     results = json.loads((pieces[0] / "finished.json").read_text())
     assert {"log_loss", "log_loss_without_tta", "accuracy_without_tta"} <= set(results)

@@ -5,7 +5,7 @@ import importlib.util
 import json
 import math
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,11 @@ from preprocessing.settings import ImageSize
 from preprocessing.tables import write_predictions
 from tests.tools.conftest import run_python
 from tests.trees import make_tree
-from tools import experiment_file, experiment_search
-from tools.experiment_file import Plan, Range, read_plan
+from tools import experiment_file, experiment_rounds, experiment_search
+from tools.experiment_file import Experiment, Plan, Range, read_plan
 from tools.experiment_results import Result, as_text, judge, results_of, survivors, write_table
+from tools.experiment_rounds import Bench
+from tools.experiments import make_parser
 
 FILES = sorted((REPOSITORY / "docs" / "experiments").glob("*.toml"))
 DRIVERS, EACH, FOLDS = 6, 20, 3
@@ -118,15 +120,17 @@ def images() -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["img", "subject", "classname", "fold"])
 
 
-def write_model(run: Path, name: str, images: pd.DataFrame, skill: float, seed: int = 0) -> np.ndarray:
+def write_model(
+    run: Path, name: str, images: pd.DataFrame, skill: float, seed: int = 0, folds: Sequence[int] = range(FOLDS)
+) -> np.ndarray:
     """A model's finished pieces, whose predictions lean to the truth by `skill`; its losses in `images`'s order."""
     labels = images["classname"].map(CLASSES.index).to_numpy()
     logits = np.random.default_rng(seed).normal(size=(len(images), 10))
     logits[np.arange(len(images)), labels] += skill
     probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-    for fold in range(FOLDS):
+    for fold in folds:
         folder, part = run / name / f"fold_{fold}", (images["fold"] == fold).to_numpy()
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         write_predictions(folder / "out_of_fold.csv", images["img"][part][::-1].tolist(), probabilities[part][::-1])
         (folder / "finished.json").write_text(json.dumps({"seconds": 10.0 * (fold + 1)}))
     return log_loss_per_image(probabilities, labels)
@@ -162,7 +166,7 @@ def test_what_is_not_finished_has_no_score_and_other_images_are_refused(tmp_path
     assert found is not None
     table = pd.read_csv(tmp_path / "a" / "fold_0" / "out_of_fold.csv", index_col="img").loc[first["img"]]
     assert found.log_loss == pytest.approx(log_loss(table.to_numpy(), first["classname"].map(CLASSES.index)))
-    rows = results_of("round 1", {"a": None, "b": None}, "a", images, 1, {"a": "", "b": ""}, ["b"])
+    rows = results_of("round 1", {"a": None, "b": None}, "a", images, 1, {"a": "", "b": ""}, {"b": "failed"})
     assert [row.verdict for row in rows] == ["not finished", "failed"]
     assert survivors(rows, 1.0, 1.0) == []
     with pytest.raises(UserError, match=r"expected the images of fold 1"):
@@ -189,17 +193,13 @@ def test_who_goes_on_is_near_or_better_and_never_more_than_the_share(
             assert all(other.experiment in going for other in better)
 
 
-def test_a_search_without_optuna_says_what_to_install(tmp_path: Path) -> None:
-    if importlib.util.find_spec("optuna"):
-        pytest.skip("Optuna is installed")
-    (tmp_path / "a.toml").write_text(HEAD + "[experiments.a]\n[search]\nspace.dropout = [0.1, 0.2]")
-    told = run_python("-m", "tools.experiments", tmp_path / "a.toml", "--search")
-    assert told.returncode == 2
-    assert "requirements-search.txt" in told.stderr
+def test_a_search_without_optuna_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"requirements-search\.txt"):
+        experiment_search.check_installed()
 
 
 def test_a_search_proposes_within_the_space_prunes_and_tells_the_same_twice() -> None:
-    pytest.importorskip("optuna")
     space = {"x": Range(1e-5, 1e-1, True, False), "n": Range(2, 5, False, True), "word": ("good", "bad")}
 
     def explore() -> tuple[dict[str, Any], list[tuple[Any, ...]]]:
@@ -225,6 +225,46 @@ def test_a_search_proposes_within_the_space_prunes_and_tells_the_same_twice() ->
     firsts, seconds = (sum(fold == k for *_, fold in asked) for k in (0, 1))
     assert firsts == 40
     assert 4 <= seconds < 35
+
+
+SEARCH = """
+architecture = "mobilenet"
+[experiments.base]
+[search]
+trials = 12
+space.dropout = { from = 0.1, to = 0.9 }
+"""
+
+
+def test_a_search_ranks_its_trials_and_says_which_were_pruned_and_again_is_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_tree(tmp_path / "data")
+    (tmp_path / "file.toml").write_text(SEARCH)
+    places = ["--data", tmp_path / "data", "--runs", tmp_path / "runs", "--cache", tmp_path / "cache"]
+    words = [tmp_path / "file.toml", "--run", "tried", "--folds", "2", "--weights", "none", *places]
+    arguments = make_parser().parse_args([str(word) for word in words])
+    asked: list[str] = []
+
+    def predict(bench: Bench, experiment: Experiment, model: str, seed: int, folds: list[int]) -> bool:
+        asked.append(model)
+        skill = 4 - 10 * abs(experiment.settings.get("dropout", 0.9) - 0.4)
+        write_model(bench.run, model, bench.images([]), skill, folds=folds)
+        return True
+
+    monkeypatch.setattr(experiment_rounds, "train", predict)
+    tables = []
+    for _ in range(2):
+        experiment_search.search(read_plan(tmp_path / "file.toml"), arguments)
+        tables.append(pd.read_csv(tmp_path / "runs" / "tried" / "search.csv").set_index("experiment"))
+    pd.testing.assert_frame_equal(*tables)
+    table = tables[0]
+    pruned = table["verdict"].str.startswith("pruned at ")
+    assert len(table) == 13 and 0 < pruned.sum() <= 8
+    assert (table["log_loss"].isna() == pruned).all()
+    assert table.loc["search.base", "verdict"] == "reference"
+    assert 0.25 < float(table["settings"].iloc[0].split("dropout ")[1]) < 0.55
+    assert len(asked) == 2 * (2 * 13 - pruned.sum()), "a pruned trial does not meet the second fold"
 
 
 def experiments(folder: Path, file: Path, *words: str) -> subprocess.CompletedProcess:
@@ -272,6 +312,12 @@ def test_the_command_trains_ranks_leaves_out_what_fails_and_goes_on_where_it_was
     assert last.loc["reference", "verdict"] == "reference"
     assert set(last["images"]) == {80}
     assert str(table) in told.stdout.splitlines()[-1]
+
+    told = experiments(tmp_path, file, "--only", "features", "--rounds", "1")
+    assert told.returncode == 0 and "wild" not in told.stdout, told.stderr
+    assert pd.read_csv(table).equals(found.query("verdict != 'failed'").reset_index(drop=True)), (
+        "what is finished stays"
+    )
 
     pieces = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("finished.json")}
     again = experiments(tmp_path, file, "--report")
