@@ -92,9 +92,13 @@ class Procedure:
             blend[rows] = parts[-1][1].blend.predict(cross_fit.probabilities[:, rows])
         plain, final = blend.copy(), np.empty_like(blend)
         for rows, one in parts:
-            if one.prior:
-                shared = np.flatnonzero(self.sets == self.sets[rows[0]])  # no labels are used of these
-                plain[rows] = one.prior.predict(blend[shared], np.zeros(len(shared)))[np.isin(shared, rows)]
+            if one.prior and one.choice:
+                known = (
+                    one.choice.winner.cross_fitted.copy()
+                )  # of the other groups, by blends without these rows' labels
+                known[rows] = blend[rows]
+                shared = np.flatnonzero(self.sets == self.sets[rows[0]])
+                plain[rows] = one.prior.predict(known[shared], np.zeros(len(shared)))[np.isin(shared, rows)]
             final[rows] = one.transduction.predict(plain[rows], restricted(self.graphs, rows))
         return Estimated(blend, plain, final, tuple(one.name for _, one in parts))
 

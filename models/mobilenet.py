@@ -5,8 +5,8 @@
 About 4 minutes a fold of 2,100 images on 2 cores. On the README's practice set, 2026-11-21: 0.475 out of fold (single
 networks), 0.327 on the test drivers (mean of five folds).
 
-224x224 pixels, [-1, 1] RGB, 3.2 million parameters. AdamW at 5e-4, 5 epochs: mobilenet_v2's; other rates were not
-tried with this network.
+224x224 pixels, [-1, 1] RGB, 3.2 million parameters. AdamW at 5e-4, 5 epochs: mobilenet_v2's. 3e-4 was as good
+on five folds, 2e-4 and 1e-3 were not better (docs/experiments.md); small images or few epochs want 3e-4.
 """
 
 import sys

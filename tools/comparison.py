@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ensemble.paired import paired_difference
 from ensemble.report import formatted
 from preprocessing.competition import CLASSES
 from preprocessing.errors import UserError
@@ -129,8 +130,6 @@ def _histories(pieces: Sequence[FinishedPiece]) -> list[pd.DataFrame]:
 def error_over_drivers(values: np.ndarray, subjects: np.ndarray) -> float:
     """Standard error of the mean of `values`, where those of one driver belong together.
 
-    The cluster-robust error of a mean with the usual factor D / (D - 1) for D drivers (Liang and Zeger, 1986).
-
     Args:
         values: shape (images,).
         subjects: shape (images,), the driver of each.
@@ -138,11 +137,9 @@ def error_over_drivers(values: np.ndarray, subjects: np.ndarray) -> float:
     Returns:
         nan with fewer than two drivers.
     """
-    centred = pd.Series(values - values.mean()).groupby(np.asarray(subjects)).sum()
-    drivers = len(centred)
-    if drivers < 2:
+    if len(np.unique(subjects)) < 2:
         return float("nan")
-    return float(np.sqrt(drivers / (drivers - 1) * (centred**2).sum()) / len(values))
+    return paired_difference(values, np.zeros_like(values), np.asarray(subjects))[1]
 
 
 def make_table(rows: Sequence[Row]) -> pd.DataFrame:

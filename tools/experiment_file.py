@@ -216,7 +216,10 @@ def _search(table: Any, experiments: Mapping[str, Experiment], reference: str) -
             ends = [base.changed({name: values[end]}).settings[name] for end in ("from", "to")]
             if isinstance(ends[0], bool) or not isinstance(ends[0], (int, float)) or ends[0] >= ends[1]:
                 raise UserError(f"[search.space] {name}: expected two numbers, from the smaller one to the larger one.")
-            space[name] = Range(ends[0], ends[1], bool(values.get("log", False)), isinstance(defaults[name], int))
+            log = bool(values.get("log", False))
+            if log and ends[0] <= 0:
+                raise UserError(f"[search.space] {name}: with log = true, expected a number above 0 to start from.")
+            space[name] = Range(ends[0], ends[1], log, isinstance(defaults[name], int))
         else:
             raise UserError(f"[search.space] {name}: expected a list of values, or {{ from = ..., to = ... }}.")
     if not space:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from models.finetuning import architecture as zoo
 from models.finetuning import bottleneck, command, needs, runtime
-from models.finetuning.architecture import ZOO
+from models.finetuning import weights as pretrained
 from models.finetuning.devices import find_devices
 from models.finetuning.piece import Piece
 from models.finetuning.processes import run_folds, side_by_side
@@ -79,6 +80,7 @@ def run_rounds(plan: Plan, arguments: argparse.Namespace, only: Sequence[str], f
     for experiment in (plan.experiments[name] for name in asked):
         for one in rounds:
             piece_of(experiment.under(one.settings), arguments, experiment.name, 0)
+    require_weights([plan.experiments[name] for name in asked], arguments)
     bench = open_bench(arguments)
     for one in rounds:
         bench.images(one.folds)
@@ -97,6 +99,16 @@ def run_rounds(plan: Plan, arguments: argparse.Namespace, only: Sequence[str], f
                 print(f"{plan.reference} is not finished: there is nothing to compare with, and nobody goes on.")
             break
     print(bench.run / TABLE)
+
+
+def require_weights(experiments: Sequence[Experiment], arguments: argparse.Namespace) -> None:
+    """Looks for the pretrained weights before anything is trained; a report needs none.
+
+    Raises:
+        UserError: they are not there.
+    """
+    for architecture in [] if arguments.report else dict.fromkeys(one.architecture.name for one in experiments):
+        pretrained.check_available(zoo.find(architecture), arguments.weights)
 
 
 def _run_round(
@@ -147,6 +159,10 @@ def _run_round(
             ]
             failed |= {} if all(trained) else {name: FAILED}
         judged[name] = judge(bench.run, models[name], images)
+        if name == plan.reference and name in failed:
+            raise UserError(
+                f"{name} did not finish: there is nothing to compare with. No other experiment was started."
+            )
         results = results_of(title, judged, plan.reference, images, len(one.seeds), words, failed)
         going = [] if last else survivors(results, one.keep, one.margin)
         results = [dataclasses.replace(row, goes_on=row.experiment in going) for row in results]
@@ -204,7 +220,7 @@ def train(bench: Bench, experiment: Experiment, model: str, seed: int, folds: Se
         KeyboardInterrupt: a process was asked to stop.
     """
     arguments = bench.arguments
-    script = ZOO / ("bottleneck.py" if experiment.classifier else f"{experiment.architecture.name}.py")
+    script = zoo.ZOO / ("bottleneck.py" if experiment.classifier else f"{experiment.architecture.name}.py")
     words = _words(experiment, arguments, model, seed)
     left = unfinished(bench, experiment, model, seed, folds)
     jobs = fits = arguments.jobs or 1
@@ -260,12 +276,14 @@ def _cost(bench: Bench, experiments: Mapping[str, Experiment], left: Mapping[str
 
 
 def _effective(experiment: Experiment, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Its settings less those that another of them makes idle: rounds and searches give some to all alike."""
+    """Its settings less those that another of them makes idle: rounds and searches give some to all alike. Those that
+    it gives itself stay, so that the command refuses them."""
     settings = dict(experiment.settings)
     if not experiment.classifier:
         kind = Kind(scratch=arguments.weights == "none", quick=arguments.quick)
         for name in without_effect(experiment.architecture.resolved(kind, settings)[0], settings):
-            del settings[name]
+            if name not in experiment.own:
+                del settings[name]
     return settings
 
 

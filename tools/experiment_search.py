@@ -37,6 +37,7 @@ def search(plan: Plan, arguments: argparse.Namespace) -> None:
     asked: Search = plan.search
     base = plan.experiments[asked.like].under(asked.settings)
     rounds.piece_of(base, arguments, asked.like, 0)
+    rounds.require_weights([base], arguments)
     bench = rounds.open_bench(arguments)
     images = bench.images(asked.folds)
     folds = [int(fold) for fold in sorted(images["fold"].unique())]
@@ -45,15 +46,20 @@ def search(plan: Plan, arguments: argparse.Namespace) -> None:
     words = {reference: ", ".join(rounds.as_words(base))}
     ended: dict[str, str] = {}
 
-    def trained(name: str, settings: Mapping[str, Any], fold: int) -> float:
-        """Mean log loss over the folds up to this one; nan where it fails."""
+    def trained(name: str, settings: Mapping[str, Any], fold: int) -> float | None:
+        """Mean log loss over the folds up to this one; nan where it fails, None where a report finds it unfinished."""
         experiment = base.changed(settings)
         words[name] = ", ".join(rounds.as_words(experiment))
-        if not arguments.report:
-            try:
-                rounds.train(bench, experiment, name, arguments.seed, [fold])
-            except UserError as error:  # of some points of a space, settings contradict each other
-                print(f"{name}: {error}")
+        try:
+            rounds.piece_of(experiment, arguments, name, arguments.seed)
+        except UserError as error:  # of some points of a space, settings contradict each other
+            print(f"{name}: {error}")
+            ended[name] = FAILED
+            return math.nan
+        if rounds.unfinished(bench, experiment, name, arguments.seed, [fold]):
+            if arguments.report:
+                return None
+            rounds.train(bench, experiment, name, arguments.seed, [fold])
         part = bench.images(folds[: folds.index(fold) + 1])
         found = judge(bench.run, [name], part)
         if found is None:
@@ -67,13 +73,12 @@ def search(plan: Plan, arguments: argparse.Namespace) -> None:
         write_table(bench.run / TABLE, results_of(TITLE, judged, reference, images, 1, words, ended))
         return found.log_loss
 
-    if any(math.isnan(trained(reference, {}, fold)) for fold in folds):
-        raise UserError(f"{reference} did not finish: there is nothing to compare with.")
+    if any(loss is None or math.isnan(loss) for loss in (trained(reference, {}, fold) for fold in folds)):
+        raise UserError(f"{reference} did not finish: there is nothing to compare with. No trial was started.")
 
-    def evaluate(settings: Mapping[str, Any], fold: int) -> float:
+    def evaluate(settings: Mapping[str, Any], fold: int) -> float | None:
         name = f"search.{_digest(base.changed(settings).settings, arguments.seed)}"
         judged.setdefault(name, None)
-        words[name] = ", ".join(rounds.as_words(base.changed(settings)))
         return trained(name, settings, fold)
 
     best = explore(asked.space, asked.trials, folds, arguments.seed, evaluate)
@@ -97,7 +102,7 @@ def check_installed() -> None:
 
 
 def explore(
-    space: Space, trials: int, folds: list[int], seed: int, evaluate: Callable[[Mapping[str, Any], int], float]
+    space: Space, trials: int, folds: list[int], seed: int, evaluate: Callable[[Mapping[str, Any], int], float | None]
 ) -> dict[str, Any]:
     """Searches a space: a tree-structured Parzen estimator (Bergstra et al. 2011) proposes, a median rule prunes.
 
@@ -106,7 +111,7 @@ def explore(
     Args:
         space: by setting, what it may be.
         folds: in which order each trial meets them.
-        evaluate: (settings, fold) -> mean log loss over the folds up to this one; nan ends the trial.
+        evaluate: (settings, fold) -> mean log loss over the folds up to this one; nan ends the trial, None the search.
 
     Returns:
         The settings of the least loss over all folds; none where no trial reached them.
@@ -119,9 +124,12 @@ def explore(
         settings = {name: suggested(trial, name, values) for name, values in space.items()}
         loss = math.nan
         for step, fold in enumerate(folds):
-            loss = evaluate(settings, fold)
-            if math.isnan(loss):
+            found = evaluate(settings, fold)
+            if found is None:
+                trial.study.stop()
+            if found is None or math.isnan(found):
                 raise optuna.TrialPruned
+            loss = found
             trial.report(loss, step)
             if step + 1 < len(folds) and trial.should_prune():
                 raise optuna.TrialPruned

@@ -2,7 +2,7 @@
 
     python -m tools.experiments docs/experiments/inception_v3.toml --data DIR --weights DIR
     python -m tools.experiments FILE.toml --only "A B" --rounds 1  # these and the reference, in the first round alone
-    python -m tools.experiments FILE.toml --run NAME --report      # only the table of what is finished
+    python -m tools.experiments FILE.toml --run NAME --report      # and the same options: the table of what is finished
     python -m tools.experiments FILE.toml --run NAME --search      # a space of settings; needs requirements-search.txt
 
 Each experiment is a model of the run: what is finished is skipped, and any other command works on it. A round judges
@@ -50,6 +50,8 @@ def main() -> None:
 
     from tools import experiment_rounds, experiment_search
 
+    if arguments.search and (names or arguments.rounds):
+        raise UserError("--search with --only or --rounds: a search has no experiments and no rounds. Leave them out.")
     if arguments.search:
         experiment_search.search(plan, arguments)
     else:

@@ -21,6 +21,7 @@ from tools.finished import add_choice, existing_run, networks_of
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Sequence
 
     import numpy as np
 
@@ -66,6 +67,10 @@ def main() -> None:
     photographs = pictures.readable(photographs, arguments.pictures)
     if arguments.annotate:
         _check_annotated(arguments.annotate, [p.path for p in photographs] + [v.path for v in videos])
+        _check_apart(
+            [(p.name, annotated_path(arguments.annotate, p.name, ".jpg")) for p in photographs]
+            + [(v.name, annotated_path(arguments.annotate, v.name, ".mp4")) for v in videos]
+        )
 
     from tools.networks import MOST_AT_ONCE, Networks
 
@@ -167,6 +172,16 @@ def _check_annotated(folder: Path, originals: list[Path]) -> None:
     inside = [path for path in originals if path.resolve().is_relative_to(folder.resolve())]
     if inside:
         raise UserError(f"--annotate {folder}: {inside[0].name} lies in it. Choose a folder without the originals.")
+
+
+def _check_apart(copies: Sequence[tuple[str, Path]]) -> None:
+    """Refuses pictures whose annotated copies would overwrite one another."""
+    names: dict[Path, str] = {}
+    for name, path in copies:
+        if names.setdefault(path, name) != name:
+            raise UserError(
+                f"--annotate: the copies of {names[path]} and {name} would both be {path}. Predict them one by one."
+            )
 
 
 def _write_picture(path: Path, data: bytes) -> None:

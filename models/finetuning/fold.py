@@ -16,7 +16,7 @@ from models.finetuning import weights as pretrained
 from models.finetuning.network import Network, build, save_model
 from models.finetuning.piece import Piece
 from models.finetuning.processes import LABEL
-from models.finetuning.pseudo_labels import soft_targets
+from models.finetuning.pseudo_labels import SHA256, identity, soft_targets
 from models.finetuning.sources import Source
 from models.finetuning.training import FoldData, Trainer
 from models.finetuning.trunk import split
@@ -73,7 +73,7 @@ def _train(work: Piece, dataset: Dataset, folds: pd.DataFrame, settings: dict, c
     )
 
     trained_on, tested_on = _sources(work, network, data, test, policy, cache, cache_limit, say)
-    trained_on = _with_pseudo_labels(work, dataset, trained_on, tested_on, say)
+    trained_on = _with_pseudo_labels(work, dataset, settings, trained_on, tested_on, say)
     trainer = train_network(
         work,
         network,
@@ -185,12 +185,17 @@ def _sources(
 
 
 def _with_pseudo_labels(
-    work: Piece, dataset: Dataset, labelled: Source, test: Source, say: Callable[[str], None]
+    work: Piece, dataset: Dataset, settings: dict, labelled: Source, test: Source, say: Callable[[str], None]
 ) -> Source:
     """The labelled images, and what an earlier run believes of the test images besides, where the recipe wants that."""
     tables = work.pseudo_tables()
     if not tables:
         return labelled
+    if identity(tables) != settings[SHA256]:
+        raise UserError(
+            f"--pseudo-labels {work.recipe.pseudo_labels}: that run has changed since this fold began; it may still be "
+            f"training. Wait for it, or name one of its models: --pseudo-labels RUN/{tables[0].parts[-3]}"
+        )
     soft = soft_targets(tables, [img for img in dataset.test if img not in dataset.broken_test])
     say(f"pseudo-labels of {len(soft):,} test images from {len(tables)} tables: {', '.join(map(str, tables))}")
     return sources.WithPseudoLabels(labelled, test, soft, work.recipe.pseudo_ratio)

@@ -30,7 +30,7 @@ from preprocessing.run_folder import ALL_DRIVERS, REPOSITORY, VERSION, fold_fold
 from preprocessing.settings import as_json, as_words
 
 CHECKPOINT = "checkpoint/state.npz"
-OWN_OF_FOLD = {"fold", "pseudo_labels_sha256"}  # settings in which the folds of a model differ
+OWN_OF_FOLD = {"fold", pseudo_labels.SHA256}  # settings in which the folds of a model differ
 OUTPUTS = (
     "history.csv",
     "model.keras",
@@ -124,7 +124,7 @@ class Piece:
             "precision": self.precision,
             "seed": self.seed,
             **_decisions(self.recipe, self.augmentation),
-            **({"pseudo_labels_sha256": pseudo_labels.identity(self.pseudo_tables())} if self.pseudo_tables() else {}),
+            **pseudo_labels.settings_of(self.pseudo_tables()),
         }
 
 
@@ -173,6 +173,8 @@ def _differing(theirs: dict[str, Any], ours: dict[str, Any], record: dict[str, A
         record: the config.json that `theirs` is from.
     """
     names = sorted(name for name in {*theirs, *ours} if theirs.get(name) != ours.get(name))
+    if pseudo_labels.MODELS not in theirs and pseudo_labels.SHA256 in theirs:  # older: the checksum says enough
+        names = [name for name in names if name != pseudo_labels.MODELS]
     asked = {theirs.get("precision"), ours.get("precision")}
     return [name for name in names if name != "precision" or asked != {"auto", record.get("precision_used")}]
 

@@ -7,7 +7,7 @@ holds out, so these drivers stay unseen. A training on all drivers holds nobody 
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from preprocessing.errors import UserError, named
 from preprocessing.files import sha256_of
@@ -22,6 +22,8 @@ from preprocessing.run_folder import (
 
 if TYPE_CHECKING:
     import numpy as np
+
+MODELS, SHA256 = "pseudo_labels_models", "pseudo_labels_sha256"  # in config.json
 
 
 def find_tables(run: Path, model: str, fold: int | str, source: str) -> list[Path]:
@@ -63,6 +65,15 @@ def find_tables(run: Path, model: str, fold: int | str, source: str) -> list[Pat
             f"{named(there, 5) or 'nothing finished'}. Train it first."
         )
     return found
+
+
+def settings_of(tables: Sequence[Path]) -> dict[str, Any]:
+    """What config.json says of them; nothing without any.
+
+    All folds of a model learn from the same models of the earlier run, or what is out of fold would be of several.
+    """
+    models = sorted({path.parts[-3] for path in tables})
+    return {MODELS: models, SHA256: identity(tables)} if tables else {}
 
 
 def identity(tables: Sequence[Path]) -> str:

@@ -82,15 +82,19 @@ def test_standard_error_is_over_drivers() -> None:
     assert paired_difference(losses, np.zeros(1000), np.zeros(1000))[1] == np.inf
 
 
-def test_who_is_judged_has_no_say_in_anything() -> None:
+@pytest.mark.parametrize("together", [False, True], ids=["each by itself", "all drivers share the prior's factors"])
+def test_who_is_judged_has_no_say_in_anything(together: bool) -> None:
     random = np.random.default_rng(0)
     truth = predictions(random, 1, 200, 0.3)[0]
     labels, drivers = labels_of(random, truth), np.arange(200) // 50
     probabilities = 0.7 * truth + 0.3 * predictions(random, 2, 200)
     graphs = {"x": nearest(unit(random, 200))}
 
+    sets, option = (np.zeros(200), "yes") if together else (drivers, "auto")
+
     def estimate(labels: np.ndarray) -> np.ndarray:
-        return Procedure(CrossFit(probabilities, labels, drivers, drivers, ways(2)), graphs, drivers).estimated().final
+        cross_fit = CrossFit(probabilities, labels, drivers, drivers, ways(2))
+        return Procedure(cross_fit, graphs, sets, option).estimated().final
 
     first, changed = estimate(labels), labels.copy()
     changed[:50] = (changed[:50] + 1) % 10

@@ -12,7 +12,7 @@ import pytest
 from models.finetuning import architecture as zoo
 from models.finetuning.interface import finetune
 from models.finetuning.network import Network
-from models.finetuning.piece import Piece
+from models.finetuning.piece import Piece, begin, require_made_as_others
 from models.finetuning.pseudo_labels import find_tables, identity, soft_targets
 from models.finetuning.recipe import Kind
 from models.finetuning.sources import Pixels, WithPseudoLabels
@@ -130,8 +130,22 @@ def test_what_was_read_is_part_of_the_settings(runs: Path) -> None:
     shutil.copy(runs / "first" / "vgg16" / "fold_1" / "test.csv", table)
     after = piece.settings(IMAGES)
     assert {name for name in before if before[name] != after[name]} == {"pseudo_labels_sha256"}
+    assert after["pseudo_labels_models"] == ["mobilenet", "vgg16"]
     plain = dataclasses.replace(piece, recipe=dataclasses.replace(recipe, pseudo_labels=""))
     assert "pseudo_labels_sha256" not in plain.settings(IMAGES)
+
+
+def test_folds_that_would_learn_from_other_models_than_finished_ones_are_refused(runs: Path) -> None:
+    recipe, augmentation = zoo.find("vgg16").settings_for(Kind(), {"pseudo_labels": "first"})
+    first = Piece(runs / "second", "mine", zoo.find("vgg16"), recipe, 0, "none", "float32", 0, 1, augmentation)
+    first.folder.mkdir(parents=True)
+    begin(first, first.settings(IMAGES), {}, "float32")
+    (first.folder / "finished.json").write_text("{}")
+    second = dataclasses.replace(first, fold=1)
+    require_made_as_others(second, second.settings(IMAGES))
+    shutil.rmtree(runs / "first" / "mobilenet" / "fold_1")
+    with pytest.raises(UserError, match=r"pseudo_labels_models \['mobilenet', 'vgg16'\] there, \['vgg16'\] now"):
+        require_made_as_others(second, second.settings(IMAGES))
 
 
 @pytest.mark.parametrize(("ratio", "besides"), [(2.0, 4), (0.5, 16), (100.0, 1)])

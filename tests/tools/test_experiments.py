@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ensemble.paired import paired_difference
+from models.finetuning.piece import begin
 from preprocessing.competition import CLASSES
 from preprocessing.errors import UserError
 from preprocessing.metric import log_loss, log_loss_per_image
@@ -92,6 +93,10 @@ WRONG = {
     "a range the wrong way": (
         HEAD + "[experiments.a]\n[search]\nspace.dropout = { from = 0.5, to = 0.1 }",
         "from the smaller one",
+    ),
+    "zero in log space": (
+        HEAD + "[experiments.a]\n[search]\nspace.weight_decay = { from = 0.0, to = 0.1, log = true }",
+        "expected a number above 0",
     ),
     "a range of words": (
         HEAD + '[experiments.a]\n[search]\nspace.schedule = { from = "cosine", to = "step" }',
@@ -267,6 +272,32 @@ def test_a_search_ranks_its_trials_and_says_which_were_pruned_and_again_is_the_s
     assert len(asked) == 2 * (2 * 13 - pruned.sum()), "a pruned trial does not meet the second fold"
 
 
+def test_a_report_of_a_search_stops_at_what_is_not_finished_and_other_settings_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_tree(tmp_path / "data")
+    (tmp_path / "file.toml").write_text(SEARCH)
+    places = ["--data", tmp_path / "data", "--runs", tmp_path / "runs", "--cache", tmp_path / "cache"]
+    words = [tmp_path / "file.toml", "--run", "tried", "--folds", "2", "--weights", "none", "--report", *places]
+    arguments = make_parser().parse_args([str(word) for word in words])
+    plan = read_plan(tmp_path / "file.toml")
+    bench = experiment_rounds.open_bench(arguments)
+    piece = experiment_rounds.piece_of(plan.experiments["base"], arguments, "search.base", 0)
+    for fold in (0, 1):
+        one = dataclasses.replace(piece, fold=fold)
+        begin(one, one.settings(bench.dataset.test), {}, "float32")
+        write_model(bench.run, "search.base", bench.images([]), 1.0, folds=[fold])
+        record = {"seconds": 1.0, "bytes": {"out_of_fold.csv": (one.folder / "out_of_fold.csv").stat().st_size}}
+        (one.folder / "finished.json").write_text(json.dumps(record))
+    experiment_search.search(plan, arguments)
+    table = pd.read_csv(bench.run / "search.csv")
+    assert table["verdict"].tolist() == ["reference", "not finished"]
+
+    (tmp_path / "file.toml").write_text(SEARCH + "settings = { epochs = 1 }\n")
+    with pytest.raises(UserError, match="was made with other settings: epochs 30 there, 1 now"):
+        experiment_search.search(read_plan(tmp_path / "file.toml"), arguments)
+
+
 def experiments(folder: Path, file: Path, *words: str) -> subprocess.CompletedProcess:
     places = ["--data", folder / "data", "--runs", folder / "runs", "--cache", folder / "cache", "--weights", "none"]
     return run_python("-m", "tools.experiments", file, "--folds", "2", "--run", "tried", *places, *words, timeout=400)
@@ -343,3 +374,11 @@ def test_the_command_line_is_checked_before_anything_else(tmp_path: Path) -> Non
     assert (told.returncode, "--rounds 9" in told.stderr) == (2, True), told.stderr
     told = run_python("-m", "tools.experiments", file, "--only", "b", "--weights", "imagenet", "--run", "x")
     assert "experiment b: --hidden-units 64 with --head-start logistic" in told.stderr
+    (tmp_path / "data").mkdir()
+    told = run_python(*("-m", "tools.experiments", file, "--only", "a", "--run", "x", "--weights", tmp_path / "data"))
+    assert (told.returncode, "weights" in told.stderr, told.stdout) == (2, True, ""), told.stderr
+    told = run_python("-m", "tools.experiments", file, "--search", "--rounds", "1", "--weights", "none")
+    assert (told.returncode, "--search with --only or --rounds" in told.stderr) == (2, True), told.stderr
+    file.write_text(HEAD + "[experiments.a]\n[experiments.b]\nhead_learning_rate = 0.01")
+    told = run_python("-m", "tools.experiments", file, "--only", "b", "--weights", "none")
+    assert "experiment b: --head-learning-rate with --head-epochs 0: it would change nothing" in told.stderr

@@ -165,6 +165,20 @@ def test_annotated_copies_never_replace_the_originals(trained: TrainedRun, monke
         predict.main()
 
 
+def test_annotated_copies_never_replace_one_another(
+    trained: TrainedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = sorted((trained.data / "imgs" / "test").glob("*.jpg"))[0]
+    for folder in ("a", "here/a"):
+        (tmp_path / folder).mkdir(parents=True)
+        shutil.copy(first, tmp_path / folder / "one.jpg")
+    monkeypatch.chdir(tmp_path / "here")
+    words = ["predict", *trained.choice, "a/one.jpg", "../a/one.jpg", "--annotate", "copies"]
+    monkeypatch.setattr(sys, "argv", words)
+    with pytest.raises(UserError, match=r"a/one\.jpg and \.\./a/one\.jpg would both be copies/a/one\.jpg"):
+        predict.main()
+
+
 @pytest.mark.parametrize("name", ["predict", "compare", "explain", "export"])
 def test_help_answers_at_once(name: str) -> None:
     told = run_python("-X", "importtime", "-m", f"tools.{name}", "--help")
