@@ -6,13 +6,14 @@
 # With STATEFARM_PACKAGES=installed it takes what `python` has, as in a Kaggle kernel, if that is new enough.
 
 setup_environment() {
-    local python stamp requirements=()
+    local python lock packages requirements=()
     if [ "${STATEFARM_PACKAGES:-}" = installed ]; then
         python -m preprocessing.packages
         return
     fi
-    stamp=".venv/installed-$(cat requirements.lock "$@" | cksum | tr ' ' '-')"
-    if [ ! -e "$stamp" ]; then
+    lock="installed-$(cksum < requirements.lock | tr ' ' '-')"
+    packages="$lock-$(cat "$@" | cksum | tr ' ' '-')"
+    if [ ! -e ".venv/$packages-$(python_version)" ]; then
         python="$(find_python)" || return 1
         echo "Setting up .venv with $("$python" --version), once. This downloads about 700 MB and takes a few minutes."
         # An interrupted creation leaves a .venv without pip.
@@ -27,10 +28,14 @@ setup_environment() {
             echo "error: the packages could not be installed (see above). The same command tries again." >&2
             return 1
         fi
-        touch "$stamp"
+        find .venv -maxdepth 1 -name 'installed-*' ! -name "$lock-*" -delete  # they have been replaced
+        touch ".venv/$packages-$(python_version)"
     fi
     export PATH="$PWD/.venv/bin:$PATH"
 }
+
+# Of .venv, such as 3.12; nothing where it has none, or one that is gone since.
+python_version() { .venv/bin/python -c 'import sys; print(*sys.version_info[:2], sep=".")' 2>/dev/null || true; }
 
 find_python() {
     local candidate
@@ -45,4 +50,8 @@ find_python() {
     return 1
 }
 
-setup_environment "$@"
+# One at a time: two first starts would each remove what the other has begun.
+{
+    if command -v flock >/dev/null; then flock 9; fi
+    setup_environment "$@"
+} 9< setup.sh

@@ -117,7 +117,7 @@ def judged(outcome: Outcome, truth: pd.DataFrame) -> pd.DataFrame:
 
 
 def agreement_of_networks(predictions: Predictions, truth: pd.DataFrame, inputs: Sequence[Path]) -> str:
-    """What each member's networks do alone, out of fold and on the test set, as text.
+    """What each member's networks of the folds that are judged do alone, out of fold and on the test set, as text.
 
     Args:
         truth: classname and subject of each test image, in the order of `predictions.test_images`.
@@ -129,18 +129,18 @@ def agreement_of_networks(predictions: Predictions, truth: pd.DataFrame, inputs:
     from ensemble.members import TEST, aligned
     from preprocessing.competition import CLASSES
     from preprocessing.metric import log_loss_per_image
-    from preprocessing.run_folder import ALL_DRIVERS
     from preprocessing.tables import read_predictions
 
     labels = truth["classname"].map(CLASSES.index).to_numpy(dtype=np.int64)
     drivers, test_drivers = predictions.images["subject"].to_numpy(), truth["subject"].fillna("unknown").to_numpy()
+    judged_folds = {f"fold_{fold}" for fold in predictions.images["fold"].unique()}
     rows = []
     for name, table in zip(predictions.names, predictions.out_of_fold, strict=True):
-        folds = [path for path in inputs if path.name == TEST and path.parts[-3] == name]
+        folders = [path.parent for path in inputs if path.name == TEST and path.parts[-3] == name]
         tests = [
-            log_loss_per_image(aligned(read_predictions(path), predictions.test_images), labels)
-            for path in folds
-            if path.parent.name != f"fold_{ALL_DRIVERS}"
+            log_loss_per_image(aligned(read_predictions(folder / TEST), predictions.test_images), labels)
+            for folder in folders
+            if folder.name in judged_folds
         ]
         rows.append(agreement(name, log_loss_per_image(table, predictions.labels), drivers, tests, test_drivers))
     return agreement_text(rows, len(np.unique(drivers)), len(np.unique(test_drivers)))

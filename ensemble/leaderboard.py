@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from preprocessing import locks
 from preprocessing.csv_files import as_cell, from_cell
 from preprocessing.errors import UserError
 from preprocessing.files import sha256_of, written_whole
@@ -77,6 +78,10 @@ class Leaderboard:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.entries: list[Entry] = []
+        self._read()
+
+    def _read(self) -> None:
+        self.entries, path = [], self.path
         names = [field.name for field in dataclasses.fields(Entry)]
         if not path.exists():
             return
@@ -95,7 +100,16 @@ class Leaderboard:
         return next((entry for entry in reversed(self.entries) if entry.sha256 == digest), None)
 
     def write(self, entry: Entry) -> None:
-        """Adds an entry, or puts it in the place of the one that was submitted with the same message."""
+        """Adds an entry, or puts it in the place of the one that was submitted with the same message.
+
+        What other processes wrote since it was read stays.
+        """
+        lock = self.path.with_name(f".{self.path.name}.lock")
+        with locks.held(lock, f"{self.path} is being written", wait=True):
+            self._read()
+            self._write(entry)
+
+    def _write(self, entry: Entry) -> None:
         known = [other.message for other in self.entries]
         if entry.message in known:
             self.entries[known.index(entry.message)] = entry

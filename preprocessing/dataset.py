@@ -24,7 +24,7 @@ from preprocessing.competition_files import (
 )
 from preprocessing.errors import UserError, named
 from preprocessing.files import read_json, write_json
-from preprocessing.jpeg import broken_images
+from preprocessing.jpeg import UNREADABLE, broken_images
 from preprocessing.run_folder import CACHE, REPOSITORY
 
 VARIABLE = "STATEFARM_DATA"
@@ -118,13 +118,20 @@ def missing_parts(root: Path) -> list[str]:
     return files + [f"{name}/" for name in (TRAIN_FOLDER, TEST_FOLDER) if not (root / name).is_dir()]
 
 
+def _is_complete(folder: Path) -> bool:
+    try:
+        return not missing_parts(folder)
+    except OSError:  # nobody may look into it, such as lost+found
+        return False
+
+
 def _require_complete(root: Path) -> None:
     missing = missing_parts(root)
     if not missing:
         return
     # The two usual mistakes: an archive unpacked one folder too deep, and imgs/ named instead of its parent.
     nearby = [root.parent, *sorted(folder for folder in root.iterdir() if folder.is_dir())]
-    whole = next((folder for folder in nearby if not missing_parts(folder)), None)
+    whole = next((folder for folder in nearby if _is_complete(folder)), None)
     hint = (
         f"The data lies in {whole}: say --data {whole}"
         if whole
@@ -211,6 +218,8 @@ def _broken_images(root: Path, paths: Sequence[str], fingerprint: str, cache: Pa
     except (UserError, KeyError, TypeError, ValueError):
         pass  # not there yet, or damaged: checking again costs seconds and is always right
     broken = broken_images(root, paths, progress)
+    if any(UNREADABLE in text for text in broken.values()):
+        return broken  # rights, or a disk that answers again: nothing about the file need change then
     try:
         write_json(
             remembered,

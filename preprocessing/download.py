@@ -87,24 +87,31 @@ def _is_there(out: Path) -> bool:
 def _download(out: Path, archive: Path | None, needed_gigabytes: float) -> None:
     from preprocessing.dataset import missing_parts
     from preprocessing.folders import folder_written_whole
-    from preprocessing.unpack import unpack, unpacked_bytes
+    from preprocessing.unpack import DamagedArchiveError, unpack, unpacked_bytes
 
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} is there already, with something else in it. Move it away, or choose another --out.")
     downloads = out.parent / f".{out.name}.download"
+    given = archive
     if archive is None:
         have = sum(path.stat().st_size for path in downloads.glob("*.zip"))
         _require_space(out, needed_gigabytes * GIGABYTE - have)
         archive = fetch_archive(downloads)
     elif not archive.is_file():
         raise UserError(f"--archive {archive}: no such file.")
-    _require_space(out, unpacked_bytes(archive))
-    print(f"unpacking {archive.name} into {out}", file=sys.stderr)
-    with folder_written_whole(out) as folder:
-        unpack(archive, folder)
-        missing = missing_parts(folder)
-        if missing:
-            raise UserError(f"{archive} is not the competition's archive: it has no {named(missing, 4)}.")
+    try:
+        _require_space(out, unpacked_bytes(archive))
+        print(f"unpacking {archive.name} into {out}", file=sys.stderr)
+        with folder_written_whole(out) as folder:
+            unpack(archive, folder)
+            missing = missing_parts(folder)
+            if missing:
+                raise UserError(f"{archive} is not the competition's archive: it has no {named(missing, 4)}.")
+    except DamagedArchiveError as error:
+        if given is None:  # the client would take it for finished
+            archive.unlink(missing_ok=True)
+            raise UserError(f"{error} It was removed: the same command downloads it anew.") from error
+        raise
     shutil.rmtree(downloads, ignore_errors=True)
     print(f"{out}: done. Check it: python -m preprocessing.check --data {out}")
 

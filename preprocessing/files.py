@@ -76,16 +76,25 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, f"{text[: -len(_FRAME)]}{_FRAME.decode().replace('0' * 64, digest)}")
 
 
+class UnreadableError(UserError):
+    """The disk does not give a file's bytes now; what it holds may be whole."""
+
+
 def read_json(path: Path) -> Any:
     """Reads a JSON file; one with a seal must be as it was written, and comes without the seal.
 
     Raises:
-        UserError: the file is missing, is not JSON, or is damaged.
+        UserError: the file is not JSON, or is damaged.
+        UnreadableError (a UserError): it is missing, or cannot be read.
     """
     try:
         content = Path(path).read_bytes()
         value = json.loads(content.decode("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise UnreadableError(
+            f"cannot read {path}: {error}. Expected a JSON file as this program writes it."
+        ) from error
+    except (ValueError, RecursionError) as error:
         raise UserError(f"cannot read {path}: {error}. Expected a JSON file as this program writes it.") from error
     if _is_damaged(content):
         raise UserError(f"{path} is damaged: its checksum does not fit.")

@@ -14,6 +14,7 @@ from preprocessing.errors import UserError
 from preprocessing.masking import masked
 
 PAGE = f"https://www.kaggle.com/competitions/{SLUG}"
+SECRET_FIELDS = ("key", "token", "access_token", "refresh_token")  # of a credential file; the user's name is none
 INSTALL = "Install the client: .venv/bin/pip install -r requirements-kaggle.txt"
 LOG_IN = (
     "Get a token at https://www.kaggle.com/settings/api ('Generate New Token') and save it as ~/.kaggle/access_token, "
@@ -49,7 +50,9 @@ def secrets() -> list[str]:
         try:
             text = path.read_text(encoding="utf-8").strip()
             value = json.loads(text) if path.suffix == ".json" else text
-            found += [str(part) for part in value.values()] if isinstance(value, dict) else [str(value)]
+            found += (
+                [str(value[name]) for name in SECRET_FIELDS if name in value] if isinstance(value, dict) else [text]
+            )
         except (OSError, ValueError):
             continue
     return [secret for secret in found if len(secret) > 3]

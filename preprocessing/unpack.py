@@ -12,6 +12,10 @@ from preprocessing.errors import UserError, named
 MOST_BYTES = 12 * 10**9  # unpacked; the competition's own files take about 4 GB
 
 
+class DamagedArchiveError(UserError):
+    """Something is no whole zip file."""
+
+
 def unpack(archive: Path, folder: Path, most_bytes: int = MOST_BYTES) -> None:
     """Unpacks `archive` into `folder`, and the zip files that it finds in it (imgs.zip, *.csv.zip) in their places.
 
@@ -34,7 +38,7 @@ def unpacked_bytes(archive: Path) -> int:
         with zipfile.ZipFile(archive) as opened:
             return sum(entry.file_size for entry in opened.infolist())
     except (OSError, zipfile.BadZipFile) as error:
-        raise UserError(f"{archive}: cannot be read as a zip file: {error}. Get it again.") from error
+        raise DamagedArchiveError(f"{archive}: cannot be read as a zip file: {error}. Get it again.") from error
 
 
 def _unpack_one(archive: Path, folder: Path, most_bytes: int) -> int:
@@ -61,7 +65,7 @@ def _unpack_one(archive: Path, folder: Path, most_bytes: int) -> int:
     except FileExistsError as error:
         raise UserError(f"{archive.name}: has a file twice: {error.filename}.") from error
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-        raise UserError(f"{archive.name}: cannot be read as a zip file: {error}. Get it again.") from error
+        raise DamagedArchiveError(f"{archive.name}: cannot be read as a zip file: {error}. Get it again.") from error
 
 
 def _stays_inside(entry: zipfile.ZipInfo) -> bool:

@@ -16,12 +16,12 @@ from preprocessing.settings import CommandLine
 
 
 def blendable(run: Path, models: Sequence[str]) -> list[str]:
-    """Those models that have finished the fold that most of them have finished.
+    """Those models that have finished the fold that most of them have finished; fold_all judges nobody.
 
     Raises:
         UserError: none has finished any.
     """
-    folds = {name: {path.parent.name for path in (run / name).glob("fold_*/finished.json")} for name in models}
+    folds = {name: {path.parent.name for path in (run / name).glob("fold_[0-9]*/finished.json")} for name in models}
     counts = Counter(fold for own in folds.values() for fold in sorted(own))
     if not counts:
         raise UserError(f"{run}: no fold of {', '.join(models)} is finished, so there is nothing to blend yet.")

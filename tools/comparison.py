@@ -74,7 +74,7 @@ def read_rows(runs: Sequence[Path]) -> list[Row]:
         except UserError as error:
             complaints.append(str(error))
     if not rows:
-        raise UserError(complaints[0] if complaints else "none of these is a folder of a run.")
+        raise UserError(complaints[0] if complaints else "none of these holds a model with a fold out of fold.")
     for complaint in complaints:
         print(f"left out: {complaint}")
     return sorted(rows, key=lambda row: row.log_loss)

@@ -3,11 +3,12 @@
     kaggle/push.sh USER                                       builds, uploads the dataset, starts the kernel
     kaggle/push.sh USER --continue                            the next version, which goes on with the last one's output
     kaggle/push.sh USER --dry-run                             only builds, into cache/kaggle/
-    kaggle/push.sh USER --options "--models resnet50 --time-budget 2h"
+    kaggle/push.sh USER --options="--models resnet50 --time-budget 2h"
 
 The bundle is every file of the last commit that the pipeline needs, stamped with its revision.
 """
 
+import hashlib
 import json
 import re
 import shlex
@@ -18,7 +19,7 @@ from typing import Any
 
 from preprocessing.competition import SLUG
 from preprocessing.errors import UserError, named, run_command
-from preprocessing.files import write_json, write_text, written_whole
+from preprocessing.files import sha256_of, write_json, write_text, written_whole
 from preprocessing.kaggle_client import last_words, run_client, secrets
 from preprocessing.run_folder import CACHE, REPOSITORY, VERSION
 from preprocessing.settings import CommandLine
@@ -45,7 +46,7 @@ def git(*words: str) -> str:
 
 
 def revision(allow_changes: bool) -> str:
-    """The revision of the last commit, '-changed' where files differ from it.
+    """The revision of the last commit; where files differ from it, '-changed-' and a checksum of what is bundled.
 
     Raises:
         UserError: files differ from the last commit, and that is not allowed.
@@ -56,7 +57,11 @@ def revision(allow_changes: bool) -> str:
             f"files differ from the last commit ({named(changed)}), so no revision would stand for the bundle. Commit "
             "them, or push them as they are with --allow-changes (those that git does not know stay out)."
         )
-    return git("rev-parse", "HEAD").strip() + ("-changed" if changed else "")
+    head = git("rev-parse", "HEAD").strip()
+    if not changed:
+        return head
+    contents = "".join(sha256_of(REPOSITORY / name) for name in bundled_files())
+    return f"{head}-changed-{hashlib.sha256(contents.encode()).hexdigest()[:8]}"
 
 
 def bundled_files() -> list[str]:
@@ -102,11 +107,23 @@ def build_kernel(user: str, stamp: str, options: str, go_on: bool, folder: Path)
         metadata["kernel_sources"] = [metadata["id"]]
     write_json(folder / "kernel-metadata.json", metadata)
     script = (template / "kernel.py").read_text()
-    for name, value in (("OPTIONS", repr(shlex.split(options))), ("REVISION", repr(stamp))):
+    for name, value in (("OPTIONS", repr(options_of(options))), ("REVISION", repr(stamp))):
         script, count = re.subn(rf"(?m)^{name} = \S.*?(?=  #)", f"{name} = {value}".replace("\\", r"\\"), script)
         if count != 1:
             raise UserError(f"{template / 'kernel.py'}: expected one line '{name} = ...  # ...', found {count}.")
     write_text(folder / "kernel.py", script)
+
+
+def options_of(text: str) -> list[str]:
+    """The words of --options.
+
+    Raises:
+        UserError: a quotation in it does not end.
+    """
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise UserError(f"--options {text}: expected words as in a shell, found: {error}.") from None
 
 
 def publish_dataset(folder: Path, message: str) -> None:
@@ -162,13 +179,18 @@ def main() -> None:
     parser.add_argument("--continue", dest="go_on", action="store_true", help="attach the last version's output")
     parser.add_argument("--allow-changes", action="store_true", help="bundle files that differ from the last commit")
     parser.add_argument(
-        "--options", default="--time-budget 8h30m", metavar="TEXT", help="of run_all.sh [--time-budget 8h30m]"
+        "--options",
+        default="--time-budget 8h30m",
+        metavar="TEXT",
+        help='of run_all.sh, as --options="..." [--time-budget 8h30m]',
     )
     parser.add_argument(
         "--out", type=Path, default=CACHE / "kaggle", metavar="DIR", help="where they are built [cache/kaggle]"
     )
     arguments = parser.parse_args()
-    user, stamp = checked_user(arguments.user), revision(arguments.allow_changes)
+    user = checked_user(arguments.user)
+    options_of(arguments.options)
+    stamp = revision(arguments.allow_changes)
     archive = build_code(user, stamp, arguments.out / "code")
     build_kernel(user, stamp, arguments.options, arguments.go_on, arguments.out / "kernel")
     print(f"{archive}: revision {stamp}, {archive.stat().st_size / 1e6:.1f} MB\n{arguments.out / 'kernel'}: the kernel")

@@ -17,7 +17,7 @@ from models.finetuning import runtime
 from models.finetuning import weights as pretrained
 from models.finetuning.architecture import Architecture
 from preprocessing.errors import UserError, run_command
-from preprocessing.files import write_json, written_whole
+from preprocessing.files import sha256_of, write_json, written_whole
 from preprocessing.run_folder import CACHE
 from preprocessing.settings import CommandLine
 from tools.kaggle_push import WEIGHTS, checked_user, dataset_metadata, publish_dataset
@@ -31,13 +31,17 @@ def pack(architecture: Architecture, weights: str, folder: Path) -> Path:
         weights: 'imagenet', or a folder that has the file.
 
     Raises:
-        UserError: the weights cannot be had, or the file is another network's.
+        UserError: the weights cannot be had, the file is another network's, or another file was packed before.
     """
     path = folder / f"{architecture.name}.weights.h5"
+    source = pretrained.weights_file(architecture, weights)
+    if path.exists() and source is not None and sha256_of(path) != sha256_of(source):
+        raise UserError(
+            f"{path} was packed from other weights than {source}. Delete it, or pack into another folder with --out."
+        )
     if path.exists():
         return pretrained.weights_file(architecture, str(folder)) or path
     pretrained.check_available(architecture, weights)
-    source = pretrained.weights_file(architecture, weights)
     if source is not None:
         with written_whole(path) as temporary:
             shutil.copyfile(source, temporary)

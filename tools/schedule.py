@@ -113,7 +113,7 @@ class Record:
 
     def __init__(self, run: Path, kind: str) -> None:
         self.path, self.kind = run / RECORD, kind
-        self.rows: list[dict[str, Any]] = read_json(self.path) if self.path.exists() else []
+        self.rows: list[dict[str, Any]] = _rows_of(self.path)
 
     def add(self, task: Task, seconds: float, ended: str) -> None:
         """Keeps how long a process ran, and how it ended: 'finished', 'stopped', 'broken off' or 'failed'."""
@@ -133,6 +133,21 @@ class Record:
             if row["ended"] == "finished" and row["on"] == self.kind:
                 pace.add(row["model"], row["seconds"] + self.spent(row["model"], row["fold"]), row["estimate"])
         return pace
+
+
+def _rows_of(path: Path) -> list[dict[str, Any]]:
+    """What clock.json holds. Damaged, it is begun anew: without it the estimates are only rougher."""
+    if not path.exists():
+        return []
+    try:
+        rows = read_json(path)
+        known = {"model", "fold", "seconds", "ended", "estimate", "on"}
+        if not isinstance(rows, list) or not all(isinstance(row, dict) and known <= set(row) for row in rows):
+            raise UserError(f"{path}: expected what pieces took, found something else.")
+    except UserError as error:
+        print(f"note: {error} What pieces took before is forgotten.", file=sys.stderr)
+        return []
+    return rows
 
 
 def task_of(run: Path, model: str, fold: int | str, estimate: float, record: Record) -> Task:

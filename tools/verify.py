@@ -64,13 +64,16 @@ def damaged_blend(run: Path) -> list[str]:
     record = run / "ensemble" / "blend.json"
     if not record.is_file():
         return []
+    again = f"python -m ensemble.blend --run {run.name}" + (f" --runs {run.parent}" if run.parent != RUNS else "")
     try:
-        sums = {name: stamp["sha256"] for name, stamp in dict(read_json(record)["outputs"]).items()}
+        content = read_json(record)
+        again += f' --models "{" ".join(member["name"] for member in content["members"])}"'
+        sums = {name: stamp["sha256"] for name, stamp in dict(content["outputs"]).items()}
         paths = {name: (record.parent / name if "/" not in name else Path(name)) for name in sums}
         bad = [str(path) for name, path in paths.items() if not path.is_file() or sha256_of(path) != sums[name]]
     except (UserError, OSError, KeyError, TypeError, ValueError) as error:
-        return [f"{record}: damaged ({error}). Blend again: python -m ensemble.blend --run {run.name}"]
-    return [f"{path}: damaged or missing. Blend again: python -m ensemble.blend --run {run.name}" for path in bad]
+        return [f"{record}: damaged ({error}). Blend again: {again}"]
+    return [f"{path}: damaged or missing. Blend again: {again}" for path in bad]
 
 
 def main() -> None:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import zlib
 from pathlib import Path
 from typing import Any
@@ -62,15 +61,23 @@ def load(path: Path) -> tuple[Progress, dict[str, np.ndarray]]:
 
     Raises:
         DamagedCheckpointError: the file is damaged.
+        UserError: it cannot be read.
     """
     try:
         with path.open("rb") as stream:
-            size = stream.seek(-CHECKSUM_BYTES, os.SEEK_END)
+            size = path.stat().st_size - CHECKSUM_BYTES
+            if size < 0:
+                raise ValueError("it is too short")
+            stream.seek(size)
             if stream.read() != _checksum(path, size):
                 raise ValueError("its checksum does not fit")
         with np.load(path, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
         progress = Progress(**json.loads(str(arrays.pop("state"))))
+    except OSError as error:  # of the disk, not of what stands there: it may answer the next time
+        raise UserError(f"cannot read {path}: {error}. Start again, or delete it to start this fold anew.") from error
+    except MemoryError:
+        raise
     except Exception as error:  # zip, npy and JSON readers each fail in their own way on damaged bytes
         raise DamagedCheckpointError(f"{path} is damaged ({error}). Delete it to start this fold anew.") from error
     progress.best = ordered(arrays, "best")

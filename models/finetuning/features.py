@@ -18,6 +18,7 @@ import numpy as np
 
 from models.finetuning.network import Network
 from models.finetuning.prediction import predict
+from preprocessing import locks
 from preprocessing.blocks import append_checksums, open_block
 from preprocessing.cache import FEATURES, make_room
 from preprocessing.files import written_whole
@@ -47,6 +48,7 @@ class FeatureStore:
         key = hashlib.sha256(text.encode()).hexdigest()[:16]
         self.path = Path(cache) / FEATURES / f"{name}_{key}" / "features.npy"
         self.limit = limit
+        self._in_use: locks.InUse | None = None
         self.computed = False  # what `read` returned, rather than found in the cache
 
     def __len__(self) -> int:
@@ -85,6 +87,7 @@ class FeatureStore:
             found = np.empty(shape, np.float32)
             self._fill(found, network, workers)
             return found
+        self._in_use = locks.InUse(self.path.parent)  # another process that needs room leaves it alone
         with written_whole(self.path) as temporary:
             mapped = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)
             with temporary.open(

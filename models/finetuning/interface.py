@@ -22,7 +22,7 @@ from models.finetuning.command import GIBIBYTE
 from models.finetuning.piece import Piece
 from models.finetuning.recipe import Kind, Recipe
 from preprocessing.augmentation_settings import Augmentation
-from preprocessing.errors import UserError
+from preprocessing.errors import UserError, named
 from preprocessing.run_folder import CACHE
 from preprocessing.settings import checked, nearest
 
@@ -66,7 +66,12 @@ class Model:
     """
 
     def __init__(
-        self, architecture: Architecture, options: Options, given: dict[str, Any], trained: "Network | None" = None
+        self,
+        architecture: Architecture,
+        options: Options,
+        given: dict[str, Any],
+        trained: "Network | None" = None,
+        seen: frozenset[tuple[Path, str]] = frozenset(),
     ) -> None:
         kind = Kind(scratch=options.weights == "none", quick=options.quick)
         self.architecture = architecture
@@ -82,13 +87,16 @@ class Model:
         self.network: Network | None = None
         self._given = given
         self._trained = trained
+        self._seen_before = seen  # data folders and drivers that the given network was trained on
+        self._seen = seen
         self._policy = "float32"
 
     def fit(self, fold: int = 0) -> "Model":
         """Trains on all drivers but those of one fold, who choose the best weights. A second call starts anew.
 
         Raises:
-            UserError: no such fold, data or weights that cannot be had, a loss that is no longer a number.
+            UserError: no such fold, data or weights that cannot be had, a loss that is no longer a number; or the model
+                that `finetune` was given has seen drivers whom this fold holds out.
         """
         options, work = self.options, self._piece(fold)
         from preprocessing import dataset, folds
@@ -97,6 +105,15 @@ class Model:
         table = folds.make_folds(data.train, options.folds).set_index("img").loc[data.train["img"]].reset_index()
         if not 0 <= fold < options.folds:
             raise UserError(f"fold={fold}: there are the folds 0 to {options.folds - 1}.")
+        root = data.root.resolve()
+        held_out, known = ({(root, name) for name in table["subject"][rows]} for rows in _halves(table["fold"] == fold))
+        leaked = sorted(name for _, name in held_out & self._seen_before)
+        if leaked:
+            raise UserError(
+                f"fold={fold} holds out drivers whom the given model has seen in its own training: {named(leaked)}. "
+                "Their loss would say nothing. Fit the fold and the folds= that it was fitted on, or start from "
+                f'finetune("{self.architecture.name}").'
+            )
         network = self._built()
         import pandas as pd
 
@@ -112,7 +129,7 @@ class Model:
             source = Pixels(network, labelled, self.augmentation, options.workers, part.companions)
             checkpoint = Path(folder) / "state.npz"
             trainer = engine.train_network(work, network, part, source, self._policy, checkpoint, print, fresh)
-        self.network = network
+        self.network, self._seen = network, self._seen_before | known
         self.history, self.log_loss = pd.DataFrame(trainer.progress.history), trainer.progress.best_loss
         return self
 
@@ -256,7 +273,11 @@ def finetune(what: str | Model, **settings: Any) -> Model:
 
         dataset.required(_path(chosen.data))
     trained = before.network or before._trained if before else None
-    return Model(architecture, chosen, given, trained)
+    return Model(architecture, chosen, given, trained, before._seen if before else frozenset())
+
+
+def _halves(rows: "pd.Series") -> "tuple[pd.Series, pd.Series]":
+    return rows, ~rows
 
 
 def _path(data: str | os.PathLike[str] | None) -> Path | None:

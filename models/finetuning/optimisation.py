@@ -79,7 +79,7 @@ class _Guarded:
         squares = [keras.ops.sum(keras.ops.square(gradient)) for gradient in gradients]
         norm = keras.ops.sqrt(keras.ops.sum(keras.ops.stack(squares)))
         if self.clip_norm:
-            scale = self.clip_norm * keras.ops.minimum(1.0 / norm, 1.0 / self.clip_norm)
+            scale = keras.ops.minimum(1.0, self.clip_norm / norm)
             gradients = [gradient * scale for gradient in gradients]
         update = super().apply  # type: ignore[misc]
         only_if(

@@ -23,7 +23,7 @@ from models.finetuning.architecture import Architecture
 from preprocessing import locks
 from preprocessing.augmentation_settings import Augmentation
 from preprocessing.errors import UserError
-from preprocessing.files import read_record, sha256_of, write_json
+from preprocessing.files import UnreadableError, read_record, sha256_of, write_json
 from preprocessing.finished import DAMAGED, FAILED, FINISHED, set_aside
 from preprocessing.masking import masked
 from preprocessing.run_folder import ALL_DRIVERS, REPOSITORY, VERSION, fold_folder, folds_path
@@ -157,6 +157,8 @@ def is_finished(piece: Piece, settings: dict[str, Any]) -> bool:
         return False
     try:
         sizes = read_record(piece.folder / FINISHED).get("bytes", {})
+    except UnreadableError:
+        raise
     except UserError as error:
         print(f"note: {error} That fold is made again.", file=sys.stderr)
         return False
@@ -189,6 +191,8 @@ def _record_of(piece: Piece) -> dict[str, Any] | None:
     """What the piece was begun with; None where that cannot be known, and so nothing of it can be used."""
     try:
         return read_record(piece.folder / "config.json")
+    except UnreadableError:
+        raise
     except UserError as error:
         print(f"note: {error} That fold is made again.", file=sys.stderr)
         set_aside(piece.folder)

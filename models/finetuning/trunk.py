@@ -78,12 +78,12 @@ def split(network: Network, recipe: Recipe) -> Split | None:
     backbone = network.backbone
     training = trainable_layers(backbone, recipe.trainable)
     if not training:
-        return _above_features(network)
+        return None if _draws(backbone.layers) else _above_features(network)
     found = boundary(backbone, training)
     if found is None:
         return None
     lower = keras.Model(backbone.inputs, found.lower(backbone))
-    if any(isinstance(leaf, RANDOM_LAYERS) and leaf.rate for leaf in leaves(lower.layers)):
+    if _draws(lower.layers):
         return None
     images = network.predictor.input
     activations, *maps = as_list(folded(lower)(network.preprocessing(images)))
@@ -97,6 +97,11 @@ def split(network: Network, recipe: Recipe) -> Split | None:
     return Split(found.layer.name, keras.Model(images, kept, name="trunk"), top)
 
 
+def _draws(layers: list[Any]) -> bool:
+    """Whether some layer draws random numbers in training, as it does with frozen weights too."""
+    return any(isinstance(leaf, RANDOM_LAYERS) and leaf.rate for leaf in leaves(layers))
+
+
 def boundary(backbone: keras.Model, training: list[Any]) -> Boundary | None:
     """The layer nearest to the head whose output all that trains is computed from, and the part above it.
 
@@ -104,14 +109,17 @@ def boundary(backbone: keras.Model, training: list[Any]) -> Boundary | None:
         training: of the backbone's layers; at least one.
 
     Returns:
-        None where there is no such layer.
+        None where there is no such layer, or it and those below it have no weights.
     """
     wanted = {id(layer) for layer in training}
     first = next(place for place, layer in enumerate(backbone.layers) if id(layer) in wanted)
     frozen = [not wanted & {id(x) for x in keras.Model(backbone.inputs, output).layers} for output in backbone.outputs]
-    for layer in reversed(backbone.layers[1:first]):
-        beside = [place for place, x in enumerate(backbone.outputs) if frozen[place] and x is not layer.output]
-        above = [x for place, x in enumerate(backbone.outputs) if place not in beside]
+    below = backbone.layers[1:first]
+    for place, layer in reversed(list(enumerate(below))):
+        if not any(leaf.weights for leaf in below[: place + 1]):
+            return None  # padding and rescaling cost less than what keeps them
+        beside = [at for at, x in enumerate(backbone.outputs) if frozen[at] and x is not layer.output]
+        above = [x for at, x in enumerate(backbone.outputs) if at not in beside]
         try:
             upper = keras.Model(layer.output, [keras.layers.Identity()(x) if x is layer.output else x for x in above])
         except ValueError:  # some path to the outputs leads past it

@@ -88,14 +88,18 @@ def ensure_demo(cache: Path, seed: int = 0) -> Path:
         UserError: the cache cannot be written to.
     """
     root = demo_root(cache, seed)
-    if root.is_dir() and test_labels_path(root).is_file():
+    if _is_whole(root):
         return root
     with locks.held(root.parent / f".{root.name}.lock", f"the demo set {root} is being rendered", wait=True):
-        if root.is_dir() and not test_labels_path(root).is_file():  # what lies in the cache may be made again
+        if root.is_dir() and not _is_whole(root):  # what lies in the cache may be made again
             shutil.rmtree(root, ignore_errors=True)
         if not root.is_dir():
             render_demo(root, seed)
     return root
+
+
+def _is_whole(root: Path) -> bool:
+    return test_labels_path(root).is_file() and sum(1 for _ in root.rglob("*.jpg")) == sum(demo_counts())
 
 
 def render_demo(root: Path, seed: int = 0, settings: DemoSettings | None = None) -> None:

@@ -1,6 +1,7 @@
 """Submitting: through Kaggle's client, here a stand-in of the same command line that keeps its list in a file."""
 
 import csv
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ import pandas as pd
 import pytest
 
 from ensemble import blend, submit
+from ensemble.leaderboard import Entry, Leaderboard
 from preprocessing.errors import UserError
 from preprocessing.run_folder import REPOSITORY
 from tests.ensemble.conftest import TEST_IMAGES, SmallRun
@@ -89,6 +91,16 @@ def test_it_submits_waits_for_the_score_and_writes_it_beside_the_estimate(
     run_submit(machine, small, "--again", "--message", "once more")
     assert uploads(tmp_path) == 2
     assert board(small)["public"].tolist() == [0.25, 0.25]
+
+
+def test_what_another_process_wrote_meanwhile_stays(tmp_path: Path) -> None:
+    ours, theirs = (Leaderboard(tmp_path / "leaderboard.csv") for _ in range(2))
+    entries = [Entry("2026-01-01 00:00:00", name, "0" * 64, 0.5, name) for name in "ab"]
+    ours.write(entries[0])
+    theirs.write(entries[1])
+    ours.write(dataclasses.replace(entries[0], public=0.25))
+    found = Leaderboard(tmp_path / "leaderboard.csv").entries
+    assert [(entry.run, entry.public == 0.25) for entry in found] == [("a", True), ("b", False)]
 
 
 def test_stopped_while_it_waits_it_goes_on_waiting(

@@ -99,7 +99,7 @@ def test_a_dry_run_builds_the_same_bytes_each_time_and_pushes_nothing(tmp_path: 
         names = set(archive.namelist())
         version = json.loads(archive.read("statefarm_code.json"))
     revision = type_command("git", "rev-parse", "HEAD").stdout.strip()
-    assert version["revision"].removesuffix("-changed") == revision
+    assert version["revision"].split("-")[0] == revision
     assert {"run_all.sh", "setup.sh", "models/vgg16.py", "tools/kaggle_kernel.py", "models/__init__.py"} <= names
     assert not [name for name in names if name.startswith(("tests/", "data/", "cache/", "."))]
     metadata = json.loads((tmp_path / "one" / "kernel" / "kernel-metadata.json").read_text())
@@ -127,11 +127,18 @@ def test_a_changed_file_a_credential_and_a_strange_name_are_refused(
     (checkout / "new.py").write_text(f"token = '{TOKEN}'\n")
     with pytest.raises(UserError, match=r"differ from the last commit \(new\.py\).*--allow-changes"):
         kaggle_push.revision(allow_changes=False)
-    assert kaggle_push.revision(allow_changes=True).endswith("-changed")
+    machine.setattr(kaggle_push, "REPOSITORY", checkout)
+    stamps = {kaggle_push.revision(allow_changes=True)}
+    (checkout / "run_all.sh").write_text("echo more\n")
+    stamps |= {kaggle_push.revision(allow_changes=True), kaggle_push.revision(allow_changes=True)}
+    assert len(stamps) == 2, "other contents, another stamp"
+    assert all(stamp[40:].startswith("-changed-") for stamp in stamps)
     assert kaggle_push.bundled_files() == ["run_all.sh"]
     subprocess.run(["git", "add", "-A"], cwd=checkout, check=True)
     with pytest.raises(UserError, match=r"new\.py looks like it holds a credential"):
         kaggle_push.bundled_files()
+    with pytest.raises(UserError, match="--options --models 'a: expected words as in a shell"):
+        kaggle_push.options_of("--models 'a")
     for name in ("Some One", "../x", ""):
         with pytest.raises(UserError, match="expected your user name"):
             kaggle_push.checked_user(name)

@@ -1,5 +1,6 @@
 """A classifier on a frozen network's features: exact, cheap, blind to held-out drivers, and a model like any other."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -17,12 +18,14 @@ from models.finetuning import architecture as zoo
 from models.finetuning import linear
 from models.finetuning.bottleneck import settings_for
 from models.finetuning.bottleneck_folds import inner_folds
+from models.finetuning.features import FeatureStore
 from models.finetuning.head import standardisation
 from models.finetuning.linear import Linear, Search, calibration, fit_path, softmax
+from models.finetuning.network import build
 from preprocessing.cache import make_room
 from preprocessing.competition import CLASSES
 from preprocessing.errors import UserError
-from preprocessing.images import read_image
+from preprocessing.images import ImageStore, read_image
 from preprocessing.metric import log_loss
 from preprocessing.run_folder import REPOSITORY
 from preprocessing.settings import ImageSize
@@ -188,7 +191,24 @@ def test_from_photographs_to_a_member_of_the_blend(tiny_tree: Callable[..., Path
     assert list(read_predictions(tmp_path / "tiny.csv").index) == list(stored.index)
 
 
-def test_features_that_find_no_room_are_computed_and_not_kept(tmp_path: Path) -> None:
+def test_features_that_find_no_room_are_computed_and_not_kept(
+    tiny_tree: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = sorted(tiny_tree(drivers=2, images_per_class=1).rglob("imgs/train/*/*.jpg"))
+    recipe = dataclasses.replace(zoo.find("mobilenet").recipe, image_size=ImageSize(32, 40))
+    network = build(zoo.find("mobilenet"), recipe, "none", "float32", seed=0)
+    found = []
+    for limit, kept in ((2**30, 1), (0, 0)):
+        cache = tmp_path / str(limit)
+        store = ImageStore(paths, recipe.image_size, cache, "", limit)
+        (features,) = FeatureStore("mobilenet", {}, [store], cache, limit).read(network, 1, print)
+        found.append(np.array(features))
+        assert len(list(cache.rglob("features.npy"))) == kept
+        assert ("find no room in the cache" in capsys.readouterr().out) == (not kept)
+    np.testing.assert_array_equal(*found)
+
+
+def test_room_is_made_by_removing_what_is_not_in_use(tmp_path: Path) -> None:
     entry = tmp_path / "cache" / "features" / "new"
     old, kept = tmp_path / "cache" / "images" / "old", tmp_path / "cache" / "images" / "kept"
     for folder in (old, kept):

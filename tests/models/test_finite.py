@@ -51,11 +51,12 @@ def test_a_step_of_wild_gradients_changes_nothing_and_the_next_is_as_if_it_had_n
 
 @pytest.mark.parametrize("norm", [0.0, 1e-30, 1e-3, 1e3, 1e18])
 def test_large_and_vanishing_gradients_are_clipped_to_the_norm(norm: float) -> None:
-    recipe = Recipe(optimizer="sgd", momentum=0.0, clip_norm=1.0)
-    variable = keras.Variable(np.zeros(4, np.float32))
-    optimizer = make_optimizer(recipe, Stage("network", 1, 1.0), "float32")
-    optimizer.apply([keras.ops.convert_to_tensor(np.full(4, norm / 2, np.float32))], [variable])
-    np.testing.assert_allclose(np.linalg.norm(np.array(variable).astype(float)), min(norm, 1.0), rtol=1e-5)
+    for most in (1.0, float("inf")):
+        recipe = Recipe(optimizer="sgd", momentum=0.0, clip_norm=most)
+        variable = keras.Variable(np.zeros(4, np.float32))
+        optimizer = make_optimizer(recipe, Stage("network", 1, 1.0), "float32")
+        optimizer.apply([keras.ops.convert_to_tensor(np.full(4, norm / 2, np.float32))], [variable])
+        np.testing.assert_allclose(np.linalg.norm(np.array(variable).astype(float)), min(norm, most), rtol=1e-5)
 
 
 def network_of(name: str, precision: str, **changes: object) -> Network:

@@ -66,13 +66,20 @@ def test_a_second_finetune_keeps_the_backbone_and_replaces_the_head(fitted: Mode
     assert not np.allclose(head, old)
 
 
+def test_a_second_finetune_does_not_hold_out_drivers_whom_the_first_has_seen(fitted: Model, data: Path) -> None:
+    with pytest.raises(UserError, match=r"fold=0 holds out drivers whom the given model has seen.*: p\d+"):
+        finetune(fitted, trainable="head").fit(fold=0)
+    with pytest.raises(UserError, match="holds out drivers whom the given model has seen"):
+        finetune(finetune(fitted, trainable="head"), trainable="head").fit(fold=0)
+
+
 def test_the_same_name_twice_gives_two_networks_that_share_nothing(fitted: Model) -> None:
     other = finetune("mobilenet", **SETTINGS)
     assert other.network is None
     with pytest.raises(UserError, match=r"fit\(\) first"):
         other.predict([])
     with pytest.raises(UserError, match="pooled_layers"):
-        finetune(fitted, pooled_layers="conv_pw_11_relu").fit()
+        finetune(fitted, pooled_layers="conv_pw_11_relu").fit(fold=1)
 
 
 @pytest.mark.parametrize(

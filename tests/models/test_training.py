@@ -248,6 +248,25 @@ def test_where_nobody_is_held_out_the_last_weights_are_kept_and_nothing_stops_ea
         np.testing.assert_array_equal(ours, saved)
 
 
+def test_a_disk_that_does_not_answer_costs_no_checkpoint(
+    data: FoldData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, trainer = trainer_of("vgg16", recipe_of("vgg16", trainable="head", epochs=1), data, tmp_path)
+    trainer.train()
+    whole = (tmp_path / "state.npz").read_bytes()
+
+    def no_answer(*arguments: object, **options: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(np, "load", no_answer)
+        with pytest.raises(UserError, match=r"cannot read .*state\.npz: .*Start again"):
+            trainer.resume()
+    assert (tmp_path / "state.npz").read_bytes() == whole
+    (tmp_path / "state.npz").write_bytes(b"x")
+    assert not trainer.resume(), "what is damaged is made anew"
+
+
 def test_a_loss_that_is_no_number_stops_with_the_settings_to_change(data: FoldData, tmp_path: Path) -> None:
     settings = {"optimizer": "sgd", "learning_rate": 10.0, "clip_norm": 0.0, "warmup": 0.0, "epochs": 9, "patience": 9}
     recipe = recipe_of("vgg16", head_l2=10.0, **settings)  # the penalty alone multiplies the kernel by -199 a step

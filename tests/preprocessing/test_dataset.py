@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -116,6 +117,22 @@ def test_an_image_that_breaks_after_the_first_start_is_noticed(root: Path, cache
     assert "images that are empty: 1 (" in faults_of(root, cache), "and what is remembered says the same"
 
 
+def test_an_image_that_could_not_be_read_is_looked_at_again(
+    root: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, opened = training_image(root), Path.open
+
+    def refused(path: Path, *arguments: Any, **options: Any) -> Any:
+        if path == first:
+            raise PermissionError(13, "Permission denied")
+        return opened(path, *arguments, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "open", refused)
+        assert "images that are unreadable: 1 (" in faults_of(root, cache)
+    load(root, cache, progress=False)  # the user gave the rights, which changes neither size nor date
+
+
 def test_damaged_findings_are_replaced(root: Path, cache: Path) -> None:
     load(root, cache, progress=False)
     (remembered,) = (cache / "checked").iterdir()
@@ -188,6 +205,22 @@ def test_a_folder_too_high_or_too_low_is_told_where_the_data_lies(root: Path) ->
     for mistaken in (root.parent, root / "imgs"):
         with pytest.raises(UserError, match=f"The data lies in {root}: say --data {root}$"):
             locate(mistaken)
+
+
+def test_a_neighbour_that_nobody_may_look_into_does_not_hide_where_the_data_lies(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (root.parent / "a_lost+found").mkdir()
+    is_file = Path.is_file
+
+    def refused(path: Path) -> bool:
+        if path.parent.name == "a_lost+found":
+            raise PermissionError(13, "Permission denied")
+        return is_file(path)
+
+    monkeypatch.setattr(Path, "is_file", refused)
+    with pytest.raises(UserError, match=f"The data lies in {root}: say --data {root}$"):
+        locate(root.parent)
 
 
 # The tables

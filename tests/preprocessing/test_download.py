@@ -100,6 +100,18 @@ def test_an_archive_that_has_arrived_in_part_goes_on(machine: pytest.MonkeyPatch
     assert names(tmp_path / "new") == ["data"]
 
 
+def test_an_archive_that_arrived_damaged_is_removed_so_that_the_client_gets_it_anew(
+    machine: pytest.MonkeyPatch, tmp_path: Path, archive: Path
+) -> None:
+    whole = archive.read_bytes()
+    archive.write_bytes(whole[: len(whole) // 2])
+    assert "It was removed: the same command downloads it anew" in complaint(tmp_path / "new" / "data")
+    assert not list((tmp_path / "new").rglob("*.zip"))
+    archive.write_bytes(whole)
+    download(tmp_path / "new" / "data", needed_gigabytes=0)
+    assert names(tmp_path / "new") == ["data"]
+
+
 def test_an_archive_from_a_browser_needs_no_client(archive: Path, tmp_path: Path) -> None:
     download(tmp_path / "data", archive)
     assert len(dataset.load(tmp_path / "data", tmp_path / "cache", progress=False).train) == 20

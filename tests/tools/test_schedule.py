@@ -140,4 +140,7 @@ def test_the_models_to_blend_share_a_fold(tmp_path: Path) -> None:
     assert blendable(tmp_path, ["a", "b", "c"]) == ["c"]
     finish("a", 0, 2)
     finish("b", 0)
+    for model in "abc":  # a training on all drivers is judged by nobody
+        (tmp_path / model / "fold_all").mkdir()
+        (tmp_path / model / "fold_all" / "finished.json").touch()
     assert blendable(tmp_path, ["a", "b", "c"]) == ["a", "b"]
