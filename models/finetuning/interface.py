@@ -105,9 +105,8 @@ class Model:
         table = folds.make_folds(data.train, options.folds).set_index("img").loc[data.train["img"]].reset_index()
         if not 0 <= fold < options.folds:
             raise UserError(f"fold={fold}: there are the folds 0 to {options.folds - 1}.")
-        root = data.root.resolve()
-        held_out, known = ({(root, name) for name in table["subject"][rows]} for rows in _halves(table["fold"] == fold))
-        leaked = sorted(name for _, name in held_out & self._seen_before)
+        root, rows = data.root.resolve(), table["fold"] == fold
+        leaked = sorted(name for name in table["subject"][rows].unique() if (root, name) in self._seen_before)
         if leaked:
             raise UserError(
                 f"fold={fold} holds out drivers whom the given model has seen in its own training: {named(leaked)}. "
@@ -129,7 +128,8 @@ class Model:
             source = Pixels(network, labelled, self.augmentation, options.workers, part.companions)
             checkpoint = Path(folder) / "state.npz"
             trainer = engine.train_network(work, network, part, source, self._policy, checkpoint, print, fresh)
-        self.network, self._seen = network, self._seen_before | known
+        self.network = network
+        self._seen = self._seen_before | {(root, name) for name in table["subject"][~rows]}
         self.history, self.log_loss = pd.DataFrame(trainer.progress.history), trainer.progress.best_loss
         return self
 
@@ -274,10 +274,6 @@ def finetune(what: str | Model, **settings: Any) -> Model:
         dataset.required(_path(chosen.data))
     trained = before.network or before._trained if before else None
     return Model(architecture, chosen, given, trained, before._seen if before else frozenset())
-
-
-def _halves(rows: "pd.Series") -> "tuple[pd.Series, pd.Series]":
-    return rows, ~rows
 
 
 def _path(data: str | os.PathLike[str] | None) -> Path | None:
