@@ -50,8 +50,18 @@ find_python() {
     return 1
 }
 
-# One at a time: two first starts would each remove what the other has begun.
+# One at a time: two first starts would each remove what the other has begun. Where flock says anything else than
+# 'another has it' (1), this file system has no such locks, and things go on without.
+wait_for_other_start() {
+    local status=0
+    if command -v flock >/dev/null; then flock --nonblock 9 2>/dev/null || status=$?; fi
+    if [ "$status" -eq 1 ]; then
+        echo "Waiting for another start that sets up .venv (Ctrl-C ends this)." >&2
+        flock 9
+    fi
+}
+
 {
-    if command -v flock >/dev/null; then flock 9; fi
+    wait_for_other_start
     setup_environment "$@"
 } 9< setup.sh
