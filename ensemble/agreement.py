@@ -6,9 +6,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from ensemble.paired import paired_difference
-from ensemble.report import formatted
+from ensemble.score_tables import formatted
 
 ENOUGH = 2.0  # standard errors
+WHY_WORSE = "a leak, too many choices, or harder drivers"
+WHY_BETTER = "these drivers are easier; a leak would do the opposite"
+AS_EXPECTED = "within two standard errors (over drivers): no sign of a leak, nor of choosing too often by these drivers"
 
 
 @dataclass(frozen=True)
@@ -25,9 +28,9 @@ class Agreement:
     test: tuple[float, float]
 
     @property
-    def apart(self) -> float:
-        """How far the two lie from each other, in standard errors of their difference."""
-        difference = abs(self.out_of_fold[0] - self.test[0])
+    def worse(self) -> float:
+        """How much worse the test drivers' loss is, in standard errors of the difference; negative if better."""
+        difference = self.test[0] - self.out_of_fold[0]
         return difference and difference / max(float(np.hypot(self.out_of_fold[1], self.test[1])), 1e-12)
 
 
@@ -57,14 +60,17 @@ def agreement_text(rows: Sequence[Agreement], drivers: int, test_drivers: int) -
         [
             row.name,
             *(f"{mean:.3f} +- {error:.3f}" for mean, error in (row.out_of_fold, row.test)),
-            f"{row.apart:.1f} errors",
+            f"{abs(row.worse):.1f} errors",
         ]
         for row in rows
     ]
-    far = [row.name for row in rows if row.apart > ENOUGH]
-    verdict = (
-        f"more than two standard errors apart: {', '.join(far)}: a leak, too many choices, or drivers of another kind"
-        if far
-        else "within two standard errors (over drivers): no sign of a leak, nor of choosing too often by these drivers"
-    )
-    return f"{formatted(headers, cells)}\n{verdict}"
+    worse = [row.name for row in rows if row.worse > ENOUGH]
+    better = [row.name for row in rows if row.worse < -ENOUGH]
+    verdicts = []
+    if worse:
+        verdicts.append(f"worse on the test drivers by more than two standard errors: {', '.join(worse)}: {WHY_WORSE}")
+    if better:
+        verdicts.append(
+            f"better on the test drivers by more than two standard errors: {', '.join(better)}: {WHY_BETTER}"
+        )
+    return "\n".join([formatted(headers, cells), *(verdicts or [AS_EXPECTED])])

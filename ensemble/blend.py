@@ -20,7 +20,7 @@ from pathlib import Path
 from ensemble.options import Options
 from preprocessing.errors import UserError, run_command
 from preprocessing.run_folder import RUNS, SUBMISSIONS, run_folder
-from preprocessing.settings import CommandLine, add_settings, chosen
+from preprocessing.settings import CommandLine, add_settings, chosen, names_in
 
 
 def command_line() -> CommandLine:
@@ -31,7 +31,7 @@ def command_line() -> CommandLine:
     parser.add_argument(
         "--data", type=Path, metavar="DIR", help="the competition's folder, for the order of the rows [found by itself]"
     )
-    parser.add_argument("--models", default="", metavar='"A B"', help="only these models [every one of the run]")
+    parser.add_argument("--models", type=names_in, default=[], metavar='"A B"', help="only these of the run [all]")
     parser.add_argument(
         "--submissions", type=Path, default=SUBMISSIONS, metavar="DIR", help="where the submission goes [submissions]"
     )
@@ -64,7 +64,7 @@ def main() -> None:
     for option in ("test_predictions", "features", "test_features", "folds"):
         if getattr(arguments, option):
             raise UserError(f"--{option.replace('_', '-')} goes with --predictions; a run has its own.")
-    models = tuple(arguments.models.replace(",", " ").split())
+    models = tuple(arguments.models)
 
     from preprocessing.competition import SAMPLE_SUBMISSION
     from preprocessing.dataset import required

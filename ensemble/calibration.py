@@ -7,8 +7,9 @@ temperature (1 / `scale`) for all classes. Source: Guo et al., On calibration of
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import log_softmax
 
-from ensemble.pooling import floored, log_rows_to_one
+from ensemble.pooling import floored
 
 RIDGE = 1e-3  # nats an image for a scale, or a bias, one off: nothing beside real evidence
 RIDGE_OF_ALL = 1.0  # nats for all images together: keeps a handful of images from dictating anything
@@ -27,7 +28,7 @@ class Calibration:
     def logarithms(self, logarithms: np.ndarray) -> np.ndarray:
         """From log-probabilities of shape (..., classes) to calibrated ones, rows of probabilities summing to 1."""
         moved = logarithms * self.scale
-        return log_rows_to_one(moved + np.array(self.bias) if self.bias else moved)
+        return log_softmax(moved + np.array(self.bias) if self.bias else moved, axis=-1)
 
     def predict(self, probabilities: np.ndarray) -> np.ndarray:
         """From probabilities of shape (..., classes) to calibrated ones."""

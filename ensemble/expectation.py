@@ -90,15 +90,17 @@ def place_among_published(loss: float) -> str:
     """Where a private score stands among those that were published: 'between the 12th and the 50th'."""
     places, scores = [place for place, _ in PUBLISHED], [score for _, score in PUBLISHED]
     if loss <= scores[0]:
-        return f"the {places[0]}th place or better"
+        return f"the {_ordinal(places[0])} place or better"
     if loss > scores[-1]:
-        return f"behind the {places[-1]}nd place"
+        return f"behind the {_ordinal(places[-1])} place"
     following = next(number for number, score in enumerate(scores) if loss <= score)
     return f"between the {_ordinal(places[following - 1])} and the {_ordinal(places[following])} place"
 
 
 def _ordinal(place: int) -> str:
-    return f"{place}{'nd' if place % 100 == 82 else 'th'}"
+    """'2nd', '12th'"""
+    teens = place % 100 in (11, 12, 13)
+    return f"{place}{'th' if teens else {1: 'st', 2: 'nd', 3: 'rd'}.get(place % 10, 'th')}"
 
 
 def expectation_text(expectation: Expectation, images: int, complete_images: int, guessed: bool) -> str:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from ensemble.options import Options
 from preprocessing.errors import UserError, named, run_command
 from preprocessing.run_folder import RUNS, run_folder
-from preprocessing.settings import CommandLine, add_settings, chosen
+from preprocessing.settings import CommandLine, add_settings, chosen, names_in
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,7 +32,7 @@ def make_parser() -> CommandLine:
     parser.add_argument("--run", default="full", metavar="NAME", help="the run to blend [full]")
     parser.add_argument("--runs", type=Path, default=RUNS, metavar="DIR", help="where runs lie [runs]")
     parser.add_argument("--data", type=Path, metavar="DIR", help="the competition's folder [found by itself]")
-    parser.add_argument("--models", default="", metavar='"A B"', help="only these models [every one of the run]")
+    parser.add_argument("--models", type=names_in, default=[], metavar='"A B"', help="only these of the run [all]")
     parser.add_argument("--allow-missing", action="store_true", help="blend although folds are missing")
     parser.add_argument("--labels", type=Path, required=True, metavar="FILE", help="img,classname[,subject]")
     add_settings(parser, Options(), "blending")
@@ -42,7 +42,7 @@ def make_parser() -> CommandLine:
 def main() -> None:
     arguments = make_parser().parse_args()
     run = run_folder(arguments.run, arguments.runs)
-    models = tuple(arguments.models.replace(",", " ").split())
+    models = tuple(arguments.models)
 
     from ensemble.outcome import outcome_of
     from ensemble.score import read_labels
@@ -148,7 +148,7 @@ def agreement_of_networks(predictions: Predictions, truth: pd.DataFrame, inputs:
 
 def as_text(table: pd.DataFrame) -> str:
     """The frame of `judged` for the terminal; the ratio is to the uniform mean on the test set."""
-    from ensemble.report import formatted
+    from ensemble.score_tables import formatted
 
     uniform = float(table.loc[table["way"].str.startswith("uniform mean"), "test"].iloc[0])
     rows = [

@@ -18,11 +18,11 @@ from ensemble.fold_means import FoldMean, mean_entropy, sharpened
 from preprocessing.competition import CLASSES
 from preprocessing.errors import UserError, named
 from preprocessing.files import read_json
-from preprocessing.finished import why_it_failed
+from preprocessing.finished import FINISHED, why_it_failed
 from preprocessing.run_folder import ALL_DRIVERS, RESERVED_MODEL_NAMES, fold_folder
 from preprocessing.tables import read_predictions
 
-OUT_OF_FOLD, TEST, FINISHED, CONFIGURATION = "out_of_fold.csv", "test.csv", "finished.json", "config.json"
+OUT_OF_FOLD, TEST, CONFIGURATION = "out_of_fold.csv", "test.csv", "config.json"
 OUT_OF_FOLD_FEATURES, TEST_FEATURES = "out_of_fold_features.npy", "test_features.npy"
 
 

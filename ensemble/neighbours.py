@@ -7,9 +7,10 @@ a neighbour's weight falls with its distance alone, exp(-distance / reach), what
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import log_softmax
 
 from ensemble.calibration import Calibration
-from ensemble.pooling import floored, log_rows_to_one
+from ensemble.pooling import floored
 
 MOST_NEIGHBOURS = 20
 BLOCK_BYTES = 2**28  # of similarities at once
@@ -137,7 +138,7 @@ class Smoothing:
         logarithms = own
         for _ in range(self.rounds):
             logarithms = (own + matrix @ logarithms) / sums
-        return log_rows_to_one(logarithms)
+        return log_softmax(logarithms, axis=-1)
 
     def predict(self, probabilities: np.ndarray, graph: Graph) -> np.ndarray:
         """Smoothed and tempered probabilities, shape (images, classes)."""

@@ -20,5 +20,7 @@ class Options:
         "networks trained on all drivers (--fold all): beside a model's folds in its test mean, or instead of them",
         choices=("no", "beside", "instead"),
     )
-    test_drivers: int = setting(0, "in the test set, for the interval; 0: guessed by images per driver", least=0)
+    test_drivers: int = setting(
+        0, "drivers in the test set, for the interval around the expected score; 0: by images per driver", least=0
+    )
     figures: bool = setting(True, "draw the figures")

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from threadpoolctl import threadpool_limits
 
-from ensemble import diagnosis, report
+from ensemble import diagnosis, score_tables
 from ensemble.expectation import Expectation, expected_loss, guessed_test_drivers
 from ensemble.features import graph_of_test, out_of_fold_graphs
 from ensemble.members import Predictions
@@ -118,17 +118,17 @@ def tables_of(outcome: Outcome) -> dict[str, pd.DataFrame]:
     ]
     rows = [
         *zip(predictions.names, predictions.out_of_fold, strict=True),
-        (report.FITTED, blend.predict(predictions.out_of_fold)),
-        (report.CROSS_FITTED, outcome.nested.plain),
+        (score_tables.FITTED, blend.predict(predictions.out_of_fold)),
+        (score_tables.CROSS_FITTED, outcome.nested.plain),
     ]
     if outcome.fitted.transduction.smoothing:
-        rows.append((report.WITH_NEIGHBOURS, final))
+        rows.append((score_tables.WITH_NEIGHBOURS, final))
     names, scored = zip(*rows, strict=True)
     return {
-        "scores": report.scores(names, scored, labels, images["fold"].to_numpy()),
-        "ways": report.ways_table(outcome.choice),
-        "by_driver": report.by_driver(subjects, final, labels),
-        "by_class": report.by_class(final, labels),
+        "scores": score_tables.scores(names, scored, labels, images["fold"].to_numpy()),
+        "ways": score_tables.ways_table(outcome.choice),
+        "by_driver": score_tables.by_driver(subjects, final, labels),
+        "by_class": score_tables.by_class(final, labels),
         "confusion": diagnosis.confusion(final, labels),
         "correlation": diagnosis.error_correlation(predictions.names, list(predictions.out_of_fold), labels),
         "members": diagnosis.leave_one_out(

@@ -5,6 +5,7 @@ changes it. A single member or several equal ones pool to themselves.
 """
 
 import numpy as np
+from scipy.special import softmax
 
 from preprocessing.metric import SMALLEST_PROBABILITY
 
@@ -44,8 +45,7 @@ def geometric_pool(probabilities: np.ndarray, weights: np.ndarray) -> np.ndarray
 
     Source: Hinton, Products of experts (1999); Genest and Zidek, Combining probability distributions (1986).
     """
-    logarithms = np.tensordot(weights, np.log(floored(probabilities)), axes=1)
-    return _rows_to_one(np.exp(logarithms - logarithms.max(axis=1, keepdims=True)))
+    return softmax(np.tensordot(weights, np.log(floored(probabilities)), axes=1), axis=1)
 
 
 POOLS = {"arithmetic": arithmetic_pool, "geometric": geometric_pool}
@@ -61,7 +61,7 @@ def per_class_pool(probabilities: np.ndarray, weights: np.ndarray) -> np.ndarray
     Returns:
         shape (images, classes), rows summing to 1.
     """
-    return np.exp(log_rows_to_one(np.einsum("mic,mc->ic", np.log(floored(probabilities)), weights)))
+    return softmax(np.einsum("mic,mc->ic", np.log(floored(probabilities)), weights), axis=1)
 
 
 def stacked_pool(probabilities: np.ndarray, kernel: np.ndarray, bias: np.ndarray) -> np.ndarray:
@@ -75,15 +75,7 @@ def stacked_pool(probabilities: np.ndarray, kernel: np.ndarray, bias: np.ndarray
     Returns:
         shape (images, classes), rows summing to 1.
     """
-    return np.exp(
-        log_rows_to_one(np.einsum("mic,mcd->id", np.log(floored(probabilities)), kernel, optimize=True) + bias)
-    )
-
-
-def log_rows_to_one(values: np.ndarray) -> np.ndarray:
-    """Values of shape (..., classes) less the logarithm of the sum of their exponentials: log-probabilities."""
-    values = values - values.max(axis=-1, keepdims=True)
-    return values - np.log(np.exp(values).sum(axis=-1, keepdims=True))
+    return softmax(np.einsum("mic,mcd->id", np.log(floored(probabilities)), kernel, optimize=True) + bias, axis=1)
 
 
 def _rows_to_one(values: np.ndarray) -> np.ndarray:

@@ -7,11 +7,12 @@ all the more the fewer drivers share the factors: so out of fold about as many s
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import log_softmax
 
 from ensemble.calibration import Calibration, fit_calibration, match_prior, smoothed_prior
 from ensemble.clipping import choose_clip, clip
 from ensemble.paired import not_clearly_worse
-from ensemble.pooling import floored, log_rows_to_one
+from ensemble.pooling import floored
 from preprocessing.metric import log_loss, log_loss_per_image
 
 STRENGTHS = (0.5, 0.75, 1.0)
@@ -47,7 +48,7 @@ class PriorMatching:
             matched = np.log(floored(match_prior(probabilities[rows], np.array(self.prior))))
             factors = np.median(matched - own[rows] - (matched - own[rows]).mean(axis=1, keepdims=True), axis=0)
             moved[rows] = own[rows] + self.strength * factors
-        return log_rows_to_one(moved)
+        return log_softmax(moved, axis=-1)
 
     def predict(self, probabilities: np.ndarray, sets: np.ndarray) -> np.ndarray:
         """Moved, tempered and clipped probabilities, shape (images, classes)."""

@@ -22,7 +22,7 @@ def read_labels(path: Path) -> pd.DataFrame:
     """Reads img,classname[,subject].
 
     Returns:
-        A frame indexed by img (unique) with classname (c0..c9) and, where the file has it, subject.
+        A frame indexed by img (unique) with classname (c0..c9) and, where the file has it, subject (nan where empty).
 
     Raises:
         UserError: not such a table.
@@ -30,26 +30,23 @@ def read_labels(path: Path) -> pd.DataFrame:
     import pandas as pd
 
     from preprocessing.competition import CLASSES
+    from preprocessing.csv_files import check_image_names, read_rows
 
     try:
-        table = pd.read_csv(path, dtype=str, encoding="utf-8-sig")
+        header, rows = read_rows(path, "labels")
     except FileNotFoundError:
         raise UserError(f"{path}: no such label file.") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read as labels: {error}") from error
-    if not {"img", "classname"} <= set(table.columns):
-        found = named(list(map(str, table.columns)), 12)
-        raise UserError(f"{path}: expected the columns img,classname and perhaps subject, found {found}.")
-    if table["img"].isna().any():
-        raise UserError(f"{path}: {int(table['img'].isna().sum()):,} rows have no image name.")
-    twice = table["img"].duplicated()
-    if twice.any():
-        raise UserError(f"{path}: images that stand there more than once: {named(list(table['img'][twice]))}.")
+    if not {"img", "classname"} <= set(header):
+        raise UserError(f"{path}: expected the columns img,classname and perhaps subject, found {named(header, 12)}.")
+    table = pd.DataFrame(rows, columns=header, dtype="str")
+    check_image_names(path, table["img"].tolist())
     strange = ~table["classname"].isin(CLASSES)
     if strange.any():
         raise UserError(f"{path}: expected classes c0 to c9, found others for {named(list(table['img'][strange]))}.")
-    columns = ["classname", "subject"] if "subject" in table.columns else ["classname"]
-    return table.set_index("img")[columns]
+    if "subject" not in header:
+        return table.set_index("img")[["classname"]]
+    table["subject"] = table["subject"].where(table["subject"] != "")
+    return table.set_index("img")[["classname", "subject"]]
 
 
 def score_text(predictions: Path, labels: Path) -> str:
@@ -60,7 +57,7 @@ def score_text(predictions: Path, labels: Path) -> str:
     """
     import numpy as np
 
-    from ensemble.report import by_class_text, by_driver_text
+    from ensemble.score_tables import by_class, by_class_text, by_driver, by_driver_text
     from preprocessing.competition import CLASSES
     from preprocessing.metric import accuracy, log_loss
     from preprocessing.tables import read_predictions
@@ -85,8 +82,9 @@ def score_text(predictions: Path, labels: Path) -> str:
     if unused:
         lines.append(f"{unused:,} labelled images are not in the table; they are left out.")
     if "subject" in known:
-        lines += ["", by_driver_text(known["subject"].fillna("unknown").to_numpy(), probabilities, truth)]
-    lines += ["", by_class_text(probabilities, truth)]
+        drivers = known["subject"].fillna("unknown").to_numpy()
+        lines += ["", by_driver_text(by_driver(drivers, probabilities, truth))]
+    lines += ["", by_class_text(by_class(probabilities, truth))]
     return "\n".join(lines)
 
 

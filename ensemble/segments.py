@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import softmax
 
 from ensemble.neighbours import Graph
-from ensemble.pooling import floored, log_rows_to_one
+from ensemble.pooling import floored
 
 CLOSEST = 5  # neighbours that may be linked
 LEAST_AGREEMENT = 0.8  # share of a segment's confident images that take the same class
@@ -43,7 +44,7 @@ class Segmentation:
         agreeing &= votes.max(axis=1) >= LEAST_AGREEMENT * votes.sum(axis=1)
         logarithms = np.log(floored(probabilities))
         means = np.stack([np.bincount(chains, column) for column in logarithms.T], axis=1) / sizes[:, None]
-        return np.where(agreeing[chains][:, None], np.exp(log_rows_to_one(means[chains])), probabilities)
+        return np.where(agreeing[chains][:, None], softmax(means[chains], axis=-1), probabilities)
 
 
 def mutual_chains(graph: Graph, reach: float) -> np.ndarray:

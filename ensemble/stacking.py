@@ -8,8 +8,7 @@ problems are convex.
 from collections.abc import Callable, Sequence
 
 import numpy as np
-
-from ensemble.pooling import log_rows_to_one
+from scipy.special import log_softmax
 
 PENALTIES = (100.0, 10.0, 1.0)  # nats an image for parameters one off; the strongest first
 MOST_SPLITS = 3  # of the drivers, to choose the penalty
@@ -57,7 +56,7 @@ def fit_per_class(logarithms: np.ndarray, labels: np.ndarray, shared: np.ndarray
     true[np.arange(images), labels] = 1
 
     def objective(weights: np.ndarray) -> tuple[float, np.ndarray]:
-        scores = log_rows_to_one((logarithms * weights[:, None, :]).sum(axis=0))
+        scores = log_softmax((logarithms * weights[:, None, :]).sum(axis=0), axis=-1)
         away = weights - shared[:, None]
         loss = -float((scores * true).sum()) / images + penalty / 2 * float((away**2).sum())
         gradient = np.einsum("mic,ic->mc", logarithms, np.exp(scores) - true) / images

@@ -11,11 +11,11 @@ import pandas as pd
 
 from ensemble import members as members_of_run
 from ensemble import record
-from ensemble.account import paragraphs, remarks_on
 from ensemble.loose_tables import LooseTables, read_loose
 from ensemble.members import Predictions
 from ensemble.options import Options
 from ensemble.outcome import Outcome, outcome_of, tables_of
+from ensemble.report import paragraphs, remarks_on
 from ensemble.submission import read_sample_images, write_submission
 from preprocessing import locks
 from preprocessing.competition import SAMPLE_SUBMISSION

@@ -1,6 +1,5 @@
 """The submission: the sample's rows in the sample's order, read back from the disk and checked before announced."""
 
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +7,7 @@ import pandas as pd
 
 from preprocessing.competition import CLASSES
 from preprocessing.competition_files import SAMPLE_COLUMNS, is_image_name
-from preprocessing.csv_files import read_rows
+from preprocessing.csv_files import check_image_names, read_rows
 from preprocessing.errors import UserError, named
 from preprocessing.tables import write_predictions
 
@@ -31,15 +30,12 @@ def read_sample_images(path: Path) -> pd.Index:
         raise UserError(f"{path}: expected the columns img,c0,...,c9, found {named(header, 12)}.")
     place = header.index("img")
     images = [row[place] for row in rows]
-    nameless = sum(not name.strip() for name in images)
-    if not images or nameless:
-        raise UserError(f"{path}: expected an image name in every row, found {nameless} rows without.")
+    if not images:
+        raise UserError(f"{path}: expected rows, found none.")
+    check_image_names(path, images)
     refused = [repr(name) for name in images if not is_image_name(name)]
     if refused:
         raise UserError(f"{path}: expected plain file names such as img_1.jpg, found {named(refused)}.")
-    if len(set(images)) < len(images):
-        twice = [name for name, count in Counter(images).items() if count > 1]
-        raise UserError(f"{path}: images that stand there more than once: {named(twice)}.")
     return pd.Index(images, name="img", dtype="str")
 
 

@@ -9,10 +9,11 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from scipy.special import log_softmax
 
 from ensemble.calibration import BIAS_PENALTIES, Calibration, fit_calibration
 from ensemble.clipping import choose_clip, clip
-from ensemble.pooling import POOLS, floored, log_rows_to_one, per_class_pool, stacked_pool, uniform_weights
+from ensemble.pooling import POOLS, floored, per_class_pool, stacked_pool, uniform_weights
 from ensemble.stacking import choose_penalty, fit_per_class, fit_stacking
 from ensemble.weights import fit_weights
 from preprocessing.metric import log_loss
@@ -115,7 +116,7 @@ class Evidence:
     @cached_property
     def bias_penalty(self) -> float:
         """What biases cost, for members and pools alike: chosen on the uniform geometric pool, by drivers left out."""
-        logarithms = log_rows_to_one(self.logarithms.mean(axis=0))
+        logarithms = log_softmax(self.logarithms.mean(axis=0), axis=-1)
 
         def trial(rows: np.ndarray, penalty: float) -> Callable[[np.ndarray], np.ndarray]:
             calibration = fit_calibration(logarithms[rows], self.labels[rows], True, penalty)

@@ -16,7 +16,7 @@ REVISION = ""  # of the code that is expected; any where it is empty
 
 STARTED = time.time()
 ROOT = Path(os.environ.get("STATEFARM_KAGGLE", "/kaggle"))
-BUNDLE, VERSION = "statefarm_code.zip", "statefarm_code.json"
+BUNDLE, MANIFEST = "statefarm_code.zip", "statefarm_code.json"
 DEPTH = 5  # of folders under input/, as in input/datasets/USER/NAME/FOLDER/statefarm_code.json
 
 
@@ -34,23 +34,23 @@ def unpack(found: Path, code: Path) -> None:
     if found.name == BUNDLE:
         with zipfile.ZipFile(found) as archive:
             archive.extractall(code)
-    names = json.loads((found if found.name == VERSION else code / VERSION).read_text())["files"]
+    names = json.loads((found if found.name == MANIFEST else code / MANIFEST).read_text())["files"]
     for name in names:
         (code / name).parent.mkdir(parents=True, exist_ok=True)
-        if found.name == VERSION:
+        if found.name == MANIFEST:
             source = found.parent / name
             (code / name).write_bytes(source.read_bytes() if source.exists() else b"")
 
 
 def main() -> None:
-    found = find((VERSION, BUNDLE), ROOT / "input")
+    found = find((MANIFEST, BUNDLE), ROOT / "input")
     if found is None:
-        sys.exit(f"No code among the inputs: attach the dataset statefarm-code (expected {BUNDLE} or {VERSION}).")
+        sys.exit(f"No code among the inputs: attach the dataset statefarm-code (expected {BUNDLE} or {MANIFEST}).")
     code = ROOT / "tmp" / "code"
     unpack(found, code)
-    if found.name == VERSION:
-        (code / VERSION).write_bytes(found.read_bytes())
-    revision = json.loads((code / VERSION).read_text())["revision"]
+    if found.name == MANIFEST:
+        (code / MANIFEST).write_bytes(found.read_bytes())
+    revision = json.loads((code / MANIFEST).read_text())["revision"]
     if REVISION and revision != REVISION:
         sys.exit(f"The dataset has revision {revision}, not {REVISION}: Kaggle was not done with it. Push again.")
     command = [sys.executable, "-m", "tools.kaggle_kernel", str(ROOT), str(STARTED), *OPTIONS]

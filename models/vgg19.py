@@ -2,7 +2,7 @@
 
     python models/vgg19.py --fold 0
 
-About 24 minutes a fold of 2,100 images on 2 cores, by its operations and VGG16's rate; not timed.
+About 29 minutes a fold of 2,100 images on 2 cores, by its operations and VGG16's rate; not timed.
 
 224x224 pixels, BGR minus the ImageNet mean, 20.0 million parameters: VGG16 with one convolution more in each
 of its last three blocks. No BatchNorm: a rate that is too high ruins it. AdamW at 3e-5, 4 epochs, and

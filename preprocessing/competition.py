@@ -3,6 +3,8 @@
 Source: https://www.kaggle.com/competitions/state-farm-distracted-driver-detection/data
 """
 
+from pathlib import Path
+
 CLASS_NAMES = {
     "c0": "safe driving",
     "c1": "texting - right",
@@ -26,3 +28,11 @@ TEST_FOLDER = "imgs/test"  # .../*.jpg
 
 COMPLETE_TRAIN_IMAGES = 22_424  # of 26 drivers
 COMPLETE_TEST_IMAGES = 79_726
+
+
+def held_out_labels_path(root: Path) -> Path:
+    """Where the labels of a practice or demo test set lie: beside its data folder, so that nothing reads them there.
+
+    Columns img,subject,classname.
+    """
+    return root.parent / f"{root.name}_test_labels.csv"

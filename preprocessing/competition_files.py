@@ -1,6 +1,6 @@
 """What stands in the two CSV files and in the image folders, and whether the two agree.
 
-Nothing here raises for what it finds wrong: it gathers `Fault`s, so that all of them can be told at once.
+Nothing here raises for what it finds wrong in them: it gathers `Fault`s, so that all of them can be told at once.
 """
 
 import csv
@@ -8,12 +8,12 @@ import io
 import os
 import re
 import stat
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from preprocessing.competition import CLASSES, DRIVER_LIST, SAMPLE_SUBMISSION, TEST_FOLDER, TRAIN_FOLDER
+from preprocessing.csv_files import listed_again, write_rows
 from preprocessing.errors import UserError, named
 
 DRIVER_LIST_COLUMNS = ("subject", "classname", "img")
@@ -61,9 +61,28 @@ def read_driver_list(root: Path, faults: list[Fault]) -> list[ImageRow] | None:
         faults.append(Fault(f"{DRIVER_LIST}: rows with a class other than c0..c9: {len(unknown):,} ({words})"))
     nameless = [row.img for row in images if not _DRIVER.fullmatch(row.subject) or row.subject != row.subject.strip()]
     if nameless:
-        text = f"rows with no driver, or a strange one, or with spaces around it: {len(nameless):,} ({named(nameless)})"
+        text = f"rows with a missing or malformed driver ID: {len(nameless):,} ({named(nameless)})"
         faults.append(Fault(f"{DRIVER_LIST}: {text}"))
     return [row for row in images if row.classname in CLASSES and _IMAGE_NAME.fullmatch(row.img)]
+
+
+def write_tables(
+    folder: Path, train: Sequence[tuple[str, str, str]], test: Sequence[tuple[str, str, str]], labels: Path
+) -> None:
+    """Writes the tables of a data folder that is being made, and last, outside of it, the labels of its test images.
+
+    Args:
+        train: subject, classname, img.
+        test: img, subject, classname; the sample submission says the same of each.
+        labels: the file of columns img, subject, classname.
+
+    Raises:
+        UserError: one cannot be written.
+    """
+    uniform = (1 / len(CLASSES),) * len(CLASSES)
+    write_rows(folder / DRIVER_LIST, DRIVER_LIST_COLUMNS, train)
+    write_rows(folder / SAMPLE_SUBMISSION, SAMPLE_COLUMNS, [(img, *uniform) for img, _, _ in test])
+    write_rows(labels, ("img", "subject", "classname"), test)
 
 
 def read_sample_submission(root: Path, faults: list[Fault]) -> list[str] | None:
@@ -86,9 +105,9 @@ def _judge_names(table: str, names: Sequence[str], faults: list[Fault]) -> None:
     if refused:
         expected = "expected a plain file name such as img_1.jpg, without a folder"
         faults.append(Fault(f"{table}: refused image names: {len(refused):,} ({named(refused)}); {expected}"))
-    twice = [name for name, count in Counter(names).items() if count > 1]
+    twice = listed_again(names)
     if twice:
-        faults.append(Fault(f"{table}: images that stand there more than once: {len(twice):,} ({named(twice)})"))
+        faults.append(Fault(f"{table}: images listed more than once: {len(twice):,} ({named(twice)})"))
 
 
 def _read_csv(path: Path, columns: Sequence[str], faults: list[Fault]) -> list[list[str]] | None:

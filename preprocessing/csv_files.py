@@ -3,9 +3,13 @@
 import csv
 import io
 import re
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from preprocessing.errors import UserError, named
+from preprocessing.files import write_text
 
 _FORMULA = re.compile(r"[=+\-@]|[\x00-\x1f\x7f]")  # what spreadsheets take for a formula when a cell begins with it
 
@@ -32,10 +36,35 @@ def read_rows(path: Path, what: str) -> tuple[list[str], list[list[str]]]:
     ragged = sum(len(row) != len(header) for row in rows)
     if ragged:
         raise UserError(f"{path}: cannot be read as {what}: {ragged:,} rows without the header's {len(header)} fields.")
-    twice = sorted({column for column in header if header.count(column) > 1})
-    if twice:
-        raise UserError(f"{path}: cannot be read as {what}: it has the column {named(twice)} more than once.")
+    if listed_again(header):
+        columns = named(listed_again(header))
+        raise UserError(f"{path}: cannot be read as {what}: it has the column {columns} more than once.")
     return header, rows
+
+
+def check_image_names(path: Path, images: Sequence[str]) -> None:
+    """Raises a UserError unless every row of a table has an image name, and each name stands there once."""
+    nameless = sum(not name.strip() for name in images)
+    if nameless:
+        raise UserError(f"{path}: {nameless:,} rows have no image name.")
+    if listed_again(images):
+        raise UserError(f"{path}: images listed more than once: {named(listed_again(images))}.")
+
+
+def listed_again(names: Sequence[str]) -> list[str]:
+    """Those names that are listed more than once, each once, in their order."""
+    return [name for name, count in Counter(names).items() if count > 1]
+
+
+def write_rows(path: Path, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Writes a CSV file, whole or not at all; lines end with a newline alone.
+
+    Raises:
+        UserError: the folder cannot be written to, or the disk is full.
+    """
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([header, *rows])
+    write_text(path, text.getvalue())
 
 
 def is_formula(text: str) -> bool:

@@ -31,7 +31,7 @@ VARIABLE = "STATEFARM_DATA"
 KAGGLE_MOUNTS = (Path("/kaggle/input") / SLUG, Path("/kaggle/input/competitions") / SLUG)
 DEFAULT_FOLDER = REPOSITORY / "data"
 
-_CHECK_VERSION = 1  # raised whenever the header check learns or unlearns something, so that old findings are not used
+_CHECK_VERSION = 2  # raised whenever the header check learns or unlearns something, so that old findings are not used
 
 
 @dataclass(frozen=True, eq=False)
@@ -208,18 +208,21 @@ def _fingerprint(root: Path, files: dict[str, FileStat]) -> str:
 
 
 def _broken_images(root: Path, paths: Sequence[str], fingerprint: str, cache: Path, progress: bool) -> dict[str, str]:
-    """`broken_images`, or what it found last time if not one file has changed since."""
+    """`broken_images`, or what it found last time if not one file has changed since.
+
+    Those that could not be read are looked at again: rights, or a disk that answers again, change no file's date.
+    """
     key = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:16]
     remembered = Path(cache) / "checked" / f"{key}.json"
     try:
         found = read_json(remembered)
         if found["version"] == _CHECK_VERSION and found["fingerprint"] == fingerprint:
-            return dict(found["broken"])
+            broken = dict(found["broken"])
+            again = [path for path, why in broken.items() if why == UNREADABLE]
+            return {path: why for path, why in broken.items() if why != UNREADABLE} | broken_images(root, again, False)
     except (UserError, KeyError, TypeError, ValueError):
         pass  # not there yet, or damaged: checking again costs seconds and is always right
     broken = broken_images(root, paths, progress)
-    if any(UNREADABLE in text for text in broken.values()):
-        return broken  # rights, or a disk that answers again: nothing about the file need change then
     try:
         write_json(
             remembered,

@@ -132,7 +132,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=REPOSITORY / "data", metavar="DIR", help="the new folder [data]")
     parser.add_argument("--archive", type=Path, metavar="ZIP", help="unpack this one instead of downloading")
     parser.add_argument(
-        "--free-space", type=float, default=NEEDED_GIGABYTES, metavar="GB", help=f"needed to start [{NEEDED_GIGABYTES}]"
+        "--free-space",
+        type=float,
+        default=NEEDED_GIGABYTES,
+        metavar="GB",
+        help=f"needed free space [{NEEDED_GIGABYTES}]",
     )
     arguments = parser.parse_args()
     archive = arguments.archive.expanduser() if arguments.archive else None

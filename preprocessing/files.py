@@ -76,6 +76,10 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, f"{text[: -len(_FRAME)]}{_FRAME.decode().replace('0' * 64, digest)}")
 
 
+class DamagedRecordError(UserError):
+    """A JSON file's bytes are not what was written."""
+
+
 class UnreadableError(UserError):
     """The disk does not give a file's bytes now; what it holds may be whole."""
 
@@ -84,7 +88,7 @@ def read_json(path: Path) -> Any:
     """Reads a JSON file; one with a seal must be as it was written, and comes without the seal.
 
     Raises:
-        UserError: the file is not JSON, or is damaged.
+        DamagedRecordError (a UserError): the file is not JSON, or its checksum does not fit.
         UnreadableError (a UserError): it is missing, or cannot be read.
     """
     try:
@@ -95,9 +99,11 @@ def read_json(path: Path) -> Any:
             f"cannot read {path}: {error}. Expected a JSON file as this program writes it."
         ) from error
     except (ValueError, RecursionError) as error:
-        raise UserError(f"cannot read {path}: {error}. Expected a JSON file as this program writes it.") from error
+        raise DamagedRecordError(
+            f"cannot read {path}: {error}. Expected a JSON file as this program writes it."
+        ) from error
     if _is_damaged(content):
-        raise UserError(f"{path} is damaged: its checksum does not fit.")
+        raise DamagedRecordError(f"{path} is damaged: its checksum does not fit.")
     if isinstance(value, dict):
         value.pop(SEAL, None)
     return value
@@ -107,11 +113,11 @@ def read_record(path: Path) -> dict[str, Any]:
     """Reads a JSON file that holds an object.
 
     Raises:
-        UserError: as `read_json`, or it holds something else.
+        DamagedRecordError, UnreadableError (UserErrors): as `read_json`; damaged is also what holds something else.
     """
     value = read_json(path)
     if not isinstance(value, dict):
-        raise UserError(f"cannot read {path}: expected a JSON object, found {type(value).__name__}.")
+        raise DamagedRecordError(f"cannot read {path}: expected a JSON object, found {type(value).__name__}.")
     return value
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from preprocessing.errors import UserError
-from preprocessing.files import read_record, sha256_of
+from preprocessing.files import DamagedRecordError, UnreadableError, read_record, sha256_of
 
 FINISHED, DAMAGED, FAILED = "finished.json", "damaged.json", "failed.json"
 
@@ -19,7 +19,7 @@ def recorded_sha256(path: Path) -> str | None:
     """What an output's SHA-256 was when its piece was finished; None where nothing tells.
 
     Raises:
-        UserError: finished.json is there, but damaged.
+        UserError: finished.json is there, but damaged, or cannot be read.
     """
     record = path.parent / FINISHED
     if not record.is_file():
@@ -45,10 +45,14 @@ def require_whole(path: Path, sha256: str | None = None) -> Path:
 
 
 def damaged_outputs(folder: Path) -> list[str]:
-    """Names of those outputs of a finished piece that are damaged or missing; finished.json where that itself is."""
+    """Names of those outputs of a finished piece that are damaged or missing; finished.json where that itself is.
+
+    Raises:
+        UnreadableError (a UserError): finished.json may be whole, but cannot be read now.
+    """
     try:
         sums = _finished_record(folder).get("sha256", {})
-    except UserError:
+    except DamagedRecordError:
         return [FINISHED]
     sums = sums if isinstance(sums, dict) else {}
     there = {path.name for path in folder.iterdir() if path.is_file()}  # a damaged record may name anything
@@ -80,8 +84,21 @@ def set_aside(folder: Path) -> str:
     return f"Delete {folder / FINISHED}: then the command that trained it makes it again, and nothing else."
 
 
+def record_of_piece(folder: Path, name: str) -> dict[str, Any]:
+    """Reads the config.json or finished.json of a piece.
+
+    Raises:
+        DamagedRecordError (a UserError): it is damaged.
+        UnreadableError (a UserError): it may be whole, but cannot be read now; says what can be done.
+    """
+    try:
+        return read_record(folder / name)
+    except UnreadableError as error:
+        raise UnreadableError(f"{error} Start again, or delete {folder} to have it made anew.") from error
+
+
 def _finished_record(folder: Path) -> dict[str, Any]:
     try:
-        return read_record(folder / FINISHED)
-    except UserError as error:
-        raise UserError(f"{error} {set_aside(folder)}") from error
+        return record_of_piece(folder, FINISHED)
+    except DamagedRecordError as error:
+        raise DamagedRecordError(f"{error} {set_aside(folder)}") from error

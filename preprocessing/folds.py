@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from preprocessing import locks
 from preprocessing.competition import CLASS_NAMES, CLASSES
-from preprocessing.csv_files import is_formula, read_rows
+from preprocessing.csv_files import check_image_names, is_formula, read_rows
 from preprocessing.errors import UserError, named, run_command
 from preprocessing.files import read_record, sha256_of, write_json, written_whole
 from preprocessing.run_folder import CACHE, RUNS, folds_path, run_folder
@@ -112,9 +112,7 @@ def _judged(path: Path, rows: "list[tuple[str, ...]]", train: "pd.DataFrame | No
     import pandas as pd
 
     images, drivers, classes, folds = zip(*rows, strict=True) if rows else ((), (), (), ())
-    if len(set(images)) < len(images):
-        duplicated = sorted(image for image, count in Counter(images).items() if count > 1)
-        raise UserError(f"{path}: images that stand there more than once: {named(duplicated)}.")
+    check_image_names(path, images)
     formulas = [repr(text) for text in (*images, *drivers) if not text.strip() or is_formula(text)]
     if formulas:
         raise UserError(f"{path}: images or drivers without a name, or with a formula for one: {named(formulas)}.")

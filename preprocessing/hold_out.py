@@ -6,15 +6,15 @@ writes practice/ in Kaggle's layout, and practice_test_labels.csv (img,subject,c
 links where the file system has them and copies elsewhere. The original test images, which have no labels, are left out.
 """
 
-import csv
 import random
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from preprocessing.competition import CLASSES, DRIVER_LIST, SAMPLE_SUBMISSION, TEST_FOLDER, TRAIN_FOLDER
+from preprocessing.competition import CLASSES, TEST_FOLDER, TRAIN_FOLDER, held_out_labels_path
+from preprocessing.competition_files import write_tables
 from preprocessing.errors import UserError, run_command
-from preprocessing.files import link_or_copy, written_whole
+from preprocessing.files import link_or_copy
 from preprocessing.run_folder import CACHE
 from preprocessing.settings import CommandLine, nearest
 
@@ -22,11 +22,6 @@ if TYPE_CHECKING:
     from preprocessing.dataset import Dataset
 
 FIRST_NUMBER = 200_000  # of the renamed images; the competition's own end before 110,000
-
-
-def labels_path(out: Path) -> Path:
-    """Where the held-out labels lie: beside the new folder, so that nothing that is given the folder can read them."""
-    return out.parent / f"{out.name}_test_labels.csv"
 
 
 def hold_out(data: "Dataset", drivers: Sequence[str], out: Path, seed: int = 0) -> Path:
@@ -47,7 +42,7 @@ def hold_out(data: "Dataset", drivers: Sequence[str], out: Path, seed: int = 0) 
 
     _judge_drivers(drivers, sorted(data.train["subject"].unique()))
     out = Path(out)
-    labels = labels_path(out)
+    labels = held_out_labels_path(out)
     for path in (out, labels):
         if path.exists():
             raise UserError(f"{path} is there already. Choose another --out, or move it away first.")
@@ -68,12 +63,9 @@ def hold_out(data: "Dataset", drivers: Sequence[str], out: Path, seed: int = 0) 
             link_or_copy(data.train_path(img, classname), folder / TRAIN_FOLDER / classname / img)
         for name, (_, classname, img) in renamed:
             link_or_copy(data.train_path(img, classname), folder / TEST_FOLDER / name)
-        _write_rows(folder / DRIVER_LIST, ("subject", "classname", "img"), kept)
-        uniform = (f"{1 / len(CLASSES):g}",) * len(CLASSES)
-        _write_rows(folder / SAMPLE_SUBMISSION, ("img", *CLASSES), [(name, *uniform) for name, _ in renamed])
         truth = [(name, subject, classname) for name, (subject, classname, _) in renamed]
         # Last and only then renamed: no practice set is ever left without its labels.
-        _write_rows(labels, ("img", "subject", "classname"), truth)
+        write_tables(folder, kept, truth, labels)
     return labels
 
 
@@ -86,11 +78,6 @@ def _judge_drivers(drivers: Sequence[str], known: Sequence[str]) -> None:
         raise UserError(f"--drivers: expected at least one of {' '.join(known)}")
     if set(drivers) == set(known):
         raise UserError("--drivers: these are all the drivers; leave at least one to train on, two to validate too.")
-
-
-def _write_rows(path: Path, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    with written_whole(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
-        csv.writer(stream, lineterminator="\n").writerows([header, *rows])
 
 
 def main() -> None:

@@ -156,7 +156,7 @@ class ImageStore:
             if number in self._blocks and self._blocks[number] is not damaged:
                 return self._blocks[number]
             path = self._block_path(number)
-            print(f"note: {path} is damaged, as its checksums tell; it is made again", file=sys.stderr)
+            print(f"note: {path} is damaged (its checksum does not match); it is made again", file=sys.stderr)
             block = None
             with contextlib.suppress(OSError, UserError):  # a cache that is only read; the images are there
                 write_block(path, np.stack([self._decode(row) for row in self._rows(number)]))

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+from scipy.special import softmax
 
 from preprocessing.metric import SMALLEST_PROBABILITY
 
@@ -17,5 +18,4 @@ def geometric_mean(tables: Sequence[np.ndarray]) -> np.ndarray:
         shape (images, classes), float64, rows summing to 1.
     """
     logarithms = np.mean([np.log(np.maximum(np.asarray(t, np.float64), SMALLEST_PROBABILITY)) for t in tables], axis=0)
-    mean = np.exp(logarithms - logarithms.max(axis=1, keepdims=True))
-    return mean / mean.sum(axis=1, keepdims=True)
+    return softmax(logarithms, axis=1)

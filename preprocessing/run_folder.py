@@ -15,7 +15,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 RUNS = REPOSITORY / "runs"
 CACHE = REPOSITORY / "cache"
 SUBMISSIONS = REPOSITORY / "submissions"
-VERSION = "statefarm_code.json"  # in the root of a bundle of the code: its git revision
+BUNDLE_MANIFEST = "statefarm_code.json"  # in the root of a bundle of the code: its git revision
 
 ALL_DRIVERS = "all"  # the 'fold' that holds nobody out: fold_all/ has no out_of_fold.csv
 RESERVED_MODEL_NAMES = ("ensemble",)

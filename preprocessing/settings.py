@@ -135,15 +135,21 @@ def checked(configuration: Any, values: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
+def names_in(text: str) -> list[str]:
+    """Reads an option that names several things, quoted: 'a b' and 'a,b'."""
+    return text.replace(",", " ").split()
+
+
 def as_words(configuration: Any, default: Any = None) -> list[str]:
     """Every setting in words, or what differs from another instance: ['epochs 6', 'pooled layers mixed7,mixed8']."""
     ours, theirs = as_json(configuration), as_json(default) if default else {}
     changed = {name: value for name, value in ours.items() if name not in theirs or value != theirs[name]}
-    return [f"{name.replace('_', ' ')} {_word(value)}" for name, value in changed.items()]
+    return [f"{name.replace('_', ' ')} {word(value)}" for name, value in changed.items()]
 
 
-def _word(value: Any) -> str:
-    if isinstance(value, list):
+def word(value: Any) -> str:
+    """A setting's value as a person reads it: 'yes', '0.05', 'mixed7,mixed8', 'none'."""
+    if isinstance(value, (list, tuple)):
         return ",".join(map(str, value)) or "none"
     if isinstance(value, bool):
         return "yes" if value else "no"

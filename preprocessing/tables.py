@@ -3,7 +3,6 @@
 They are joined by `img`, never by position.
 """
 
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from preprocessing.competition import CLASSES
-from preprocessing.csv_files import as_cell, is_formula, read_rows
+from preprocessing.csv_files import as_cell, check_image_names, is_formula, read_rows
 from preprocessing.errors import UserError, named
 from preprocessing.files import written_whole
 
@@ -77,15 +76,10 @@ def read_predictions(path: Path, also: Sequence[str] = ()) -> pd.DataFrame:
 
 def _judge_names(path: Path, images: Sequence[str]) -> None:
     """Names must be there, once each, and no formulas: they go into tables that people open in a spreadsheet."""
-    nameless = sum(not name.strip() for name in images)
-    if nameless:
-        raise UserError(f"{path}: {nameless:,} rows have no image name.")
+    check_image_names(path, images)
     formulas = [repr(name) for name in images if is_formula(name)]
     if formulas:
         raise UserError(f"{path}: image names that a spreadsheet would take for formulas: {named(formulas)}.")
-    if len(set(images)) < len(images):
-        twice = sorted(name for name, count in Counter(images).items() if count > 1)
-        raise UserError(f"{path}: images that stand there more than once: {named(twice)}.")
 
 
 def _numbers(columns: Sequence[Sequence[str]]) -> np.ndarray:

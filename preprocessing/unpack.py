@@ -20,7 +20,8 @@ def unpack(archive: Path, folder: Path, most_bytes: int = MOST_BYTES) -> None:
     """Unpacks `archive` into `folder`, and the zip files that it finds in it (imgs.zip, *.csv.zip) in their places.
 
     Raises:
-        UserError: not a whole zip file, an entry that would leave the folder, or more than `most_bytes` in all.
+        UserError: not a whole zip file (a DamagedArchiveError), one that cannot be unpacked here, an entry that would
+            leave the folder, or more than `most_bytes` in all.
     """
     left = most_bytes - _unpack_one(archive, folder, most_bytes)
     for inner in sorted(folder.rglob("*.zip")):
@@ -32,12 +33,15 @@ def unpacked_bytes(archive: Path) -> int:
     """What the entries of `archive` say that they take unpacked.
 
     Raises:
-        UserError: not a zip file.
+        DamagedArchiveError (a UserError): not a whole zip file.
+        UserError: it cannot be read.
     """
     try:
         with zipfile.ZipFile(archive) as opened:
             return sum(entry.file_size for entry in opened.infolist())
-    except (OSError, zipfile.BadZipFile) as error:
+    except OSError as error:  # says nothing of what is in it
+        raise UserError(f"{archive}: cannot be read: {error.strerror or error}. Mend that, and start again.") from error
+    except zipfile.BadZipFile as error:
         raise DamagedArchiveError(f"{archive}: cannot be read as a zip file: {error}. Get it again.") from error
 
 
@@ -64,8 +68,13 @@ def _unpack_one(archive: Path, folder: Path, most_bytes: int) -> int:
             return total
     except FileExistsError as error:
         raise UserError(f"{archive.name}: has a file twice: {error.filename}.") from error
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise DamagedArchiveError(f"{archive.name}: cannot be read as a zip file: {error}. Get it again.") from error
+    except (NotImplementedError, RuntimeError) as error:  # whole, but encrypted or packed in a rare way
+        raise UserError(
+            f"{archive.name}: cannot be unpacked here: {error}. Unpack it with another tool, then name the "
+            "folder with --data."
+        ) from error
 
 
 def _stays_inside(entry: zipfile.ZipInfo) -> bool:

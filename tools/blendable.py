@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from preprocessing.errors import UserError, run_command
+from preprocessing.finished import FINISHED
 from preprocessing.run_folder import RUNS, run_folder
-from preprocessing.settings import CommandLine
+from preprocessing.settings import CommandLine, names_in
 
 
 def blendable(run: Path, models: Sequence[str]) -> list[str]:
@@ -21,7 +22,7 @@ def blendable(run: Path, models: Sequence[str]) -> list[str]:
     Raises:
         UserError: none has finished any.
     """
-    folds = {name: {path.parent.name for path in (run / name).glob("fold_[0-9]*/finished.json")} for name in models}
+    folds = {name: {path.parent.name for path in (run / name).glob(f"fold_[0-9]*/{FINISHED}")} for name in models}
     counts = Counter(fold for own in folds.values() for fold in sorted(own))
     if not counts:
         raise UserError(f"{run}: no fold of {', '.join(models)} is finished, so there is nothing to blend yet.")
@@ -33,9 +34,9 @@ def main() -> None:
     parser = CommandLine(prog="python -m tools.blendable", description=__doc__)
     parser.add_argument("--run", required=True, metavar="NAME", help="the run")
     parser.add_argument("--runs", type=Path, default=RUNS, metavar="DIR", help="where runs lie [runs]")
-    parser.add_argument("--models", required=True, metavar='"A B"', help="architectures")
+    parser.add_argument("--models", type=names_in, required=True, metavar='"A B"', help="architectures")
     arguments = parser.parse_args()
-    models = arguments.models.split()
+    models = arguments.models
     found = blendable(run_folder(arguments.run, arguments.runs), models)
     left_out = [name for name in models if name not in found]
     if left_out:

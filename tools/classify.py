@@ -9,7 +9,6 @@ ImageNet knows, such as a cat.
 from __future__ import annotations
 
 import contextlib
-import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,13 +73,11 @@ def whole_network(architecture: Architecture, path: Path | None) -> Any:
 
     from models.finetuning.network import preprocessed
 
-    module, _, function = architecture.builder.partition(":")
-    builder = getattr(importlib.import_module(module), function)
     if path is None:
         with pretrained.downloading(architecture, _published(architecture)):
-            network = builder(weights="imagenet", include_top=True)
+            network = architecture.build(weights="imagenet", include_top=True)
     else:
-        network = builder(weights=None, include_top=True)
+        network = architecture.build(weights=None, include_top=True)
         expected = sorted(tuple(variable.shape) for variable in network.weights)
         if sorted(pretrained.shapes_in(path, architecture)) != expected:  # Keras would leave out what does not fit
             raise UserError(

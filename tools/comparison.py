@@ -9,13 +9,14 @@ import numpy as np
 import pandas as pd
 
 from ensemble.paired import paired_difference
-from ensemble.report import formatted
+from ensemble.score_tables import formatted
 from preprocessing.competition import CLASSES
 from preprocessing.errors import UserError
 from preprocessing.finished import require_whole
 from preprocessing.folds import read_folds
 from preprocessing.metric import log_loss_per_image
 from preprocessing.run_folder import folds_path
+from preprocessing.settings import word
 from preprocessing.tables import read_predictions
 from tools.finished import FinishedPiece, finished_pieces
 
@@ -178,13 +179,9 @@ def _behind(row: Row, first: Row) -> tuple[float, float]:
 
 
 def _word(value: Any) -> str:
-    if isinstance(value, list):
-        return ",".join(map(str, value)) or "none"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
     if str(value).startswith("sha256:"):  # of weights: each architecture has others
         return "of a file"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return word(value) if value != "" else ""
 
 
 def as_text(table: pd.DataFrame) -> str:

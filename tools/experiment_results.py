@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 
 from ensemble.paired import paired_difference
-from ensemble.report import formatted
+from ensemble.score_tables import formatted
 from preprocessing.competition import CLASSES
 from preprocessing.errors import UserError
 from preprocessing.files import read_json, written_whole
-from preprocessing.finished import require_whole
+from preprocessing.finished import FINISHED, require_whole
 from preprocessing.metric import log_loss_per_image
 from preprocessing.run_folder import fold_folder
 from preprocessing.tables import read_predictions
@@ -86,7 +86,7 @@ def judge(run: Path, models: Sequence[str], images: pd.DataFrame) -> Judged | No
     for model in models:
         for fold, part in images.groupby("fold"):
             folder = fold_folder(run, model, int(fold))
-            if not (folder / "finished.json").is_file():
+            if not (folder / FINISHED).is_file():
                 return None
             table = read_predictions(require_whole(folder / "out_of_fold.csv"))
             if set(table.index) != set(part["img"]):
@@ -96,7 +96,7 @@ def judge(run: Path, models: Sequence[str], images: pd.DataFrame) -> Judged | No
             place = (images["fold"] == fold).to_numpy()
             losses[place] += log_loss_per_image(probabilities, labels) / len(models)
             right += float((probabilities.argmax(axis=1) == labels).sum())
-            seconds.append(read_json(folder / "finished.json").get("seconds", math.nan))
+            seconds.append(read_json(folder / FINISHED).get("seconds", math.nan))
     return Judged(losses, right / (len(images) * len(models)), float(np.mean(seconds)))
 
 

@@ -12,12 +12,13 @@ from models.finetuning import architecture as zoo
 from models.finetuning import bottleneck, command, needs, runtime
 from models.finetuning import weights as pretrained
 from models.finetuning.devices import find_devices
-from models.finetuning.piece import Piece
-from models.finetuning.processes import run_folds, side_by_side
+from models.finetuning.piece import Piece, leave_out
+from models.finetuning.processes import STOPPED, run_folds, side_by_side
 from models.finetuning.recipe import Kind, without_effect
 from preprocessing.errors import UserError
-from preprocessing.run_folder import run_folder
-from preprocessing.settings import as_options
+from preprocessing.finished import why_it_failed
+from preprocessing.run_folder import fold_folder, run_folder
+from preprocessing.settings import as_options, word
 from tools.experiment_file import Experiment, Plan, Round
 from tools.experiment_results import FAILED, Judged, Result, as_text, judge, results_of, survivors, write_table
 
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from preprocessing.dataset import Dataset
 
 TABLE = "experiments.csv"
-STOPPED = 130  # exit status of a process that was asked to stop
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -80,7 +80,6 @@ def run_rounds(plan: Plan, arguments: argparse.Namespace, only: Sequence[str], f
     for experiment in (plan.experiments[name] for name in asked):
         for one in rounds:
             piece_of(experiment.under(one.settings), arguments, experiment.name, 0)
-    require_weights([plan.experiments[name] for name in asked], arguments)
     bench = open_bench(arguments)
     for one in rounds:
         bench.images(one.folds)
@@ -102,12 +101,12 @@ def run_rounds(plan: Plan, arguments: argparse.Namespace, only: Sequence[str], f
 
 
 def require_weights(experiments: Sequence[Experiment], arguments: argparse.Namespace) -> None:
-    """Looks for the pretrained weights before anything is trained; a report needs none.
+    """Looks for the pretrained weights of what is to be trained, before anything is.
 
     Raises:
         UserError: they are not there.
     """
-    for architecture in [] if arguments.report else dict.fromkeys(one.architecture.name for one in experiments):
+    for architecture in dict.fromkeys(one.architecture.name for one in experiments):
         pretrained.check_available(zoo.find(architecture), arguments.weights)
 
 
@@ -144,6 +143,7 @@ def _run_round(
         if name in wanted or not missing:
             experiments[name], left[name] = experiment, missing
     training = [] if bench.arguments.report else [name for name in experiments if left[name]]
+    require_weights([experiments[name] for name in training], bench.arguments)
     if wanted and not bench.arguments.report:
         many = f"{len(experiments)} experiments on folds {' '.join(map(str, folds))}"
         print(f"{title}: {many}; {_cost(bench, experiments, left)}")
@@ -158,8 +158,10 @@ def _run_round(
                 train(bench, experiments[name], m, s, folds) for m, s in zip(models[name], one.seeds, strict=True)
             ]
             failed |= {} if all(trained) else {name: FAILED}
+        elif left[name] and any(gave_up(bench.run, model, folds) for model in models[name]):
+            failed[name] = FAILED
         judged[name] = judge(bench.run, models[name], images)
-        if name == plan.reference and name in failed:
+        if name == plan.reference and name in failed and name in training:
             raise UserError(
                 f"{name} did not finish: there is nothing to compare with. No other experiment was started."
             )
@@ -213,6 +215,11 @@ def unfinished(bench: Bench, experiment: Experiment, model: str, seed: int, fold
     return [int(piece.fold) for piece, _ in command.unfinished(pieces, bench.dataset)]
 
 
+def gave_up(run: Path, model: str, folds: Sequence[int]) -> bool:
+    """Whether one of these folds failed for good when it was last trained."""
+    return any(why_it_failed(fold_folder(run, model, fold)) for fold in folds)
+
+
 def train(bench: Bench, experiment: Experiment, model: str, seed: int, folds: Sequence[int]) -> bool:
     """Trains the folds of an experiment that are left, each in a process of its own; whether all went well.
 
@@ -222,14 +229,19 @@ def train(bench: Bench, experiment: Experiment, model: str, seed: int, folds: Se
     arguments = bench.arguments
     script = zoo.ZOO / ("bottleneck.py" if experiment.classifier else f"{experiment.architecture.name}.py")
     words = _words(experiment, arguments, model, seed)
+    template = piece_of(experiment, arguments, model, seed)
     left = unfinished(bench, experiment, model, seed, folds)
     jobs = fits = arguments.jobs or 1
     if not arguments.jobs and not experiment.classifier:  # a classifier's folds would compute their features twice
-        memory = needs.fold_memory(experiment.architecture, piece_of(experiment, arguments, model, seed).recipe)
+        memory = needs.fold_memory(experiment.architecture, template.recipe)
         jobs, fits = side_by_side(None, arguments.quick, len(folds), memory)
+
+    def give_up(fold: int | str, what: str) -> None:
+        leave_out(dataclasses.replace(template, fold=fold), what)
+
     for some in [[fold] for fold in left] if jobs == 1 else [left]:
         try:
-            run_folds(script, words, some, jobs, limit=fits)
+            run_folds(script, words, some, jobs, give_up, fits)
         except SystemExit as error:
             if error.code == STOPPED:
                 raise KeyboardInterrupt from None
@@ -242,14 +254,8 @@ def train(bench: Bench, experiment: Experiment, model: str, seed: int, folds: Se
 
 def as_words(experiment: Experiment) -> list[str]:
     """['inception_v3', 'dropout 0.7'], as the table shows it."""
-    options = [f"{name.replace('_', ' ')} {_word(value)}" for name, value in experiment.settings.items()]
+    options = [f"{name.replace('_', ' ')} {word(value)}" for name, value in experiment.settings.items()]
     return [experiment.architecture.name, *options]
-
-
-def _word(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return ",".join(value) or "none" if isinstance(value, tuple) else str(value)
 
 
 def _cost(bench: Bench, experiments: Mapping[str, Experiment], left: Mapping[str, int]) -> str:
@@ -268,7 +274,7 @@ def _cost(bench: Bench, experiments: Mapping[str, Experiment], left: Mapping[str
         train_images=len(bench.folds),
         test_images=len(bench.dataset.test),
         folds=int(bench.folds["fold"].nunique()),
-        bfloat16=arguments.precision in ("auto", "mixed_bfloat16") and bool(runtime.bfloat16_unit()),
+        bfloat16=runtime.expects_bfloat16(arguments.precision),
         devices=find_devices(),
     )
     where = estimate.accelerators or "this CPU"
@@ -276,13 +282,17 @@ def _cost(bench: Bench, experiments: Mapping[str, Experiment], left: Mapping[str
 
 
 def _effective(experiment: Experiment, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Its settings less those that another of them makes idle: rounds and searches give some to all alike. Those that
-    it gives itself stay, so that the command refuses them."""
-    settings = dict(experiment.settings)
+    """Its settings less those that another makes idle: rounds, searches and ways to run give some to all alike.
+
+    One that its own settings make idle by themselves stays, so that the command refuses it.
+    """
+    settings, architecture = dict(experiment.settings), experiment.architecture
     if not experiment.classifier:
         kind = Kind(scratch=arguments.weights == "none", quick=arguments.quick)
-        for name in without_effect(experiment.architecture.resolved(kind, settings)[0], settings):
-            if name not in experiment.own:
+        own = {name: value for name, value in settings.items() if name in experiment.own}
+        refused = without_effect(architecture.resolved(Kind(), own)[0], own)
+        for name in without_effect(architecture.resolved(kind, settings)[0], settings):
+            if name not in refused:
                 del settings[name]
     return settings
 

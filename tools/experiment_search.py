@@ -37,7 +37,6 @@ def search(plan: Plan, arguments: argparse.Namespace) -> None:
     asked: Search = plan.search
     base = plan.experiments[asked.like].under(asked.settings)
     rounds.piece_of(base, arguments, asked.like, 0)
-    rounds.require_weights([base], arguments)
     bench = rounds.open_bench(arguments)
     images = bench.images(asked.folds)
     folds = [int(fold) for fold in sorted(images["fold"].unique())]
@@ -45,9 +44,11 @@ def search(plan: Plan, arguments: argparse.Namespace) -> None:
     judged: dict[str, Judged | None] = {}
     words = {reference: ", ".join(rounds.as_words(base))}
     ended: dict[str, str] = {}
+    pruned: dict[str, str] = {}  # the trial that has not met all folds: it is pruned if another begins
 
     def trained(name: str, settings: Mapping[str, Any], fold: int) -> float | None:
         """Mean log loss over the folds up to this one; nan where it fails, None where a report finds it unfinished."""
+        pruned.clear()
         experiment = base.changed(settings)
         words[name] = ", ".join(rounds.as_words(experiment))
         try:
@@ -57,9 +58,11 @@ def search(plan: Plan, arguments: argparse.Namespace) -> None:
             ended[name] = FAILED
             return math.nan
         if rounds.unfinished(bench, experiment, name, arguments.seed, [fold]):
-            if arguments.report:
+            if not arguments.report:
+                rounds.require_weights([base], arguments)
+                rounds.train(bench, experiment, name, arguments.seed, [fold])
+            elif not rounds.gave_up(bench.run, name, [fold]):
                 return None
-            rounds.train(bench, experiment, name, arguments.seed, [fold])
         part = bench.images(folds[: folds.index(fold) + 1])
         found = judge(bench.run, [name], part)
         if found is None:
@@ -67,9 +70,8 @@ def search(plan: Plan, arguments: argparse.Namespace) -> None:
             return math.nan
         if fold == folds[-1]:
             judged[name] = found
-            ended.pop(name, None)
         else:
-            ended[name] = f"{PRUNED} at {found.log_loss:.4f} after fold {fold}"  # unless it meets another
+            pruned[name] = f"{PRUNED} at {found.log_loss:.4f} after fold {fold}"
         write_table(bench.run / TABLE, results_of(TITLE, judged, reference, images, 1, words, ended))
         return found.log_loss
 
@@ -79,9 +81,12 @@ def search(plan: Plan, arguments: argparse.Namespace) -> None:
     def evaluate(settings: Mapping[str, Any], fold: int) -> float | None:
         name = f"search.{_digest(base.changed(settings).settings, arguments.seed)}"
         judged.setdefault(name, None)
+        if fold == folds[0]:
+            ended.update(pruned)
         return trained(name, settings, fold)
 
     best = explore(asked.space, asked.trials, folds, arguments.seed, evaluate)
+    ended.update(pruned)
     results = results_of(TITLE, judged, reference, images, 1, words, ended)
     write_table(bench.run / TABLE, results)
     print(f"\n{as_text(results)}\n")

@@ -37,7 +37,7 @@ def command_line() -> CommandLine:
         "--top", type=int, choices=range(1, 11), default=2, metavar="N", help="most probable classes [2]"
     )
     parser.add_argument("--classes", type=_classes, default=[], metavar="C,C", help="these classes instead, as c0,c3")
-    parser.add_argument("--most", type=int, default=12, metavar="N", help="of more photographs, N evenly spaced [12]")
+    parser.add_argument("--most", type=int, default=12, metavar="N", help="at most N photographs, evenly spaced [12]")
     parser.add_argument(
         "--out", type=Path, default=CACHE / "explained.jpg", metavar="FILE", help="[explained.jpg in cache]"
     )

@@ -8,8 +8,9 @@ from typing import Any
 from preprocessing.crops import WHOLE
 from preprocessing.errors import UserError, named
 from preprocessing.files import read_record
+from preprocessing.finished import FINISHED
 from preprocessing.run_folder import RESERVED_MODEL_NAMES, RUNS, run_folder
-from preprocessing.settings import CommandLine, ImageSize, nearest
+from preprocessing.settings import CommandLine, ImageSize, names_in, nearest
 
 NETWORK = "model.keras"
 
@@ -58,13 +59,9 @@ def add_choice(parser: CommandLine) -> None:
     """The options that say which networks are meant."""
     parser.add_argument("--run", required=True, metavar="NAME", help="the run whose networks are used")
     parser.add_argument("--runs", type=Path, default=RUNS, metavar="DIR", help="folder of all runs [runs]")
-    parser.add_argument("--model", type=_words, default=[], metavar='"A B"', help="only these models of the run [all]")
-    parser.add_argument("--fold", type=_words, default=[], metavar='"0 1"', help="only networks of these folds [all]")
-
-
-def _words(text: str) -> list[str]:
-    """One option's text, since several words would swallow the pictures behind them: 'a b' and 'a,b'."""
-    return text.replace(",", " ").split()
+    # One word each, since several would swallow the pictures behind them.
+    parser.add_argument("--model", type=names_in, default=[], metavar='"A B"', help="only these models of it [all]")
+    parser.add_argument("--fold", type=names_in, default=[], metavar='"0 1"', help="only networks of these folds [all]")
 
 
 def existing_run(name: str, runs: Path = RUNS) -> Path:
@@ -92,7 +89,7 @@ def finished_pieces(run: Path, models: Sequence[str] = (), folds: Sequence[str] 
     Raises:
         UserError: a model or fold is not among the finished ones, or nothing is finished.
     """
-    pieces = [_read(path.parent) for path in run.glob("*/fold_*/finished.json") if path.parts[-3][0] != "."]
+    pieces = [_read(path.parent) for path in run.glob(f"*/fold_*/{FINISHED}") if path.parts[-3][0] != "."]
     pieces = [piece for piece in pieces if piece.model not in RESERVED_MODEL_NAMES]
     pieces.sort(key=lambda piece: (piece.model, len(piece.fold), piece.fold))
     if not pieces:
@@ -128,7 +125,7 @@ def networks_of(run: Path, models: Sequence[str] = (), folds: Sequence[str] = ()
 
 def _read(folder: Path) -> FinishedPiece:
     settings = read_record(folder / "config.json").get("settings", {})
-    results = read_record(folder / "finished.json")
+    results = read_record(folder / FINISHED)
     if not isinstance(settings, dict):
         raise UserError(f"{folder / 'config.json'}: expected the settings of a piece, found none.")
     return FinishedPiece(folder.parent.name, folder.name.removeprefix("fold_"), folder, settings, results)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from preprocessing.competition import DRIVER_LIST, SAMPLE_SUBMISSION
 from preprocessing.errors import UserError, run_command
+from preprocessing.finished import FINISHED
 from preprocessing.run_folder import REPOSITORY
 from tools.schedule import NOTHING_YET, STARTED
 
@@ -68,7 +69,7 @@ def take_over(root: Path, runs: Path) -> list[str]:
     best: dict[str, tuple[int, Path]] = {}
     for folder in folders(root):
         if folder.parent.name == "runs" and (folder / "folds.csv").is_file():
-            finished = len(list(folder.glob("*/fold_*/finished.json")))
+            finished = len(list(folder.glob(f"*/fold_*/{FINISHED}")))
             if folder.name not in best or finished > best[folder.name][0]:
                 best[folder.name] = (finished, folder)
     told = []

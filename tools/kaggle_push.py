@@ -21,10 +21,10 @@ from preprocessing.competition import SLUG
 from preprocessing.errors import UserError, named, run_command
 from preprocessing.files import sha256_of, write_json, write_text, written_whole
 from preprocessing.kaggle_client import last_words, run_client, secrets
-from preprocessing.run_folder import CACHE, REPOSITORY, VERSION
+from preprocessing.run_folder import BUNDLE_MANIFEST, CACHE, REPOSITORY
 from preprocessing.settings import CommandLine
 
-CODE, WEIGHTS, KERNEL = "statefarm-code", "statefarm-weights", "statefarm-drivers"
+CODE, WEIGHTS = "statefarm-code", "statefarm-weights"
 ARCHIVE = "statefarm_code.zip"
 LEFT_OUT = ("tests/", "docs/", "benchmarks/", "kaggle/", ".")  # what a kernel does not need
 SECRET_NAMES = re.compile(r"(^|/)(kaggle\.json|access_token.*|credentials.*|\.env.*|id_rsa.*|.*\.(pem|key))$")
@@ -89,7 +89,9 @@ def build_code(user: str, stamp: str, folder: Path) -> Path:
     with written_whole(folder / ARCHIVE) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
         for name in names:
             archive.writestr(zipfile.ZipInfo(name, EARLIEST), (REPOSITORY / name).read_bytes(), zipfile.ZIP_DEFLATED)
-        archive.writestr(zipfile.ZipInfo(VERSION, EARLIEST), json.dumps(version, indent=1), zipfile.ZIP_DEFLATED)
+        archive.writestr(
+            zipfile.ZipInfo(BUNDLE_MANIFEST, EARLIEST), json.dumps(version, indent=1), zipfile.ZIP_DEFLATED
+        )
     write_json(folder / "dataset-metadata.json", dataset_metadata(user, CODE))
     return folder / ARCHIVE
 

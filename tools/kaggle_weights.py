@@ -7,7 +7,6 @@
 They are Keras's own downloads, saved without their tops as NAME.weights.h5. What is packed already stays.
 """
 
-import importlib
 import os
 import shutil
 from pathlib import Path
@@ -19,7 +18,7 @@ from models.finetuning.architecture import Architecture
 from preprocessing.errors import UserError, run_command
 from preprocessing.files import sha256_of, write_json, written_whole
 from preprocessing.run_folder import CACHE
-from preprocessing.settings import CommandLine
+from preprocessing.settings import CommandLine, names_in
 from tools.kaggle_push import WEIGHTS, checked_user, dataset_metadata, publish_dataset
 from tools.plan import DEFAULT_MODELS
 
@@ -47,8 +46,8 @@ def pack(architecture: Architecture, weights: str, folder: Path) -> Path:
             shutil.copyfile(source, temporary)
         return path
     runtime.load_keras()
-    module, _, name = architecture.builder.partition(":")
-    network = getattr(importlib.import_module(module), name)(weights="imagenet", include_top=False)
+    with pretrained.downloading(architecture, architecture.published_weights):
+        network = architecture.build(weights="imagenet", include_top=False)
     inside = folder / f".{os.getpid()}.weights.h5"  # Keras insists on the end of the name
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -62,7 +61,9 @@ def pack(architecture: Architecture, weights: str, folder: Path) -> Path:
 def main() -> None:
     parser = CommandLine(prog="kaggle/pack_weights.sh", description=__doc__)
     parser.add_argument("user", metavar="USER", help="your name at Kaggle")
-    parser.add_argument("--models", default=DEFAULT_MODELS, metavar='"A B"', help=f"architectures [{DEFAULT_MODELS}]")
+    parser.add_argument(
+        "--models", type=names_in, default=DEFAULT_MODELS, metavar='"A B"', help=f"architectures [{DEFAULT_MODELS}]"
+    )
     parser.add_argument("--weights", default="imagenet", metavar="W", help="imagenet, or a folder of them [imagenet]")
     parser.add_argument("--dry-run", action="store_true", help="only pack")
     parser.add_argument(
@@ -72,7 +73,7 @@ def main() -> None:
     user, folder = checked_user(arguments.user), arguments.out / "weights"
     if arguments.weights == "none":
         raise UserError("--weights none: there is nothing to pack. Expected imagenet, or a folder.")
-    architectures = [zoo.find(name) for name in arguments.models.replace(",", " ").split()]
+    architectures = zoo.find_all(arguments.models)
     for architecture in architectures:
         path = pack(architecture, arguments.weights, folder)
         print(f"{path}: {path.stat().st_size / 1e6:.0f} MB")

@@ -7,11 +7,11 @@ Prints shell assignments for run_all.sh on standard output, and what a person re
 
 import argparse
 import contextlib
+import dataclasses
 import os
 import shlex
 import sys
 from pathlib import Path
-from typing import Any
 
 from ensemble.options import Options
 from ensemble.score import read_labels
@@ -21,11 +21,18 @@ from models.finetuning.devices import find_devices
 from models.finetuning.processes import default_jobs
 from models.finetuning.recipe import Kind, Recipe
 from preprocessing.augmentation_settings import Augmentation
-from preprocessing.competition import COMPLETE_TEST_IMAGES, COMPLETE_TRAIN_IMAGES, DRIVER_LIST, SAMPLE_SUBMISSION
+from preprocessing.competition import (
+    COMPLETE_TEST_IMAGES,
+    COMPLETE_TRAIN_IMAGES,
+    DRIVER_LIST,
+    SAMPLE_SUBMISSION,
+    held_out_labels_path,
+)
 from preprocessing.errors import UserError, run_command
 from preprocessing.files import read_record, written_whole
+from preprocessing.finished import FINISHED
 from preprocessing.run_folder import REPOSITORY, RUNS, SUBMISSIONS, fold_folder, run_folder
-from preprocessing.settings import CommandLine, add_settings, as_options, chosen
+from preprocessing.settings import CommandLine, add_settings, as_options, chosen, names_in
 from tools import schedule
 from tools.timetable import described, read_budget, timetable
 
@@ -40,7 +47,9 @@ def make_parser() -> CommandLine:
         "Without any data it renders a demo set and runs on that.",
         epilog="The recipe's defaults differ by architecture: python models/NAME.py --help shows them.",
     )
-    parser.add_argument("--models", default=DEFAULT_MODELS, metavar='"A B"', help=f"architectures [{DEFAULT_MODELS}]")
+    parser.add_argument(
+        "--models", type=names_in, default=DEFAULT_MODELS, metavar='"A B"', help=f"architectures [{DEFAULT_MODELS}]"
+    )
     parser.add_argument("--demo", action="store_true", help="the rendered demo set, whatever data there is")
     parser.add_argument("--download", action="store_true", help="get the data from Kaggle first, where there is none")
     parser.add_argument(
@@ -53,7 +62,7 @@ def make_parser() -> CommandLine:
     parser.add_argument("--allow-missing", action="store_true", help="blend although folds are missing, and say so")
     parser.add_argument("--labels", type=Path, metavar="FILE", help="score the submission on these test labels")
     parser.add_argument(
-        "--submissions", type=Path, default=SUBMISSIONS, metavar="DIR", help="for the CSV [submissions]"
+        "--submissions", type=Path, default=SUBMISSIONS, metavar="DIR", help="folder of the CSV [submissions]"
     )
     command.add_run_options(parser)
     command.add_training_options(parser)
@@ -65,10 +74,8 @@ def make_parser() -> CommandLine:
 def main() -> None:
     arguments = make_parser().parse_args()
     _resolve_paths(arguments)
-    names = list(dict.fromkeys(arguments.models.replace(",", " ").split()))
-    if not names:
-        raise UserError(f"--models is empty. There are: {', '.join(zoo.names())}.")
-    architectures = [zoo.find(name) for name in names]
+    architectures = zoo.find_all(arguments.models)
+    models = [architecture.name for architecture in architectures]
     for architecture in architectures:
         weights.weights_file(architecture, arguments.weights)
     data, source = _data(arguments)
@@ -77,7 +84,7 @@ def main() -> None:
     run = arguments.run or ("demo" if demo else "quick" if quick else "full")
     folds = arguments.folds or (2 if quick else 5)
     run_path = run_folder(run, arguments.runs)
-    left = {name: sum(not _finished(run_path, name, fold) for fold in range(folds)) for name in names}
+    left = {name: sum(not _finished(run_path, name, fold) for fold in range(folds)) for name in models}
     chosen_weights = _weights([a for a in architectures if left[a.name]], arguments.weights, run_path if demo else None)
     watching.check_installed(arguments.log_to)
     if arguments.labels:
@@ -91,7 +98,7 @@ def main() -> None:
     train_images, test_images = _counts(data, source)
     memory = max(needs.fold_memory(a, recipe) for a, recipe, _ in settings)
     if arguments.time_budget:
-        places = schedule.find_places(arguments.jobs, quick, len(names) * folds, memory)
+        places = schedule.find_places(arguments.jobs, quick, len(models) * folds, memory)
     else:
         places = schedule.Places(arguments.jobs or default_jobs(quick, folds, memory), tuple(find_devices()))
     estimate = needs.estimate(
@@ -99,11 +106,11 @@ def main() -> None:
         train_images=train_images,
         test_images=test_images,
         folds=folds,
-        bfloat16=arguments.precision in ("auto", "mixed_bfloat16") and bool(runtime.bfloat16_unit()),
+        bfloat16=runtime.expects_bfloat16(arguments.precision),
         jobs=arguments.jobs or needs.at_a_time(places.number, memory),
         devices=places.devices,
     )
-    tell(f"run      {run}: {' '.join(names)} on {folds} folds of {data} ({train_images:,} + {test_images:,} images)")
+    tell(f"run      {run}: {' '.join(models)} on {folds} folds of {data} ({train_images:,} + {test_images:,} images)")
     if any(left.values()):
         tell(needs.check(estimate, run_path, arguments.cache))
     if arguments.time_budget or arguments.dry_run:
@@ -117,36 +124,66 @@ def main() -> None:
     if arguments.dry_run:
         tell("nothing was started (--dry-run)")
 
+    resolved = Resolved(data, source, run, folds, models, chosen_weights, quick)
+    for name, value in stage_variables(resolved, arguments).items():
+        # An array for a list; standard output is evaluated by the shell.
+        print(f"{name}={shlex.quote(value)}" if isinstance(value, str) else f"{name}=({shlex.join(value)})")
+
+
+@dataclasses.dataclass(frozen=True)
+class Resolved:
+    """What the command line and the machine come to.
+
+    Attributes:
+        source: of the data: 'found', 'download' or 'demo'.
+        models: architectures.
+        weights: 'imagenet', 'none' or a folder.
+    """
+
+    data: Path
+    source: str
+    run: str
+    folds: int
+    models: list[str]
+    weights: str
+    quick: bool
+
+
+def stage_variables(resolved: Resolved, arguments: argparse.Namespace) -> dict[str, str | list[str]]:
+    """The shell variables of run_all.sh by name: texts, and the options of each stage."""
+    demo = resolved.source == "demo"
     runs = [] if arguments.runs.resolve() == RUNS else ["--runs", str(arguments.runs)]
-    skip = ["--skip-broken"] if arguments.skip_broken else []
-    shared = ["--cache", str(arguments.cache), *skip]
-    trainer = [*runs, *shared, "--weights", chosen_weights, "--precision", arguments.precision]
+    shared = ["--cache", str(arguments.cache), *(["--skip-broken"] if arguments.skip_broken else [])]
+    trainer = [*runs, *shared, "--weights", resolved.weights, "--precision", arguments.precision]
     trainer += ["--seed", str(arguments.seed), "--workers", str(arguments.workers)]
     trainer += ["--jobs", str(arguments.jobs)] if arguments.jobs else []
     trainer += ["--activations", arguments.activations] if arguments.activations != "auto" else []
     trainer += ["--log-to", ",".join(arguments.log_to)] if arguments.log_to else []
-    trainer += ["--cache-limit", str(arguments.cache_limit), *(["--quick"] if quick else []), *as_options(given)]
-    labels = arguments.labels or (_demo_labels(data) if demo else None)
+    trainer += ["--cache-limit", str(arguments.cache_limit), *(["--quick"] if resolved.quick else [])]
+    trainer += as_options(chosen(arguments, Recipe) | chosen(arguments, Augmentation))
+    labels = arguments.labels or (held_out_labels_path(resolved.data) if demo else None)
     blend = [*runs, *(["--allow-missing"] if arguments.allow_missing or arguments.time_budget else [])]
     blend += as_options(chosen(arguments, Options))
     blend += ["--labels", str(labels)] if labels else []
     blend += ["--submissions", str(arguments.submissions)] if arguments.submissions.resolve() != SUBMISSIONS else []
-    _assign("DATA", str(data))
-    _assign("RUN", run)
-    _assign("LOCK", str(arguments.runs / f".{run}.lock"))
-    _assign("FOLDS", str(folds))
-    _assign("SEED", str(arguments.seed))
-    _assign("CACHE", str(arguments.cache))
-    _assign("DOWNLOAD", "yes" if source == "download" else "no")
-    _assign("DEMO", "yes" if demo else "no")
-    _assign("DRY_RUN", "yes" if arguments.dry_run else "no")
-    _assign("TIME_BUDGET", f"{arguments.time_budget:.0f}s" if arguments.time_budget else "none")
-    _assign("RUNS_OPTIONS", runs)
-    _assign("MODELS", names)
-    _assign("CHECK_OPTIONS", shared)
-    _assign("FOLDS_OPTIONS", [*runs, *shared])
-    _assign("MODEL_OPTIONS", trainer)
-    _assign("ENSEMBLE_OPTIONS", blend)
+    return {
+        "DATA": str(resolved.data),
+        "RUN": resolved.run,
+        "LOCK": str(arguments.runs / f".{resolved.run}.lock"),
+        "FOLDS": str(resolved.folds),
+        "SEED": str(arguments.seed),
+        "CACHE": str(arguments.cache),
+        "DOWNLOAD": "yes" if resolved.source == "download" else "no",
+        "DEMO": "yes" if demo else "no",
+        "DRY_RUN": "yes" if arguments.dry_run else "no",
+        "TIME_BUDGET": f"{arguments.time_budget:.0f}s" if arguments.time_budget else "none",
+        "RUNS_OPTIONS": runs,
+        "MODELS": resolved.models,
+        "CHECK_OPTIONS": shared,
+        "FOLDS_OPTIONS": [*runs, *shared],
+        "MODEL_OPTIONS": trainer,
+        "ENSEMBLE_OPTIONS": blend,
+    }
 
 
 def _resolve_paths(arguments: argparse.Namespace) -> None:
@@ -203,7 +240,7 @@ def _timetable(
 ) -> str:
     """What begins when, with a time budget or as if there were all the time in the world."""
     record = schedule.Record(run, places.kind)
-    rate = places.rate(arguments.precision in ("auto", "mixed_bfloat16") and bool(runtime.bfloat16_unit()))
+    rate = places.rate(runtime.expects_bfloat16(arguments.precision))
     tasks = [
         schedule.task_of(run, a.name, fold, needs.piece_seconds(a, recipe, *counts, rate), record)
         for a, recipe, fold in unfinished
@@ -221,7 +258,7 @@ def _timetable(
 
 
 def _finished(run: Path, model: str, fold: int) -> bool:
-    return (fold_folder(run, model, fold) / "finished.json").exists()
+    return (fold_folder(run, model, fold) / FINISHED).exists()
 
 
 def _weights(unfinished: list[zoo.Architecture], asked: str, demo_run: Path | None) -> str:
@@ -263,17 +300,6 @@ def _counts(data: Path, source: str) -> tuple[int, int]:
 def _lines(path: Path) -> int:
     with path.open("rb") as stream:
         return max(1, sum(1 for line in stream if line.strip()))
-
-
-def _demo_labels(data: Path) -> Path:
-    from preprocessing import demo
-
-    return demo.test_labels_path(data)
-
-
-def _assign(name: str, value: Any) -> None:
-    """Prints a shell assignment: a string, or an array for a list."""
-    print(f"{name}={shlex.quote(value)}" if isinstance(value, str) else f"{name}=({shlex.join(value)})")
 
 
 if __name__ == "__main__":

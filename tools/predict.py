@@ -180,7 +180,8 @@ def _check_apart(copies: Sequence[tuple[str, Path]]) -> None:
     for name, path in copies:
         if names.setdefault(path, name) != name:
             raise UserError(
-                f"--annotate: the copies of {names[path]} and {name} would both be {path}. Predict them one by one."
+                f"--annotate: the copies of {names[path]} and {name} would both be {path}. Predict them one by one, "
+                "each with an --annotate folder of its own."
             )
 
 

@@ -5,6 +5,7 @@
 Prints the names of the models that are not finished, for run_all.sh; what is finished already is told to the person.
 """
 
+import dataclasses
 import sys
 from typing import Any
 
@@ -12,9 +13,8 @@ from models.finetuning import architecture as zoo
 from models.finetuning import command
 from models.finetuning.piece import Piece
 from models.finetuning.recipe import Recipe
-from preprocessing.augmentation_settings import Augmentation
 from preprocessing.errors import run_command
-from preprocessing.settings import CommandLine, chosen
+from preprocessing.settings import CommandLine, chosen, names_in
 from tools.verify import damaged_pieces
 
 NAMING_LAYERS = ("trainable", "pooled_layers")  # settings that only the network itself can check
@@ -23,23 +23,20 @@ NAMING_LAYERS = ("trainable", "pooled_layers")  # settings that only the network
 def make_parser() -> CommandLine:
     """The options that all architectures share."""
     parser = CommandLine(prog="python -m tools.ready", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--models", required=True, metavar='"A B"', help="architectures")
-    command.add_run_options(parser)
-    command.add_training_options(parser)
-    command.add_piece_options(parser, "of the architecture")
-    command.add_recipe_options(parser, Recipe(), Augmentation())
+    parser.add_argument("--models", type=names_in, required=True, metavar='"A B"', help="architectures")
+    command.add_common_options(parser)
     return parser
 
 
 def main() -> None:
     arguments = make_parser().parse_args()
-    templates = [command.template_piece(zoo.find(name), arguments) for name in arguments.models.split()]
+    templates = [command.template_piece(one, arguments) for one in zoo.find_all(arguments.models)]
     checked, _, asked = command.read_data(arguments, templates[0].run)
     for line in damaged_pieces(templates[0].run, only_for_blend=True):  # before the blend, which could not mend it
         print(f"note: {line}", file=sys.stderr)
     left: list[Piece] = []
     for template in templates:
-        pieces = [Piece(**{**vars(template), "fold": fold}) for fold in asked]
+        pieces = [dataclasses.replace(template, fold=fold) for fold in asked]
         todo = command.unfinished(pieces, checked)
         if len(todo) < len(pieces):
             print(

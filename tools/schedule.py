@@ -20,7 +20,7 @@ from typing import Any
 from models.finetuning import architecture as zoo
 from models.finetuning import command, needs, runtime
 from models.finetuning.devices import Device, device_at, find_devices
-from models.finetuning.piece import Piece, leave_out
+from models.finetuning.piece import leave_out
 from models.finetuning.processes import (
     GAVE_UP,
     POLL_SECONDS,
@@ -34,12 +34,10 @@ from models.finetuning.processes import (
     twice,
     what_happened,
 )
-from models.finetuning.recipe import Recipe
-from preprocessing.augmentation_settings import Augmentation
 from preprocessing.errors import UserError, run_command
 from preprocessing.files import read_json, write_json
 from preprocessing.run_folder import REPOSITORY, fold_folder
-from preprocessing.settings import CommandLine
+from preprocessing.settings import CommandLine, names_in
 from tools.timetable import Pace, Task, clock_time, described, kept_for_blend, next_task, read_budget, timetable
 
 RECORD = "clock.json"  # in the run's folder
@@ -249,7 +247,7 @@ def say(text: str) -> None:
 
 def make_parser() -> CommandLine:
     parser = CommandLine(prog="python -m tools.schedule", description=__doc__)
-    parser.add_argument("--models", required=True, metavar='"A B"', help="architectures")
+    parser.add_argument("--models", type=names_in, required=True, metavar='"A B"', help="architectures")
     parser.add_argument("--time-budget", type=read_budget, required=True, metavar="T", help="such as 8h30m")
     parser.add_argument("options", nargs="*", metavar="-- OPTIONS", help="of every architecture's script")
     return parser
@@ -257,10 +255,7 @@ def make_parser() -> CommandLine:
 
 def options_parser() -> CommandLine:
     parser = CommandLine(prog="python models/NAME.py")
-    command.add_run_options(parser)
-    command.add_training_options(parser)
-    command.add_piece_options(parser, "of the architecture")
-    command.add_recipe_options(parser, Recipe(), Augmentation())
+    command.add_common_options(parser)
     return parser
 
 
@@ -268,17 +263,16 @@ def main() -> None:
     asked = make_parser().parse_args()
     arguments = options_parser().parse_args(asked.options)
     clock = Clock.of(asked.time_budget)
-    templates = [command.template_piece(zoo.find(name), arguments) for name in asked.models.split()]
-    if not templates:
-        return
+    templates = [command.template_piece(one, arguments) for one in zoo.find_all(asked.models)]
     run = templates[0].run
     checked, table, folds = command.read_data(arguments, run)
-    pieces = [Piece(**{**vars(template), "fold": fold}) for template in templates for fold in folds]
-    left = [piece for piece, _ in command.unfinished(pieces, checked)]
+    of_models = [[dataclasses.replace(template, fold=fold) for fold in folds] for template in templates]
+    pieces = [piece for of_model in of_models for piece in of_model]
+    left = [piece for of_model in of_models for piece, _ in command.unfinished(of_model, checked)]
     memory = max(needs.fold_memory(piece.architecture, piece.recipe) for piece in pieces)
     places = find_places(arguments.jobs, arguments.quick, len(pieces), memory)
     record = Record(run, places.kind)
-    rate = places.rate(bool(runtime.bfloat16_unit()) and arguments.precision in ("auto", "mixed_bfloat16"))
+    rate = places.rate(runtime.expects_bfloat16(arguments.precision))
     counts = (len(table), len(checked.test), int(table["fold"].nunique()))
     tasks = []
     for piece in left:
@@ -305,7 +299,7 @@ def main() -> None:
     say(_told(ended, finished, len(pieces), clock))
     if finished == 0:
         if ended["failed"]:
-            raise UserError("no piece could be finished; see above what went wrong. Mend it and start the same again.")
+            raise UserError("no piece could be finished; see above. Fix what went wrong, run the same command again.")
         if not ended["stopped"]:
             shortest = needs.duration(min(record.pace().seconds(task) for task in tasks))
             left_time = needs.duration(max(0.0, clock.left))
@@ -318,7 +312,7 @@ def main() -> None:
 
 def _told(ended: dict[str, list[Task]], finished: int, of: int, clock: Clock) -> str:
     lines = [f"{clock_time(clock.passed)}  {finished} of {of} pieces are finished"]
-    words = {"stopped": "stopped, to be gone on with", "left": "no time for", "failed": "FAILED"}
+    words = {"stopped": "stopped, will resume", "left": "no time for", "failed": "FAILED"}
     lines += [f"{text}: {'; '.join(map(str, ended[how]))}" for how, text in words.items() if ended[how]]
     if len(lines) > 1:
         lines.append("The same command goes on with them.")

@@ -67,7 +67,10 @@ def damaged_blend(run: Path) -> list[str]:
     again = f"python -m ensemble.blend --run {run.name}" + (f" --runs {run.parent}" if run.parent != RUNS else "")
     try:
         content = read_json(record)
-        again += f' --models "{" ".join(member["name"] for member in content["members"])}"'
+        if "tables" in content:  # those of --predictions
+            again = "the same command as before, with --predictions"
+        else:
+            again += f' --models "{" ".join(member["name"] for member in content["members"])}"'
         sums = {name: stamp["sha256"] for name, stamp in dict(content["outputs"]).items()}
         paths = {name: (record.parent / name if "/" not in name else Path(name)) for name in sums}
         bad = [str(path) for name, path in paths.items() if not path.is_file() or sha256_of(path) != sums[name]]

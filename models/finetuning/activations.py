@@ -105,7 +105,8 @@ class ActivationStore:
 
         def mend(block: int) -> None:
             print(
-                f"note: {self._path(name, block)} is damaged, as its checksums tell; it is made again", file=sys.stderr
+                f"note: {self._path(name, block)} is damaged (its checksum does not match); it is made again",
+                file=sys.stderr,
             )
             with contextlib.suppress(OSError):  # of a cache that is only read
                 self._path(name, block).unlink()

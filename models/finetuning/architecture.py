@@ -2,14 +2,14 @@
 
 import dataclasses
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from models.finetuning.recipe import Kind, Recipe, check_contradictions, resolve
 from preprocessing.augmentation_settings import Augmentation
 from preprocessing.errors import UserError
-from preprocessing.settings import nearest
+from preprocessing.settings import ImageSize, nearest
 
 ZOO = Path(__file__).resolve().parent.parent
 NOT_ARCHITECTURES = ("__init__", "bottleneck")
@@ -57,6 +57,19 @@ class Architecture:
         """Size of its weights in float32."""
         return 4 * self.parameters
 
+    def build(self, **options: Any) -> Any:
+        """Calls its builder, as those of keras.applications are called: `weights=`, `include_top=`, `input_shape=`.
+
+        Weights that Keras would download are asked for inside `weights.downloading`.
+        """
+        module, _, function = self.builder.partition(":")
+        return getattr(importlib.import_module(module), function)(**options)
+
+    def check_image_size(self, size: ImageSize) -> None:
+        """Raises a UserError if the images are smaller than the network accepts."""
+        if min(size.height, size.width) < self.least_size:
+            raise UserError(f"--image-size {size}: {self.name} needs at least {self.least_size}x{self.least_size}.")
+
     def settings_for(self, kind: Kind, chosen: Mapping[str, Any]) -> tuple[Recipe, Augmentation]:
         """Recipe and augmentation for a kind of run, with what the user chose.
 
@@ -64,9 +77,7 @@ class Architecture:
             UserError: the images are smaller than the network accepts, or settings contradict each other.
         """
         recipe, augmentation = self.resolved(kind, chosen)
-        size = recipe.image_size
-        if min(size.height, size.width) < self.least_size:
-            raise UserError(f"--image-size {size}: {self.name} needs at least {self.least_size}x{self.least_size}.")
+        self.check_image_size(recipe.image_size)
         check_contradictions(recipe, chosen)
         return recipe, augmentation
 
@@ -92,3 +103,14 @@ def find(name: str) -> Architecture:
             f"unknown architecture {name!r}{nearest(name, names()) or '.'} There are: {', '.join(names())}."
         )
     return importlib.import_module(f"models.{name}").ARCHITECTURE
+
+
+def find_all(wanted: Sequence[str]) -> list[Architecture]:
+    """The architectures of `--models`, each once, in this order.
+
+    Raises:
+        UserError: none was named, or there is no such architecture.
+    """
+    if not wanted:
+        raise UserError(f"--models is empty. There are: {', '.join(names())}.")
+    return [find(name) for name in dict.fromkeys(wanted)]

@@ -66,9 +66,7 @@ def settings_for(architecture: Architecture, quick: bool, given: Mapping[str, An
     if quick:
         values["image_size"] = architecture.quick.get("image_size", QUICK["image_size"])
     settings = dataclasses.replace(Bottleneck(), **{**values, **given})
-    size, least = settings.image_size, architecture.least_size
-    if min(size.height, size.width) < least:
-        raise UserError(f"--image-size {size}: {architecture.name} needs at least {least}x{least}.")
+    architecture.check_image_size(settings.image_size)
     if settings.classifier == "svm" and not settings.calibrate:
         raise UserError(
             "--no-calibrate with --classifier svm: its scores are no probabilities. Leave --no-calibrate out, or take "

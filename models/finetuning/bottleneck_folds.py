@@ -40,7 +40,7 @@ def make_folds(work: Work, dataset: Dataset, folds: pd.DataFrame, cache: Path, c
         dataset: the checked data.
         folds: img, subject, classname, fold; in the order of `dataset.train`.
         cache: the cache folder.
-        cache_limit: the most bytes of images and features in it.
+        cache_limit: the most bytes of decoded images, activations and features in it.
 
     Raises:
         UserError: an unknown layer, weights that do not fit, too few drivers, a folder that cannot be written to.

@@ -79,7 +79,7 @@ def load(path: Path) -> tuple[Progress, dict[str, np.ndarray]]:
     except MemoryError:
         raise
     except Exception as error:  # zip, npy and JSON readers each fail in their own way on damaged bytes
-        raise DamagedCheckpointError(f"{path} is damaged ({error}). Delete it to start this fold anew.") from error
+        raise DamagedCheckpointError(f"{path} is damaged ({error}).") from error
     progress.best = ordered(arrays, "best")
     return progress, arrays
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from models.finetuning import needs, runtime, watching
+from models.finetuning import needs, pseudo_labels, runtime, watching
 from models.finetuning import weights as pretrained
 from models.finetuning.architecture import Architecture
 from models.finetuning.piece import (
@@ -90,11 +90,9 @@ def add_run_options(
         "--weights", default="imagenet", metavar="W", help="imagenet, none, or a folder of NAME.weights.h5 [imagenet]"
     )
     group.add_argument(
-        "--precision", default="auto", choices=runtime.PRECISIONS, help="of the arithmetic [auto, by hardware]"
+        "--precision", default="auto", choices=runtime.PRECISIONS, help="dtype policy [auto, by hardware]"
     )
-    group.add_argument(
-        "--seed", type=_whole_number(0, 2**31 - 1), default=0, metavar="N", help="of everything random [0]"
-    )
+    group.add_argument("--seed", type=_whole_number(0, 2**31 - 1), default=0, metavar="N", help="random seed [0]")
     group.add_argument("--quick", action="store_true", help="a miniature: small images, few epochs, two folds")
     group.add_argument("--skip-broken", action="store_true", help="leave unreadable images out instead of stopping")
     group.add_argument(
@@ -107,7 +105,9 @@ def add_run_options(
     group.add_argument(
         "--cache", type=Path, default=CACHE, metavar="DIR", help="decoded images, activations, features [cache]"
     )
-    group.add_argument("--cache-limit", type=_gibibytes, default=64.0, metavar="X", help="most of them kept [64 GiB]")
+    group.add_argument(
+        "--cache-limit", type=_gibibytes, default=64.0, metavar="X", help="its largest size, in GiB [64]"
+    )
 
 
 def add_training_options(parser: argparse.ArgumentParser) -> None:
@@ -151,6 +151,14 @@ def _gibibytes(text: str) -> float:
     if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]*)?", text):
         raise argparse.ArgumentTypeError(f"expected a number of GiB such as 64 or 0.5, found {text!r}")
     return float(text)
+
+
+def add_common_options(parser: argparse.ArgumentParser) -> None:
+    """The options that the scripts of all architectures have, for commands that look at several of them."""
+    add_run_options(parser)
+    add_training_options(parser)
+    add_piece_options(parser, "of the architecture")
+    add_recipe_options(parser, Recipe(), Augmentation())
 
 
 def add_recipe_options(parser: argparse.ArgumentParser, recipe: Recipe, augmentation: Augmentation) -> None:
@@ -273,9 +281,10 @@ def unfinished(pieces: list[Piece], dataset: "Dataset") -> list[tuple[Piece, dic
     """Those pieces of one model that are still to be made, with their settings.
 
     Raises:
-        UserError: one was made, or begun, with other settings, or another fold of the model was.
+        UserError: one was made, or begun, with other settings, or another fold of the model was, or would be.
     """
     settings = [piece.settings(dataset.test, dataset.broken_test) for piece in pieces]
+    pseudo_labels.require_same_models({piece.fold: own for piece, own in zip(pieces, settings, strict=True)})
     left = []
     for piece, own in zip(pieces, settings, strict=True):
         if is_finished(piece, own):

@@ -73,7 +73,7 @@ class FeatureStore:
         except OSError:  # not there
             return None
         if found is None or not found.is_whole():
-            print(f"note: {self.path} is damaged, as its checksums tell; it is made again", file=sys.stderr)
+            print(f"note: {self.path} is damaged (its checksum does not match); it is made again", file=sys.stderr)
             return None
         return found.array
 

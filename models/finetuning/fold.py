@@ -41,7 +41,7 @@ def train_fold(
         folds: img, subject, classname, fold; in the order of `dataset.train`.
         settings: `work.settings(...)`.
         cache: the cache folder.
-        cache_limit: the most bytes of decoded images in it.
+        cache_limit: the most bytes of decoded images, activations and features in it.
 
     Raises:
         UserError: weights that do not fit, a loss that is no longer a number, a folder that cannot be written to.
@@ -214,7 +214,10 @@ def speaker(*logs: Path) -> Callable[[str], None]:
                 with log.open("a", encoding="utf-8") as stream:
                     stream.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
             except OSError as error:
-                raise UserError(f"cannot write {log}: {error.strerror}. The same command goes on from here.") from error
+                raise UserError(
+                    f"cannot write {log}: {error.strerror}. Free some space or make it writable; the same command "
+                    "goes on from here."
+                ) from error
 
     return say
 
@@ -243,6 +246,14 @@ def stores(
 
 
 def fold_data(work: Piece, folds: pd.DataFrame, store: ImageStore) -> FoldData:
+    """Which of the labelled images a fold trains on and which it holds out.
+
+    Args:
+        folds: img, subject, classname, fold; rows as in `store`.
+
+    Raises:
+        UserError: --train-images leaves a class without any image.
+    """
     labels = folds["classname"].map(CLASSES.index).to_numpy()
     numbers = folds["fold"].to_numpy()
     held_out = np.zeros(len(numbers), bool) if work.fold == ALL_DRIVERS else numbers == work.fold

@@ -29,7 +29,6 @@ MODULES = {  # the paper's table 1: 1x1, 3x3 reduce, 3x3, 5x5 reduce, 5x5, pool 
 POOL_BEFORE = {"inception_4a": "pool3_3x3_s2", "inception_5a": "pool4_3x3_s2"}
 AUXILIARY_AFTER = {"inception_4a": "auxiliary_4a", "inception_4d": "auxiliary_4d"}
 AUXILIARY_OUTPUTS = ("auxiliary_4a_dropout", "auxiliary_4d_dropout")  # layers whose outputs classifiers go on
-AUXILIARY_WEIGHT = 0.3  # of each auxiliary loss, in training only
 LRN_SIZE, LRN_ALPHA, LRN_BETA, LRN_K = 5, 1e-4, 0.75, 1.0
 
 

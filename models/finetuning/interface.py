@@ -41,7 +41,13 @@ class Options:
         data: Kaggle's data folder; found by itself where it is None.
         weights: 'imagenet', 'none', or a folder of NAME.weights.h5.
         folds: how many the labelled images are split into, by driver.
-        cache_limit: the most GiB of decoded images that `cache` keeps.
+        precision: 'auto', or a dtype policy such as 'float32' or 'mixed_bfloat16'.
+        seed: of the order of images, augmentation, dropout and random weights.
+        workers: threads that make batches.
+        quick: the miniature: small images, few of them.
+        skip_broken: go on without images that cannot be read.
+        cache: folder of decoded images, activations and features.
+        cache_limit: its largest size, in GiB.
     """
 
     data: str | os.PathLike[str] | None = None

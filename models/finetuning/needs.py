@@ -37,7 +37,8 @@ class Needs:
     """Estimates for one run.
 
     Attributes:
-        disk: bytes that it will write, of which `cache_disk` can be done without.
+        disk: bytes of the run's outputs.
+        cache_disk: bytes of decoded images besides, which can be done without.
         memory: bytes of the largest processes that run at a time.
         seconds: on this machine's CPU, or on its accelerators.
         accelerators: what they are; nothing for the CPU.

@@ -4,7 +4,6 @@ RGB uint8 (height, width, 3) -> preprocessing (float32) -> backbone -> pooled fe
 """
 
 import dataclasses
-import importlib
 from typing import Any
 
 import keras
@@ -230,16 +229,14 @@ def plain_copy(network: Network, build_again: Any) -> keras.Model:
 def _backbone(architecture: Architecture, recipe: Recipe, weights: str) -> tuple[keras.Model, list[Any]]:
     """The backbone, which ends at the pooled layers, and the outputs of those auxiliary branches that leave it."""
     size = recipe.image_size
-    module, _, function = architecture.builder.partition(":")
-    builder = getattr(importlib.import_module(module), function)
     shape = (size.height, size.width, 3)
     branched = architecture.auxiliary_weight > 0 and recipe.auxiliary and recipe.trainable != "head"
     options = {"auxiliary": True} if branched else {}
     if weights == "imagenet":
         with pretrained.downloading(architecture, architecture.published_weights):
-            whole = builder(weights="imagenet", include_top=False, input_shape=shape, **options)
+            whole = architecture.build(weights="imagenet", include_top=False, input_shape=shape, **options)
     else:
-        whole = builder(weights=None, include_top=False, input_shape=shape, **options)
+        whole = architecture.build(weights=None, include_top=False, input_shape=shape, **options)
     branches: list[Any] = []
     if branched:
         whole, branches = keras.Model(whole.inputs, whole.outputs[0]), whole.outputs[1:]

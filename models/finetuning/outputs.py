@@ -124,7 +124,7 @@ def _feature_file(path: Path, readable: np.ndarray, width: int) -> Iterator[Call
         readable: shape (images,), bool; the others have zeros.
         width: of the features.
 
-    Returns:
+    Yields:
         what appends features, shape (some of the readable images, width), in their order.
     """
     largest = np.finfo(np.float16).max

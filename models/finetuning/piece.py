@@ -23,10 +23,10 @@ from models.finetuning.architecture import Architecture
 from preprocessing import locks
 from preprocessing.augmentation_settings import Augmentation
 from preprocessing.errors import UserError
-from preprocessing.files import UnreadableError, read_record, sha256_of, write_json
-from preprocessing.finished import DAMAGED, FAILED, FINISHED, set_aside
+from preprocessing.files import DamagedRecordError, read_record, sha256_of, write_json
+from preprocessing.finished import DAMAGED, FAILED, FINISHED, record_of_piece, set_aside
 from preprocessing.masking import masked
-from preprocessing.run_folder import ALL_DRIVERS, REPOSITORY, VERSION, fold_folder, folds_path
+from preprocessing.run_folder import ALL_DRIVERS, BUNDLE_MANIFEST, REPOSITORY, fold_folder, folds_path
 from preprocessing.settings import as_json, as_words
 
 CHECKPOINT = "checkpoint/state.npz"
@@ -156,10 +156,8 @@ def is_finished(piece: Piece, settings: dict[str, Any]) -> bool:
     if not (piece.folder / FINISHED).exists():
         return False
     try:
-        sizes = read_record(piece.folder / FINISHED).get("bytes", {})
-    except UnreadableError:
-        raise
-    except UserError as error:
+        sizes = record_of_piece(piece.folder, FINISHED).get("bytes", {})
+    except DamagedRecordError as error:
         print(f"note: {error} That fold is made again.", file=sys.stderr)
         return False
     if not isinstance(sizes, dict) or not sizes:
@@ -182,18 +180,16 @@ def _differing(theirs: dict[str, Any], ours: dict[str, Any], record: dict[str, A
 
 
 def _told_apart(names: Sequence[str], theirs: dict[str, Any], ours: dict[str, Any]) -> str:
-    """The first few settings that differ: 'epochs 4 there, 6 now'."""
-    shown = "; ".join(f"{name} {theirs.get(name)!r} there, {ours.get(name)!r} now" for name in names[:5])
+    """The first few settings that differ: 'epochs was 4, is now 6'."""
+    shown = "; ".join(f"{name} was {theirs.get(name)!r}, is now {ours.get(name)!r}" for name in names[:5])
     return shown + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def _record_of(piece: Piece) -> dict[str, Any] | None:
     """What the piece was begun with; None where that cannot be known, and so nothing of it can be used."""
     try:
-        return read_record(piece.folder / "config.json")
-    except UnreadableError:
-        raise
-    except UserError as error:
+        return record_of_piece(piece.folder, "config.json")
+    except DamagedRecordError as error:
         print(f"note: {error} That fold is made again.", file=sys.stderr)
         set_aside(piece.folder)
         (piece.folder / CHECKPOINT).unlink(missing_ok=True)
@@ -239,13 +235,15 @@ def require_made_as_others(piece: Piece, settings: dict[str, Any]) -> None:
     A network trained on all drivers has nothing out of fold; it need only start from the same weights.
 
     Raises:
-        UserError: a finished fold was made with other settings. Weights with another checksum are another file, or a
-            damaged one.
+        UserError: a finished fold was made with other settings, or its record cannot be read now. Weights with another
+            checksum are another file, or a damaged one.
     """
     for finished in sorted(piece.folder.parent.glob(f"fold_*/{FINISHED}")):
+        if not finished.with_name("config.json").exists():
+            continue  # removed by hand: that fold is made again
         try:
-            record = read_record(finished.with_name("config.json"))
-        except UserError:
+            record = record_of_piece(finished.parent, "config.json")
+        except DamagedRecordError:
             continue
         made_with = _made_with(piece, record)
         if str(made_with.get("weights")).startswith("sha256:") and made_with["weights"] != settings["weights"]:
@@ -334,8 +332,8 @@ def _size(path: Path) -> int:
 
 
 def _git_revision() -> str:
-    if (REPOSITORY / VERSION).exists():  # of a bundle, which is no checkout
-        return str(read_record(REPOSITORY / VERSION)["revision"])
+    if (REPOSITORY / BUNDLE_MANIFEST).exists():  # of a bundle, which is no checkout
+        return str(read_record(REPOSITORY / BUNDLE_MANIFEST)["revision"])
     command = ["git", "-C", str(REPOSITORY), "rev-parse", "HEAD"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()

@@ -197,4 +197,4 @@ def what_happened(status: int) -> str:
     """To a process that ended with this status, in words."""
     if status == -signal.SIGKILL:
         return "was killed (signal 9), as systems do when memory runs out"
-    return f"was ended by signal {-status}" if status < 0 else f"broke off with exit status {status}"
+    return f"was ended by signal {-status}" if status < 0 else f"exited with status {status}"

@@ -5,12 +5,13 @@ holds out, so these drivers stay unseen. A training on all drivers holds nobody 
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from preprocessing.errors import UserError, named
 from preprocessing.files import sha256_of
+from preprocessing.finished import FINISHED, require_whole
 from preprocessing.run_folder import (
     ALL_DRIVERS,
     RESERVED_MODEL_NAMES,
@@ -55,11 +56,11 @@ def find_tables(run: Path, model: str, fold: int | str, source: str) -> list[Pat
             "Take a run of the same data and the same --folds."
         )
     folds = "*" if fold == ALL_DRIVERS else str(fold)
-    finished = sorted(earlier.glob(f"{wanted or '*'}/fold_{folds}/finished.json"))
+    finished = sorted(earlier.glob(f"{wanted or '*'}/fold_{folds}/{FINISHED}"))
     found = [path.parent / "test.csv" for path in finished]
     found = [path for path in found if path.parts[-3] not in RESERVED_MODEL_NAMES]
     if not found:
-        there = sorted({f"{path.parts[-3]}/{path.parts[-2]}" for path in earlier.glob("*/fold_*/finished.json")})
+        there = sorted({f"{path.parts[-3]}/{path.parts[-2]}" for path in earlier.glob(f"*/fold_*/{FINISHED}")})
         raise UserError(
             f"{option}: expected a finished {fold_folder(earlier, wanted or 'MODEL', fold)}, found "
             f"{named(there, 5) or 'nothing finished'}. Train it first."
@@ -67,11 +68,27 @@ def find_tables(run: Path, model: str, fold: int | str, source: str) -> list[Pat
     return found
 
 
-def settings_of(tables: Sequence[Path]) -> dict[str, Any]:
-    """What config.json says of them; nothing without any.
+def require_same_models(settings: Mapping[int | str, dict[str, Any]]) -> None:
+    """All folds of a model learn from the same models of the earlier run, or what is out of fold would be of several.
 
-    All folds of a model learn from the same models of the earlier run, or what is out of fold would be of several.
+    Args:
+        settings: with what `settings_of` says, by fold; 'all' holds nobody out and may differ.
+
+    Raises:
+        UserError: they differ.
     """
+    models = {fold: own.get(MODELS, []) for fold, own in settings.items() if fold != ALL_DRIVERS}
+    if any(names != next(iter(models.values())) for names in models.values()):
+        source = next(own["pseudo_labels"] for own in settings.values() if own.get(MODELS))
+        found = "; ".join(f"fold {fold} from {' and '.join(names)}" for fold, names in models.items())
+        raise UserError(
+            f"--pseudo-labels {source}: all folds of a model learn from the same models, here {found}. Finish the "
+            f"other folds of these first, or name one that has all: --pseudo-labels {source.partition('/')[0]}/MODEL."
+        )
+
+
+def settings_of(tables: Sequence[Path]) -> dict[str, Any]:
+    """What config.json says of them; nothing without any."""
     models = sorted({path.parts[-3] for path in tables})
     return {MODELS: models, SHA256: identity(tables)} if tables else {}
 
@@ -90,7 +107,6 @@ def soft_targets(tables: Sequence[Path], images: Sequence[str]) -> "np.ndarray":
     import numpy as np
 
     from preprocessing.competition import CLASSES
-    from preprocessing.finished import require_whole
     from preprocessing.log_space import geometric_mean
     from preprocessing.tables import read_predictions
 

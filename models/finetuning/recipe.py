@@ -152,7 +152,7 @@ def resolve(
     Args:
         recipe, augmentation: the architecture's own, with pretrained weights.
         kind: of the run.
-        own: what the architecture changes of each table below, by 'scratch', 'quick' and 'quick_scratch'.
+        own: what the architecture changes of SCRATCH, QUICK and QUICK_SCRATCH, by their names in small letters.
         chosen: what the user gave on the command line, of either dataclass.
     """
     values: dict[str, Any] = {}

@@ -83,6 +83,14 @@ def choose_precision(precision: str) -> tuple[str, str]:
     return ("mixed_bfloat16", f"CPU with {unit}") if unit else ("float32", "CPU without bfloat16 units")
 
 
+def expects_bfloat16(precision: str) -> bool:
+    """Whether `--precision` will come to bfloat16 on this CPU, told without loading Keras, for estimates of time."""
+    wanted = precision == "mixed_bfloat16" or (
+        precision == "auto" and os.environ.get("KERAS_BACKEND", "tensorflow") == "tensorflow"
+    )
+    return wanted and bool(bfloat16_unit())
+
+
 def versions() -> dict[str, str]:
     """Versions of what computes, for the record of a run."""
     import numpy

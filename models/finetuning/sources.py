@@ -173,6 +173,27 @@ def copy_name(copy: int) -> str:
     return f"epoch_{copy:03d}"
 
 
+class _Room:
+    """Room in the cache that is promised to one source after another."""
+
+    def __init__(self, limit: int, kept: list[Path]) -> None:
+        self.limit = limit
+        self.kept = kept  # folders that make no room for others
+        self.promised = 0  # bytes that will be written to them
+
+    def promise(self, size: int, folders: Sequence[Path]) -> bool:
+        """Makes room for so many bytes more in these folders, if it can be had."""
+        if not make_room(folders[0], size + self.promised, self.limit, [*self.kept, *folders]):
+            return False
+        self.kept += folders
+        self.promised += size
+        return True
+
+    def left(self, folders: Sequence[Path]) -> int:
+        """Bytes that could be written to these folders."""
+        return room(folders[0], self.limit, [*self.kept, *folders]) - self.promised
+
+
 def choose(
     network: Network,
     split: Split | None,
@@ -220,9 +241,8 @@ def choose(
     settings = {name: value for name, value in as_json(augmentation.scaled()).items() if name != "driver_mixing"}
     drawn = decides | {"augmentation": settings, "seed": seed}
     copies = [copy_name(copy) for copy in sorted({recipe.copy_of(epoch) for epoch in range(1, epochs + 1)})]
-    kept = [store.folder for store in stores]
+    cache_room = _Room(limit, [store.folder for store in stores])
     found: list[Source] = []
-    promised = 0  # bytes that will be written to what is kept
     for number, store in enumerate(stores):
         own = ActivationStore(name, decides, store, split, cache, workers)
         augmented = ActivationStore(name, drawn, store, split, cache, workers)
@@ -233,18 +253,12 @@ def choose(
         what = f"{size / 2**30:.1f} GiB of activations at {split.name} for {len(store):,} images"
         needed = sum(one.missing_bytes(parts, rows) for one, parts, rows in wanted)
         folders = [one.folder for one, _, _ in wanted]
-        within = [*kept, *folders]
-        if make_room(own.folder, needed + promised, limit, within):
-            kept += folders
-            promised += needed
+        if cache_room.promise(needed, folders):
             found.append(Activations(split.top, own, augmented, augmentation))
             say(f"{what} are computed once, for all epochs and folds, and kept in the cache")
             continue
-        some = own.fitting(PLAIN, plain[number], room(own.folder, limit, within) - promised)
-        needed = own.missing_bytes([PLAIN], some)
-        if len(some) and not train_on_all and make_room(own.folder, needed + promised, limit, within):
-            kept += folders
-            promised += needed
+        some = own.fitting(PLAIN, plain[number], cache_room.left(folders))
+        if len(some) and not train_on_all and cache_room.promise(own.missing_bytes([PLAIN], some), folders):
             found.append(Streamed(Activations(split.top, own, augmented, augmentation), pixels[number], some))
             say(
                 f"{what} find no room in the cache (--cache-limit, or the disk): kept for the predictions of "

@@ -100,8 +100,8 @@ class Trainer:
         try:
             progress, arrays = checkpoint.load(self.checkpoint_path)
         except checkpoint.DamagedCheckpointError as error:
-            self.say(f"{error} So it does.")
             self.checkpoint_path.unlink()
+            self.say(f"{error} It is deleted, and this fold starts anew.")
             return False
         if progress.precision != self.precision:
             raise UserError(

@@ -3,8 +3,9 @@
 import time
 from pathlib import Path
 
+from preprocessing.competition import held_out_labels_path
 from preprocessing.demo.contact_sheet import write_contact_sheet
-from preprocessing.demo.dataset import DemoSettings, demo_root, ensure_demo, render_demo, test_labels_path
+from preprocessing.demo.dataset import DemoSettings, demo_root, ensure_demo, render_demo
 from preprocessing.errors import UserError, run_command
 from preprocessing.settings import CommandLine, add_settings, chosen
 
@@ -34,12 +35,12 @@ def main() -> None:
         start = time.monotonic()
         print(f"synthetic demo set, not photographs: {demo_root(arguments.cache, settings.seed)}", flush=True)
         root = ensure_demo(arguments.cache, settings.seed)
-        print(f"ready in {time.monotonic() - start:.0f} s; its test labels: {test_labels_path(root)}")
+        print(f"ready in {time.monotonic() - start:.0f} s; its test labels: {held_out_labels_path(root)}")
     if arguments.out is not None:
         start = time.monotonic()
         render_demo(arguments.out, settings.seed, settings)
         seconds = time.monotonic() - start
-        print(f"rendered {arguments.out} in {seconds:.0f} s; its test labels: {test_labels_path(arguments.out)}")
+        print(f"rendered {arguments.out} in {seconds:.0f} s; its test labels: {held_out_labels_path(arguments.out)}")
 
 
 if __name__ == "__main__":

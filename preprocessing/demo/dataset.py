@@ -3,23 +3,20 @@
 Nothing here imports the renderer before there is something to render.
 """
 
-import csv
 import dataclasses
 import functools
-import io
 import multiprocessing
 import os
 import shutil
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from preprocessing import locks
-from preprocessing.competition import CLASSES, DRIVER_LIST, SAMPLE_SUBMISSION, TEST_FOLDER, TRAIN_FOLDER
-from preprocessing.errors import UserError
-from preprocessing.files import write_text
+from preprocessing.competition import CLASSES, TEST_FOLDER, TRAIN_FOLDER, held_out_labels_path
+from preprocessing.competition_files import write_tables
+from preprocessing.folders import folder_written_whole
 from preprocessing.settings import setting
 
 VERSION = 2  # raise it whenever the pictures change: a cached set of another version is not used
@@ -57,15 +54,6 @@ class Clip:
         return f"p{self.driver + 1:03d}"
 
 
-def test_labels_path(root: Path) -> Path:
-    """Where the labels of the test images lie: beside the data root, never in it. Columns img,subject,classname."""
-    root = Path(root)
-    return root.parent / f"{root.name}_test_labels.csv"
-
-
-test_labels_path.__test__ = False  # type: ignore[attr-defined]  # it is not a test, whatever its name says to pytest
-
-
 def demo_root(cache: Path, seed: int = 0) -> Path:
     """Where in the cache the demo set of this seed lies, or will lie."""
     return Path(cache) / f"demo_seed{seed}_v{VERSION}"
@@ -82,7 +70,7 @@ def ensure_demo(cache: Path, seed: int = 0) -> Path:
     """The demo set of this seed in the cache, rendered if it is not there yet.
 
     Returns:
-        The data root. `test_labels_path` of it says where the test labels lie.
+        The data root. `held_out_labels_path` of it says where the test labels lie.
 
     Raises:
         UserError: the cache cannot be written to.
@@ -99,7 +87,7 @@ def ensure_demo(cache: Path, seed: int = 0) -> Path:
 
 
 def _is_whole(root: Path) -> bool:
-    return test_labels_path(root).is_file() and sum(1 for _ in root.rglob("*.jpg")) == sum(demo_counts())
+    return held_out_labels_path(root).is_file() and sum(1 for _ in root.rglob("*.jpg")) == sum(demo_counts())
 
 
 def render_demo(root: Path, seed: int = 0, settings: DemoSettings | None = None) -> None:
@@ -117,40 +105,11 @@ def render_demo(root: Path, seed: int = 0, settings: DemoSettings | None = None)
     """
     root = Path(root)
     settings = dataclasses.replace(settings or DemoSettings(), seed=seed)
-    if root.exists() and (not root.is_dir() or any(root.iterdir())):
-        raise UserError(
-            f"{root} exists already. Expected a new or empty folder for the demo set; delete it or name another."
-        )
-    partial = None
-    try:
-        root.parent.mkdir(parents=True, exist_ok=True)
-        with locks.temporary(root.parent, root.name, lambda start: tempfile.mkdtemp("", start, root.parent)) as partial:
-            partial.chmod(0o755)
-            _render(root, partial, settings)
-    except OSError as error:
-        raise UserError(
-            f"cannot write {root}: {error.strerror or error}. Expected a folder to write to, with 200 MB free."
-        ) from error
-    finally:
-        if partial is not None:
-            shutil.rmtree(partial, ignore_errors=True)
-
-
-def _render(root: Path, partial: Path, settings: DemoSettings) -> None:
-    """Renders into `partial`, which then becomes `root`, and writes the labels beside it."""
-    train, test = _clips(settings)
-    _render_clips(train + test, partial, settings.workers)
-    _write_table(partial / DRIVER_LIST, ("subject", "classname", "img"), _rows(train))
-    test_names = sorted((name for clip in test for name in clip.names), key=_number)
-    share = [1 / len(CLASSES)] * len(CLASSES)
-    _write_table(partial / SAMPLE_SUBMISSION, ("img", *CLASSES), [(name, *share) for name in test_names])
-    labels = sorted(((row[2], row[0], row[1]) for row in _rows(test)), key=lambda row: _number(row[0]))
-    _write_table(test_labels_path(root), ("img", "subject", "classname"), labels)
-    try:
-        partial.replace(root)
-    except OSError:
-        if not root.is_dir() or not (root / SAMPLE_SUBMISSION).is_file():  # else another process was first
-            raise
+    with folder_written_whole(root) as folder:
+        train, test = _clips(settings)
+        _render_clips(train + test, folder, settings.workers)
+        truth = sorted(((row[2], row[0], row[1]) for row in _rows(test)), key=lambda row: _number(row[0]))
+        write_tables(folder, _rows(train), truth, held_out_labels_path(root))
 
 
 def _clips(settings: DemoSettings) -> tuple[list[Clip], list[Clip]]:
@@ -247,11 +206,3 @@ def _number(name: str) -> int:
 def _rows(clips: Sequence[Clip]) -> list[tuple[str, str, str]]:
     """subject, classname, img in video order."""
     return [(clip.subject, clip.behaviour, name) for clip in clips for name in clip.names]
-
-
-def _write_table(path: Path, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    write_text(path, text.getvalue())

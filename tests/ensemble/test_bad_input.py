@@ -138,7 +138,7 @@ def test_class_columns_in_another_order_change_nothing(small) -> None:
     ("change", "words"),
     [
         (lambda table: table.rename(columns={"img": "image"}), "expected the columns"),
-        (lambda table: table.iloc[:0], "expected an image name"),
+        (lambda table: table.iloc[:0], "expected rows, found none"),
         (lambda table: pd.concat([table, table.iloc[:1]]), "more than once"),
     ],
 )

@@ -16,6 +16,7 @@ from preprocessing.competition import CLASSES
 from preprocessing.metric import log_loss
 from preprocessing.tables import read_predictions, write_predictions
 from tests.ensemble.conftest import informed
+from tools.verify import damaged_blend
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -83,6 +84,11 @@ def test_whole_path(loose: Loose) -> None:
     assert "nothing to do" in blend(words).stdout
     off = blend([*words, "--no-neighbours"])
     assert "off, by --no-neighbours" in off.stdout and "nothing to do" not in off.stdout
+    assert damaged_blend(loose.path("runs/tables")) == []
+    with loose.path("runs/tables/ensemble/test.csv").open("a") as stream:
+        stream.write("x")
+    (line,) = damaged_blend(loose.path("runs/tables"))
+    assert line.endswith("test.csv: damaged or missing. Blend again: the same command as before, with --predictions")
 
 
 def test_without_test_tables_drivers_or_folds(loose: Loose) -> None:

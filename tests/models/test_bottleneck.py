@@ -171,7 +171,7 @@ def test_from_photographs_to_a_member_of_the_blend(tiny_tree: Callable[..., Path
     assert before == {path: path.stat().st_mtime_ns for path in model.rglob("*") if path.is_file()}
     other = type_command(*options, *places, "--regularisation", "0.5")
     assert other.returncode == 2
-    assert "regularisation 0.0 there, 0.5 now" in other.stderr
+    assert "regularisation was 0.0, is now 0.5" in other.stderr
     assert "--model-name" in other.stderr
 
     svm = type_command(*options, *places, "--classifier", "svm")

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from models.finetuning import architecture as zoo
 from models.finetuning import googlenet_onnx, weights
-from models.finetuning.googlenet import AUXILIARY_OUTPUTS, AUXILIARY_WEIGHT, GoogLeNet, local_response_normalization
+from models.finetuning.googlenet import AUXILIARY_OUTPUTS, GoogLeNet, local_response_normalization
 from models.finetuning.googlenet_onnx import import_weights
 from preprocessing.errors import UserError
 from preprocessing.run_folder import REPOSITORY
@@ -122,7 +122,7 @@ def test_trains_a_step_with_auxiliary_heads_and_the_saved_network_needs_no_code(
     pooled = keras.layers.GlobalAveragePooling2D()(network.outputs[0])
     logits = [keras.layers.Dense(10, "softmax")(features) for features in (pooled, *network.outputs[1:])]
     training = keras.Model(network.input, logits)
-    loss_weights = [1.0, AUXILIARY_WEIGHT, AUXILIARY_WEIGHT]
+    loss_weights = [1.0, ARCHITECTURE.auxiliary_weight, ARCHITECTURE.auxiliary_weight]
     losses = ["categorical_crossentropy"] * 3
     training.compile(keras.optimizers.SGD(1e-4), losses, loss_weights=loss_weights, run_eagerly=True)
     images = np.random.default_rng(0).normal(scale=60, size=(2, *size, 3)).astype(np.float32)

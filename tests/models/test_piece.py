@@ -1,6 +1,7 @@
 """Pieces: finished or not, and made with which settings."""
 
 import dataclasses
+import errno
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +15,7 @@ from models.finetuning import piece as pieces
 from models.finetuning.piece import OUTPUTS, Piece, is_finished
 from models.finetuning.recipe import Kind
 from preprocessing.errors import UserError
+from preprocessing.finished import FINISHED, damaged_outputs, require_whole
 from preprocessing.run_folder import REPOSITORY
 
 SINCE_THEN = ("tta", "augmentation_driver_mixing")
@@ -42,7 +44,7 @@ def test_a_piece_older_than_a_setting_counts_as_made_with_its_default(finished: 
     assert is_finished(finished, finished.settings(["a.jpg"]))
     assert finished.augmentation is not None
     changed = dataclasses.replace(finished, augmentation=dataclasses.replace(finished.augmentation, driver_mixing=0.5))
-    with pytest.raises(UserError, match=r"driver_mixing 0.0 there, 0.5 now"):
+    with pytest.raises(UserError, match=r"driver_mixing was 0.0, is now 0.5"):
         is_finished(changed, changed.settings(["a.jpg"]))
 
 
@@ -62,7 +64,7 @@ def test_a_precision_that_was_chosen_goes_on_by_its_name(finished: Piece) -> Non
     second = dataclasses.replace(named, fold=1)
     pieces.require_made_as_others(second, second.settings(["a.jpg"]))
     other = dataclasses.replace(finished, precision="mixed_float16")
-    with pytest.raises(UserError, match="precision 'auto' there, 'mixed_float16' now"):
+    with pytest.raises(UserError, match="precision was 'auto', is now 'mixed_float16'"):
         is_finished(other, other.settings(["a.jpg"]))
 
 
@@ -88,11 +90,38 @@ def test_folds_of_one_model_are_made_alike(finished: Piece) -> None:
     pieces.require_made_as_others(second, second.settings(["a.jpg"]))
     other = dataclasses.replace(second, recipe=dataclasses.replace(finished.recipe, epochs=9))
     with pytest.raises(
-        UserError, match=r"fold_0 was made with other settings than fold 1 would be: epochs 4 there, 9 now"
+        UserError, match=r"fold_0 was made with other settings than fold 1 would be: epochs was 4, is now 9"
     ):
         pieces.require_made_as_others(other, other.settings(["a.jpg"]))
     of_all = dataclasses.replace(other, fold="all")
     pieces.require_made_as_others(of_all, of_all.settings(["a.jpg"]))  # nothing of it is out of fold
+
+
+@pytest.mark.parametrize("name", ["config.json", FINISHED])
+def test_a_record_that_cannot_be_read_now_costs_no_finished_piece(
+    finished: Piece, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, opened = finished.settings(["a.jpg"]), Path.read_bytes
+
+    def silent(path: Path) -> bytes:
+        if path == finished.folder / name:
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return opened(path)
+
+    others = dataclasses.replace(finished, fold=1)
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "read_bytes", silent)
+        looks = [lambda: is_finished(finished, settings)]
+        if name == FINISHED:
+            looks += [lambda: damaged_outputs(finished.folder), lambda: require_whole(finished.folder / "test.csv")]
+        else:
+            looks += [lambda: pieces.require_made_as_others(others, others.settings(["a.jpg"]))]
+        for look in looks:
+            with pytest.raises(
+                UserError, match=rf"Stale file handle.*Start again, or delete {finished.folder} to have"
+            ):
+                look()
+    assert is_finished(finished, settings)
 
 
 def test_the_command_of_a_piece_is_kept_less_its_fold() -> None:
@@ -103,7 +132,7 @@ def test_the_command_of_a_piece_is_kept_less_its_fold() -> None:
 
 def test_other_settings_are_told_and_a_lost_output_is_made_again(finished: Piece) -> None:
     other = dataclasses.replace(finished, recipe=dataclasses.replace(finished.recipe, epochs=9))
-    with pytest.raises(UserError, match=r"epochs \d there, 9 now"):
+    with pytest.raises(UserError, match=r"epochs was \d, is now 9"):
         is_finished(other, other.settings(["a.jpg"]))
     (finished.folder / "model.keras").unlink()
     assert not is_finished(finished, finished.settings(["a.jpg"]))

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from models.finetuning import architecture as zoo
+from models.finetuning.command import unfinished
 from models.finetuning.interface import finetune
 from models.finetuning.network import Network
 from models.finetuning.piece import Piece, begin, require_made_as_others
@@ -23,6 +24,7 @@ from preprocessing.errors import UserError
 from preprocessing.folds import ensure_folds
 from preprocessing.images import ImageStore
 from preprocessing.log_space import geometric_mean
+from preprocessing.run_folder import ALL_DRIVERS
 from preprocessing.settings import ImageSize
 from preprocessing.tables import read_predictions, write_predictions
 from tests.preprocessing.test_augmentation import only
@@ -144,8 +146,22 @@ def test_folds_that_would_learn_from_other_models_than_finished_ones_are_refused
     second = dataclasses.replace(first, fold=1)
     require_made_as_others(second, second.settings(IMAGES))
     shutil.rmtree(runs / "first" / "mobilenet" / "fold_1")
-    with pytest.raises(UserError, match=r"pseudo_labels_models \['mobilenet', 'vgg16'\] there, \['vgg16'\] now"):
+    with pytest.raises(UserError, match=r"pseudo_labels_models was \['mobilenet', 'vgg16'\], is now \['vgg16'\]"):
         require_made_as_others(second, second.settings(IMAGES))
+
+
+def test_folds_that_would_learn_from_other_models_than_each_other_are_refused_before_any_trains(runs: Path) -> None:
+    recipe, augmentation = zoo.find("vgg16").settings_for(Kind(), {"pseudo_labels": "first"})
+    pieces = [
+        Piece(runs / "second", "mine", zoo.find("vgg16"), recipe, fold, "none", "float32", 0, 1, augmentation)
+        for fold in (0, 1, ALL_DRIVERS)
+    ]
+    checked = dataset.Dataset(runs, pd.DataFrame(), IMAGES, frozenset(), "")
+    shutil.rmtree(runs / "first" / "mobilenet" / "fold_0")
+    with pytest.raises(UserError, match=r"fold 0 from vgg16; fold 1 from mobilenet and vgg16\. Finish") as caught:
+        unfinished(pieces, checked)
+    assert "--pseudo-labels first/MODEL" in str(caught.value)
+    assert len(unfinished(pieces[1:], checked)) == 2, "who learns from all drivers may have more teachers"
 
 
 @pytest.mark.parametrize(("ratio", "besides"), [(2.0, 4), (0.5, 16), (100.0, 1)])

@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +130,10 @@ def test_an_image_that_could_not_be_read_is_looked_at_again(
     with monkeypatch.context() as patched:
         patched.setattr(Path, "open", refused)
         assert "images that are unreadable: 1 (" in faults_of(root, cache)
+        looked_at: list[Sequence[str]] = []
+        patched.setattr(dataset, "broken_images", lambda root, paths, _: looked_at.append(paths) or {})
+        load(root, cache, progress=False)
+        assert looked_at == [[str(first.relative_to(root))]], "the others are remembered"
     load(root, cache, progress=False)  # the user gave the rights, which changes neither size nor date
 
 
@@ -259,8 +263,8 @@ def test_what_is_no_such_table_is_refused(root: Path, cache: Path, table: str, c
     [
         ("p011,c0,img_1.jpg,more", "fields: 1 (line 22 has 4)"),
         ("p011,c10,img_9000.jpg", "rows with a class other than c0..c9: 1 ('c10' of img_9000.jpg)"),
-        (",c0,img_9000.jpg", "rows with no driver"),
-        ("p011 ,c0,img_9000.jpg", "spaces around it"),
+        (",c0,img_9000.jpg", "rows with a missing or malformed driver ID"),
+        ("p011 ,c0,img_9000.jpg", "malformed driver ID"),
         ("p011,c0,../img_9000.jpg", "refused image names: 1 ("),
         ("p011,c0,/etc/img_9000.jpg", "refused image names: 1 ("),
         ("p011,c0,folder/img_9000.jpg", "refused image names: 1 ("),
@@ -283,7 +287,7 @@ def test_a_bad_row_is_named_and_cannot_be_skipped(root: Path, cache: Path, row: 
 def test_an_image_listed_twice_is_refused(root: Path, cache: Path, table: str) -> None:
     path = root / table
     path.write_text(path.read_text() + path.read_text().splitlines()[1] + "\n")
-    assert f"{table}: images that stand there more than once: 1 (" in faults_of(root, cache)
+    assert f"{table}: images listed more than once: 1 (" in faults_of(root, cache)
 
 
 def test_names_in_the_sample_submission_cannot_leave_the_folder(root: Path, cache: Path) -> None:

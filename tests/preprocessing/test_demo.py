@@ -17,8 +17,15 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold, StratifiedShuffleSplit
 from threadpoolctl import threadpool_limits
 
-from preprocessing.competition import CLASSES, DRIVER_LIST, SAMPLE_SUBMISSION, TEST_FOLDER, TRAIN_FOLDER
-from preprocessing.demo import DemoSettings, dataset, ensure_demo, render_demo, test_labels_path
+from preprocessing.competition import (
+    CLASSES,
+    DRIVER_LIST,
+    SAMPLE_SUBMISSION,
+    TEST_FOLDER,
+    TRAIN_FOLDER,
+    held_out_labels_path,
+)
+from preprocessing.demo import DemoSettings, dataset, ensure_demo, render_demo
 from preprocessing.errors import UserError
 from preprocessing.metric import log_loss
 
@@ -33,7 +40,7 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 def digests(root: Path) -> dict[str, str]:
     """Every file under `root`, and the test labels beside it."""
     found = {str(path.relative_to(root)): path for path in sorted(root.rglob("*")) if path.is_file()}
-    found["labels"] = test_labels_path(root)
+    found["labels"] = held_out_labels_path(root)
     return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in found.items()}
 
 
@@ -70,7 +77,7 @@ def test_layout_is_kaggles(tiny: Path) -> None:
 
 
 def test_test_labels_lie_beside_the_data_and_never_in_it(tiny: Path) -> None:
-    path = test_labels_path(tiny)
+    path = held_out_labels_path(tiny)
     assert path == tiny.parent / "demo_test_labels.csv"
     labels = rows_of(path)
     assert list(labels[0]) == ["img", "subject", "classname"]
@@ -125,7 +132,7 @@ def test_a_folder_with_something_in_it_is_left_alone(tmp_path: Path) -> None:
     root = tmp_path / "demo"
     root.mkdir()
     (root / "mine.txt").write_text("precious")
-    with pytest.raises(UserError, match="exists already"):
+    with pytest.raises(UserError, match="is there already"):
         render_demo(root, settings=TINY)
     assert (root / "mine.txt").read_text() == "precious"
 
@@ -153,7 +160,7 @@ def test_ensure_demo_renders_once_and_never_leaves_half_a_set(tmp_path: Path, mo
     next(root.rglob("*.jpg")).unlink()  # the cache may be cleared, in part too
     ensure_demo(tmp_path)
     assert digests(root) == before
-    assert sorted(path.name for path in tmp_path.iterdir()) == [root.name, test_labels_path(root).name]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [root.name, held_out_labels_path(root).name]
 
 
 def test_command_line(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The download: through Kaggle's client, here a stand-in of the same command line that drops a real archive."""
 
+import errno
 import io
 import shutil
 import stat
@@ -110,6 +111,33 @@ def test_an_archive_that_arrived_damaged_is_removed_so_that_the_client_gets_it_a
     archive.write_bytes(whole)
     download(tmp_path / "new" / "data", needed_gigabytes=0)
     assert names(tmp_path / "new") == ["data"]
+
+
+def test_an_archive_that_is_whole_is_kept_where_it_cannot_be_read_or_unpacked(
+    machine: pytest.MonkeyPatch, tmp_path: Path, archive: Path
+) -> None:
+    def silent(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with machine.context() as patched:
+        patched.setattr(zipfile.ZipFile, "infolist", silent)
+        assert "cannot be read: Input/output error" in complaint(tmp_path / "new" / "data")
+    (kept,) = (tmp_path / "new").rglob("*.zip")
+    assert kept.read_bytes() == archive.read_bytes()
+    download(tmp_path / "new" / "data", needed_gigabytes=0)
+
+
+def test_an_encrypted_archive_is_kept(machine: pytest.MonkeyPatch, tmp_path: Path, archive: Path) -> None:
+    content = bytearray(archive.read_bytes())
+    for signature, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):  # of an entry, and of it in the directory
+        place = content.find(signature)
+        while place >= 0:
+            content[place + flags] |= 1
+            place = content.find(signature, place + 1)
+    archive.write_bytes(content)
+    assert "is encrypted, password required" in complaint(tmp_path / "new" / "data")
+    (kept,) = (tmp_path / "new").rglob("*.zip")
+    assert kept.read_bytes() == content
 
 
 def test_an_archive_from_a_browser_needs_no_client(archive: Path, tmp_path: Path) -> None:

@@ -9,9 +9,10 @@ import pandas as pd
 import pytest
 
 from preprocessing import dataset
+from preprocessing.competition import held_out_labels_path
 from preprocessing.dataset import Dataset
 from preprocessing.errors import UserError
-from preprocessing.hold_out import hold_out, labels_path
+from preprocessing.hold_out import hold_out
 from preprocessing.run_folder import REPOSITORY
 
 
@@ -95,7 +96,7 @@ def test_a_failure_on_the_way_leaves_nothing_behind(data: Dataset, tmp_path: Pat
     with pytest.raises(UserError, match="cannot write"):
         hold_out(data, [last["subject"]], tmp_path / "new" / "practice")
     assert list((tmp_path / "new").iterdir()) == []
-    assert not labels_path(tmp_path / "new" / "practice").exists()
+    assert not held_out_labels_path(tmp_path / "new" / "practice").exists()
 
 
 def test_the_command(data: Dataset, tmp_path: Path) -> None:

@@ -198,7 +198,7 @@ def test_a_driver_that_is_a_formula_is_refused(tiny_tree: Callable[..., Path], t
     frame = pd.read_csv(root / "driver_imgs_list.csv")
     frame["subject"] = frame["subject"].replace("p011", '=HYPERLINK("http://x")')
     frame.to_csv(root / "driver_imgs_list.csv", index=False)
-    with pytest.raises(UserError, match="a strange one"):
+    with pytest.raises(UserError, match="malformed driver ID"):
         dataset.load(root, tmp_path / "cache", progress=False)
 
 

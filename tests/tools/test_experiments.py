@@ -1,5 +1,6 @@
 """Lists of experiments: what the file may say, the ranking, who goes on, and the whole path on a tiny tree."""
 
+import argparse
 import dataclasses
 import importlib.util
 import json
@@ -16,7 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ensemble.paired import paired_difference
-from models.finetuning.piece import begin
+from models.finetuning import weights
+from models.finetuning.piece import Piece, begin, leave_out
 from preprocessing.competition import CLASSES
 from preprocessing.errors import UserError
 from preprocessing.metric import log_loss, log_loss_per_image
@@ -63,6 +65,11 @@ def test_the_files_that_come_along_are_right(file: Path) -> None:
     plan = read_plan(file)
     assert plan.rounds
     assert len(plan.experiments) > 5
+    for words in ([], ["--weights", "none"], ["--weights", "none", "--quick"]):
+        arguments = make_parser().parse_args([str(file), "--run", "tried", *words])
+        for experiment in plan.experiments.values():
+            for one in plan.rounds:
+                experiment_rounds.piece_of(experiment.under(one.settings), arguments, experiment.name, 0)
 
 
 def test_a_round_wins_over_the_settings_of_all_and_an_experiment_over_its_round(tmp_path: Path) -> None:
@@ -241,18 +248,23 @@ space.dropout = { from = 0.1, to = 0.9 }
 """
 
 
-def test_a_search_ranks_its_trials_and_says_which_were_pruned_and_again_is_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def asked(tmp_path: Path) -> argparse.Namespace:
+    """A search on a tiny tree, as the command line says it."""
     make_tree(tmp_path / "data")
     (tmp_path / "file.toml").write_text(SEARCH)
     places = ["--data", tmp_path / "data", "--runs", tmp_path / "runs", "--cache", tmp_path / "cache"]
     words = [tmp_path / "file.toml", "--run", "tried", "--folds", "2", "--weights", "none", *places]
-    arguments = make_parser().parse_args([str(word) for word in words])
-    asked: list[str] = []
+    return make_parser().parse_args([str(word) for word in words])
+
+
+def test_a_search_ranks_its_trials_and_says_which_were_pruned_and_again_is_the_same(
+    asked: argparse.Namespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[str] = []
 
     def predict(bench: Bench, experiment: Experiment, model: str, seed: int, folds: list[int]) -> bool:
-        asked.append(model)
+        trained.append(model)
         skill = 4 - 10 * abs(experiment.settings.get("dropout", 0.9) - 0.4)
         write_model(bench.run, model, bench.images([]), skill, folds=folds)
         return True
@@ -260,8 +272,8 @@ def test_a_search_ranks_its_trials_and_says_which_were_pruned_and_again_is_the_s
     monkeypatch.setattr(experiment_rounds, "train", predict)
     tables = []
     for _ in range(2):
-        experiment_search.search(read_plan(tmp_path / "file.toml"), arguments)
-        tables.append(pd.read_csv(tmp_path / "runs" / "tried" / "search.csv").set_index("experiment"))
+        experiment_search.search(read_plan(asked.file), asked)
+        tables.append(pd.read_csv(asked.runs / "tried" / "search.csv").set_index("experiment"))
     pd.testing.assert_frame_equal(*tables)
     table = tables[0]
     pruned = table["verdict"].str.startswith("pruned at ")
@@ -269,33 +281,68 @@ def test_a_search_ranks_its_trials_and_says_which_were_pruned_and_again_is_the_s
     assert (table["log_loss"].isna() == pruned).all()
     assert table.loc["search.base", "verdict"] == "reference"
     assert 0.25 < float(table["settings"].iloc[0].split("dropout ")[1]) < 0.55
-    assert len(asked) == 2 * (2 * 13 - pruned.sum()), "a pruned trial does not meet the second fold"
+    assert len(trained) == 2 * (2 * 13 - pruned.sum()), "a pruned trial does not meet the second fold"
 
 
-def test_a_report_of_a_search_stops_at_what_is_not_finished_and_other_settings_are_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    make_tree(tmp_path / "data")
-    (tmp_path / "file.toml").write_text(SEARCH)
-    places = ["--data", tmp_path / "data", "--runs", tmp_path / "runs", "--cache", tmp_path / "cache"]
-    words = [tmp_path / "file.toml", "--run", "tried", "--folds", "2", "--weights", "none", "--report", *places]
-    arguments = make_parser().parse_args([str(word) for word in words])
-    plan = read_plan(tmp_path / "file.toml")
-    bench = experiment_rounds.open_bench(arguments)
-    piece = experiment_rounds.piece_of(plan.experiments["base"], arguments, "search.base", 0)
-    for fold in (0, 1):
-        one = dataclasses.replace(piece, fold=fold)
-        begin(one, one.settings(bench.dataset.test), {}, "float32")
-        write_model(bench.run, "search.base", bench.images([]), 1.0, folds=[fold])
-        record = {"seconds": 1.0, "bytes": {"out_of_fold.csv": (one.folder / "out_of_fold.csv").stat().st_size}}
-        (one.folder / "finished.json").write_text(json.dumps(record))
-    experiment_search.search(plan, arguments)
-    table = pd.read_csv(bench.run / "search.csv")
+def finish(bench: Bench, piece: Piece, skill: float) -> None:
+    """Makes a piece a finished one, with all records, that has predicted with this skill."""
+    begin(piece, piece.settings(bench.dataset.test), {}, "float32")
+    write_model(bench.run, piece.model_name, bench.images([]), skill, folds=[int(piece.fold)])
+    sizes = {"out_of_fold.csv": (piece.folder / "out_of_fold.csv").stat().st_size}
+    (piece.folder / "finished.json").write_text(json.dumps({"seconds": 1.0, "bytes": sizes}))
+
+
+def test_a_report_of_a_search_tells_what_ended_from_what_is_not_finished(asked: argparse.Namespace) -> None:
+    asked.report = True
+    plan = read_plan(asked.file)
+    base, bench = plan.experiments["base"], experiment_rounds.open_bench(asked)
+
+    def report() -> pd.DataFrame:
+        experiment_search.search(plan, asked)
+        return pd.read_csv(bench.run / "search.csv")
+
+    def folds_of(experiment: Experiment, model: str) -> list[Piece]:
+        piece = experiment_rounds.piece_of(experiment, asked, model, 0)
+        return [dataclasses.replace(piece, fold=fold) for fold in (0, 1)]
+
+    for piece in folds_of(base, "search.base"):
+        finish(bench, piece, 1.0)
+    table = report()
     assert table["verdict"].tolist() == ["reference", "not finished"]
 
-    (tmp_path / "file.toml").write_text(SEARCH + "settings = { epochs = 1 }\n")
-    with pytest.raises(UserError, match="was made with other settings: epochs 30 there, 1 now"):
-        experiment_search.search(read_plan(tmp_path / "file.toml"), arguments)
+    trial, words = table["experiment"].iloc[1], table["settings"].iloc[1]
+    first, second = folds_of(base.changed({"dropout": float(words.split("dropout ")[1])}), trial)
+    finish(bench, first, 0.1)
+    assert report()["verdict"].tolist() == ["reference", "not finished"], "stopped in its second fold, not pruned"
+    leave_out(second, "was killed twice")
+    assert report()["verdict"].tolist() == ["reference", "failed", "not finished"], "the trials after it are told too"
+
+
+def test_a_search_refuses_pieces_of_other_settings(asked: argparse.Namespace) -> None:
+    asked.report = True
+    plan = read_plan(asked.file)
+    bench = experiment_rounds.open_bench(asked)
+    finish(bench, experiment_rounds.piece_of(plan.experiments["base"], asked, "search.base", 0), 1.0)
+    asked.file.write_text(SEARCH + "settings = { epochs = 1 }\n")
+    with pytest.raises(UserError, match="was made with other settings: epochs was 30, is now 1"):
+        experiment_search.search(read_plan(asked.file), asked)
+
+
+def test_weights_are_needed_only_where_something_is_left_to_train(
+    asked: argparse.Namespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lacking(*_: object) -> None:
+        raise UserError("no weights")
+
+    monkeypatch.setattr(weights, "check_available", lacking)
+    plan, bench = read_plan(asked.file), experiment_rounds.open_bench(asked)
+    piece = experiment_rounds.piece_of(plan.experiments["base"], asked, "base", 0)
+    finish(bench, piece, 1.0)
+    with pytest.raises(UserError, match="no weights"):
+        experiment_rounds.run_rounds(plan, asked, [], 1)
+    finish(bench, dataclasses.replace(piece, fold=1), 1.0)
+    experiment_rounds.run_rounds(plan, asked, [], 1)
+    assert pd.read_csv(bench.run / "experiments.csv")["verdict"].tolist() == ["reference"]
 
 
 def experiments(folder: Path, file: Path, *words: str) -> subprocess.CompletedProcess:
@@ -353,16 +400,12 @@ def test_the_command_trains_ranks_leaves_out_what_fails_and_goes_on_where_it_was
     pieces = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("finished.json")}
     again = experiments(tmp_path, file, "--report")
     assert again.returncode == 0, again.stderr
-    assert (
-        pd.read_csv(table)
-        .query("verdict != 'failed' and verdict != 'not finished'")
-        .equals(found.query("verdict != 'failed'"))
-    )
+    assert pd.read_csv(table).equals(found)
     assert pieces == {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("finished.json")}
     file.write_text(TINY.replace("epochs = 0", "epochs = 1"))
     other = experiments(tmp_path, file)
     assert other.returncode == 2
-    assert "epochs 0 there, 1 now" in other.stderr
+    assert "epochs was 0, is now 1" in other.stderr
 
 
 def test_the_command_line_is_checked_before_anything_else(tmp_path: Path) -> None:

@@ -15,8 +15,12 @@ def ready(data: Path, folder: Path, *words: str) -> subprocess.CompletedProcess:
 
 
 def test_all_models_have_something_left_at_first(tiny_tree: Callable[..., Path], tmp_path: Path) -> None:
-    told = ready(tiny_tree(), tmp_path, "--models", "vgg16 resnet50")
-    assert (told.returncode, told.stdout) == (0, "vgg16 resnet50\n"), told.stderr
+    data = tiny_tree()
+    for models in ("vgg16 resnet50", "vgg16,resnet50,vgg16"):
+        told = ready(data, tmp_path, "--models", models)
+        assert (told.returncode, told.stdout) == (0, "vgg16 resnet50\n"), told.stderr
+    told = ready(data, tmp_path, "--models", " ")
+    assert (told.returncode, "error: --models is empty" in told.stderr) == (2, True), told.stderr
 
 
 def test_a_layer_that_the_second_model_lacks_is_told_before_the_first_trains(

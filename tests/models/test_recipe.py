@@ -1,0 +1,71 @@
+"""The recipe: what contradicts itself is refused, and the optimiser does with it what Keras's own does."""
+
+import keras
+import numpy as np
+import pytest
+
+from models.finetuning import architecture as zoo
+from models.finetuning.optimisation import Stage, make_optimizer
+from models.finetuning.recipe import Kind, Recipe
+from preprocessing.errors import UserError
+
+
+@pytest.mark.parametrize("precision", ["float32", "mixed_float16"])
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
+def test_a_variable_moves_by_its_share_of_the_learning_rate(name: str, precision: str) -> None:
+    if precision == "mixed_float16" and keras.backend.backend() == "jax":
+        pytest.skip("Keras scales a loss on JAX only inside its own training step")
+    recipe = Recipe(optimizer=name, weight_decay=0.3, clip_norm=0.0)
+    scales = (1.0, 0.5, 0.125)
+
+    def moved(scales: tuple[float, ...]) -> list[np.ndarray]:
+        variables = [keras.Variable(np.arange(1.0, 4.0, dtype=np.float32), name=f"kernel_{i}") for i in range(3)]
+        optimizer = make_optimizer(recipe, Stage("network", 1, 0.1), precision, scales)
+        optimizer.build(variables)
+        optimizer.learning_rate = 0.01
+        gradients = [keras.ops.convert_to_tensor(np.float32([3, -2, 1])) for _ in variables]
+        optimizer.apply([optimizer.scale_loss(gradient) for gradient in gradients], variables)
+        return [np.array(variable) - np.arange(1, 4) for variable in variables]
+
+    plain = moved(())
+    keras_own = {
+        "sgd": keras.optimizers.SGD(0.01, momentum=0.9, nesterov=True),
+        "adam": keras.optimizers.Adam(0.01),
+        "adamw": keras.optimizers.AdamW(0.01, weight_decay=0.3),
+    }[name]
+    variable = keras.Variable(np.arange(1.0, 4.0, dtype=np.float32))
+    keras_own.apply([keras.ops.convert_to_tensor(np.float32([3, -2, 1]))], [variable])
+    np.testing.assert_allclose(plain[0], np.array(variable) - np.arange(1, 4), atol=1e-6)
+    assert all(np.abs(step).min() > 1e-3 for step in plain)
+    for scale, step, whole in zip(scales, moved(scales), plain, strict=True):
+        np.testing.assert_allclose(step, scale * whole, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "told"),
+    [
+        ({"trainable": "head", "layer_decay": 0.8}, "--layer-decay 0.8 with --trainable head"),
+        ({"trainable": "head", "unfreeze_epochs": 1}, "--unfreeze-epochs 1 with --trainable head"),
+        ({"unfreeze_epochs": 3, "epochs": 3}, r"only the topmost block would ever train.*--epochs 6"),
+        ({"epochs": 0, "head_start": "random"}, "nothing would train"),
+        ({"hidden_units": 64}, "--head-start random"),
+        ({"optimizer": "sgd", "weight_decay": 0.01}, "--weight-decay with --optimizer sgd: it would change nothing"),
+        ({"momentum": 0.8}, "--momentum with --optimizer adamw"),
+        ({"head_learning_rate": 0.01}, "add --head-epochs 2"),
+        ({"head_start": "zero", "head_epochs": 1, "head_regularisation": 1.0}, "add --head-start logistic"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_told_in_one_line(chosen: dict, told: str) -> None:
+    with pytest.raises(UserError, match=told) as caught:
+        zoo.find("vgg16").settings_for(Kind(), chosen)
+    assert "\n" not in str(caught.value)
+    zoo.find("vgg16").settings_for(Kind(), {"head_epochs": 2, "head_start": "logistic"})
+
+
+@pytest.mark.parametrize("text", ["1", "-0.1", "nan", "half"])
+def test_momentum_of_the_mean_is_below_one(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    from models.finetuning.command import make_parser
+
+    with pytest.raises(SystemExit):
+        make_parser(zoo.find("vgg16")).parse_args(["--ema", text])
+    assert "--ema: expected" in capsys.readouterr().err
