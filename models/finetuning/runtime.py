@@ -1,6 +1,7 @@
 """Keras, quietly, on this machine's hardware. The only module that knows which backend is underneath."""
 
 import contextlib
+import ctypes
 import importlib.util
 import os
 import platform
@@ -16,6 +17,9 @@ from preprocessing.errors import UserError
 
 BACKENDS = ("tensorflow", "jax")
 PRECISIONS = ("auto", "float32", "mixed_bfloat16", "mixed_float16")
+
+AMX = "AMX-BF16"
+M_PERTURB = -6  # glibc's option: what malloc writes into the memory that it gives out (malloc.h, mallopt(3))
 
 
 def start(precision: str, seed: int) -> tuple[str, str]:
@@ -39,7 +43,33 @@ def start(precision: str, seed: int) -> tuple[str, str]:
         import tensorflow
 
         tensorflow.config.experimental.enable_op_determinism()
+        if policy == "mixed_bfloat16" and bfloat16_unit() == AMX:
+            clear_new_memory()
     return policy, reason
+
+
+def clear_new_memory(byte: int = 0) -> bool:
+    """Lets malloc fill all memory that it gives out from here on; False where the C library cannot (only glibc can).
+
+    oneDNN's weight gradients of convolutions in bfloat16 on AMX (3.7.3, which TensorFlow 2.21 has; `brgconv_bwd_w`)
+    multiply some of their scratch memory, which nobody wrote, by zero. Old bytes that spell a NaN or an infinity there
+    make NaN of it, once in some hundred steps where a layer's maps are 121 to 126, 151 to 158 or 181 to 190 columns
+    wide; any number is as good as another. Costs a few per cent of a step (`python -m benchmarks.stale_memory`).
+
+    Args:
+        byte: what is written, 0 to 255.
+    """
+    return _perturb((byte ^ 0xFF) or 0x100)  # glibc inverts it and writes the lowest byte; 0 itself would be 'nothing'
+
+
+def leave_new_memory() -> bool:
+    """Undoes `clear_new_memory`."""
+    return _perturb(0)
+
+
+def _perturb(value: int) -> bool:
+    library = ctypes.CDLL(None)
+    return hasattr(library, "mallopt") and library.mallopt(M_PERTURB, value) == 1
 
 
 def load_keras() -> Any:
@@ -197,7 +227,7 @@ def bfloat16_unit() -> str:
         flags = set(re.findall(r"\w+", Path("/proc/cpuinfo").read_text()))
     except OSError:
         return ""
-    return "AMX-BF16" if "amx_bf16" in flags else "AVX512-BF16" if "avx512_bf16" in flags else ""
+    return AMX if "amx_bf16" in flags else "AVX512-BF16" if "avx512_bf16" in flags else ""
 
 
 def has_accelerator() -> bool:

@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from models.finetuning import checkpoint
-from models.finetuning.layers import count_blocks
+from models.finetuning.layers import count_blocks, leaves
 from models.finetuning.network import Network, rate_scales, set_trainable, trainable_summary
 from models.finetuning.optimisation import Stage, make_optimizer, stages
 from models.finetuning.processes import GAVE_UP
@@ -92,6 +92,7 @@ class Trainer:
         self.blocks = count_blocks(network.backbone, recipe.trainable)
         self.stages = stages(recipe, self.blocks)
         self._resumed: dict[str, np.ndarray] = {}
+        self._moving: list[Any] = []  # what a forward pass writes: the statistics of the BatchNorm that trains
 
     def resume(self) -> bool:
         """Takes up an interrupted training; False where there is none."""
@@ -156,6 +157,9 @@ class Trainer:
         optimizer = make_optimizer(self.recipe, stage, self.precision, scales)
         self.source.network.compile(optimizer, self.recipe.label_smoothing)
         optimizer.build(self.network.training.trainable_variables)
+        layers = [layer for layer in leaves([self.source.network.training]) if layer.trainable]
+        normalised = [layer for layer in layers if isinstance(layer, keras.layers.BatchNormalization)]
+        self._moving = [variable for layer in normalised for variable in (layer.moving_mean, layer.moving_variance)]
         return optimizer
 
     @contextlib.contextmanager
@@ -180,11 +184,12 @@ class Trainer:
         batches = self.source.batches(targets, order, self.seed, self.recipe.copy_of(epoch))
         bar = tqdm(total=order.size, desc=f"epoch {epoch}", unit="img", leave=False, disable=None)
         losses: list[float] = []
-        in_a_row = 0
+        in_a_row = again = 0
         for step, (inputs, wanted) in enumerate(batches):
             network.training.optimizer.learning_rate = stage.rate(self.recipe, self.progress.epoch, step, steps)
-            loss, done = self._step(inputs, wanted)
+            loss, done, tries = self._step(inputs, wanted)
             in_a_row = 0 if done else in_a_row + 1
+            again += done and tries > 1
             if in_a_row == min(MOST_IN_A_ROW, steps):
                 raise DivergedError(
                     f"the training loss became {loss} in epoch {epoch}, step {step + 1} of {steps}, or its gradients "
@@ -195,6 +200,8 @@ class Trainer:
             bar.update(len(inputs))
             bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
         bar.close()
+        if again:
+            self.say(f"epoch {epoch}: {again} of {steps} steps came to NaN or infinity and, tried again, to numbers")
         if len(losses) < steps:
             self.say(
                 f"epoch {epoch}: {steps - len(losses)} of {steps} steps were left out, since their loss or gradients "
@@ -202,22 +209,28 @@ class Trainer:
             )
         return float(np.mean(losses))
 
-    def _step(self, inputs: np.ndarray, wanted: np.ndarray) -> tuple[float, bool]:
-        """One step, tried again where it comes to nothing; its loss, and whether the network took it and it is finite.
+    def _step(self, inputs: np.ndarray, wanted: np.ndarray) -> tuple[float, bool, int]:
+        """One step, tried again where it comes to nothing, which leaves no trace in the network.
 
         In float16 a step that only overflows is no fault: the optimiser then scales the loss less.
+
+        Returns:
+            its loss; whether the network took it and it is finite; how often it was tried.
         """
         network, scaled = self.source.network, self.precision == "mixed_float16"
-        loss = float("nan")
-        for _ in range(TRIES):
+        moving = [keras.ops.convert_to_numpy(variable).copy() for variable in self._moving]
+        loss, tries = float("nan"), 0
+        while tries < TRIES:
+            tries += 1
             before = int(network.training.optimizer.iterations)
             loss = network.train_on_batch(inputs, wanted)
             taken = int(network.training.optimizer.iterations) > before
             if np.isfinite(loss) and (taken or scaled):
-                return loss, True
+                return loss, True, tries
+            checkpoint.assign(self._moving, moving)
             if taken:  # the loss overflowed, its gradients did not
                 break
-        return loss, False
+        return loss, False, tries
 
     def _judge(self, seconds: float, training_loss: float) -> None:
         """Measures the held-out drivers, and keeps the best weights; the last ones where nobody is held out."""
