@@ -5,8 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from tests.trees import make_tree
+
+settings.register_profile("repository", deadline=None)  # another process on the same core is no failure
+settings.load_profile("repository")
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from models.finetuning.piece import Piece, leave_out
 from models.finetuning.processes import STOPPED, run_folds, side_by_side
 from models.finetuning.recipe import Kind, without_effect
 from preprocessing.errors import UserError
+from preprocessing.files import UnreadableError
 from preprocessing.finished import why_it_failed
 from preprocessing.run_folder import fold_folder, run_folder
 from preprocessing.settings import as_options, word
@@ -90,13 +91,12 @@ def run_rounds(plan: Plan, arguments: argparse.Namespace, only: Sequence[str], f
             plan, bench, names, f"round {number + 1}", one, _suffix(rounds, number), done, last, wanted
         )
         done += results
-        if number < first:
+        if wanted:
             print(f"\n{as_text(results)}\n")
-        names = [row.experiment for row in results if row.goes_on]
-        if not last and plan.reference not in names:
-            if number < first:
-                print(f"{plan.reference} is not finished: there is nothing to compare with, and nobody goes on.")
-            break
+        going = [row.experiment for row in results if row.goes_on]
+        if wanted and not last and plan.reference not in going:
+            print(f"{plan.reference} is not finished: there is nothing to compare with, and nobody goes on.")
+        asked = [name for name in asked if name in going]
     print(bench.run / TABLE)
 
 
@@ -124,32 +124,24 @@ def _run_round(
     """Trains and judges one experiment after another; the table has this round's rows behind those of `done`.
 
     Args:
-        names: who may take part.
+        names: of all experiments.
         wanted: who is trained; of the others those that are finished are judged.
     """
     images = bench.images(one.folds)
     folds = [int(fold) for fold in sorted(images["fold"].unique())]
     models = {name: [model_name(name, suffix, seed) for seed in one.seeds] for name in names}
-    experiments, left = {}, {}
-    for name in names:
-        experiment, missing = plan.experiments[name].under(one.settings), 0
-        try:
-            for model, seed in zip(models[name], one.seeds, strict=True):
-                missing += len(unfinished(bench, experiment, model, seed, folds))
-        except UserError:
-            if name in wanted:
-                raise
-            continue  # nobody asked for it, and what lies there is not it
-        if name in wanted or not missing:
-            experiments[name], left[name] = experiment, missing
+    experiments, left = _taking_part(plan, bench, one, models, folds, wanted)
     training = [] if bench.arguments.report else [name for name in experiments if left[name]]
-    require_weights([experiments[name] for name in training], bench.arguments)
+    if training:  # those who may go on to another round need theirs then: better told now
+        require_weights(
+            [experiments[name] for name in experiments if name in (training if last else wanted)], bench.arguments
+        )
     if wanted and not bench.arguments.report:
         many = f"{len(experiments)} experiments on folds {' '.join(map(str, folds))}"
         print(f"{title}: {many}; {_cost(bench, experiments, left)}")
     judged: dict[str, Judged | None] = {}
     failed: dict[str, str] = {}
-    words = {name: ", ".join(as_words(found)) for name, found in experiments.items()}
+    words = {name: ", ".join(as_words(found, bench.arguments)) for name, found in experiments.items()}
     results: list[Result] = []
     # The reference first, since the others are compared with it; then what is finished, so that the table has it early.
     for name in sorted(experiments, key=lambda name: (name != plan.reference, name in training)):
@@ -173,6 +165,42 @@ def _run_round(
             row = next(row for row in results if row.experiment == name)
             print(f"{title}, {name}: log loss {row.log_loss:.4f}, {row.verdict}")
     return results
+
+
+def _taking_part(
+    plan: Plan,
+    bench: Bench,
+    one: Round,
+    models: Mapping[str, Sequence[str]],
+    folds: Sequence[int],
+    wanted: Collection[str],
+) -> tuple[dict[str, Experiment], dict[str, int]]:
+    """The experiments of a round, and how many pieces of each are left: the wanted ones, and those that are finished.
+
+    Args:
+        models: by experiment, its folder for each seed.
+
+    Raises:
+        UserError: a wanted one has pieces of other settings, or a record cannot be read.
+    """
+    experiments, left = {}, {}
+    reference = plan.experiments[plan.reference].under(one.settings)
+    for name in models:
+        experiment, missing = plan.experiments[name].under(one.settings), 0
+        if idle := _idle(experiment, reference, bench.arguments):
+            if name in wanted:
+                print(f"{name} is left out: in such a run {idle} changes nothing, so it would be {plan.reference}.")
+            continue
+        try:
+            for model, seed in zip(models[name], one.seeds, strict=True):
+                missing += len(unfinished(bench, experiment, model, seed, folds))
+        except UserError as error:
+            if name in wanted or isinstance(error, UnreadableError):
+                raise
+            continue  # nobody asked for it, and what lies there is not it
+        if name in wanted or not missing:
+            experiments[name], left[name] = experiment, missing
+    return experiments, left
 
 
 def model_name(experiment: str, suffix: str, seed: int) -> str:
@@ -246,15 +274,13 @@ def train(bench: Bench, experiment: Experiment, model: str, seed: int, folds: Se
             if error.code == STOPPED:
                 raise KeyboardInterrupt from None
             return False
-        except UserError as error:
-            print(f"{model}: {error}")
-            return False
     return True
 
 
-def as_words(experiment: Experiment) -> list[str]:
-    """['inception_v3', 'dropout 0.7'], as the table shows it."""
-    options = [f"{name.replace('_', ' ')} {word(value)}" for name, value in experiment.settings.items()]
+def as_words(experiment: Experiment, arguments: argparse.Namespace) -> list[str]:
+    """['inception_v3', 'dropout 0.7'], as the table shows it: what is trained with."""
+    settings = _effective(experiment, arguments)
+    options = [f"{name.replace('_', ' ')} {word(value)}" for name, value in settings.items()]
     return [experiment.architecture.name, *options]
 
 
@@ -295,6 +321,16 @@ def _effective(experiment: Experiment, arguments: argparse.Namespace) -> dict[st
             if name not in refused:
                 del settings[name]
     return settings
+
+
+def _idle(experiment: Experiment, reference: Experiment, arguments: argparse.Namespace) -> str:
+    """Those of its own settings that change nothing in such a run, where nothing else tells it from the reference."""
+    if experiment.name == reference.name or experiment.architecture is not reference.architecture:
+        return ""
+    effective = _effective(experiment, arguments)
+    idle = [name.replace("_", " ") for name in experiment.own if name not in effective]
+    same = experiment.classifier == reference.classifier and effective == _effective(reference, arguments)
+    return " and ".join(idle) if same else ""
 
 
 def _words(experiment: Experiment, arguments: argparse.Namespace, model: str, seed: int) -> list[str]:

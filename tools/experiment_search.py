@@ -42,7 +42,7 @@ def search(plan: Plan, arguments: argparse.Namespace) -> None:
     folds = [int(fold) for fold in sorted(images["fold"].unique())]
     reference = rounds.model_name(f"search.{asked.like}", "", arguments.seed)
     judged: dict[str, Judged | None] = {}
-    words = {reference: ", ".join(rounds.as_words(base))}
+    words = {reference: ", ".join(rounds.as_words(base, arguments))}
     ended: dict[str, str] = {}
     pruned: dict[str, str] = {}  # the trial that has not met all folds: it is pruned if another begins
 
@@ -50,7 +50,7 @@ def search(plan: Plan, arguments: argparse.Namespace) -> None:
         """Mean log loss over the folds up to this one; nan where it fails, None where a report finds it unfinished."""
         pruned.clear()
         experiment = base.changed(settings)
-        words[name] = ", ".join(rounds.as_words(experiment))
+        words[name] = ", ".join(rounds.as_words(experiment, arguments))
         try:
             rounds.piece_of(experiment, arguments, name, arguments.seed)
         except UserError as error:  # of some points of a space, settings contradict each other
@@ -90,7 +90,8 @@ def search(plan: Plan, arguments: argparse.Namespace) -> None:
     results = results_of(TITLE, judged, reference, images, 1, words, ended)
     write_table(bench.run / TABLE, results)
     print(f"\n{as_text(results)}\n")
-    print(f"best of {asked.trials} trials: {rounds.as_words(base.changed(best))[1:]}" if best else "no trial finished")
+    words_of_best = ", ".join(rounds.as_words(base.changed(best), arguments)[1:]) if best else ""
+    print(f"best of {asked.trials} trials: {words_of_best}" if best else "no trial finished")
     print(bench.run / TABLE)
 
 

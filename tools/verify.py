@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from preprocessing.errors import UserError, run_command
-from preprocessing.files import read_json, sha256_of
+from preprocessing.files import UnreadableError, read_json, sha256_of
 from preprocessing.finished import FINISHED, damaged_outputs, set_aside
 from preprocessing.run_folder import RUNS
 from preprocessing.settings import CommandLine
@@ -23,6 +23,8 @@ BLENDED = (".csv", "_features.npy")  # endings of the outputs that a blend reads
 def damaged_pieces(run: Path, only_for_blend: bool = False) -> list[str]:
     """A line for each finished piece of a run in which something is damaged; those are unfinished from then on.
 
+    One whose record cannot be read at the moment has a line too, and stays as it is.
+
     Args:
         only_for_blend: leave out pieces that the last blend read whole, if nothing has been written since.
     """
@@ -31,7 +33,11 @@ def damaged_pieces(run: Path, only_for_blend: bool = False) -> list[str]:
     for folder in sorted(path.parent for path in run.glob(f"*/fold_*/{FINISHED}")):
         if blended and _read_before(run, folder, blended):
             continue
-        damaged = damaged_outputs(folder)
+        try:
+            damaged = damaged_outputs(folder)
+        except UnreadableError as error:
+            lines.append(str(error))
+            continue
         if damaged:
             lines.append(f"{', '.join(damaged)} in {folder}: damaged or missing. {set_aside(folder)}")
     return lines

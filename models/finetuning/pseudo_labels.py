@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from preprocessing.errors import UserError, named
-from preprocessing.files import sha256_of
+from preprocessing.files import read_record, sha256_of
 from preprocessing.finished import FINISHED, require_whole
 from preprocessing.run_folder import (
     ALL_DRIVERS,
@@ -24,6 +24,7 @@ from preprocessing.run_folder import (
 if TYPE_CHECKING:
     import numpy as np
 
+CONFIGURATION = "config.json"
 MODELS, SHA256 = "pseudo_labels_models", "pseudo_labels_sha256"  # in config.json
 
 
@@ -65,7 +66,25 @@ def find_tables(run: Path, model: str, fold: int | str, source: str) -> list[Pat
             f"{option}: expected a finished {fold_folder(earlier, wanted or 'MODEL', fold)}, found "
             f"{named(there, 5) or 'nothing finished'}. Train it first."
         )
+    for path in found:
+        _require_same_folds(path.parent, folds_path(run), option)
     return found
+
+
+def _require_same_folds(piece: Path, folds: Path, option: str) -> None:
+    """Holds a piece's config.json against these folds: its run's folds.csv may have been made anew since.
+
+    Raises:
+        UserError: it was trained on others.
+    """
+    path = piece / CONFIGURATION
+    settings = read_record(path).get("settings") if path.is_file() else None
+    theirs = settings.get("folds_sha256") if isinstance(settings, dict) else None
+    if theirs is not None and theirs != sha256_of(folds):
+        raise UserError(
+            f"{option}: {piece} was trained on other folds than its run's folds.csv has now, so it may have seen "
+            "drivers that are held out here. Delete that model's folder and train it again, or name another run."
+        )
 
 
 def require_same_models(settings: Mapping[int | str, dict[str, Any]]) -> None:

@@ -24,7 +24,7 @@ from tests.ensemble.test_weights import SEEDS, labels_of, predictions
 RARE = st.sampled_from([0.02, 0.5, 5.0])
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(SEEDS, st.integers(1, 60), RARE, st.booleans())
 def test_calibration_never_loses_on_what_it_was_fitted_on_and_is_the_optimum(
     seed: int, images: int, concentration: float, with_bias: bool
@@ -39,7 +39,7 @@ def test_calibration_never_loses_on_what_it_was_fitted_on_and_is_the_optimum(
     assert log_loss(after, labels) <= log_loss(probabilities, labels) + 1e-6
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(SEEDS, st.floats(0.05, 20), RARE)
 def test_temperature_keeps_the_ranking(seed: int, scale: float, concentration: float) -> None:
     before = floored(predictions(np.random.default_rng(seed), 1, 40, concentration)[0])
@@ -73,7 +73,7 @@ def test_tiny_data_does_not_explode() -> None:
     assert 0 < wrong.scale < 1 and max(np.abs(wrong.bias)) < 10
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(SEEDS)
 def test_permuted_classes_and_images_permute_the_calibration(seed: int) -> None:
     random = np.random.default_rng(seed)
@@ -85,7 +85,7 @@ def test_permuted_classes_and_images_permute_the_calibration(seed: int) -> None:
     np.testing.assert_allclose(second.bias, np.array(first.bias)[classes], atol=1e-3)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(SEEDS, st.sampled_from([0.3, 3.0]))
 def test_matched_prior_is_the_mean(seed: int, concentration: float) -> None:
     random = np.random.default_rng(seed)
@@ -125,7 +125,7 @@ def test_as_many_drivers_share_the_factors_as_in_the_test_set() -> None:
         assert all(len(np.unique(sets[groups == group])) == 1 for group in range(6))
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(SEEDS, st.integers(1, 5), st.sampled_from([100.0, 1.0, 0.001]))
 def test_per_class_weights_are_on_the_simplex_and_lose_at_most_what_shared_ones_lose(
     seed: int, members: int, penalty: float
@@ -171,7 +171,7 @@ def test_penalty_is_strong_where_groups_differ_and_weak_where_they_agree() -> No
     assert choose_penalty(lambda rows, penalty: lambda others: np.zeros((0, 1)), np.zeros(3, int), np.zeros(3)) == 100
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(SEEDS)
 def test_simplex_projection_is_the_nearest_point(seed: int) -> None:
     random = np.random.default_rng(seed)

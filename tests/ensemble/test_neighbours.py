@@ -27,7 +27,7 @@ def videos(random: np.random.Generator, count: int = 60, frames: int = 12) -> tu
     return probabilities, labels, np.repeat(np.arange(10), len(labels) // 10), features
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(SEEDS, st.sampled_from([2, 3, 20, 21, 22, 64, 65, 130, 700]), st.integers(1, 20))
 def test_search_is_exact(seed: int, images: int, k: int) -> None:
     features = unit(np.random.default_rng(seed), images)
@@ -51,7 +51,7 @@ def test_equal_images_and_single_ones() -> None:
     np.testing.assert_allclose(Smoothing("", 5, 0.1, 2.0, 2).predict(probabilities, alone), probabilities)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(SEEDS, st.integers(1, 3))
 def test_order_of_images_does_not_matter(seed: int, rounds: int) -> None:
     random = np.random.default_rng(seed)
@@ -112,7 +112,7 @@ def test_useless_features_are_left_alone() -> None:
     assert log_loss(after, labels) == pytest.approx(log_loss(probabilities, labels), rel=0.05)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(SEEDS, st.lists(st.sampled_from([0.0, 1e-300, 1e-15, 0.5, 1.0]), min_size=10, max_size=10).filter(any))
 def test_extreme_predictions_stay_finite(seed: int, row: list[float]) -> None:
     random = np.random.default_rng(seed)

@@ -29,7 +29,7 @@ def labels_of(random: np.random.Generator, truth: np.ndarray) -> np.ndarray:
     return (random.random((len(truth), 1)) > truth.cumsum(axis=1)).sum(axis=1).clip(0, 9)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(SEEDS, POOLINGS, st.integers(1, 6), st.integers(1, 60), st.sampled_from([0.02, 0.5, 5.0]))
 def test_weights_are_on_the_simplex_and_lose_at_most_what_simple_ones_lose(
     seed: int, pooling: str, members: int, images: int, concentration: float
@@ -46,7 +46,7 @@ def test_weights_are_on_the_simplex_and_lose_at_most_what_simple_ones_lose(
     assert loss <= log_loss(POOLS[pooling](probabilities, uniform_weights(members)), labels) + 1e-9
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(SEEDS, POOLINGS)
 def test_no_random_weights_are_better(seed: int, pooling: str) -> None:
     random = np.random.default_rng(seed)
@@ -56,7 +56,7 @@ def test_no_random_weights_are_better(seed: int, pooling: str) -> None:
         assert fitted <= log_loss(POOLS[pooling](probabilities, weights), labels) + 2e-6
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(SEEDS, POOLINGS)
 def test_order_of_images_models_and_classes_does_not_matter(seed: int, pooling: str) -> None:
     random = np.random.default_rng(seed)
@@ -77,7 +77,7 @@ def test_order_of_images_models_and_classes_does_not_matter(seed: int, pooling: 
     )
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(SEEDS, POOLINGS, st.integers(1, 5))
 def test_equal_members_give_an_equal_blend(seed: int, pooling: str, members: int) -> None:
     random = np.random.default_rng(seed)
@@ -97,7 +97,7 @@ def test_member_of_pure_noise_gets_a_weight_near_zero(pooling: str, seed: int) -
     assert fit_weights(probabilities, labels, pooling)[1] < 0.04
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(SEEDS, st.lists(st.sampled_from([0.0, 1e-300, 1e-15, 0.5, 1.0]), min_size=10, max_size=10).filter(any))
 def test_extreme_inputs_stay_finite(seed: int, row: list[float]) -> None:
     random = np.random.default_rng(seed)
@@ -112,7 +112,6 @@ def test_extreme_inputs_stay_finite(seed: int, row: list[float]) -> None:
             np.testing.assert_allclose(table.sum(axis=1), 1, atol=1e-12)
 
 
-@settings(deadline=None)
 @given(SEEDS, st.sampled_from((0.0, *CLIPS, 0.1)), st.sampled_from([0.01, 1.0]))
 def test_clip_bounds_every_probability_and_keeps_the_ranking(seed: int, epsilon: float, concentration: float) -> None:
     before = predictions(np.random.default_rng(seed), 1, 50, concentration)[0]

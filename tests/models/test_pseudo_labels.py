@@ -21,6 +21,7 @@ from preprocessing import dataset
 from preprocessing.batches import training_order
 from preprocessing.driver_mixing import nobody
 from preprocessing.errors import UserError
+from preprocessing.files import sha256_of
 from preprocessing.folds import ensure_folds
 from preprocessing.images import ImageStore
 from preprocessing.log_space import geometric_mean
@@ -82,6 +83,19 @@ def test_poisoned_tables_of_other_folds_change_nothing_and_are_not_read(runs: Pa
     np.testing.assert_array_equal(soft_targets(again, IMAGES), before)
     tables[0].write_text(tables[0].read_text().replace("0.1", "0.2"))
     assert identity(tables) != known, "its own tables decide"
+
+
+def test_a_table_of_other_folds_than_its_run_has_now_is_refused(runs: Path) -> None:
+    folder = runs / "first" / "vgg16" / "fold_1"
+    for folds, refused in ((runs / "second" / "folds.csv", False), (folder / "test.csv", True)):
+        record = {"settings": {"folds_sha256": sha256_of(folds)}}
+        (folder / "config.json").write_text(json.dumps(record))
+        if not refused:
+            assert len(find_tables(runs / "second", "vgg16", 1, "first")) == 2
+            continue
+        with pytest.raises(UserError, match="fold_1 was trained on other folds than its run's"):
+            find_tables(runs / "second", "vgg16", 1, "first")
+        assert len(find_tables(runs / "second", "vgg16", 0, "first")) == 2
 
 
 def test_a_training_on_all_drivers_reads_every_fold(runs: Path) -> None:
