@@ -1,5 +1,6 @@
 """Errors that speak to the user, and the one place where they become a line on the terminal."""
 
+import errno
 import os
 import signal
 import sys
@@ -12,6 +13,10 @@ from preprocessing.masking import masked
 
 STOPPED = "\nstopped. The same command goes on from here; nothing finished is lost."
 OWN = ("preprocessing", "models", "ensemble", "tools")  # packages that are not installed but lie here
+OF_THE_SYSTEM = {  # what no command can help: disks, mounts, permissions
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ENOSPC, errno.EDQUOT),
+    *(errno.ESTALE, errno.ENOTCONN, errno.EHOSTDOWN, errno.ETIMEDOUT, errno.ENODEV, errno.ENXIO),
+}
 STOPS_WITHIN = 3.0  # seconds after Ctrl-C or SIGTERM
 
 
@@ -32,7 +37,10 @@ def named(names: Sequence[str], most: int = 3) -> str:
 
 
 def run_command(main: Callable[[], None]) -> None:
-    """Runs a command's `main`; a UserError becomes one message and its exit status, Ctrl-C and SIGTERM status 130."""
+    """Runs a command's `main`; a UserError becomes one message and its exit status, Ctrl-C and SIGTERM status 130.
+
+    So does a file that the system does not give or take (status 1), where nothing else has a better message for it.
+    """
     stopping = _Stopping()
     try:
         main()
@@ -54,11 +62,18 @@ def run_command(main: Callable[[], None]) -> None:
     except BrokenPipeError:  # the reader of our output (head, less) has left
         sys.stderr.close()
         sys.exit(1)
-    except Exception:
-        if not stopping.told:
+    except Exception as error:
+        if stopping.told:  # what was interrupted failed in its own way
+            stopping.say()
+            sys.exit(130)
+        if not (isinstance(error, OSError) and error.errno in OF_THE_SYSTEM and error.filename):
             raise
-        stopping.say()  # what was interrupted failed in its own way
-        sys.exit(130)
+        print(
+            f"error: {error.filename}: {error.strerror}. What is finished is kept. See to the disk or the permissions; "
+            "then the same command goes on.",
+            file=sys.stderr,
+        )
+        sys.exit(1)  # not 2: what a disk does not give now it may give to the next try
 
 
 class _Stopping:

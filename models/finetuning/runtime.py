@@ -53,8 +53,8 @@ def clear_new_memory(byte: int = 0) -> bool:
 
     oneDNN's weight gradients of convolutions in bfloat16 on AMX (3.7.3, which TensorFlow 2.21 has; `brgconv_bwd_w`)
     multiply some of their scratch memory, which nobody wrote, by zero. Old bytes that spell a NaN or an infinity there
-    make NaN of it, once in some hundred steps where a layer's maps are 121 to 126, 151 to 158 or 181 to 190 columns
-    wide; any number is as good as another. Costs a few per cent of a step (`python -m benchmarks.stale_memory`).
+    make NaN of it, once in some hundred steps where a layer's maps are 151 to 158 columns wide (with many channels 121
+    to 126 and others too); any number is as good as another. What it costs: `python -m benchmarks.stale_memory`.
 
     Args:
         byte: what is written, 0 to 255.

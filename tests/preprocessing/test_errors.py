@@ -1,5 +1,7 @@
 """How a command ends: in time, and in words."""
 
+import errno
+import os
 import signal
 import subprocess
 import sys
@@ -91,3 +93,22 @@ def test_a_second_signal_while_the_first_is_answered_changes_nothing() -> None:
     words = [sys.executable, "-c", textwrap.dedent(code)]
     done = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr.count("Traceback"), done.stderr.count("goes on")) == (130, 0, 1), done.stderr
+
+
+@pytest.mark.parametrize(("number", "told"), [(errno.ESTALE, True), (errno.EACCES, True), (errno.EISDIR, False)])
+def test_a_file_that_the_system_does_not_give_is_one_line_and_may_be_tried_again(number: int, told: bool) -> None:
+    code = f"""
+        import os
+        from preprocessing.errors import run_command
+        def main():
+            raise OSError({number}, os.strerror({number}), "runs/full/vgg16/fold_0/finished.json")
+        run_command(main)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], cwd=REPOSITORY, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    lines = done.stderr.splitlines()
+    assert (len(lines) == 1) == told, done.stderr
+    if told:
+        assert lines[0].startswith(f"error: runs/full/vgg16/fold_0/finished.json: {os.strerror(number)}. What is")
