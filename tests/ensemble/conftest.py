@@ -85,8 +85,12 @@ class SmallRun:
 
 @pytest.fixture
 def small(tmp_path: Path) -> SmallRun:
+    return make_small(tmp_path)
+
+
+def make_small(root: Path) -> SmallRun:
     """Three models of unequal skill on three folds of nine drivers, and 45 test images in no particular order."""
-    small = SmallRun(tmp_path)
+    small = SmallRun(root)
     rows = [
         (f"img_{driver}_{number}_{copy}.jpg", f"p{driver:03}", classname, driver % FOLDS)
         for driver in range(DRIVERS)

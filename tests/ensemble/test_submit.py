@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ from ensemble import blend, submit
 from ensemble.leaderboard import Entry, Leaderboard
 from preprocessing.errors import UserError
 from preprocessing.run_folder import REPOSITORY
-from tests.ensemble.conftest import TEST_IMAGES, SmallRun
+from tests.ensemble.conftest import TEST_IMAGES, SmallRun, make_small
 from tests.stand_in import install_client
 
 STAND_IN = """
@@ -44,14 +45,28 @@ csv.writer(place.open("w", newline="")).writerows(rows)
 """
 
 
+@pytest.fixture(scope="module")
+def blended(tmp_path_factory: pytest.TempPathFactory) -> SmallRun:
+    """A blended run, that each test has a copy of."""
+    made = make_small(tmp_path_factory.mktemp("blended"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["blend", *made.command])
+        blend.main()
+    return made
+
+
+@pytest.fixture
+def small(blended: SmallRun, tmp_path: Path) -> SmallRun:
+    shutil.copytree(blended.root, tmp_path, dirs_exist_ok=True)
+    return dataclasses.replace(blended, root=tmp_path)
+
+
 @pytest.fixture
 def machine(small: SmallRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """A machine with the stand-in client and a token, and a blended run."""
     install_client(STAND_IN, "KGAT_0123456789abcdef", tmp_path, monkeypatch)
     monkeypatch.setenv("STAND_IN_LIST", str(tmp_path / "list.csv"))
     monkeypatch.setattr(submit, "COMPLETE_TEST_IMAGES", TEST_IMAGES)
-    monkeypatch.setattr(sys, "argv", ["blend", *small.command])
-    blend.main()
     return monkeypatch
 
 

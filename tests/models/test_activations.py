@@ -87,7 +87,7 @@ def test_bfloat16_activations_and_the_features_beside_them_are_packed_bit_by_bit
         ("resnet50", "all"),  # below its first convolution lies a padding
         ("googlenet", "from inception_4b"),
         ("efficientnet_v2_s", "from block6a"),  # it drops blocks at random, frozen or not
-        ("efficientnet_v2_s", "head"),
+        pytest.param("efficientnet_v2_s", "head", marks=pytest.mark.slow),
     ],
 )
 def test_nothing_is_cut_where_all_trains_or_the_frozen_part_is_not_alone(name: str, trainable: str) -> None:

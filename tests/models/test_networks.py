@@ -92,7 +92,7 @@ def test_a_saved_convnext_whose_layers_are_keras_s_private_ones_loads_without_ou
 
 
 def test_a_network_trained_in_bfloat16_is_saved_in_float32_and_its_rows_sum_to_one(tmp_path: Path) -> None:
-    architecture, recipe = small("resnet50")
+    architecture, recipe = small("mobilenet")
     network = build(architecture, recipe, "none", "mixed_bfloat16", seed=0)
     batch = images(network)
     probabilities, features = network.predictor.predict_on_batch(batch)
@@ -153,9 +153,16 @@ def test_what_trains_is_what_the_recipe_says() -> None:
             set_trainable(network, dataclasses.replace(recipe, trainable=wrong), head_only=False)
 
 
-@pytest.mark.parametrize("name", [pytest.param("resnet50", marks=pytest.mark.slow), "mobilenet_v2"])
-def test_frozen_batch_norm_folded_into_kernels_computes_and_trains_the_same(name: str) -> None:
-    architecture, recipe = small(name, dropout=0.0)
+@pytest.mark.parametrize(
+    ("name", "until"),
+    [
+        pytest.param("resnet50", "conv5_block3_out", marks=pytest.mark.slow),
+        pytest.param("mobilenet_v2", "out_relu", marks=pytest.mark.slow),
+        ("mobilenet_v2", "block_4_add"),
+    ],
+)
+def test_frozen_batch_norm_folded_into_kernels_computes_and_trains_the_same(name: str, until: str) -> None:
+    architecture, recipe = small(name, dropout=0.0, pooled_layers=(until,))
     network = build(architecture, recipe, "none", "float32", seed=0)
     random = np.random.default_rng(2)
     norms = [layer for layer in network.backbone.layers if isinstance(layer, keras.layers.BatchNormalization)]

@@ -64,23 +64,34 @@ def trainer_of(
     return network, Trainer(network, recipe, data, Pixels(network, data.store, Augmentation(), workers), **settings)
 
 
-def test_fine_tuning_leaves_batch_norm_as_it_was_unless_asked(data: FoldData, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "until", "first"),
+    [
+        ("mobilenet", "conv_pw_2_relu", "conv1"),
+        pytest.param("resnet50", "conv3_block4_out", "conv1_conv", marks=pytest.mark.slow),
+    ],
+)
+def test_fine_tuning_leaves_batch_norm_as_it_was_unless_asked(
+    data: FoldData, tmp_path: Path, name: str, until: str, first: str
+) -> None:
     def statistics(network: Network) -> list[np.ndarray]:
         norms = [x for x in network.backbone.layers if isinstance(x, keras.layers.BatchNormalization)]
         return [keras.ops.convert_to_numpy(variable) for layer in norms for variable in layer.variables]
 
     for mode in ("inference", "training"):
-        recipe = recipe_of("resnet50", batch_norm=mode, epochs=1, patience=9, pooled_layers=("conv3_block4_out",))
-        network, trainer = trainer_of("resnet50", recipe, data, tmp_path / mode)
+        recipe = recipe_of(name, batch_norm=mode, epochs=1, patience=9, pooled_layers=(until,))
+        network, trainer = trainer_of(name, recipe, data, tmp_path / mode)
         before = statistics(network)
-        kernel = np.array(network.backbone.get_layer("conv1_conv").kernel)
+        kernel = np.array(network.backbone.get_layer(first).kernel)
         trainer._run_stage(stages(recipe)[0])
         same = [np.array_equal(a, b) for a, b in zip(before, statistics(network), strict=True)]
-        assert not np.array_equal(kernel, network.backbone.get_layer("conv1_conv").kernel)
+        assert not np.array_equal(kernel, network.backbone.get_layer(first).kernel)
         assert all(same) if mode == "inference" else not all(same)
 
 
-@pytest.mark.parametrize("ways", [{}, {"ema": 0.8, "layer_decay": 0.7, "head_l2": 1e-3}])
+@pytest.mark.parametrize(
+    "ways", [pytest.param({}, marks=pytest.mark.slow), {"ema": 0.8, "layer_decay": 0.7, "head_l2": 1e-3}]
+)
 def test_an_interrupted_fold_goes_on_to_the_very_same_network(data: FoldData, tmp_path: Path, ways: dict) -> None:
     recipe = recipe_of("vgg16", head_epochs=1, epochs=2, learning_rate=1e-4, patience=9, **ways)
     network, trainer = trainer_of("vgg16", recipe, data, tmp_path / "whole")
@@ -108,6 +119,7 @@ def test_an_interrupted_fold_goes_on_to_the_very_same_network(data: FoldData, tm
         np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.slow
 def test_patience_counts_on_where_an_interrupted_fold_was(data: FoldData, tmp_path: Path) -> None:
     settings = {
         "pooled_layers": ("conv_pw_1_relu",),

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 def test_killed_and_stopped_at_random_moments_the_result_is_the_same(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    wrong = kills.run(tmp_path, kills=4, gently=2, seed=2)
+    wrong = kills.run(tmp_path, kills=3, gently=1, seed=2)
     assert wrong == 0, capsys.readouterr().out
 
 
@@ -25,7 +25,7 @@ def test_a_full_disk_is_told_and_loses_nothing(tmp_path: Path, capsys: pytest.Ca
             pass
     except subprocess.CalledProcessError:
         pytest.skip("mounting is not allowed here")
-    assert full_disk.run(tmp_path, points=4) == [], capsys.readouterr().out
+    assert full_disk.run(tmp_path, points=3) == [], capsys.readouterr().out
 
 
 def test_pieces_leave_nothing_behind_and_their_parent_as_it_was(tmp_path: Path) -> None:
