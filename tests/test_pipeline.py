@@ -41,7 +41,7 @@ def run_all(type_command: Command, data: Path, submissions: Path, *options: obje
     return type_command("./run_all.sh", "--data", data, *settings, *options)
 
 
-def test_the_whole_path_and_again_and_after_a_lost_piece(
+def test_the_whole_path_and_again_and_after_a_lost_submission(
     type_command: Command, tiny_tree: Callable[..., Path], tmp_path: Path
 ) -> None:
     data = tiny_tree(drivers=4, images_per_class=2, test_images=7)
@@ -82,7 +82,6 @@ def test_the_whole_path_and_again_and_after_a_lost_piece(
 
     content = submission.read_bytes()
     submission.unlink()
-    (piece / "finished.json").unlink()
     mended = run_all(type_command, data, tmp_path, *options)
     assert mended.returncode == 0, mended.stderr
     assert submission.read_bytes() == content

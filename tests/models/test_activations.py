@@ -46,7 +46,7 @@ def images_in(folder: Path, size: ImageSize, **tree: int) -> ImageStore:
     ("name", "trainable", "boundary", "changes"),
     [
         # mixed7 is pooled itself, and so passed on; mixed4, pooled below it, goes beside
-        ("inception_v3", "from mixed7", "mixed7", {}),
+        pytest.param("inception_v3", "from mixed7", "mixed7", {}, marks=pytest.mark.slow),
         ("mobilenet_v2", "from block_8_project", "block_7_add", {}),  # the cut leads past no shortcut
         ("vgg16", "from block5", "block4_pool", {}),
         ("vgg16", "from block5", "block4_pool", {"pooled_layers": ("block2_pool", "block5_pool", "block3_pool")}),
@@ -86,7 +86,8 @@ def test_bfloat16_activations_and_the_features_beside_them_are_packed_bit_by_bit
         ("vgg16", "all"),
         ("resnet50", "all"),  # below its first convolution lies a padding
         ("googlenet", "from inception_4b"),
-        ("efficientnet_v2_s", "from block6a"),  # it drops blocks at random, frozen or not
+        # it drops blocks at random, frozen or not
+        pytest.param("efficientnet_v2_s", "from block6a", marks=pytest.mark.slow),
         pytest.param("efficientnet_v2_s", "head", marks=pytest.mark.slow),
     ],
 )
