@@ -84,7 +84,7 @@ def whole_network(architecture: Architecture, path: Path | None) -> Any:
                 f"{path}: these are not the weights of {architecture.name} with its top: its arrays have other "
                 f"shapes. {_ways_out(architecture)}"
             )
-        network.load_weights(path)
+        pretrained.load_file(network, path)
     images = keras.Input(network.input_shape[1:], dtype="uint8")
     return keras.Model(images, network(preprocessed(images, architecture.preprocessing)))
 
@@ -132,12 +132,17 @@ def _weights_file(architecture: Architecture, weights: str) -> Path | None:
     if weights == "imagenet":
         return None
     name = f"{architecture.name}_top.weights.h5"
-    path = Path(weights) / name
-    if not path.is_file():
-        there = ", ".join(sorted(p.name for p in Path(weights).glob("*.weights.h5"))) or "no *.weights.h5"
-        found = f"found {there}" if Path(weights).is_dir() else "found no such folder"
+    there = pretrained.files_in(Path(weights), (name, _published_name(architecture)))
+    if not there:
+        others = ", ".join(sorted(p.name for p in Path(weights).glob("*.h5"))) or "no *.h5"
+        found = f"found {others}" if Path(weights).is_dir() else "found no such folder"
         raise UserError(f"--weights {weights}: expected {name} in it, {found}. {_ways_out(architecture)}")
-    return path
+    return there[0]
+
+
+def _published_name(architecture: Architecture) -> str:
+    """Of Keras's own file with the top; '' where Keras publishes none."""
+    return architecture.published_weights.replace("_notop", "").replace("_no_top", "")
 
 
 def _published(architecture: Architecture) -> str:
@@ -146,9 +151,7 @@ def _published(architecture: Architecture) -> str:
     Raises:
         UserError: it is not there, nor is its server.
     """
-    name = architecture.published_weights
-    for ending in ("_notop", "_no_top"):
-        name = name.replace(ending, "")
+    name = _published_name(architecture)
     if not pretrained.is_cached(architecture, name) and not pretrained.reachable():
         raise UserError(
             f"the ImageNet weights of {architecture.name} with its top are not on this machine "
@@ -158,15 +161,12 @@ def _published(architecture: Architecture) -> str:
 
 
 def _ways_out(architecture: Architecture) -> str:
-    file = f"{architecture.name}_top.weights.h5"
+    file, builder = f"{architecture.name}_top.weights.h5", architecture.builder.replace(":", ".")
     if not architecture.published_weights:
-        return (
-            f"Expected a file that models.finetuning.googlenet.GoogLeNet(include_top=True).save_weights('{file}') made."
-        )
-    function = architecture.builder.rpartition(":")[2]
+        return f"Expected a file that {builder}(include_top=True).save_weights('{file}') made."
     return (
-        f"Make that file on a machine with internet: keras.applications.{function}().save_weights('{file}'), and say "
-        "--weights with its folder."
+        f"Make that file on a machine with internet: {builder}().save_weights('{file}'), or get Keras's own "
+        f"{_published_name(architecture)}, and say --weights with its folder."
     )
 
 

@@ -49,10 +49,10 @@ def find_data(root: Path) -> Path:
 
 
 def gather_weights(root: Path, into: Path) -> Path:
-    """A folder with every NAME.weights.h5 of the inputs; empty where there is none."""
+    """A folder with every weights file of the inputs, NAME.weights.h5 or as Keras publishes it; empty where none is."""
     into.mkdir(parents=True, exist_ok=True)
     for folder in folders(root):
-        for path in sorted(folder.glob("*.weights.h5")):
+        for path in sorted(folder.glob("*.h5")):
             if not (into / path.name).exists():
                 (into / path.name).symlink_to(path)
     return into

@@ -24,12 +24,14 @@ class Architecture:
         builder: 'module:function' that builds the network, called as those of keras.applications are.
         preprocessing: the range of pixels that it was trained on: 'tf' is [-1, 1] RGB, 'caffe' is BGR minus
             ImageNet's mean, 'torch' is RGB standardised, 'included' where the network itself does it.
-        published_weights: file name of Keras's own ImageNet weights without the top, as Keras caches it.
+        published_weights: file name of Keras's own ImageNet weights without the top, as Keras caches it; '' where Keras
+            publishes none.
         gigaflops: floating-point operations of one forward pass at 224x224, in 1e9 (two for a multiply-add).
         parameters: of the network without its top, exactly: tells at once whether a weights file is its own.
         least_size: the smallest height and width that it accepts, in pixels.
         auxiliary_weight: of the loss of each auxiliary output in training, for a builder that adds them when called
             with `auxiliary=True`; 0 is a network without.
+        importer: module that makes its weights file from weights that others publish, where Keras publishes none.
         recipe: its default settings, with pretrained weights.
         augmentation: its default augmentation.
         scratch, quick, quick_scratch: what it changes of the tables of these names in `recipe` (random weights,
@@ -45,6 +47,7 @@ class Architecture:
     parameters: int
     least_size: int = 32
     auxiliary_weight: float = 0.0
+    importer: str = ""
     recipe: Recipe = dataclasses.field(default_factory=Recipe)
     augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
     scratch: Mapping[str, Any] = dataclasses.field(default_factory=dict)

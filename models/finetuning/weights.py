@@ -1,16 +1,22 @@
-"""Where pretrained weights come from: `--weights imagenet`, a folder of `ARCHITECTURE.weights.h5`, or none."""
+"""Where pretrained weights come from: `--weights imagenet`, a folder of `ARCHITECTURE.weights.h5`, or none.
+
+A file in such a folder may have either layout of Keras, under either name: Keras 3's own, or the older one of the files
+that Keras publishes. The content decides, not the name.
+"""
 
 import contextlib
 import functools
 import http.client
+import itertools
 import math
 import os
 import socket
 import sys
+import tempfile
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +30,8 @@ DOWNLOAD_SERVER = "https://storage.googleapis.com/"
 START_SECONDS = 10.0  # a download that has not started by then gives up
 
 WAYS_OUT = (
-    "The ways out: '--weights DIR' with a folder that holds {file} ({made}), or '--weights none' to start from random "
-    "weights, which scores far worse."
+    "The ways out: '--weights DIR' with a folder that holds {file} ({made}){published}, or '--weights none' to start "
+    "from random weights, which scores far worse."
 )
 
 
@@ -37,12 +43,12 @@ def weights_file(architecture: Architecture, weights: str) -> Path | None:
     """
     if weights in ("none", "imagenet"):
         return None
-    folder, name = Path(weights), f"{architecture.name}.weights.h5"
+    folder, (name, *_) = Path(weights), _file_names(architecture)
     if not folder.is_dir():
         raise UserError(f"--weights {weights}: no such folder. Expected 'imagenet', 'none', or a folder with {name}.")
-    path = folder / name
-    if not path.is_file():
-        found = ", ".join(sorted(p.name for p in folder.glob("*.weights.h5"))) or "no *.weights.h5 at all"
+    path = next(iter(files_in(folder, _file_names(architecture))), None)
+    if path is None:
+        found = ", ".join(sorted(p.name for p in folder.glob("*.h5"))) or "no *.h5 at all"
         raise UserError(f"--weights {weights}: expected {name} in it, found {found}. " + _ways_out(architecture))
     count = sum(math.prod(shape) for shape in shapes_in(path, architecture))
     if count != architecture.parameters:
@@ -53,13 +59,25 @@ def weights_file(architecture: Architecture, weights: str) -> Path | None:
     return path
 
 
+def _file_names(architecture: Architecture) -> tuple[str, str]:
+    """The names that its file may have in a folder; where both are there, the first is taken."""
+    return f"{architecture.name}.weights.h5", architecture.published_weights
+
+
+def files_in(folder: Path, names: Sequence[str]) -> list[Path]:
+    """The files of these names that are there; empty names are passed over."""
+    return [folder / name for name in names if name and (folder / name).is_file()]
+
+
 def check_available(architecture: Architecture, weights: str) -> None:
     """Makes sure, without loading Keras and within 10 s, that the weights can be had.
 
     Raises:
         UserError: they cannot; the message names the ways out.
     """
-    weights_file(architecture, weights)
+    path = weights_file(architecture, weights)
+    if path is not None and len(both := files_in(path.parent, _file_names(architecture))) > 1:
+        print(f"note: {path.parent} has {both[0].name} and {both[1].name}: {path.name} is used.", file=sys.stderr)
     if weights == "imagenet" and not architecture.published_weights:
         raise UserError(f"Keras publishes no weights of {architecture.name}. " + _ways_out(architecture))
     if weights != "imagenet" or is_cached(architecture, architecture.published_weights) or reachable():
@@ -147,7 +165,7 @@ def load(backbone: Any, architecture: Architecture, weights: str) -> None:
     reason = "its arrays have other shapes" if sorted(shapes_in(path, architecture)) != expected else ""
     try:
         if not reason:
-            backbone.load_weights(path)
+            load_file(backbone, path)
     except (ValueError, OSError, KeyError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]
     if reason:
@@ -157,15 +175,38 @@ def load(backbone: Any, architecture: Architecture, weights: str) -> None:
         )
 
 
+def load_file(network: Any, path: Path) -> None:
+    """`network.load_weights` for a file in either layout, under any name. Keras goes by the name alone.
+
+    Raises:
+        ValueError, OSError, KeyError, TypeError: Keras cannot load it.
+    """
+    import h5py
+
+    with h5py.File(path, "r") as stored:
+        ending = ".h5" if _published_layout(stored) else ".weights.h5"
+    with tempfile.TemporaryDirectory() as folder:
+        link = Path(folder) / f"network{ending}"
+        link.symlink_to(path.absolute())
+        network.load_weights(link)
+
+
 def shapes_in(path: Path, architecture: Architecture) -> list[tuple[int, ...]]:
-    """Shapes of the arrays in a `.weights.h5` file."""
+    """Shapes of the arrays that Keras would read from a weights file, in either layout."""
     import h5py
 
     shapes: list[tuple[int, ...]] = []
     try:
         with h5py.File(path, "r") as stored:
-            stored.visititems(lambda _, item: shapes.append(_shape(item)) if isinstance(item, h5py.Dataset) else None)
-    except (OSError, RuntimeError, KeyError, ValueError) as error:
+            published = _published_layout(stored)
+            if published:  # a file may hold more than it lists: MobileNet's published one keeps the room of its top
+                layers = [published[name] for name in _listed(published, "layer_names")]
+                shapes += [_shape(layer[name], path) for layer in layers for name in _listed(layer, "weight_names")]
+            elif "layers" in stored:
+                stored.visititems(lambda _, x: shapes.append(_shape(x, path)) if isinstance(x, h5py.Dataset) else None)
+            else:
+                raise ValueError("it has neither of the layouts in which Keras saves weights")
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path}: these are not the weights of {architecture.name}: not a readable HDF5 file ({error}). "
             + _ways_out(architecture)
@@ -173,20 +214,37 @@ def shapes_in(path: Path, architecture: Architecture) -> list[tuple[int, ...]]:
     return shapes
 
 
-def _shape(item: Any) -> tuple[int, ...]:
+def _published_layout(stored: Any) -> Any:
+    """The group with the layers in the older layout, that of the published files; None in Keras 3's."""
+    groups = (stored, stored.get("model_weights"))  # the second in the file of a network saved as one
+    return next((group for group in groups if group is not None and _listed(group, "layer_names")), None)
+
+
+def _listed(group: Any, attribute: str) -> list[str]:
+    """The names in an attribute; Keras spreads a long list over ATTRIBUTE0, ATTRIBUTE1, ..."""
+    parts = itertools.takewhile(group.attrs.__contains__, (f"{attribute}{number}" for number in itertools.count()))
+    names = [name for part in ([attribute] if attribute in group.attrs else parts) for name in group.attrs[part]]
+    return [name.decode() if isinstance(name, bytes) else str(name) for name in names]
+
+
+def _shape(item: Any, path: Path) -> tuple[int, ...]:
     """Of an array in the file; one whose numbers lie in another file would have that read, whatever it is."""
-    if item.external or item.is_virtual:
+    if item.external or item.is_virtual or item.file.filename != str(path):
         raise ValueError("it has arrays that lie in other files")
     return tuple(item.shape)
 
 
 def _ways_out(architecture: Architecture) -> str:
-    module, _, builder = architecture.builder.rpartition(":")
-    file = f"{architecture.name}.weights.h5"
-    made = f"made on a machine with internet: {module}.{builder}(include_top=False).save_weights('{file}')"
-    if not architecture.published_weights:
-        made = f"Keras has none; python -m models.finetuning.{architecture.name}_onnx FILE.onnx --out DIR makes it"
-    return WAYS_OUT.format(file=file, made=made)
+    builder = architecture.builder.replace(":", ".")
+    file, published = _file_names(architecture)
+    if architecture.published_weights:
+        made = f"made on a machine with internet: {builder}(include_top=False).save_weights('{file}')"
+    elif architecture.importer:
+        made = f"Keras publishes none; python -m {architecture.importer} FILE.onnx --out DIR makes it"
+    else:
+        made = f"Keras publishes none; save those of your own: {builder}(include_top=False).save_weights('{file}')"
+    also = f" or Keras's own {published}" if published else ""
+    return WAYS_OUT.format(file=file, made=made, published=also)
 
 
 def keras_cache() -> Path:

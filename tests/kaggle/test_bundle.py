@@ -182,11 +182,12 @@ def test_the_kernel_takes_over_the_run_that_has_come_furthest_and_gathers_all_we
     assert (taken / "vgg16" / "fold_1" / "finished.json").exists()
     assert take_over(inputs, tmp_path / "working" / "runs") == []
 
-    for path in ("datasets/someone/a/vgg16.weights.h5", "b/deep/resnet50.weights.h5"):
+    for path in ("datasets/someone/a/vgg16.weights.h5", "b/deep/resnet50.weights.h5", "c/convnext_tiny_notop.h5"):
         (inputs / path).parent.mkdir(parents=True)
         (inputs / path).touch()
     gathered = gather_weights(inputs, tmp_path / "weights")
-    assert sorted(path.name for path in gathered.iterdir()) == ["resnet50.weights.h5", "vgg16.weights.h5"]
+    names = ["convnext_tiny_notop.h5", "resnet50.weights.h5", "vgg16.weights.h5"]
+    assert sorted(path.name for path in gathered.iterdir()) == names
 
 
 def run_kernel(root: Path, revision: str = "") -> subprocess.CompletedProcess:

@@ -1,8 +1,12 @@
-"""Published weights: downloaded once, by one process, and never taken for whole when they are not."""
+"""Pretrained weights: downloaded once, by one process, never half; a folder's files in each layout, under each name."""
 
+import dataclasses
 import subprocess
 import sys
+import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -10,6 +14,7 @@ import pytest
 
 from models.finetuning import architecture as zoo
 from models.finetuning import weights
+from models.finetuning.architecture import Architecture
 from preprocessing.errors import UserError
 from preprocessing.run_folder import REPOSITORY
 
@@ -49,7 +54,7 @@ def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
     with h5py.File(tmp_path / "source.h5", "w") as file:
-        file["kernel"] = np.arange(100_000, dtype=np.float32)
+        file["layers/kernel"] = np.arange(100_000, dtype=np.float32)
     return tmp_path / "source.h5"
 
 
@@ -98,3 +103,148 @@ def test_a_file_that_is_no_weights_names_the_ways_out(tmp_path: Path) -> None:
     (tmp_path / "mobilenet.weights.h5").write_bytes(b"<html>not found</html>")
     with pytest.raises(UserError, match=r"not a readable HDF5 file .*--weights none"):
         weights.weights_file(MOBILENET, str(tmp_path))
+
+
+def save_as_published(network: Any, path: Path) -> None:
+    """Writes the layout of the files that Keras publishes, as Keras 2 did, and an array that it does not list."""
+    with h5py.File(path, "w") as stored:
+        stored.attrs["layer_names"] = [layer.name.encode() for layer in network.layers]
+        stored.create_dataset("conv_preds/kernel:0", data=np.zeros((10, 10), np.float32))
+        for layer in network.layers:
+            group = stored.create_group(layer.name)
+            variables = [*layer.trainable_weights, *layer.non_trainable_weights]
+            group.attrs["weight_names"] = [f"{variable.path}:0".encode() for variable in variables]
+            for variable in variables:
+                group[f"{variable.path}:0"] = variable.numpy()
+
+
+def save_as_one(network: Any, path: Path) -> None:
+    """Writes the network and its weights in the older layout, with Keras itself."""
+    network.save(path.with_name("network.h5"))
+    path.with_name("network.h5").rename(path)
+
+
+def save_as_keras_3_does(network: Any, path: Path) -> None:
+    network.save_weights(path.with_name("network.weights.h5"))
+    path.with_name("network.weights.h5").rename(path)
+
+
+def network_of_known_weights(architecture: Architecture) -> Any:
+    network = architecture.build(weights=None, include_top=False)
+    generator = np.random.default_rng(0)
+    for variable in network.weights:
+        variable.assign(generator.random(variable.shape, np.float32))
+    return network
+
+
+def assert_loads(architecture: Architecture, network: Any, folder: Path) -> None:
+    """The folder's file gives exactly the network's arrays, without a word."""
+    side = max(96, architecture.least_size)
+    loaded = architecture.build(weights=None, include_top=False, input_shape=(side, side, 3))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        weights.check_available(architecture, str(folder))
+        weights.load(loaded, architecture, str(folder))
+    for ours, theirs in zip(loaded.weights, network.weights, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("save", [save_as_published, save_as_one, save_as_keras_3_does])
+def test_each_layout_is_loaded_under_each_name(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], save: Callable[[Any, Path], None]
+) -> None:
+    network = network_of_known_weights(MOBILENET)
+    for name in ("mobilenet.weights.h5", MOBILENET.published_weights):
+        folder = tmp_path / name
+        folder.mkdir()
+        save(network, folder / name)
+        capfd.readouterr()
+        assert_loads(MOBILENET, network, folder)
+        assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in zoo.names() if zoo.find(name).published_weights])
+def test_the_published_layout_is_loaded_for_every_architecture(tmp_path: Path, name: str) -> None:
+    architecture = zoo.find(name)
+    network = network_of_known_weights(architecture)
+    save_as_published(network, tmp_path / architecture.published_weights)
+    assert_loads(architecture, network, tmp_path)
+
+
+def published(path: Path, numbers: int) -> None:
+    """A file in the published layout with one layer of so many numbers."""
+    with h5py.File(path, "w") as stored:
+        stored.attrs["layer_names"] = [b"conv1"]
+        stored.create_dataset("conv1/conv1/kernel:0", (numbers,), "f4")
+        stored["conv1"].attrs["weight_names"] = [b"conv1/kernel:0"]
+
+
+def test_a_published_file_is_checked_without_loading_a_backend(tmp_path: Path) -> None:
+    published(tmp_path / MOBILENET.published_weights, MOBILENET.parameters)
+    script = (
+        "import sys\n"
+        "from models.finetuning import architecture, weights\n"
+        f"weights.check_available(architecture.find('mobilenet'), {str(tmp_path)!r})\n"
+        "assert not {'keras', 'tensorflow', 'jax'} & set(sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_of_two_files_the_documented_name_is_taken_and_a_note_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("mobilenet.weights.h5", MOBILENET.published_weights):
+        published(tmp_path / name, MOBILENET.parameters)
+    weights.check_available(MOBILENET, str(tmp_path))
+    assert capsys.readouterr().err.endswith(f"{MOBILENET.published_weights}: mobilenet.weights.h5 is used.\n")
+    assert weights.weights_file(MOBILENET, str(tmp_path)) == tmp_path / "mobilenet.weights.h5"
+
+
+def elsewhere(path: Path) -> None:
+    published(path.with_name("other.h5"), MOBILENET.parameters)
+    with h5py.File(path, "w") as stored:
+        stored.attrs["layer_names"] = [b"conv1"]
+        stored["conv1"] = h5py.ExternalLink("other.h5", "conv1")
+
+
+def of_no_layout(path: Path) -> None:
+    with h5py.File(path, "w") as stored:
+        stored.create_dataset("conv1/kernel", (MOBILENET.parameters,), "f4")
+
+
+def without_its_arrays(path: Path) -> None:
+    with h5py.File(path, "w") as stored:
+        stored.attrs["layer_names"] = [b"conv1"]
+
+
+@pytest.mark.parametrize(
+    ("write", "words"),
+    [
+        (lambda path: published(path, 5), "expected 3,228,864 numbers in it, found 5"),
+        (elsewhere, "lie in other files"),
+        (of_no_layout, "neither of the layouts"),
+        (without_its_arrays, "not a readable HDF5 file"),
+    ],
+)
+@pytest.mark.parametrize("name", ["mobilenet.weights.h5", MOBILENET.published_weights])
+def test_a_wrong_file_is_refused_at_once(tmp_path: Path, write: Callable[[Path], None], words: str, name: str) -> None:
+    write(tmp_path / name)
+    with pytest.raises(UserError, match=words) as caught:
+        weights.check_available(MOBILENET, str(tmp_path))
+    assert f"or Keras's own {MOBILENET.published_weights}" in str(caught.value)
+
+
+def test_the_advice_is_right_for_each_kind_of_architecture() -> None:
+    def advice(architecture: Architecture) -> str:
+        with pytest.raises(UserError) as caught:
+            weights.check_available(architecture, "imagenet")
+        return str(caught.value)
+
+    googlenet = advice(zoo.find("googlenet"))
+    assert "python -m models.finetuning.googlenet_onnx FILE.onnx --out DIR" in googlenet
+    mine = dataclasses.replace(MOBILENET, name="mine", builder="models.mine:Mine", published_weights="")
+    assert "models.mine.Mine(include_top=False).save_weights('mine.weights.h5')" in advice(mine)
+    assert "onnx" not in advice(mine)
+    assert "Keras's own" not in advice(mine) + googlenet

@@ -117,7 +117,7 @@ def test_a_network_that_would_fill_the_memory_is_refused(tmp_path: Path) -> None
 def test_weights_that_lie_in_other_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "secret").write_bytes(bytes(400))
     with h5py.File(tmp_path / "mobilenet.weights.h5", "w") as stored:
-        stored.create_dataset("kernel", (100,), "f4", external=[(str(tmp_path / "secret"), 0, 400)])
+        stored.create_dataset("layers/kernel", (100,), "f4", external=[(str(tmp_path / "secret"), 0, 400)])
     with pytest.raises(UserError, match="lie in other files"):
         pretrained.weights_file(zoo.find("mobilenet"), str(tmp_path))
 
@@ -125,7 +125,7 @@ def test_weights_that_lie_in_other_files_are_refused(tmp_path: Path) -> None:
 def test_damaged_weights_are_told_by_the_checksum_beside_them(tmp_path: Path) -> None:
     path = tmp_path / "mobilenet.weights.h5"
     with h5py.File(path, "w") as stored:
-        stored.create_dataset("kernel", (zoo.find("mobilenet").parameters,), "f4", compression="gzip")
+        stored.create_dataset("layers/kernel", (zoo.find("mobilenet").parameters,), "f4", compression="gzip")
     good = pretrained.identity(zoo.find("mobilenet"), str(tmp_path)).removeprefix("sha256:")
     beside = path.with_name(path.name + ".sha256")
     beside.write_text(f"{good}  {path.name}\n")
