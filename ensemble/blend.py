@@ -29,12 +29,13 @@ def command_line() -> CommandLine:
     parser.add_argument("--run", metavar="NAME", help="the run to blend, or to name the outputs by [full; tables]")
     parser.add_argument("--runs", type=Path, default=RUNS, metavar="DIR", help="where runs lie [runs]")
     parser.add_argument(
-        "--data", type=Path, metavar="DIR", help="the competition's folder, for the order of the rows [found by itself]"
+        "--data",
+        type=Path,
+        metavar="DIR",
+        help="the competition's folder, for the order of the rows [found by itself; with --predictions: as they are]",
     )
     parser.add_argument("--models", type=names_in, default=[], metavar='"A B"', help="only these of the run [all]")
-    parser.add_argument(
-        "--submissions", type=Path, default=SUBMISSIONS, metavar="DIR", help="where the submission goes [submissions]"
-    )
+    parser.add_argument("--submissions", type=Path, metavar="DIR", help="where the submission goes [submissions]")
     parser.add_argument("--allow-missing", action="store_true", help="blend although folds are missing, and say so")
     parser.add_argument(
         "--labels", type=Path, metavar="FILE", help="score the submission on these: img,classname[,subject]"
@@ -57,7 +58,7 @@ def main() -> None:
     name = arguments.run or ("tables" if arguments.predictions else "full")
     run = run_folder(name, arguments.runs)
     options = Options(**chosen(arguments, Options))
-    submission = arguments.submissions / f"{name}.csv"
+    submission = (arguments.submissions or SUBMISSIONS) / f"{name}.csv"
     if arguments.predictions:
         blend_tables(arguments, run, options, submission)
         return
@@ -92,6 +93,20 @@ def blend_tables(arguments: argparse.Namespace, run: Path, options: Options, sub
         raise UserError("--predictions: expected --labels FILE with it: img,classname[,subject] of these images.")
     if arguments.models:
         raise UserError("--models chooses among those of a run; name the tables to blend in --predictions.")
+    if options.all_drivers != "no":
+        raise UserError(f"--all-drivers {options.all_drivers} is of a run's models; leave it out with --predictions.")
+    if arguments.allow_missing and arguments.folds is None:
+        raise UserError("--allow-missing with --predictions: expected --folds FILE, whose images may be missing.")
+    if not arguments.test_predictions:
+        for option in ("data", "submissions"):
+            if getattr(arguments, option) is not None:
+                raise UserError(f"--{option}: expected --test-predictions with it, or there is no submission to write.")
+    sample = None
+    if arguments.data is not None:
+        from preprocessing.competition import SAMPLE_SUBMISSION
+        from preprocessing.dataset import required
+
+        sample = required(arguments.data) / SAMPLE_SUBMISSION
 
     from ensemble.loose_tables import LooseTables
     from ensemble.stage import Request, blend_run
@@ -103,6 +118,7 @@ def blend_tables(arguments: argparse.Namespace, run: Path, options: Options, sub
         tuple(arguments.features),
         tuple(arguments.test_features),
         arguments.folds,
+        sample,
     )
     print(blend_run(Request(run, Path(), submission, (), arguments.allow_missing, options, loose)))
     print(shown(submission) if loose.test_predictions else shown(run / "ensemble"))

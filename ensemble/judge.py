@@ -35,7 +35,7 @@ def make_parser() -> CommandLine:
     parser.add_argument("--models", type=names_in, default=[], metavar='"A B"', help="only these of the run [all]")
     parser.add_argument("--allow-missing", action="store_true", help="blend although folds are missing")
     parser.add_argument("--labels", type=Path, required=True, metavar="FILE", help="img,classname[,subject]")
-    add_settings(parser, Options(), "blending")
+    add_settings(parser, Options(), "blending", without=("figures",))
     return parser
 
 

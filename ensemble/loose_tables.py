@@ -8,9 +8,10 @@ import numpy as np
 import pandas as pd
 
 from ensemble.features import Network, Space
-from ensemble.members import Predictions, aligned, read_whole
+from ensemble.members import OF_SAMPLE, Predictions, aligned, read_whole, require_images
 from ensemble.score import read_labels
 from ensemble.selection import groups_of
+from ensemble.submission import read_sample_images
 from preprocessing.competition import CLASSES
 from preprocessing.errors import UserError, named
 from preprocessing.folds import read_folds
@@ -29,6 +30,8 @@ class LooseTables:
         test_predictions: of the images to predict, by the same models in the same order; may be empty.
         features, test_features: .npy with rows as in the tables, one for each; may be empty.
         folds: img,subject,classname,fold; None where there is none.
+        sample: the sample submission, whose images the test tables must have, and whose order the rows get; None where
+            the order is that of the first test table.
     """
 
     predictions: tuple[Path, ...]
@@ -37,12 +40,13 @@ class LooseTables:
     features: tuple[Path, ...] = ()
     test_features: tuple[Path, ...] = ()
     folds: Path | None = None
+    sample: Path | None = None
 
     @property
     def paths(self) -> list[Path]:
         """Every file."""
         tables = [*self.predictions, *self.test_predictions, *self.features, *self.test_features, self.labels]
-        return tables if self.folds is None else [*tables, self.folds]
+        return [*tables, *(path for path in (self.folds, self.sample) if path is not None)]
 
 
 def check_counts(tables: LooseTables) -> None:
@@ -85,6 +89,9 @@ def read_loose(tables: LooseTables, allow_missing: bool = False) -> tuple[Predic
     out_of_fold = np.stack([aligned(frame, order) for frame in frames])
     tests = _read_tables(tables.test_predictions)[0]
     test_images = tests[0].index if tests else pd.Index([], name="img", dtype=object)
+    if tables.sample is not None:
+        test_images = read_sample_images(tables.sample)
+        require_images(tables.test_predictions[0], tests[0], test_images, OF_SAMPLE)
     test = np.stack([aligned(frame, test_images) for frame in tests]) if tests else np.zeros((len(frames), 0, 10))
     members = unique_names(tables.predictions)
     spaces = []

@@ -24,6 +24,7 @@ from preprocessing.tables import read_predictions
 
 OUT_OF_FOLD, TEST, CONFIGURATION = "out_of_fold.csv", "test.csv", "config.json"
 OUT_OF_FOLD_FEATURES, TEST_FEATURES = "out_of_fold_features.npy", "test_features.npy"
+OF_SAMPLE = "the images of the sample submission"
 
 
 @dataclass(frozen=True)
@@ -202,7 +203,7 @@ def read_members(
             folder = fold_folder(run, member.name, fold)
             expected = folds.loc[folds["fold"] == fold, "img"]
             table = read_whole(folder / OUT_OF_FOLD, pd.Index(expected), f"the images of fold {fold} in folds.csv")
-            own = read_whole(folder / TEST, test_images, "the images of the sample submission")
+            own = read_whole(folder / TEST, test_images, OF_SAMPLE)
             single = aligned(own, test_images)
             entropies.append(mean_entropy(single))
             test[place] += single
@@ -214,7 +215,7 @@ def read_members(
         networks_averaged = len(member.folds)
         if member.all_drivers and all_drivers != "no":
             path = fold_folder(run, member.name, ALL_DRIVERS) / TEST
-            single = aligned(read_whole(path, test_images, "the images of the sample submission"), test_images)
+            single = aligned(read_whole(path, test_images, OF_SAMPLE), test_images)
             if all_drivers == "instead":
                 test[place], networks_averaged, entropies = 0.0, 0, []
             test[place] += single
@@ -242,12 +243,17 @@ def read_whole(path: Path, images: pd.Index, what: str, also: Sequence[str] = ()
         UserError: the table is malformed or holds other images.
     """
     table = read_predictions(path, also)
+    require_images(path, table, images, what)
+    return table
+
+
+def require_images(path: Path, table: pd.DataFrame, images: pd.Index, what: str) -> None:
+    """Raises a UserError unless the table, read from `path`, holds exactly these images, in any order."""
     missing, extra = images.difference(table.index), table.index.difference(images)
     if len(missing) or len(extra):
         found = [f"{len(missing):,} missing ({named(list(missing))})"] if len(missing) else []
         found += [f"{len(extra):,} that do not belong there ({named(list(extra))})"] if len(extra) else []
         raise UserError(f"{path}: expected exactly {what} ({len(images):,}), found {' and '.join(found)}.")
-    return table
 
 
 def aligned(table: pd.DataFrame, images: pd.Index) -> np.ndarray:

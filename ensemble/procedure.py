@@ -32,6 +32,13 @@ class Fitted:
     prior: PriorMatching | None
     transduction: Transduction
 
+    @property
+    def clip(self) -> float:
+        """The clip that is applied last."""
+        if self.transduction.smoothing:
+            return self.transduction.epsilon
+        return self.prior.epsilon if self.prior else self.blend.epsilon
+
 
 @dataclass(frozen=True, eq=False)
 class Estimated:

@@ -53,7 +53,7 @@ def paragraphs(
 def _neighbours_text(options: Options, outcome: Outcome) -> str:
     """The blend in a line, what follows it, and the nested losses after each step."""
     predictions, fitted, labels = outcome.predictions, outcome.fitted, outcome.predictions.labels
-    lines = [f"blend: {fitted.name}, clip {fitted.blend.epsilon:g}"]
+    lines = [f"blend: {fitted.name}"]
     prior, smoothing = fitted.prior, fitted.transduction.smoothing
     if prior:
         lines.append(f"prior: the test set's mean is moved towards training's, strength {prior.strength:g}")
@@ -77,6 +77,7 @@ def _neighbours_text(options: Options, outcome: Outcome) -> str:
         lines.append("neighbours: none, no model has features of all images")
     else:
         lines.append("neighbours: none, they do not clearly help out of fold")
+    lines.append(f"clip: {fitted.clip:g}, applied last")
     losses = [log_loss(table, labels) for table in (outcome.nested.blend, outcome.nested.plain, outcome.nested.final)]
     rows = [[name, f"{loss:.5f}"] for name, loss in zip(("blend", "+ prior", "+ neighbours"), losses, strict=True)]
     lines += ["", score_tables.formatted(["nested out of fold", "log loss"], rows)]

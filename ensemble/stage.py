@@ -155,7 +155,8 @@ def _loose_source(request: Request, loose: LooseTables) -> Source:
     files: dict[str, Any] = {
         name: [str(path) for path in paths] for name, paths in vars(loose).items() if isinstance(paths, tuple)
     }
-    files |= {"labels": str(loose.labels), "folds": str(loose.folds or ""), "allow_missing": request.allow_missing}
+    files |= {"labels": str(loose.labels), "folds": str(loose.folds or ""), "sample": str(loose.sample or "")}
+    files["allow_missing"] = request.allow_missing
     asked = {"tables": files}
     inputs = {str(path): path for path in loose.paths}
     return Source(asked, inputs, bool(loose.test_predictions), lambda: read_loose(loose, request.allow_missing))
@@ -180,7 +181,7 @@ def summary(outcome: Outcome) -> dict[str, Any]:
         "way": fitted.name,
         "pooling": fitted.blend.pooling,
         "weights": weights,
-        "clip": fitted.transduction.epsilon or fitted.blend.epsilon,
+        "clip": fitted.clip,
         "blend": fitted.blend.as_json(),
         "prior": dataclasses.asdict(fitted.prior) if fitted.prior else None,
         "neighbours": fitted.transduction.as_json(),

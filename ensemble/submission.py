@@ -9,9 +9,7 @@ from preprocessing.competition import CLASSES
 from preprocessing.competition_files import SAMPLE_COLUMNS, is_image_name
 from preprocessing.csv_files import check_image_names, read_rows
 from preprocessing.errors import UserError, named
-from preprocessing.tables import write_predictions
-
-LARGEST_SUM_ERROR = 1e-6  # of a row of the written file; nine digits are written
+from preprocessing.tables import read_predictions, write_predictions
 
 
 def read_sample_images(path: Path) -> pd.Index:
@@ -57,26 +55,23 @@ def check_submission(path: Path, images: pd.Index) -> None:
     """Checks a submission as Kaggle would, and its order, which Kaggle would not.
 
     Raises:
-        UserError: other columns, rows, names or order than expected; values that are not finite, not from 0 to 1, or
-            do not sum to 1 in each row.
+        UserError: other columns, rows, names or order than expected; or as `read_predictions`.
     """
-    try:
-        table = pd.read_csv(path, dtype={"img": str})
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: the submission cannot be read back: {error}") from error
-    if list(table.columns) != ["img", *CLASSES]:
-        raise UserError(
-            f"{path}: expected the columns img,c0,...,c9, found {named(list(map(str, table.columns)), 12)}."
-        )
+    table = read_predictions(path)
+    header = read_rows(path, "a submission")[0]
+    if header != ["img", *CLASSES]:
+        raise UserError(f"{path}: expected the columns img,c0,...,c9 in this order, found {named(header, 12)}.")
     if len(table) != len(images):
         raise UserError(f"{path}: expected {len(images):,} rows as in the sample submission, found {len(table):,}.")
-    wrong = table["img"].to_numpy() != images.to_numpy()
-    if wrong.any():
-        raise UserError(f"{path}: images not in the sample submission's order, first {table['img'][wrong.argmax()]}.")
-    numbers = table[list(CLASSES)].apply(pd.to_numeric, errors="coerce").to_numpy(dtype=np.float64)
-    bad = ~np.isfinite(numbers).all(axis=1) | (numbers < 0).any(axis=1) | (numbers > 1).any(axis=1)
-    bad |= ~(np.abs(numbers.sum(axis=1) - 1) <= LARGEST_SUM_ERROR)
-    if bad.any():
+    missing = images.difference(table.index, sort=False)
+    if len(missing):
         raise UserError(
-            f"{path}: {bad.sum():,} rows are not ten probabilities that sum to 1: {named(list(table['img'][bad]))}."
+            f"{path}: expected the images of the sample submission, found {len(missing):,} missing "
+            f"({named(list(missing))}) and others in their place ({named(list(table.index.difference(images)))})."
+        )
+    wrong = table.index != images
+    if wrong.any():
+        raise UserError(
+            f"{path}: images not in the sample submission's order, first {table.index[wrong.argmax()]}. Blend again "
+            "with --data DIR, the competition's folder, or sort the rows as in its sample_submission.csv."
         )

@@ -10,7 +10,9 @@ stopped while it waits, the same command goes on waiting.
 
 from __future__ import annotations
 
+import argparse
 import os
+import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from ensemble.leaderboard import Entry
 
 ASK_EVERY = 5.0  # seconds
+LONGEST_WAIT = 15.0  # minutes
 
 
 @dataclass(frozen=True)
@@ -59,16 +62,23 @@ def command_line() -> CommandLine:
         "--submissions", type=Path, default=SUBMISSIONS, metavar="DIR", help="where the submission lies [submissions]"
     )
     parser.add_argument("--message", default="", metavar="TEXT", help="shown beside the score at Kaggle [the estimate]")
-    parser.add_argument(
-        "--wait", type=float, default=15.0, metavar="MIN", help="longest wait for the score [15 minutes]"
-    )
+    parser.add_argument("--wait", type=_minutes, metavar="MIN", help="longest wait for the score [15 minutes]")
     parser.add_argument("--check", action="store_true", help="only validate it and show what to expect")
     parser.add_argument("--again", action="store_true", help="upload although this very file was submitted before")
     return parser
 
 
+def _minutes(text: str) -> float:
+    if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]*)?", text):
+        raise argparse.ArgumentTypeError(f"expected a number of minutes such as 15 or 0.5, found {text!r}")
+    return float(text)
+
+
 def main() -> None:
     arguments = command_line().parse_args()
+    uploading = {"--message": arguments.message, "--wait": arguments.wait is not None, "--again": arguments.again}
+    for option in [option for option, given in uploading.items() if given and arguments.check]:
+        raise UserError(f"{option} is for an upload, and --check uploads nothing. Leave one of them out.")
     run = run_folder(arguments.run, arguments.runs)
     path = arguments.submissions / f"{arguments.run}.csv"
     _require(path)
@@ -94,7 +104,7 @@ def main() -> None:
         entry = upload(arguments.run, path, expected, arguments.message)
         board.write(entry)
     print(f"submitted at {entry.submitted}; waiting for the score")
-    entry = wait_for_score(entry, 60 * arguments.wait)
+    entry = wait_for_score(entry, 60 * (LONGEST_WAIT if arguments.wait is None else arguments.wait))
     board.write(entry)
     print(f"{entry.scores}\n{os.path.relpath(board.path) if board.path.is_relative_to(Path.cwd()) else board.path}")
 

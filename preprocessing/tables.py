@@ -3,7 +3,8 @@
 They are joined by `img`, never by position.
 """
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from preprocessing.csv_files import as_cell, check_image_names, is_formula, read
 from preprocessing.errors import UserError, named
 from preprocessing.files import written_whole
 
-LARGEST_SUM_ERROR = 1e-3  # rows nearer to 1 than this are divided by their sum, others are refused
+LARGEST_SUM_ERROR = 1e-3  # every row is divided by its sum; rows further from 1 than this get a warning
 
 
 def write_predictions(path: Path, images: Sequence[str], probabilities: np.ndarray) -> None:
@@ -35,6 +36,8 @@ def write_predictions(path: Path, images: Sequence[str], probabilities: np.ndarr
 
 def read_predictions(path: Path, also: Sequence[str] = ()) -> pd.DataFrame:
     """Reads a prediction table; class columns may stand in any order, they are found by name.
+
+    Rows are divided by their sum, as the competition's metric does. A warning counts those far from 1.
 
     Args:
         also: columns that it may have beside.
@@ -58,20 +61,41 @@ def read_predictions(path: Path, also: Sequence[str] = ()) -> pd.DataFrame:
     images = np.array(columns["img"], dtype=object)
     _judge_names(path, columns["img"])
     values = _numbers([columns[name] for name in CLASSES])
-    with np.errstate(over="ignore", invalid="ignore"):  # judged below
+    with np.errstate(over="ignore", invalid="ignore"):  # checked below
         sums = values.sum(axis=1)
-    for wrong, what in (
-        (~np.isfinite(values).all(axis=1), "are not numbers"),
-        ((values < 0).any(axis=1), "are negative"),
-        (np.abs(sums - 1) > LARGEST_SUM_ERROR, "do not sum to 1"),
-    ):
-        if wrong.any():
-            raise UserError(
-                f"{path}: {wrong.sum():,} rows hold probabilities that {what}: {named(list(images[wrong]))}."
-            )
+    _require_numbers(path, columns, values, sums)
+    off = np.abs(sums - 1) > LARGEST_SUM_ERROR
+    if off.any():
+        first = int(off.argmax())
+        print(
+            f"warning: {path}: {off.sum():,} of {len(off):,} rows do not sum to 1 (the first is {images[first]}: "
+            f"{sums[first]:.6g}). Each row is divided by its sum, as the competition does.",
+            file=sys.stderr,
+        )
     index = pd.Index(columns["img"], name="img", dtype="str")
     read = pd.DataFrame(values / sums[:, None], index=index, columns=list(CLASSES))
     return read.assign(**{column: list(columns[column]) for column in beside}) if beside else read
+
+
+def _require_numbers(path: Path, columns: Mapping[str, Sequence[str]], values: np.ndarray, sums: np.ndarray) -> None:
+    """Every value must be finite and at least 0, and every row must have one above 0."""
+    wrong = ~np.isfinite(values) | (values < 0)
+    rows = wrong.any(axis=1)
+    if rows.any():
+        row = int(rows.argmax())
+        name = CLASSES[int(wrong[row].argmax())]
+        raise UserError(
+            f"{path}: expected finite numbers of at least 0, found {columns[name][row]!r} for {name} of "
+            f"{columns['img'][row]} ({rows.sum():,} such rows). Correct the table."
+        )
+    rows = ~np.isfinite(sums) | (sums <= 0)
+    if rows.any():
+        row = int(rows.argmax())
+        what = "only zeros" if sums[row] == 0 else "values too large to add"
+        raise UserError(
+            f"{path}: expected probabilities, found {what} for {columns['img'][row]} ({rows.sum():,} such rows). "
+            "Correct the table."
+        )
 
 
 def _judge_names(path: Path, images: Sequence[str]) -> None:

@@ -16,6 +16,7 @@ from ensemble.stage import Request, blend_run
 from ensemble.submission import check_submission, read_sample_images, write_submission
 from preprocessing.competition import CLASSES
 from preprocessing.errors import UserError
+from preprocessing.metric import log_loss
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -107,9 +108,8 @@ def test_out_of_fold_table_of_another_fold(small) -> None:
     ("change", "words"),
     [
         (lambda table: pd.concat([table, table.iloc[:1]]), "more than once"),
-        (lambda table: table.assign(c3=table["c3"].where(table.index != 4)), "not numbers"),
-        (lambda table: table.assign(c3=table["c3"] - 1.0 * (table.index == 4)), "negative"),
-        (lambda table: table.assign(c3=table["c3"] + 0.002), "do not sum to 1"),
+        (lambda table: table.assign(c3=table["c3"].where(table.index != 4)), "found '' for c3 of img_"),
+        (lambda table: table.assign(c3=-1.0 * (table.index == 4)), "found '-1.0' for c3 of img_"),
         (lambda table: table.drop(columns="c9"), "expected the columns"),
     ],
 )
@@ -159,8 +159,9 @@ def test_a_sample_with_its_columns_in_another_order_is_read_by_their_names(small
     [
         (lambda table: table.iloc[:-1], "expected 45 rows"),
         (lambda table: table.iloc[::-1], "order"),
-        (lambda table: table.assign(c0=table["c0"] + 0.001), "sum to 1"),
-        (lambda table: table.assign(c0=np.nan), "sum to 1"),
+        (lambda table: table.assign(img=table["img"].replace({table["img"][3]: "x.jpg"})), r"1 missing .*\(x.jpg\)"),
+        (lambda table: table.assign(c0=np.nan), "found '' for c0"),
+        (lambda table: table.assign(**dict.fromkeys(CLASSES, 0)), "only zeros"),
         (lambda table: table[["img", *reversed(CLASSES)]], "expected the columns"),
     ],
 )
@@ -170,6 +171,20 @@ def test_submission_that_is_not_what_was_meant(small, change: object, words: str
     small.change(small.submission, change)
     with pytest.raises(UserError, match=words):
         check_submission(small.submission, images)
+
+
+def test_a_clipped_submission_is_scored_and_checked_as_the_competition_does(small, capsys) -> None:
+    images = read_sample_images(small.sample)
+    predictions = np.random.default_rng(0).dirichlet(np.ones(10), size=45)
+    clipped = np.clip(predictions, 0.02, 0.98)
+    table = pd.DataFrame(clipped, columns=list(CLASSES))
+    table.insert(0, "img", images)
+    small.submission.parent.mkdir()
+    table.to_csv(small.submission, index=False, float_format="%.3f")
+    check_submission(small.submission, images)
+    assert "of 45 rows do not sum to 1" in capsys.readouterr().err
+    truth = small.test_labels.set_index("img").loc[list(images), "classname"].map(CLASSES.index).to_numpy()
+    assert f"log loss {log_loss(np.round(clipped, 3), truth):.5f}" in score_text(small.submission, small.labels)
 
 
 @pytest.mark.parametrize(
@@ -201,6 +216,10 @@ def test_labels_of_other_images_are_counted(small) -> None:
     [
         ("ensemble.blend", ("--run", "absent"), "no such fold table"),
         ("ensemble.blend", ("--run", "a/b"), "expected letters"),
+        ("ensemble.judge", ("--labels", "x", "--no-figures"), "unknown option --no-figures"),
+        ("ensemble.submit", ("trial", "--check", "--message", "x"), "--message is for an upload"),
+        ("ensemble.submit", ("trial", "--check", "--wait", "0"), "--wait is for an upload"),
+        ("ensemble.submit", ("trial", "--wait", "nan"), "expected a number of minutes"),
         ("ensemble.blend", ("--label", "x"), "Did you mean --labels?"),
         ("ensemble.score", ("absent.csv", "--labels", "absent.csv"), "absent.csv: no such prediction table"),
     ],

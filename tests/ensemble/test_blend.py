@@ -151,6 +151,18 @@ def test_submission_is_the_blend_of_the_mean_of_the_fold_models(small) -> None:
     np.testing.assert_allclose(read_predictions(small.submission), clip(expected, record["clip"]), atol=1e-8)
 
 
+@pytest.mark.parametrize("match_prior", ["no", "yes"])
+def test_the_clip_in_the_record_is_the_one_applied_last(small, match_prior: str) -> None:
+    options = Options(figures=False, match_prior=match_prior, neighbours=False)
+    text = blend_run(request_of(small, models=("vgg16",), options=options))
+    record = record_of(small)
+    own = record["prior"]["epsilon"] if record["prior"] else record["blend"]["clip"]
+    assert (record["prior"] is not None) == (match_prior == "yes")
+    assert record["clip"] == own and f"clip: {own:g}, applied last" in text
+    rows = read_predictions(small.submission).to_numpy()
+    np.testing.assert_allclose(clip(rows, record["clip"]), rows, rtol=0.01 * record["clip"], atol=1e-7)
+
+
 def test_again_does_nothing_until_an_input_or_output_changes(small) -> None:
     one = request_of(small, models=("vgg16",))
     text = blend_run(one)

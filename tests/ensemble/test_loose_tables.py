@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 from ensemble.loose_tables import unique_names
+from ensemble.submission import check_submission, read_sample_images
 from preprocessing.competition import CLASSES
 from preprocessing.metric import log_loss
 from preprocessing.tables import read_predictions, write_predictions
@@ -35,7 +36,8 @@ class Loose:
         words = ["--predictions", self.path("a.csv"), self.path("b.csv"), "--labels", self.path(labels)]
         if test:
             words += ["--test-predictions", self.path("a_test.csv"), self.path("b_test.csv")]
-        words += ["--runs", self.path("runs"), "--submissions", self.path("submissions"), "--no-figures", *more]
+            words += ["--submissions", self.path("submissions")]
+        words += ["--runs", self.path("runs"), "--no-figures", *more]
         return [str(word) for word in words]
 
     def change(self, name: str, change) -> str:
@@ -91,6 +93,33 @@ def test_whole_path(loose: Loose) -> None:
     assert line.endswith("test.csv: damaged or missing. Blend again: the same command as before, with --predictions")
 
 
+def test_with_the_data_the_rows_are_those_of_the_sample_submission_in_its_order(loose: Loose) -> None:
+    (loose.path("data") / "imgs" / "train").mkdir(parents=True)
+    (loose.path("data") / "imgs" / "test").mkdir()
+    (loose.path("data") / "driver_imgs_list.csv").write_text("subject,classname,img\n")
+    sample = pd.DataFrame(0.1, index=range(60), columns=list(CLASSES))
+    sample.insert(0, "img", [f"t{number}.jpg" for number in reversed(range(60))])
+    path = loose.path("data/sample_submission.csv")
+    sample.to_csv(path, index=False)
+    words = loose.words("--data", loose.path("data"), test=True)
+    done = blend(words)
+    assert done.returncode == 0, done.stderr
+    submission = loose.path("submissions/tables.csv")
+    check_submission(submission, read_sample_images(path))
+    in_order = submission.read_bytes()
+    assert "nothing to do" in blend(words).stdout
+    assert blend(loose.words(test=True)).returncode == 0
+    as_in_tables = read_predictions(submission)
+    submission.write_bytes(in_order)
+    pd.testing.assert_frame_equal(read_predictions(submission), as_in_tables.loc[list(sample["img"])])
+
+    sample.iloc[1:].to_csv(path, index=False)
+    done = blend(words)
+    assert (
+        done.returncode == 2 and "a_test.csv: expected exactly the images of the sample submission (59)" in done.stderr
+    )
+
+
 def test_without_test_tables_drivers_or_folds(loose: Loose) -> None:
     loose.change("labels.csv", lambda table: table.drop(columns="subject"))
     done = blend(loose.words("--run", "mine", "--test-drivers", 3))
@@ -107,9 +136,8 @@ def test_without_test_tables_drivers_or_folds(loose: Loose) -> None:
         ("b.csv", lambda t: t.assign(img=t["img"].replace({"i0_c0_0.jpg": "x.jpg"})), "do not belong there (x.jpg)"),
         ("b.csv", lambda t: pd.concat([t, t.iloc[:1]]), "more than once"),
         ("b_test.csv", lambda t: t.iloc[:-1], "1 missing (t"),
-        ("a.csv", lambda t: t.assign(c1=t["c1"].where(t.index != 3)), "not numbers"),
-        ("a.csv", lambda t: t.assign(c1=t["c1"] - 2.0 * (t.index == 3)), "are negative"),
-        ("a_test.csv", lambda t: t.assign(c1=t["c1"] + 0.002), "do not sum to 1"),
+        ("a.csv", lambda t: t.assign(c1=t["c1"].where(t.index != 3)), "found '' for c1 of i"),
+        ("a_test.csv", lambda t: t.assign(c1=-2.0 * (t.index == 3)), "found '-2.0' for c1 of t"),
         ("a.csv", lambda t: t.iloc[:0], "expected rows, found none"),
         ("a.csv", lambda t: t.assign(fold=9), "another fold than in"),
         ("labels.csv", lambda t: t.iloc[2:], "found none for 2: i0_c0_0.jpg, i0_c0_1.jpg"),
@@ -146,6 +174,10 @@ def test_images_of_folds_that_no_table_has(loose: Loose) -> None:
         (("--test-features", "a.npy", "b.npy"), "expected --features and --test-predictions with it"),
         (("--predictions", "a.csv", "none.csv"), "none.csv: not found"),
         (("--models", "a"), "--models chooses among those of a run"),
+        (("--all-drivers", "beside"), "--all-drivers beside is of a run's models"),
+        (("--allow-missing",), "--allow-missing with --predictions: expected --folds FILE"),
+        (("--data", "data"), "--data: expected --test-predictions with it"),
+        (("--submissions", "s"), "--submissions: expected --test-predictions with it"),
     ],
 )
 def test_files_that_do_not_belong_together(loose: Loose, words: tuple[str, ...], expected: str) -> None:

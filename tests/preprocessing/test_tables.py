@@ -72,21 +72,32 @@ def test_numeric_image_names_stay_text(tmp_path: Path, frame: pd.DataFrame) -> N
     assert list(read_predictions(saved(tmp_path, frame)).index) == list(frame["img"])
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, "much"])
-def test_not_a_number(tmp_path: Path, frame: pd.DataFrame, value: object) -> None:
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, "much", -0.1])
+def test_what_is_no_probability_is_named_with_its_image(tmp_path: Path, frame: pd.DataFrame, value: object) -> None:
     frame["c4"] = frame["c4"].astype(object)
     frame.loc[2, "c4"] = value
-    assert "not numbers: img_2.jpg" in refused(saved(tmp_path, frame))
+    found = "" if isinstance(value, float) and np.isnan(value) else str(value)
+    assert f"found {found!r} for c4 of img_2.jpg (1 such rows)" in refused(saved(tmp_path, frame))
 
 
-def test_negative(tmp_path: Path, frame: pd.DataFrame) -> None:
-    frame.loc[1, "c0"] = -0.1
-    assert "negative: img_1.jpg" in refused(saved(tmp_path, frame))
+@pytest.mark.parametrize(("value", "words"), [(0.0, "only zeros"), (1e308, "values too large to add")])
+def test_a_row_that_cannot_be_normalised(tmp_path: Path, frame: pd.DataFrame, value: float, words: str) -> None:
+    frame.loc[3:4, list(CLASSES)] = value
+    assert f"{words} for img_3.jpg (2 such rows)" in refused(saved(tmp_path, frame))
 
 
-def test_sum_is_not_one(tmp_path: Path, frame: pd.DataFrame) -> None:
-    frame.loc[3, list(CLASSES)] *= 1.01
-    assert "1 rows hold probabilities that do not sum to 1: img_3.jpg" in refused(saved(tmp_path, frame))
+def test_rows_that_do_not_sum_to_one_are_normalised_and_counted(
+    tmp_path: Path, frame: pd.DataFrame, capsys: pytest.CaptureFixture[str]
+) -> None:
+    expected = read_predictions(saved(tmp_path, frame))
+    frame.loc[[3, 5], list(CLASSES)] *= 1.5
+    frame.loc[4, list(CLASSES)] *= 1.0009
+    found = read_predictions(saved(tmp_path, frame))
+    pd.testing.assert_frame_equal(found, expected)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(
+        f"warning: {tmp_path / 'table.csv'}: 2 of 6 rows do not sum to 1 (the first is img_3.jpg: 1.5"
+    )
 
 
 def test_duplicate_images(tmp_path: Path, frame: pd.DataFrame) -> None:
