@@ -1,6 +1,7 @@
 """JPEG files: headers read without decoding, and the one decoder that every stage uses."""
 
 import io
+import re
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 LARGEST_SIDE = 20_000  # pixels
 LARGEST_AREA = 100_000_000  # pixels
-END_SEARCHED = 4096  # bytes at the end of a file among which the end marker must lie; some cameras pad after it
+END_SEARCHED = 4096  # bytes at the end of a file among which the end marker is looked for first
 
 EMPTY = "empty"
 NOT_JPEG = "not a JPEG"
@@ -26,6 +27,8 @@ UNREADABLE = "unreadable"
 
 _START_OF_IMAGE, _END_OF_IMAGE = b"\xff\xd8", b"\xff\xd9"
 _START_OF_SCAN = 0xDA
+_IN_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # a marker among compressed pixels that is not part of them
+_BLOCK = 2**17  # bytes read at a time
 _WITHOUT_LENGTH = {0x01, *range(0xD0, 0xD8)}  # TEM and restart markers stand alone
 _DECODABLE_FRAMES = {0xC0, 0xC1, 0xC2, 0xC9, 0xCA}  # baseline, extended, progressive; Huffman or arithmetic
 _OTHER_FRAMES = {0xC3, 0xC5, 0xC6, 0xC7, 0xCB, 0xCD, 0xCE, 0xCF}  # lossless, hierarchical
@@ -53,7 +56,10 @@ class BrokenImageError(UserError):
 
 
 def read_header(path: Path) -> JpegHeader:
-    """Reads the header and looks for the end marker, without decoding and without reading what lies between.
+    """Reads the header and looks for the end marker, without decoding.
+
+    Any amount of data may follow the picture, such as the video of a motion photo. What lies between the header and the
+    last 4 KiB is read only where the end marker is not among these.
 
     Raises:
         BrokenImageError (a UserError): empty, not a JPEG, truncated, of an absurd size, or not readable.
@@ -92,12 +98,34 @@ def _parse(stream: BinaryIO, name: str) -> JpegHeader:
     if header is None:
         raise BrokenImageError(name, NOT_JPEG, "its scan has no frame header")
     # Searched from the scan on only: an embedded thumbnail has an end marker of its own.
-    scan = stream.tell()
+    scan = stream.tell() + length - 2
     size = stream.seek(0, io.SEEK_END)
     stream.seek(max(scan, size - END_SEARCHED))
     if _END_OF_IMAGE not in stream.read():
-        raise BrokenImageError(name, TRUNCATED)
+        stream.seek(scan)
+        if not _ends(stream):
+            raise BrokenImageError(name, TRUNCATED)
     return header
+
+
+def _ends(stream: BinaryIO) -> bool:
+    """Whether an end marker closes the picture whose first scan begins here, whatever follows it."""
+    block = b""
+    while True:
+        found = _IN_SCAN.search(block)
+        if found is None:
+            more = stream.read(_BLOCK)
+            if not more:
+                return False
+            block = block[-1:] + more  # a marker may lie in two blocks
+            continue
+        marker = found[0][1]
+        if marker in (0xD8, 0xD9):  # the start of another picture means that this one was cut
+            return marker == 0xD9
+        stream.seek(found.end() - len(block), io.SEEK_CUR)
+        if marker not in _WITHOUT_LENGTH:  # a table, or another scan
+            stream.seek(max(0, int.from_bytes(stream.read(2), "big") - 2), io.SEEK_CUR)
+        block = b""
 
 
 def _next_marker(stream: BinaryIO, name: str) -> int:

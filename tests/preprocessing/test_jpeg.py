@@ -1,5 +1,6 @@
 """JPEG headers are read without decoding; pictures are decoded to RGB, at a reduced scale where that is enough."""
 
+import io
 import pickle
 from pathlib import Path
 
@@ -73,6 +74,38 @@ def test_a_thumbnail_in_the_header_is_not_taken_for_the_picture(tmp_path: Path, 
     (tmp_path / "a.jpg").write_bytes((tmp_path / "a.jpg").read_bytes()[:-100])
     with pytest.raises(BrokenImageError, match="truncated"):
         read_header(tmp_path / "a.jpg")
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("restart", [0, 2])
+def test_any_amount_of_data_may_follow_the_picture_but_a_cut_picture_is_truncated(
+    tmp_path: Path, progressive: bool, restart: int
+) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (240, 320, 3), dtype=np.uint8)
+    path = tmp_path / "a.jpg"
+    Image.fromarray(noise).save(path, progressive=progressive, restart_marker_rows=restart)
+    good = path.read_bytes()
+    expected = decode(path)
+    video = b"\0\0\0\x18ftypmp42" + np.random.default_rng(1).bytes(2_000_000)
+    for after in (bytes(5000), video + bytes(5000), good + bytes(5000), video + good + video.replace(b"\xff\xd9", b"")):
+        path.write_bytes(good + after)
+        assert read_header(path) == JpegHeader(width=320, height=240, components=3)
+        np.testing.assert_array_equal(decode(path), expected)
+    for cut in (good[:-2], good[: len(good) // 2], good[:-1]):
+        for after in (bytes(5000), good + bytes(5000), bytes(200_000) + good + bytes(5000)):
+            path.write_bytes(cut + after)
+            for read in (read_header, decode):
+                with pytest.raises(BrokenImageError, match="truncated"):
+                    read(path)
+
+
+def test_the_end_is_found_where_two_blocks_of_the_file_meet() -> None:
+    table = b"\xff\x00\xff\xd3\xff\xc4\x00\x04\xff\xd9"  # holds what looks like the end, but is not
+    for before in range(-16, 2):
+        scan = bytes(jpeg._BLOCK + before) + table
+        assert jpeg._ends(io.BytesIO(scan + b"\xff\xd9" + bytes(9)))
+        assert not jpeg._ends(io.BytesIO(scan + b"\xff\xd8\xff\xd9"))
+        assert not jpeg._ends(io.BytesIO(scan + b"\xff"))
 
 
 def with_size(data: bytes, height: int, width: int) -> bytes:

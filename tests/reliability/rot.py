@@ -74,7 +74,9 @@ def make_run(folder: Path) -> None:
     path = folder / "weights" / f"{MODEL}.weights.h5"
     path.parent.mkdir()
     with h5py.File(path, "w") as stored:
-        stored.create_dataset("kernel", data=np.zeros(zoo.find(MODEL).parameters, np.float32), compression="gzip")
+        stored.create_dataset(
+            "layers/kernel", data=np.zeros(zoo.find(MODEL).parameters, np.float32), compression="gzip"
+        )
     path.with_name(f"{path.name}.sha256").write_text(f"{sha256_of(path)}  {path.name}\n")
     generator = np.random.default_rng(0)
     for number in range(2):
