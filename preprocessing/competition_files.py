@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from preprocessing.competition import CLASSES, DRIVER_LIST, SAMPLE_SUBMISSION, TEST_FOLDER, TRAIN_FOLDER
-from preprocessing.csv_files import listed_again, write_rows
+from preprocessing.csv_files import QUOTES, listed_again, write_rows
 from preprocessing.errors import UserError, named
 
 DRIVER_LIST_COLUMNS = ("subject", "classname", "img")
@@ -22,7 +22,18 @@ SAMPLE_COLUMNS = ("img", *CLASSES)
 # A plain file name, in no other folder, and without what spreadsheets divide cells at.
 _IMAGE_NAME = re.compile(r"\w[^/\\:;,\"|\x00-\x1f\x7f-\x9f\u2028\u2029]{0,250}\.jpe?g", re.IGNORECASE)
 _DRIVER = re.compile(r"\w[\w .-]{0,63}")  # goes into tables that people open in a spreadsheet: never a formula
+_OTHER_IMAGES = (".png", ".webp", ".heic", ".heif", ".avif", ".gif", ".bmp", ".tif", ".tiff")
 _JUNK = {"thumbs.db", "desktop.ini", "__macosx"}  # what file managers leave; names that start with '.' are junk too
+
+STRAY = "files or folders that do not belong there"
+OUTSIDE = "images that are a link out of the folder, which is not followed"
+DANGLING = "links to files that are not there"
+EXPECTED = {
+    STRAY: f"expected images in {TRAIN_FOLDER}/c0 to {TRAIN_FOLDER}/c9 and {TEST_FOLDER} alone",
+    OUTSIDE: "copy the files themselves: cp -rL DATA COPY, then --data COPY",
+    DANGLING: "get the files (git annex get, dvc pull), then copy them: cp -rL DATA COPY, then --data COPY",
+}
+UNIQUE = "each name must be unique, over all classes and drivers: rename files that share one, or remove the other rows"
 
 
 class Fault(NamedTuple):
@@ -54,14 +65,17 @@ def read_driver_list(root: Path, faults: list[Fault]) -> list[ImageRow] | None:
         return None
     images = [ImageRow(*row) for row in rows]
     names = [row.img for row in images]
-    _judge_names(DRIVER_LIST, names, faults)
+    _check_names(DRIVER_LIST, names, faults)
     unknown = [row for row in images if row.classname not in CLASSES]
     if unknown:
         words = named([f"{row.classname!r} of {row.img}" for row in unknown])
-        faults.append(Fault(f"{DRIVER_LIST}: rows with a class other than c0..c9: {len(unknown):,} ({words})"))
-    nameless = [row.img for row in images if not _DRIVER.fullmatch(row.subject) or row.subject != row.subject.strip()]
+        text = f"rows with a class other than c0..c9: {len(unknown):,} ({words}); expected one of these, without spaces"
+        faults.append(Fault(f"{DRIVER_LIST}: {text}"))
+    nameless = [row for row in images if not _DRIVER.fullmatch(row.subject) or row.subject != row.subject.strip()]
     if nameless:
-        text = f"rows with a missing or malformed driver ID: {len(nameless):,} ({named(nameless)})"
+        words = named([f"{row.subject!r} of {row.img}" for row in nameless])
+        expected = "expected an ID such as p002, which begins with a letter or digit, without spaces around it"
+        text = f"rows with a missing or malformed driver ID: {len(nameless):,} ({words}); {expected}"
         faults.append(Fault(f"{DRIVER_LIST}: {text}"))
     return [row for row in images if row.classname in CLASSES and _IMAGE_NAME.fullmatch(row.img)]
 
@@ -91,7 +105,7 @@ def read_sample_submission(root: Path, faults: list[Fault]) -> list[str] | None:
     if rows is None:
         return None
     names = [row[0] for row in rows]
-    _judge_names(SAMPLE_SUBMISSION, names, faults)
+    _check_names(SAMPLE_SUBMISSION, names, faults)
     return [name for name in names if _IMAGE_NAME.fullmatch(name)]
 
 
@@ -100,14 +114,17 @@ def is_image_name(name: str) -> bool:
     return bool(_IMAGE_NAME.fullmatch(name))
 
 
-def _judge_names(table: str, names: Sequence[str], faults: list[Fault]) -> None:
+def _check_names(table: str, names: Sequence[str], faults: list[Fault]) -> None:
     refused = [repr(name) for name in names if not _IMAGE_NAME.fullmatch(name)]
     if refused:
-        expected = "expected a plain file name such as img_1.jpg, without a folder"
+        expected = "expected the plain name of a JPEG file such as img_1.jpg, without a folder or spaces around it"
+        if any(name.lower().endswith(_OTHER_IMAGES) for name in names):
+            expected += ". Only JPEG is read: convert other formats, and change the names in the tables"
         faults.append(Fault(f"{table}: refused image names: {len(refused):,} ({named(refused)}); {expected}"))
     twice = listed_again(names)
     if twice:
-        faults.append(Fault(f"{table}: images listed more than once: {len(twice):,} ({named(twice)})"))
+        text = f"images listed more than once: {len(twice):,} ({named(twice)}); {UNIQUE}"
+        faults.append(Fault(f"{table}: {text}"))
 
 
 def _read_csv(path: Path, columns: Sequence[str], faults: list[Fault]) -> list[list[str]] | None:
@@ -125,10 +142,10 @@ def _read_csv(path: Path, columns: Sequence[str], faults: list[Fault]) -> list[l
     rows, ragged = [], []
     try:
         header = next(reader, [])
-        wanted = f"expected the columns {','.join(columns)}"
+        wanted = f"expected a first line with the columns {','.join(columns)}, separated by commas, without spaces"
         lacking = [column for column in columns if column not in header]
         if lacking:
-            found = named([repr(column) for column in header], 12) or "an empty file"
+            found = named([repr(column[:40]) for column in header], 12) or "an empty file"
             text = f"has no column {named(lacking, 12)} ({wanted}, found {found})"
             faults.append(Fault(f"{path.name}: {text}"))
             return None
@@ -143,7 +160,7 @@ def _read_csv(path: Path, columns: Sequence[str], faults: list[Fault]) -> list[l
             elif row:
                 ragged.append(f"line {reader.line_num:,} has {len(row)}")
     except csv.Error as error:
-        faults.append(Fault(f"{path.name}: line {reader.line_num:,} is not CSV ({error})"))
+        faults.append(Fault(f"{path.name}: line {reader.line_num:,} is not CSV ({error}). {QUOTES}"))
         return None
     if ragged:
         text = f"rows without the header's {len(header)} fields: {len(ragged):,} ({named(ragged)})"
@@ -157,33 +174,35 @@ def _read_csv(path: Path, columns: Sequence[str], faults: list[Fault]) -> list[l
 def list_files(root: Path, faults: list[Fault]) -> dict[str, FileStat]:
     """Every file under the ten training folders and the test folder, by its path relative to `root` with '/'."""
     files: dict[str, FileStat] = {}
-    strays: list[str] = []
+    wrong: dict[str, list[str]] = {what: [] for what in EXPECTED}
     for name, entry in _entries(root / TRAIN_FOLDER):
         if name in CLASSES and entry.is_dir():
-            _list_folder(root, f"{TRAIN_FOLDER}/{name}", files, strays)
+            _list_folder(root, f"{TRAIN_FOLDER}/{name}", files, wrong)
         else:
-            strays.append(f"{TRAIN_FOLDER}/{name}")
-    _list_folder(root, TEST_FOLDER, files, strays)
-    if strays:
-        text = f"files or folders that do not belong there: {len(strays):,} ({named(sorted(strays))})"
-        faults.append(Fault(text, skippable=True))
+            wrong[STRAY].append(f"{TRAIN_FOLDER}/{name}")
+    _list_folder(root, TEST_FOLDER, files, wrong)
+    for what, found in wrong.items():
+        if found:
+            text = f"{what}: {len(found):,} ({named(sorted(found))}); {EXPECTED[what]}"
+            faults.append(Fault(text, skippable=True))
     return files
 
 
-def _list_folder(root: Path, folder: str, files: dict[str, FileStat], strays: list[str]) -> None:
+def _list_folder(root: Path, folder: str, files: dict[str, FileStat], wrong: dict[str, list[str]]) -> None:
     inside = (root.resolve(), (root / folder).resolve())  # the folder itself may be a link to another disk
     for name, entry in _entries(root / folder):
         try:
             status = entry.stat()
         except OSError:
-            continue  # a link to nowhere: its row will have no file
+            wrong[DANGLING].append(f"{folder}/{name}")
+            continue
         if entry.is_symlink() and not any(Path(entry.path).resolve().is_relative_to(place) for place in inside):
-            strays.append(f"{folder}/{name} (a link out of the folder)")
+            wrong[OUTSIDE].append(f"{folder}/{name}")
             continue
         if stat.S_ISREG(status.st_mode):
             files[f"{folder}/{name}"] = FileStat(status.st_size, status.st_mtime_ns)
         else:
-            strays.append(f"{folder}/{name}")
+            wrong[STRAY].append(f"{folder}/{name}")
 
 
 def _entries(folder: Path) -> list[tuple[str, os.DirEntry[str]]]:
@@ -226,14 +245,14 @@ def compare(
                 misplaced += others
                 missing += [] if others else [f"{classname}/{name}"]
         extra = [f"{folder}/{name}" for name, where in stand_in.items() for folder in where]
-        for found, what in (
-            (missing, f"training images of {DRIVER_LIST} without a file"),
-            (misplaced, "training images that lie in another class's folder"),
-            (copies, "training images that lie in a second class's folder too"),
-            (extra, f"files under {TRAIN_FOLDER} without a row in {DRIVER_LIST}"),
+        for found, what, expected in (
+            (missing, f"training images of {DRIVER_LIST} without a file", ""),
+            (misplaced, "training images that lie in another class's folder", ""),
+            (copies, "training images that lie in a second class's folder too", f"; {UNIQUE}"),
+            (extra, f"files under {TRAIN_FOLDER} without a row in {DRIVER_LIST}", ""),
         ):
             if found:
-                faults.append(Fault(f"{what}: {len(found):,} ({named(found)})", skippable=True))
+                faults.append(Fault(f"{what}: {len(found):,} ({named(found)}){expected}", skippable=True))
     if test is not None:
         present = {path.removeprefix(f"{TEST_FOLDER}/") for path in files if path.startswith(f"{TEST_FOLDER}/")}
         absent = [name for name in dict.fromkeys(test) if name not in present]

@@ -11,6 +11,7 @@ from typing import Any
 from preprocessing.errors import UserError, named
 from preprocessing.files import write_text
 
+QUOTES = "Look for a quotation mark too many"
 _FORMULA = re.compile(r"[=+\-@]|[\x00-\x1f\x7f]")  # what spreadsheets take for a formula when a cell begins with it
 
 
@@ -28,27 +29,35 @@ def read_rows(path: Path, what: str) -> tuple[list[str], list[list[str]]]:
         content = Path(path).read_bytes()
         reader = csv.reader(io.StringIO(content.decode("utf-8-sig"), newline=""), strict=True)
         header = next(reader, [])
-        rows = [row for row in reader if row]
+        lines = [(reader.line_num, row) for row in reader if row]
     except FileNotFoundError:
         raise
-    except (OSError, ValueError, csv.Error) as error:
+    except csv.Error as error:
+        place = f"line {reader.line_num:,} is not CSV ({error}). {QUOTES}."
+        raise UserError(f"{path}: cannot be read as {what}: {place}") from error
+    except UnicodeDecodeError as error:
+        place = f"byte {error.start + 1:,} is not UTF-8 text. Save it as 'CSV UTF-8'."
+        raise UserError(f"{path}: cannot be read as {what}: {place}") from error
+    except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read as {what}: {error}") from error
-    ragged = sum(len(row) != len(header) for row in rows)
+    ragged = [f"line {number:,} has {len(row)}" for number, row in lines if len(row) != len(header)]
     if ragged:
-        raise UserError(f"{path}: cannot be read as {what}: {ragged:,} rows without the header's {len(header)} fields.")
+        found = f"{len(ragged):,} rows without the header's {len(header)} fields ({named(ragged)})."
+        raise UserError(f"{path}: cannot be read as {what}: {found}")
     if listed_again(header):
         columns = named(listed_again(header))
         raise UserError(f"{path}: cannot be read as {what}: it has the column {columns} more than once.")
-    return header, rows
+    return header, [row for _, row in lines]
 
 
 def check_image_names(path: Path, images: Sequence[str]) -> None:
     """Raises a UserError unless every row of a table has an image name, and each name stands there once."""
-    nameless = sum(not name.strip() for name in images)
+    nameless = [f"row {number:,}" for number, name in enumerate(images, 1) if not name.strip()]
     if nameless:
-        raise UserError(f"{path}: {nameless:,} rows have no image name.")
+        raise UserError(f"{path}: {len(nameless):,} rows have no image name ({named(nameless)} below the header).")
     if listed_again(images):
-        raise UserError(f"{path}: images listed more than once: {named(listed_again(images))}.")
+        again = listed_again(images)
+        raise UserError(f"{path}: images listed more than once: {len(again):,} ({named(again)}). Keep one row of each.")
 
 
 def listed_again(names: Sequence[str]) -> list[str]:

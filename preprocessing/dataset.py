@@ -24,7 +24,7 @@ from preprocessing.competition_files import (
 )
 from preprocessing.errors import UserError, named
 from preprocessing.files import read_json, write_json
-from preprocessing.jpeg import UNREADABLE, broken_images
+from preprocessing.jpeg import NOT_JPEG, UNREADABLE, broken_images
 from preprocessing.run_folder import CACHE, REPOSITORY
 
 VARIABLE = "STATEFARM_DATA"
@@ -167,9 +167,13 @@ def load(root: Path, cache: Path = CACHE, skip_broken: bool = False, progress: b
     broken = _broken_images(root, listed, fingerprint, cache, progress)
     lacking_train |= {img for img, path in train_paths.items() if path in broken}
     lacking_test |= {img for img, path in test_paths.items() if path in broken}
-    for reason in sorted(set(broken.values())):
-        paths = [path for path, why in broken.items() if why == reason]
-        faults.append(Fault(f"images that are {reason}: {len(paths):,} ({named(paths)})", skippable=True))
+    by_reason: dict[str, list[str]] = {}
+    for path, why in broken.items():
+        reason, _, detail = why.partition(": ")
+        by_reason.setdefault(reason, []).append(f"{path}: {detail}" if detail else path)
+    for reason, paths in sorted(by_reason.items()):
+        way_out = "; only JPEG is read: convert other formats, get damaged files again" if reason == NOT_JPEG else ""
+        faults.append(Fault(f"images that are {reason}: {len(paths):,} ({named(paths)}){way_out}", skippable=True))
 
     if rows is None or test is None or any(not fault.skippable for fault in faults) or (faults and not skip_broken):
         raise UserError(_report(root, faults))
@@ -192,10 +196,10 @@ def _report(root: Path, faults: Sequence[Fault]) -> str:
     count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
     listing = "\n".join(f"  - {fault.text}" for fault in faults)
     if all(fault.skippable for fault in faults):
-        mend = "mend these, or get the data again (python -m preprocessing.download), or go on without: --skip-broken"
+        fix = "fix these, or get the data again (python -m preprocessing.download), or go on without: --skip-broken"
     else:
-        mend = "mend the tables, or get the data again: python -m preprocessing.download"
-    return f"{root} has {count}, and nothing was started:\n{listing}\nWhat to do: {mend}"
+        fix = "fix the tables, or get the data again: python -m preprocessing.download"
+    return f"{root} has {count}, and nothing was started:\n{listing}\nWhat to do: {fix}"
 
 
 def _fingerprint(root: Path, files: dict[str, FileStat]) -> str:
@@ -218,8 +222,8 @@ def _broken_images(root: Path, paths: Sequence[str], fingerprint: str, cache: Pa
         found = read_json(remembered)
         if found["version"] == _CHECK_VERSION and found["fingerprint"] == fingerprint:
             broken = dict(found["broken"])
-            again = [path for path, why in broken.items() if why == UNREADABLE]
-            return {path: why for path, why in broken.items() if why != UNREADABLE} | broken_images(root, again, False)
+            kept = {path: why for path, why in broken.items() if not why.startswith(UNREADABLE)}
+            return kept | broken_images(root, [path for path in broken if path not in kept], False)
     except (UserError, KeyError, TypeError, ValueError):
         pass  # not there yet, or damaged: checking again costs seconds and is always right
     broken = broken_images(root, paths, progress)

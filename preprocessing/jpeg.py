@@ -25,6 +25,16 @@ ABSURD_SIZE = "of an absurd size"
 UNDECODABLE = "of a JPEG kind that cannot be decoded"
 UNREADABLE = "unreadable"
 
+_OTHER_FORMATS = {  # by the first bytes of a file
+    b"\x89PNG": "PNG",
+    b"GIF8": "GIF",
+    b"BM": "BMP",
+    b"II*\0": "TIFF",
+    b"MM\0*": "TIFF",
+    b"RIFF": "WebP",
+    b"<": "a web page",
+    b"version https://git-lfs": "a Git LFS pointer: git lfs pull",
+}
 _START_OF_IMAGE, _END_OF_IMAGE = b"\xff\xd8", b"\xff\xd9"
 _START_OF_SCAN = 0xDA
 _IN_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # a marker among compressed pixels that is not part of them
@@ -52,7 +62,11 @@ class BrokenImageError(UserError):
 
     def __str__(self) -> str:
         detail = f" ({self.detail})" if self.detail else ""
-        return f"{self.path} is {self.reason}{detail}. Expected a whole JPEG; get the file again or leave it out."
+        return f"{self.path} is {self.reason}{detail}. {self._way_out()}"
+
+    def _way_out(self) -> str:
+        convert = " convert it," if self.reason == NOT_JPEG else ""
+        return f"Expected a complete JPEG:{convert} get the file again, or leave it out."
 
 
 def read_header(path: Path) -> JpegHeader:
@@ -72,11 +86,14 @@ def read_header(path: Path) -> JpegHeader:
 
 
 def _parse(stream: BinaryIO, name: str) -> JpegHeader:
-    start = stream.read(2)
+    start = stream.read(32)
     if not start:
         raise BrokenImageError(name, EMPTY)
-    if start != _START_OF_IMAGE:
-        raise BrokenImageError(name, NOT_JPEG)
+    if not start.startswith(_START_OF_IMAGE):
+        found = next((words for first, words in _OTHER_FORMATS.items() if start.startswith(first)), "")
+        found = "HEIC, AVIF or video" if start[4:8] == b"ftyp" else found
+        raise BrokenImageError(name, NOT_JPEG, found and f"its content is {found}")
+    stream.seek(len(_START_OF_IMAGE))
     header: JpegHeader | None = None
     while True:  # one segment a turn, up to the first scan
         marker = _next_marker(stream, name)
@@ -164,7 +181,8 @@ def broken_images(root: Path, paths: Sequence[str], progress: bool = True) -> di
         paths: relative to `root`, with '/'.
 
     Returns:
-        The reason (EMPTY, TRUNCATED, ...) by path, of the broken ones only, in the order of `paths`.
+        The reason (EMPTY, TRUNCATED, ...) by path, of the broken ones only, in the order of `paths`; where more is
+        known, 'REASON: detail'.
     """
     from tqdm import tqdm
 
@@ -174,7 +192,7 @@ def broken_images(root: Path, paths: Sequence[str], progress: bool = True) -> di
             try:
                 read_header(root / path)
             except BrokenImageError as error:
-                found[path] = error.reason
+                found[path] = f"{error.reason}: {error.detail}" if error.detail else error.reason
         return found
 
     chunks = [paths[start : start + 64] for start in range(0, len(paths), 64)]

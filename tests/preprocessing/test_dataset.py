@@ -244,6 +244,7 @@ def test_a_byte_order_mark_and_windows_line_ends_are_accepted(root: Path, cache:
     [
         (b"", "an empty file"),
         (b"subject,img,name,c0,c1\na,b,c,d,e\n", "has no column"),
+        (b"subject;classname;img\np1;c0;img_1.jpg\n", ", separated by commas, without spaces, found 'subject;"),
         (b"subject,classname,img,c0,c1,c2,c3,c4,c5,c6,c7,c8,c9\n", "has no rows"),
         (b"img,img,subject,classname,c0,c1,c2,c3,c4,c5,c6,c7,c8,c9\n", "has the column img more than once"),
         ("subject,classname,img\nMüller,c0,img_1.jpg\n".encode("latin-1"), "is not UTF-8"),
@@ -263,15 +264,19 @@ def test_what_is_no_such_table_is_refused(root: Path, cache: Path, table: str, c
     [
         ("p011,c0,img_1.jpg,more", "fields: 1 (line 22 has 4)"),
         ("p011,c10,img_9000.jpg", "rows with a class other than c0..c9: 1 ('c10' of img_9000.jpg)"),
-        (",c0,img_9000.jpg", "rows with a missing or malformed driver ID"),
-        ("p011 ,c0,img_9000.jpg", "malformed driver ID"),
+        ("p011, c0,img_9000.jpg", "1 (' c0' of img_9000.jpg); expected one of these, without spaces"),
+        (",c0,img_9000.jpg", "rows with a missing or malformed driver ID: 1 ('' of img_9000.jpg)"),
+        ("p011 ,c0,img_9000.jpg", "malformed driver ID: 1 ('p011 ' of img_9000.jpg); expected an ID such as p002"),
+        ("=p011,c0,img_9000.jpg", "malformed driver ID: 1 ('=p011' of img_9000.jpg)"),
+        ("p011,c0, img_9000.jpg", "1 (' img_9000.jpg'); expected the plain name of a JPEG file such as img_1.jpg, "),
+        ('p011,"c0,img_9000.jpg', "is not CSV (unexpected end of data). Look for a quotation mark too many"),
         ("p011,c0,../img_9000.jpg", "refused image names: 1 ("),
         ("p011,c0,/etc/img_9000.jpg", "refused image names: 1 ("),
         ("p011,c0,folder/img_9000.jpg", "refused image names: 1 ("),
         ("p011,c0,folder\\img_9000.jpg", "refused image names: 1 ("),
         ("p011,c0,C:img_9000.jpg", "refused image names: 1 ("),
         ("p011,c0,.jpg", "refused image names: 1 ("),
-        ("p011,c0,img_9000.png", "refused image names: 1 ("),
+        ("p011,c0,img_9000.png", "Only JPEG is read: convert other formats, and change the names in the tables"),
         ("p011,c0,", "refused image names: 1 ("),
     ],
 )
@@ -279,7 +284,7 @@ def test_a_bad_row_is_named_and_cannot_be_skipped(root: Path, cache: Path, row: 
     with (root / DRIVER_LIST).open("a") as stream:
         stream.write(row + "\n")
     assert words in faults_of(root, cache)
-    with pytest.raises(UserError, match="mend the tables"):
+    with pytest.raises(UserError, match="fix the tables"):
         load(root, cache, skip_broken=True, progress=False)
 
 
@@ -287,7 +292,8 @@ def test_a_bad_row_is_named_and_cannot_be_skipped(root: Path, cache: Path, row: 
 def test_an_image_listed_twice_is_refused(root: Path, cache: Path, table: str) -> None:
     path = root / table
     path.write_text(path.read_text() + path.read_text().splitlines()[1] + "\n")
-    assert f"{table}: images listed more than once: 1 (" in faults_of(root, cache)
+    assert f"{table}: images listed more than once: 1 (" in (message := faults_of(root, cache))
+    assert "each name must be unique, over all classes and drivers" in message
 
 
 def test_names_in_the_sample_submission_cannot_leave_the_folder(root: Path, cache: Path) -> None:
@@ -314,6 +320,20 @@ def damage_not_jpeg(path: Path) -> None:
     path.write_bytes(b"<html>Not Found</html>")
 
 
+def damage_png(path: Path) -> None:
+    Image.open(path).save(path, format="PNG")
+
+
+def damage_pointer(path: Path) -> None:
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+
+
+def damage_link_farm(path: Path) -> None:
+    store = next(folder for folder in path.parents if folder.name == "imgs").parent.parent / f"store_{path.name}"
+    path.rename(store)
+    path.symlink_to(store)
+
+
 def damage_dangling_link(path: Path) -> None:
     path.unlink()
     path.symlink_to("nowhere.jpg")
@@ -326,7 +346,15 @@ def damage_dangling_link(path: Path) -> None:
         (damage_empty, "that are empty: 2 ("),
         (damage_truncated, "that are truncated: 2 ("),
         (damage_not_jpeg, "that are not a JPEG: 2 ("),
+        (damage_not_jpeg, "IMAGE: its content is a web page"),
+        (damage_png, "IMAGE: its content is PNG"),
+        (damage_png, "); only JPEG is read: convert other formats"),
+        (damage_pointer, "IMAGE: its content is a Git LFS pointer: git lfs pull"),
         (damage_dangling_link, "without a file: 1 ("),
+        (damage_dangling_link, "links to files that are not there: 2 ("),
+        (damage_dangling_link, "git annex get"),
+        (damage_link_farm, "images that are a link out of the folder, which is not followed: 2 ("),
+        (damage_link_farm, "copy the files themselves: cp -rL DATA COPY, then --data COPY"),
     ],
 )
 def test_a_broken_image_is_a_fault_or_left_out(
@@ -336,7 +364,7 @@ def test_a_broken_image_is_a_fault_or_left_out(
     damage(train_image)
     damage(test_image)
     message = faults_of(root, cache)
-    assert words in message
+    assert words.replace("IMAGE", str(train_image.relative_to(root))) in message
     assert train_image.name in message
     assert test_image.name in message
     assert "--skip-broken" in message
@@ -359,7 +387,8 @@ def test_a_misplaced_an_extra_and_a_doubled_file_are_faults(root: Path, cache: P
     misplaced.rename(root / TRAIN_FOLDER / "c7" / misplaced.name)
     message = faults_of(root, cache)
     assert f"that lie in another class's folder: 1 ({misplaced.name} is in c7, its row says c0)" in message
-    assert f"that lie in a second class's folder too: 1 ({doubled.name} is in c3, its row says c1)" in message
+    copy = f"1 ({doubled.name} is in c3, its row says c1)"
+    assert f"that lie in a second class's folder too: {copy}; each name must be unique" in message
     assert f"files under {TRAIN_FOLDER} without a row in {DRIVER_LIST}: 1 (c5/img_9000.jpg)" in message
     assert f"files under {TEST_FOLDER} without a row in {SAMPLE_SUBMISSION}: 1 (img_9001.jpg)" in message
     assert f"that do not belong there: 1 ({TRAIN_FOLDER}/c10)" in message

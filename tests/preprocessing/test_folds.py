@@ -183,7 +183,7 @@ def leak(folds: pd.DataFrame) -> pd.DataFrame:
         (leak, "a leak: the drivers p001 stand in more than one fold"),
         (lambda folds: folds.drop(columns="fold"), "expected the columns img,subject,classname,fold"),
         (lambda folds: folds.iloc[:0], "no rows"),
-        (lambda folds: pd.concat([folds, folds.iloc[:1]]), r"more than once: img_0_0_0\.jpg"),
+        (lambda folds: pd.concat([folds, folds.iloc[:1]]), r"more than once: 1 \(img_0_0_0\.jpg"),
         (lambda folds: folds.replace("c3", "c33"), "expected the classes c0..c9, found c33"),
         (lambda folds: folds.assign(fold=folds["fold"] + 1), "numbered 0, 1, .* found 1, 2"),
         (lambda folds: folds.assign(fold=folds["fold"] * 2), "without a gap"),

@@ -120,6 +120,8 @@ def broken_files(good: bytes) -> dict[str, tuple[bytes, str]]:
         "empty": (b"", jpeg.EMPTY),
         "text": (b"hello", jpeg.NOT_JPEG),
         "png": (b"\x89PNG\r\n\x1a\n" + bytes(100), jpeg.NOT_JPEG),
+        "zeros": (bytes(5000), jpeg.NOT_JPEG),
+        "heic": (b"\0\0\0\x18ftypheic" + bytes(100), jpeg.NOT_JPEG),
         "only the first bytes": (good[:2], jpeg.TRUNCATED),
         "cut in the header": (good[: frame + 4], jpeg.TRUNCATED),
         "cut in the picture": (good[:-2], jpeg.TRUNCATED),
@@ -148,7 +150,13 @@ def test_every_broken_file_has_its_reason_and_none_is_decoded(tmp_path: Path) ->
             assert isinstance(caught.value, BrokenImageError)
             assert caught.value.reason == reason, name
     found = jpeg.broken_images(tmp_path, ["good.jpg", *(f"{name}.jpg" for name in files)], progress=False)
-    assert found == {f"{name}.jpg": reason for name, (_, reason) in files.items()}
+    assert {path: why.partition(": ")[0] for path, why in found.items()} == {
+        f"{name}.jpg": reason for name, (_, reason) in files.items()
+    }
+    assert found["png.jpg"] == "not a JPEG: its content is PNG"
+    assert found["heic.jpg"] == "not a JPEG: its content is HEIC, AVIF or video"
+    assert found["zeros.jpg"] == "not a JPEG"
+    assert found["too wide.jpg"] == "of an absurd size: 20001 x 10 pixels"
 
 
 def test_a_missing_file_is_a_message_that_survives_a_process_pool(tmp_path: Path) -> None:

@@ -102,18 +102,29 @@ def test_rows_that_do_not_sum_to_one_are_normalised_and_counted(
 
 def test_duplicate_images(tmp_path: Path, frame: pd.DataFrame) -> None:
     frame.loc[5, "img"] = "img_0.jpg"
-    assert "more than once: img_0.jpg" in refused(saved(tmp_path, frame))
+    assert "more than once: 1 (img_0.jpg). Keep one row of each" in refused(saved(tmp_path, frame))
 
 
 @pytest.mark.parametrize("name", [None, "  "])
 def test_nameless_image(tmp_path: Path, frame: pd.DataFrame, name: object) -> None:
     frame.loc[4, "img"] = name
-    assert "1 rows have no image name" in refused(saved(tmp_path, frame))
+    assert "1 rows have no image name (row 5 below the header)" in refused(saved(tmp_path, frame))
 
 
 @pytest.mark.parametrize("change", [{"c9": "c10"}, {"img": "image"}])
 def test_other_columns(tmp_path: Path, frame: pd.DataFrame, change: dict[str, str]) -> None:
     assert next(iter(change.values())) in refused(saved(tmp_path, frame.rename(columns=change)))
+
+
+def test_a_damaged_line_is_named(tmp_path: Path, frame: pd.DataFrame) -> None:
+    path = saved(tmp_path, frame)
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([*lines[:2], lines[2] + ",7", *lines[3:]]))
+    assert "1 rows without the header's 11 fields (line 3 has 12)" in refused(path)
+    path.write_text("\n".join([*lines[:2], '"' + lines[2]]))
+    assert "line 3 is not CSV (unexpected end of data). Look for a quotation mark too many" in refused(path)
+    path.write_bytes("\n".join(lines).replace("img_2", "é").encode("latin-1"))
+    assert "is not UTF-8 text. Save it as 'CSV UTF-8'" in refused(path)
 
 
 def test_files_that_are_no_tables(tmp_path: Path) -> None:
