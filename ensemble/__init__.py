@@ -1,1 +1,3 @@
 """Prediction tables -> calibrated, blended, validated submission."""
+
+import preprocessing.interrupts  # noqa: F401

@@ -9,9 +9,9 @@ import time
 from collections.abc import Callable, Sequence
 from types import FrameType
 
+from preprocessing.interrupts import STOPPED, end_quietly
 from preprocessing.masking import masked
 
-STOPPED = "\nstopped. The same command goes on from here; nothing finished is lost."
 OWN = ("preprocessing", "models", "ensemble", "tools")  # packages that are not installed but lie here
 OF_THE_SYSTEM = {  # what no command can help: disks, mounts, permissions
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ENOSPC, errno.EDQUOT),
@@ -87,7 +87,10 @@ class _Stopping:
         self.said = threading.Lock()
         self.told = False
         signal.signal(signal.SIGTERM, self._hear)
-        if signal.getsignal(signal.SIGINT) == signal.default_int_handler:  # else Ctrl-C is another process's business
+        if signal.getsignal(signal.SIGINT) in (
+            signal.default_int_handler,
+            end_quietly,
+        ):  # else Ctrl-C is another process's business
             signal.signal(signal.SIGINT, self._hear)
         self.reader, self.writer = os.pipe()
         os.set_blocking(self.writer, False)
@@ -102,6 +105,7 @@ class _Stopping:
     def _hear(self, number: int, frame: FrameType | None) -> None:
         if not self.told:  # the second signal, of an impatient person or a script that passes it on, changes nothing
             self.told = True
+            sys.unraisablehook = lambda unraisable: None  # raised in a finalizer, it would be printed with a traceback
             raise KeyboardInterrupt
 
     def _watch(self) -> None:

@@ -3,6 +3,7 @@
 Nothing here imports the renderer before there is something to render.
 """
 
+import contextlib
 import dataclasses
 import functools
 import multiprocessing
@@ -13,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from preprocessing import locks
+from preprocessing import interrupts, locks
 from preprocessing.competition import CLASSES, TEST_FOLDER, TRAIN_FOLDER, held_out_labels_path
 from preprocessing.competition_files import write_tables
 from preprocessing.folders import folder_written_whole
@@ -145,7 +146,10 @@ def _render_clips(clips: Sequence[Clip], root: Path, workers: int) -> None:
                 bar.update(render(clip))
             return
         # 'spawn': a fork of a process in which TensorFlow runs threads can hang.
-        with multiprocessing.get_context("spawn").Pool(workers, initializer=_begin_worker) as pool:
+        with contextlib.ExitStack() as stack:
+            with interrupts.held_back():
+                pool = multiprocessing.get_context("spawn").Pool(workers, initializer=_begin_worker)
+                stack.enter_context(pool)
             for count in pool.imap_unordered(render, clips, chunksize=len(CLASSES) // 2):
                 bar.update(count)
 
@@ -155,11 +159,8 @@ def _cores() -> int:
 
 
 def _begin_worker() -> None:
-    import signal
-
     import cv2
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started this one, and ends it
     cv2.setNumThreads(1)
 
 

@@ -67,6 +67,22 @@ def test_what_fails_because_it_was_interrupted_was_interrupted() -> None:
     assert "goes on from here" in done.stderr
 
 
+def test_an_interrupt_in_a_finalizer_prints_no_traceback() -> None:
+    code = """
+        import os, signal
+        from preprocessing.errors import run_command
+
+        class Interrupted:
+            def __del__(self):
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        run_command(lambda: Interrupted() and None)
+        """
+    words = [sys.executable, "-c", textwrap.dedent(code)]
+    done = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize(("module", "status"), [("numpi", 2), ("models.numpi", 1)])
 def test_a_package_that_is_not_installed_is_named_and_one_of_ours_is_a_defect(module: str, status: int) -> None:
     code = f"from preprocessing.errors import run_command; run_command(lambda: __import__({module!r}))"
