@@ -72,6 +72,15 @@ def test_weights_of_a_network_without_its_top_are_refused(tmp_path: Path) -> Non
         classify.whole_network(zoo.find("mobilenet"), tmp_path / "mobilenet_top.weights.h5")
 
 
+def test_keras_s_own_file_with_the_top_is_taken_under_its_own_name(tmp_path: Path) -> None:
+    source = keras.applications.MobileNet(weights=None)
+    source.save(tmp_path / "mobilenet_1_0_224_tf.h5")  # in the older layout, as published
+    path = classify._weights_file(zoo.find("mobilenet"), str(tmp_path))
+    loaded = classify.whole_network(zoo.find("mobilenet"), path)
+    for ours, theirs in zip(loaded.weights, source.weights, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
 WRONG = {
     "misspelt architecture": (("some.jpg", "--architecture", "mobilnet"), "Did you mean mobilenet?"),
     "no such image": (("nowhere.jpg", "--architecture", "mobilenet", "--weights", "FOLDER"), "nowhere.jpg: no such"),
