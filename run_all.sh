@@ -7,7 +7,7 @@ set -euo pipefail
 export RUN_STARTED="${RUN_STARTED:-$(date +%s)}"  # for --time-budget
 export CALLED_FROM="$PWD"  # what relative paths on the command line are relative to
 case "${STATEFARM_DATA:-/}" in /*|"~"*) ;; *) export STATEFARM_DATA="$PWD/$STATEFARM_DATA" ;; esac
-cd "$(dirname "${BASH_SOURCE[0]}")"
+CDPATH="" builtin cd -- "$(dirname -- "${BASH_SOURCE[0]}")"
 
 source ./setup.sh requirements.txt  # .venv, the first time
 
@@ -50,8 +50,8 @@ if [ "$DEMO" = yes ]; then run python -m preprocessing.demo --cache "$CACHE" --s
 # data folder -> every file checked against every table
 run python -m preprocessing.check --data "$DATA" "${CHECK_OPTIONS[@]}"
 
-# driver_imgs_list.csv -> runs/RUN/folds.csv
-run python -m preprocessing.folds --data "$DATA" --run "$RUN" --folds "$FOLDS" "${FOLDS_OPTIONS[@]}"
+# driver_imgs_list.csv (and --folds-file) -> runs/RUN/folds.csv
+run python -m preprocessing.folds --data "$DATA" --run "$RUN" "${FOLDS_OPTIONS[@]}"
 
 # photographs + folds.csv -> runs/RUN/MODEL/fold_K/: the best network, out-of-fold and test predictions
 ask python -m tools.ready --models "${MODELS[*]}" --data "$DATA" --run "$RUN" --folds "$FOLDS" "${MODEL_OPTIONS[@]}"

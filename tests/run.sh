@@ -2,7 +2,7 @@
 # All checks: lint, types, tests. Sets itself up. `--all` adds the slow tests, as continuous integration does;
 # any other argument goes to pytest: ./tests/run.sh tests/ensemble -k weights
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+CDPATH="" builtin cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 
 source ./setup.sh requirements.txt requirements-dev.txt
 
@@ -12,9 +12,9 @@ if [ "${1:-}" = --all ]; then
 else
     marks="not slow"
 fi
-ruff check .
-ruff format --check .
-mypy
+python -m ruff check .
+python -m ruff format --check .
+python -m mypy
 # A test process a core: more threads in each would only wait for one another.
-export OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 TF_NUM_INTRAOP_THREADS=1
+export STATEFARM_THREADS=1 OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 TF_NUM_INTRAOP_THREADS=1
 python -m pytest --numprocesses auto --dist worksteal -m "$marks" "$@"

@@ -1,8 +1,12 @@
-"""setup.sh: one start at a time sets up .venv, and a file system without locks stops nothing."""
+"""setup.sh: .venv is made, completed and corrected, never deleted; a user's shell settings change nothing."""
 
 import os
 import shutil
+import signal
 import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,7 +25,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def write_program(path: Path, text: str) -> None:
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(f"#!/bin/sh\n{text}\n")
     path.chmod(0o755)
 
@@ -50,3 +54,260 @@ def test_a_second_start_says_that_it_waits(folder: Path) -> None:
         assert process.poll() is None
     assert process.communicate(timeout=60)[0] == "ready\n"
     assert process.returncode == 0
+
+
+REAL = str(Path(sys.executable).resolve())
+PIP = """
+import os, sys, time
+if "--version" not in sys.argv:
+    open("installed.txt", "a").write(" ".join(sys.argv[1:]) + "\\n")
+    while os.path.exists("slow"):
+        time.sleep(0.01)
+"""
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A checkout with setup.sh, and a `python3` whose virtual environments have a stand-in for pip: no downloads."""
+    root = tmp_path / "checkout"
+    for name in ("setup.sh", "run_all.sh"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(REPOSITORY / name, root / name)
+    for name in ("requirements.txt", "requirements.lock"):
+        (root / name).write_text("")
+    (tmp_path / "pip").mkdir()
+    (tmp_path / "pip" / "__init__.py").write_text("")
+    (tmp_path / "pip" / "__main__.py").write_text(PIP)
+    make = f'"{REAL}" -m venv --without-pip "$3" && cp -R "{tmp_path}/pip" "$3"/lib/python*/site-packages/'
+    write_program(tmp_path / "bin" / "python3", f'if [ "$1 $2" = "-m venv" ]; then {make}; else exec "{REAL}" "$@"; fi')
+    return root
+
+
+def set_up(
+    checkout: Path, then: str = "python -c 'import sys; print(sys.prefix)'", **variables: str
+) -> subprocess.CompletedProcess[str]:
+    """Sources setup.sh as our scripts do, and runs a command after it; prints where `python` is by default."""
+    code = f"set -euo pipefail; cd '{checkout}'; source ./setup.sh requirements.txt; {then}"
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "STATEFARM"))}
+    environment |= {"PATH": f"{checkout.parent / 'bin'}:/usr/bin:/bin"} | variables
+    command = ["bash", "-c", code]
+    return subprocess.run(command, cwd=checkout.parent, env=environment, capture_output=True, text=True, check=False)
+
+
+def last_line(text: str) -> str:
+    return text.splitlines()[-1] if text else ""
+
+
+def test_it_is_made_once_and_updated_when_the_requirements_change(checkout: Path) -> None:
+    first = set_up(checkout)
+    assert (first.returncode, last_line(first.stdout)) == (0, str(checkout / ".venv")), first
+    assert "Setting up .venv" in first.stdout
+    assert set_up(checkout).stdout == f"{checkout / '.venv'}\n"
+    assert len((checkout / "installed.txt").read_text().splitlines()) == 1
+    (checkout / "requirements.txt").write_text("# another\n")
+    again = set_up(checkout)
+    assert (again.returncode, last_line(again.stdout)) == (0, str(checkout / ".venv")), again
+    assert len((checkout / "installed.txt").read_text().splitlines()) == 2
+
+
+def not_executable(python: Path) -> None:
+    python.unlink()
+    python.write_text("#!/bin/sh\n")
+    python.chmod(0o644)
+
+
+def removed(python: Path) -> None:
+    python.unlink()
+    python.symlink_to("/opt/gone/python3.12")
+
+
+def of_another_machine(python: Path) -> None:
+    python.unlink()
+    python.write_bytes(b"\x7fELF of another processor")
+    python.chmod(0o755)
+
+
+def too_old(python: Path) -> None:
+    python.unlink()
+    write_program(python, f"""exec "{REAL}" -c "import sys; sys.version_info = (3, 9, 1); exec(sys.argv[1])" "$2" """)
+
+
+def of_windows(python: Path) -> None:
+    shutil.rmtree(python.parent)
+
+
+@pytest.mark.parametrize("spoil", [not_executable, removed, of_another_machine, too_old, of_windows])
+def test_a_python_that_cannot_be_used_is_reported_and_left_alone(checkout: Path, spoil: Callable[[Path], None]) -> None:
+    set_up(checkout)
+    spoil(checkout / ".venv" / "bin" / "python")
+    before = sorted((path, path.lstat().st_mtime_ns) for path in (checkout / ".venv").rglob("*"))
+    refused = set_up(checkout)
+    assert refused.returncode == 1
+    assert last_line(refused.stderr).startswith("error: expected a .venv with a Python 3.11 to 3.13 that runs here")
+    assert "mv .venv .venv.old" in refused.stderr
+    assert before == sorted((path, path.lstat().st_mtime_ns) for path in (checkout / ".venv").rglob("*"))
+
+
+def test_a_link_that_leads_nowhere_is_reported(checkout: Path) -> None:
+    (checkout / ".venv").symlink_to(checkout / "unmounted")
+    refused = set_up(checkout)
+    assert (refused.returncode, "No such file" in refused.stderr) == (1, True), refused
+    assert (checkout / ".venv").is_symlink()
+    assert not (checkout / "unmounted").exists()
+
+
+def test_one_without_pip_is_completed_and_keeps_what_it_has(checkout: Path) -> None:
+    subprocess.run([REAL, "-m", "venv", "--without-pip", checkout / ".venv"], check=True)
+    own = checkout / ".venv" / "mine.txt"
+    own.write_text("kept")
+    add_pip = f'cp -R "{checkout.parent}/pip" .venv/lib/python*/site-packages/'
+    (checkout / ".venv" / "bin" / "python").unlink()
+    own_python = f'if [ "$1 $2" = "-m venv" ]; then {add_pip}; else exec .venv/bin/python3 "$@"; fi'
+    write_program(checkout / ".venv" / "bin" / "python", own_python)
+    done = set_up(checkout)
+    assert (done.returncode, last_line(done.stdout)) == (0, str(checkout / ".venv")), done
+    assert own.read_text() == "kept"
+
+
+def test_after_a_move_activate_and_the_scripts_lead_to_the_new_place(checkout: Path) -> None:
+    set_up(checkout)
+    script = checkout / ".venv" / "bin" / "tool"
+    script.write_text(f"#!{checkout}/.venv/bin/python\nimport sys; print(sys.prefix)\n")
+    script.chmod(0o755)
+    moved = checkout.rename(checkout.with_name("moved"))
+    done = set_up(moved, "tool")
+    assert (done.returncode, done.stdout) == (0, f"{moved}/.venv\n"), done
+    assert "have been corrected" in done.stderr
+    assert set_up(moved, "source .venv/bin/activate; type -P python").stdout == f"{moved}/.venv/bin/python\n"
+    copied = Path(shutil.copytree(moved, moved.with_name("copied"), symlinks=True))
+    assert set_up(copied, "tool").stdout == f"{copied}/.venv\n"
+    assert set_up(moved, "tool").stderr == ""
+    (copied.with_name("link")).symlink_to(copied)
+    assert set_up(copied.with_name("link"), "true").stderr == ""
+    spaced = copied.rename(copied.with_name("my copy"))
+    told = set_up(spaced)
+    assert (told.returncode, last_line(told.stdout)) == (0, f"{spaced}/.venv"), told
+    assert ".venv/bin/python instead of python" in told.stderr
+
+
+@pytest.mark.parametrize(
+    ("chosen", "words"),
+    [
+        ("/opt/nope/python3.12", "No such file or directory"),
+        ("python9", "command not found"),
+        ("bin/python3.9", "found: 3.9"),
+        ("bin/broken", "does not run: out of order"),
+    ],
+)
+@pytest.mark.parametrize("made", [True, False])
+def test_a_chosen_python_that_cannot_be_used_is_an_error(checkout: Path, chosen: str, words: str, made: bool) -> None:
+    write_program(checkout.parent / "bin" / "python3.9", "echo 3.9")
+    write_program(checkout.parent / "bin" / "broken", "echo 'out of order' >&2; exit 1")
+    if made:
+        set_up(checkout)
+    refused = set_up(checkout, PYTHON=chosen)
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("error: PYTHON=")
+    assert words in refused.stderr
+    assert (checkout / ".venv").exists() == made
+
+
+def test_a_chosen_python_makes_it_and_another_version_is_refused_later(checkout: Path) -> None:
+    shutil.copy(checkout.parent / "bin" / "python3", checkout.parent / "chosen")
+    write_program(checkout.parent / "bin" / "python3", "echo 'python3 was not chosen' >&2; exit 1")
+    done = set_up(checkout, PYTHON="./chosen")
+    assert (done.returncode, last_line(done.stdout)) == (0, f"{checkout}/.venv"), done
+    write_program(
+        checkout.parent / "newer", f'"{REAL}" -c "import sys; print(3, 24 - sys.version_info[1], sep=chr(46))"'
+    )
+    refused = set_up(checkout, PYTHON="./newer")
+    assert (refused.returncode, "was made with Python" in refused.stderr) == (1, True), refused
+
+
+def test_what_a_user_has_set_for_other_programs_changes_nothing(checkout: Path) -> None:
+    set_up(checkout)
+    noise = checkout.parent / "noise"
+    noise.mkdir()
+    (noise / "json.py").write_text("raise SystemExit('the wrong json')")
+    variables = {"PYTHONHOME": "/nowhere", "PYTHONPATH": str(noise), "PYTHONSAFEPATH": "1", "PYTHONOPTIMIZE": "2"}
+    variables |= {
+        "PYTHONWARNINGS": "error",
+        "PYTHONIOENCODING": "ascii",
+        "LC_ALL": "xx_YY.ISO-8859-1",
+        "PYTHONINSPECT": "1",
+    }
+    variables |= {"GREP_OPTIONS": "-v", "CDPATH": str(checkout.parent), "POSIXLY_CORRECT": "1"}
+    (checkout / "here.py").write_text("import json, sys; assert sys.flags.optimize == 0; print('\u00d7')")
+    done = set_up(checkout, "python -m here", **variables)
+    assert (done.returncode, done.stdout) == (0, "\u00d7\n"), done.stderr
+
+
+@pytest.mark.parametrize("name", ["run_all.sh", "tests/run.sh", "kaggle/push.sh", "kaggle/pack_weights.sh", ".ci/run"])
+def test_a_script_runs_its_own_checkout_whatever_the_shell(tmp_path: Path, name: str) -> None:
+    for clone in ("repo", "other/repo"):
+        script = tmp_path / clone / name
+        script.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(REPOSITORY / name, script)
+        (tmp_path / clone / "tests").mkdir(exist_ok=True)
+        for sourced in ("setup.sh", "tests/run.sh"):
+            if sourced != name:
+                write_program(tmp_path / clone / sourced, f"echo from {clone}; exit 0")
+    (tmp_path / "profile").write_text("cd() { builtin cd / && echo moved; }")
+    variables = {"CDPATH": str(tmp_path / "other"), "BASH_ENV": str(tmp_path / "profile")}
+    done = subprocess.run(
+        ["bash", f"repo/{name}"], cwd=tmp_path, env=os.environ | variables, capture_output=True, text=True, check=False
+    )
+    assert (done.stdout, done.stderr) == ("from repo\n", "")
+
+
+def test_ctrl_c_while_packages_are_installed_says_how_to_go_on(checkout: Path) -> None:
+    (checkout / "slow").touch()
+    code = "set -euo pipefail; source ./setup.sh requirements.txt"
+    environment = os.environ | {"PATH": f"{checkout.parent / 'bin'}:/usr/bin:/bin"}
+    start = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execvp(sys.argv[1], sys.argv[1:])"
+    process = subprocess.Popen(
+        [sys.executable, "-c", start, "bash", "-c", code],
+        cwd=checkout,
+        env=environment,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 60
+    while not (checkout / "installed.txt").exists():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 130
+    assert "The same command goes on from here" in said
+    (checkout / "slow").unlink()
+    assert last_line(set_up(checkout).stdout) == f"{checkout}/.venv"
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
+def test_scripts_keep_their_line_ends_in_a_clone_for_windows(tmp_path: Path) -> None:
+    def git(*words: object) -> None:
+        identity = [
+            "-c",
+            "user.name=x",
+            "-c",
+            "user.email=x@x",
+            "-c",
+            "core.autocrlf=true",
+            "-c",
+            "core.safecrlf=false",
+        ]
+        subprocess.run(["git", *identity, *map(str, words)], cwd=tmp_path, check=True, capture_output=True)
+
+    names = ["run_all.sh", "setup.sh", "requirements.lock"]
+    git("init", "source")
+    for name in (*names, ".gitattributes"):
+        shutil.copy(REPOSITORY / name, tmp_path / "source")
+    git("-C", "source", "add", "-A")
+    git("-C", "source", "commit", "-m", "x")
+    git("clone", "source", "clone")
+    for name in names:
+        assert (tmp_path / "clone" / name).read_bytes() == (REPOSITORY / name).read_bytes()
