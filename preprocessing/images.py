@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import io
 import math
 import os
 import sys
@@ -12,6 +13,8 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import PIL.Image
+import PIL.ImageOps
 from tqdm import tqdm
 
 from preprocessing import jpeg, locks
@@ -22,22 +25,122 @@ from preprocessing.errors import UserError
 from preprocessing.settings import ImageSize
 
 BLOCK = 256  # images in one cache file
-VERSION = 2  # of the decoding and of the files; raise it when the pixels change
+VERSION = 3  # of the decoding and of the files; raise it when the pixels change
+Source = str | os.PathLike[str] | PIL.Image.Image | np.ndarray
+_HEIC = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
 
 
-def read_image(path: Path, size: ImageSize, crop: str = WHOLE, upright: bool = False) -> np.ndarray:
-    """Decodes one JPEG at the smallest sufficient scale and shrinks it by area averaging (so without aliasing).
+def read_image(image: Source, size: ImageSize, crop: str = WHOLE) -> np.ndarray:
+    """What a network sees of an image: the one function for training, prediction and the tools.
+
+    A JPEG is decoded at the smallest sufficient scale; every image is turned as its EXIF orientation says and shrunk by
+    area averaging (so without aliasing).
 
     Args:
+        image: a path, a PIL image or an array of uint8 RGB; `checked_source` checks it.
         crop: the region of the photograph that is brought to the size, one of `crops.REGIONS`.
-        upright: turn it as its EXIF orientation says.
 
     Returns:
         shape (size.height, size.width, 3), uint8, RGB.
+
+    Raises:
+        UserError: the file cannot be read as a picture.
     """
     side = REGIONS[crop].side
     least_height, least_width = math.ceil(size.height / side), math.ceil(size.width / side)
-    return fitted(jpeg.decode(path, least_height, least_width, upright), size, crop)
+    return fitted(decode(image, least_height, least_width), size, crop)
+
+
+def decode(image: Source, least_height: int = 0, least_width: int = 0) -> np.ndarray:
+    """An image, upright: uint8 RGB of shape (height, width, 3).
+
+    Args:
+        least_height, least_width: pixels that will be needed; a JPEG may be decoded at a smaller scale.
+
+    Raises:
+        UserError: it cannot be read as a picture.
+    """
+    if isinstance(image, np.ndarray):
+        return image
+    if not isinstance(image, (str, os.PathLike)):
+        return _rgb(image, "the PIL image")
+    data, name = jpeg.read_bytes(Path(image)), os.fspath(image)
+    if data.startswith(jpeg.START_OF_IMAGE):
+        return jpeg.decode_bytes(data, name, least_height, least_width)
+    return _decode_other(data, name)
+
+
+def checked_source(image: object, name: str) -> Source:
+    """An image as `read_image` takes it, from what a person may pass; `name` is for messages.
+
+    Raises:
+        UserError: no such file, or neither a path nor a PIL image nor an array of uint8 RGB.
+    """
+    if isinstance(image, (str, os.PathLike)):
+        path = Path(os.fsdecode(image))
+        if not path.is_file():
+            found = "is a folder; expected an image file" if path.is_dir() else "no such image"
+            raise UserError(f"{path}: {found}.")
+        return path
+    if isinstance(image, PIL.Image.Image):
+        return image
+    expected = "expected a path, a PIL image or a uint8 RGB array of shape (height, width, 3)"
+    if not hasattr(image, "__array__"):
+        raise UserError(f"{name}: {expected}, found {type(image).__name__}.")
+    try:
+        array = np.asarray(image)
+    except Exception as error:  # libraries refuse in their own ways, such as a tensor on a GPU
+        raise UserError(f"{name}: {expected}, found {type(image).__name__} ({error}).") from None
+    if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8 or not array.size:
+        hint = "For grey and RGBA: PIL.Image.fromarray(array).convert('RGB')."
+        if array.dtype != np.uint8:
+            hint = "Scale its values to 0 to 255 and convert them: array.astype('uint8')."
+        raise UserError(f"{name}: {expected}, found shape {array.shape}, {array.dtype}. {hint}")
+    return array
+
+
+def _decode_other(data: bytes, name: str) -> np.ndarray:
+    """Any format that Pillow reads."""
+    if not data:
+        raise jpeg.BrokenImageError(name, jpeg.EMPTY)
+    try:
+        image = PIL.Image.open(io.BytesIO(data))
+    except PIL.Image.DecompressionBombError:
+        raise UserError(_too_large(name)) from None
+    except Exception:  # Pillow's readers fail in many ways on damaged bytes
+        heic = data[4:8] == b"ftyp" and data[8:12] in _HEIC
+        found = (
+            "is a HEIC picture, which cannot be read here. Convert it to JPEG."
+            if heic
+            else "cannot be read as a picture. Expected JPEG, PNG, WebP, GIF, BMP or TIFF: convert it."
+        )
+        raise UserError(f"{name} {found}") from None
+    return _rgb(image, name)
+
+
+def _rgb(image: PIL.Image.Image, name: str) -> np.ndarray:
+    """A PIL image of any mode, upright, as an array of uint8 RGB."""
+    if image.width * image.height > jpeg.LARGEST_AREA:
+        raise UserError(_too_large(name))
+    try:
+        image = PIL.ImageOps.exif_transpose(image)
+        if image.mode.startswith("I;16"):
+            return np.asarray(image.point(lambda value: value / 256).convert("L").convert("RGB"))
+        if image.mode in ("I", "F"):
+            low, high = np.asarray(image).min(), np.asarray(image).max()
+            if low < 0 or high > 255:
+                raise UserError(
+                    f"{name} has values from {low:g} to {high:g} (mode {image.mode}). Expected 0 to 255: scale them."
+                )
+        return np.asarray(image.convert("RGB"))
+    except UserError:
+        raise
+    except Exception as error:  # Pillow's readers fail in many ways on damaged bytes
+        raise UserError(f"{name} cannot be decoded: {error}. Get the file again, or leave it out.") from None
+
+
+def _too_large(name: str) -> str:
+    return f"{name} has more than {jpeg.LARGEST_AREA / 1e6:.0f} million pixels. Save it smaller."
 
 
 def fitted(image: np.ndarray, size: ImageSize, crop: str = WHOLE) -> np.ndarray:

@@ -35,7 +35,7 @@ _OTHER_FORMATS = {  # by the first bytes of a file
     b"<": "a web page",
     b"version https://git-lfs": "a Git LFS pointer: git lfs pull",
 }
-_START_OF_IMAGE, _END_OF_IMAGE = b"\xff\xd8", b"\xff\xd9"
+START_OF_IMAGE, _END_OF_IMAGE = b"\xff\xd8", b"\xff\xd9"
 _START_OF_SCAN = 0xDA
 _IN_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # a marker among compressed pixels that is not part of them
 _BLOCK = 2**17  # bytes read at a time
@@ -89,11 +89,11 @@ def _parse(stream: BinaryIO, name: str) -> JpegHeader:
     start = stream.read(32)
     if not start:
         raise BrokenImageError(name, EMPTY)
-    if not start.startswith(_START_OF_IMAGE):
+    if not start.startswith(START_OF_IMAGE):
         found = next((words for first, words in _OTHER_FORMATS.items() if start.startswith(first)), "")
         found = "HEIC, AVIF or video" if start[4:8] == b"ftyp" else found
         raise BrokenImageError(name, NOT_JPEG, found and f"its content is {found}")
-    stream.seek(len(_START_OF_IMAGE))
+    stream.seek(len(START_OF_IMAGE))
     header: JpegHeader | None = None
     while True:  # one segment a turn, up to the first scan
         marker = _next_marker(stream, name)
@@ -217,13 +217,24 @@ def broken_images(root: Path, paths: Sequence[str], progress: bool = True) -> di
     return broken
 
 
-def decode(path: Path, least_height: int = 0, least_width: int = 0, upright: bool = False) -> "np.ndarray":
-    """Decodes a JPEG as it is stored: grey and CMYK become RGB, an EXIF orientation is not applied unless `upright`.
+def read_bytes(path: Path) -> bytes:
+    """A whole image file.
+
+    Raises:
+        BrokenImageError (a UserError): missing or not readable.
+    """
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise BrokenImageError(str(path), UNREADABLE, error.strerror or str(error)) from None
+
+
+def decode(path: Path, least_height: int = 0, least_width: int = 0) -> "np.ndarray":
+    """Decodes a JPEG: grey and CMYK become RGB, and it is turned as its EXIF orientation says.
 
     Args:
         least_height, least_width: pixels that will be needed. Where both are given, the decoder works at the smallest
             of 1/1, 1/2, 1/4 and 1/8 scale that is still at least as large in both axes, which is faster.
-        upright: turn it as its EXIF orientation says, as telephones expect; the competition's files have none.
 
     Returns:
         uint8 RGB of shape (height, width, 3).
@@ -231,14 +242,14 @@ def decode(path: Path, least_height: int = 0, least_width: int = 0, upright: boo
     Raises:
         BrokenImageError (a UserError): missing, truncated or not decodable.
     """
+    return decode_bytes(read_bytes(path), str(path), least_height, least_width)
+
+
+def decode_bytes(data: bytes, name: str, least_height: int = 0, least_width: int = 0) -> "np.ndarray":
+    """As `decode`, of a file's content; `name` is for messages."""
     import cv2
 
-    try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise BrokenImageError(str(path), UNREADABLE, error.strerror or str(error)) from None
-    header = _parse(io.BytesIO(data), str(path))
-    flags = cv2.IMREAD_COLOR
+    header = _parse(io.BytesIO(data), name)
     if least_height > 0 and least_width > 0:
         for scale, reduced in (
             (8, cv2.IMREAD_REDUCED_COLOR_8),
@@ -246,9 +257,11 @@ def decode(path: Path, least_height: int = 0, least_width: int = 0, upright: boo
             (2, cv2.IMREAD_REDUCED_COLOR_2),
         ):
             if -(-header.height // scale) >= least_height and -(-header.width // scale) >= least_width:
-                flags = reduced
-                break
-    return _decode_bytes(data, flags if upright else flags | cv2.IMREAD_IGNORE_ORIENTATION, str(path))
+                pixels = _decode_bytes(data, reduced, name)
+                if pixels.shape[0] >= least_height and pixels.shape[1] >= least_width:
+                    return pixels
+                break  # turned on its side, and now too small
+    return _decode_bytes(data, cv2.IMREAD_COLOR, name)
 
 
 def _decode_bytes(data: bytes, flags: int, name: str) -> "np.ndarray":

@@ -29,7 +29,7 @@ CLASS_INDEX_URL = f"https://storage.googleapis.com/download.tensorflow.org/data/
 def make_parser() -> CommandLine:
     """The options of this command."""
     parser = CommandLine(prog="python -m tools.classify", description=(__doc__ or "").strip())
-    parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="JPEG files")
+    parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="photographs")
     parser.add_argument(
         "--architecture", default="vgg16", metavar="NAME", help=f"one of {', '.join(zoo.names())} [vgg16]"
     )
@@ -43,9 +43,11 @@ def main() -> None:
     arguments = make_parser().parse_args()
     architecture = zoo.find(arguments.architecture)
     path = _weights_file(architecture, arguments.weights)
+
+    from preprocessing.images import checked_source, decode
+
     for image in arguments.images:
-        if not image.is_file():
-            raise UserError(f"{image}: no such image.")
+        decode(checked_source(image, str(image)))  # before the network is loaded
 
     from models.finetuning import runtime
 

@@ -64,12 +64,8 @@ def main() -> None:
 
     from tools import pictures
 
-    photographs, videos = pictures.find(arguments.pictures)
-    if videos:
-        raise UserError(
-            f"{videos[0].path} is a video; expected photographs. Videos: python -m tools.predict --annotate"
-        )
-    photographs = _evenly(pictures.readable(photographs, arguments.pictures), arguments.most)
+    found = pictures.find(arguments.pictures, videos=False)
+    photographs = found.decodable(_evenly(found.photographs, arguments.most))
 
     import numpy as np
 
@@ -83,6 +79,8 @@ def main() -> None:
     with written_whole(arguments.out) as temporary:
         temporary.write_bytes(encoded(sheet, arguments.out.suffix.lower()))
     print(f"{arguments.out}: {sheet.shape[1]} x {sheet.shape[0]} pixels")
+    if found.left_out:
+        print(found.summary())
 
 
 def _evenly(photographs: list[Photograph], most: int) -> list[Photograph]:

@@ -88,11 +88,9 @@ def _photographs(images: list[Path] | None) -> list[Photograph]:
         if root is None:
             raise UserError("there is no competition data to check the file on. Name photographs: --images FOLDER")
         images = [root / TEST_FOLDER]
-    photographs = pictures.readable(pictures.find(images)[0], images)
-    if not photographs:
-        raise UserError("--images: expected photographs, found only videos.")
-    chosen = np.unique(np.linspace(0, len(photographs) - 1, CHECKED).round().astype(int))
-    return [photographs[number] for number in chosen]
+    found = pictures.find(images, videos=False)
+    chosen = np.unique(np.linspace(0, len(found.photographs) - 1, CHECKED).round().astype(int))
+    return found.decodable([found.photographs[number] for number in chosen])
 
 
 if __name__ == "__main__":

@@ -7,6 +7,9 @@
 The mean of all finished networks of the run, unless --model or --fold choose some. The networks know one view: from
 where the passenger sits, the driver from the side, the wheel at the right of the picture. Of other views they say
 something too, but it means nothing. The table is img,c0,...,c9; frames of a video are named VIDEO@SECONDS.
+
+Files of a folder that cannot be read are left out, listed and counted. Of a damaged video the frames that can be
+decoded are predicted; the command says how many are missing, and its exit status is 3.
 """
 
 from __future__ import annotations
@@ -14,7 +17,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from preprocessing.errors import UserError, run_command
+from preprocessing.competition import NUMBER_OF_CLASSES
+from preprocessing.errors import UserError, named, run_command
 from preprocessing.files import written_whole
 from preprocessing.settings import CommandLine
 from tools.finished import add_choice, existing_run, networks_of
@@ -26,10 +30,17 @@ if TYPE_CHECKING:
     import numpy as np
 
     from tools.networks import Networks
-    from tools.pictures import Photograph, Video
+    from tools.pictures import Found, Video
 
 MOST_LINES = 20  # of photographs on the terminal
+INCOMPLETE = 3  # exit status
 SMOOTHED = 3  # samples of a video whose mean is shown; the table has each as it is
+
+
+class IncompleteError(UserError):
+    """All that could be predicted was, but parts of videos are missing."""
+
+    status = INCOMPLETE
 
 
 def command_line() -> CommandLine:
@@ -63,8 +74,8 @@ def main() -> None:
 
     from tools import pictures
 
-    photographs, videos = pictures.find(arguments.pictures)
-    photographs = pictures.readable(photographs, arguments.pictures)
+    found = pictures.find(arguments.pictures)
+    photographs, videos = found.photographs, found.videos
     if arguments.annotate:
         _check_annotated(arguments.annotate, [p.path for p in photographs] + [v.path for v in videos])
         _check_apart(
@@ -77,13 +88,20 @@ def main() -> None:
     networks = Networks(pieces, MOST_AT_ONCE if videos else len(photographs))
     names: list[str] = []
     tables: list[np.ndarray] = []
+    incomplete: list[str] = []
     if photographs:
-        names += [photograph.name for photograph in photographs]
-        tables.append(_photographs(photographs, networks, arguments.annotate))
+        seen, table = _photographs(found, networks, arguments.annotate)
+        names += seen
+        tables.append(table)
     for video in videos:
         seen, table = _video(video, networks, arguments)
         names += seen
         tables.append(table)
+        if missing := video.missing():
+            print(f"  {missing}")
+            incomplete.append(f"{video.name} ({missing})")
+    if not names:
+        raise UserError(f"none of these can be read: {named([str(path) for path in found.left_out])}.")
     each = networks.seconds / networks.pictures
     print(
         f"\n{networks.pictures:,} picture{'s' * (networks.pictures != 1)}, {each:.3f} s each (reading and {networks}); "
@@ -98,36 +116,51 @@ def main() -> None:
         print(arguments.out)
     if arguments.annotate:
         print(arguments.annotate)
+    if found.left_out:
+        print(found.summary())
+    if incomplete:
+        raise IncompleteError(
+            f"parts of {len(incomplete)} video{'s' * (len(incomplete) > 1)} are missing, the rest was predicted: "
+            f"{named(incomplete)}. Copy the originals again."
+        )
 
 
-def _photographs(photographs: list[Photograph], networks: Networks, annotate: Path | None) -> np.ndarray:
+def _photographs(found: Found, networks: Networks, annotate: Path | None) -> tuple[list[str], np.ndarray]:
     """Predicts, prints a line for each of the first ones, and writes annotated copies."""
     import numpy as np
     from tqdm import tqdm
 
     from tools import drawing
     from tools.networks import in_batches
+    from tools.pictures import Photograph
     from tools.words import of_classes, verdict
 
+    photographs = found.photographs
     width = max(len(photograph.name) for photograph in photographs[:MOST_LINES])
-    parts = []
+    names: list[str] = []
+    parts = [np.empty((0, NUMBER_OF_CLASSES))]
     many = len(photographs) > MOST_LINES
     bar = tqdm(total=len(photographs), desc="predicting", unit="img", leave=False, disable=None if many else True)
     for batch in in_batches(photographs, networks.batch):
-        probabilities = networks.predict([photograph.seen for photograph in batch])
         bar.update(len(batch))
+        try:
+            probabilities = networks.predict([photograph.seen for photograph in batch])
+        except UserError:  # a header was in order, the rest is not
+            batch = found.only(batch, Photograph.whole)
+            probabilities = networks.predict([photograph.seen for photograph in batch])
         for photograph, row in zip(batch, probabilities, strict=True):
             if not many:
                 print(f"{photograph.name.ljust(width)}   {verdict(row)}")
             if annotate:
                 picture = drawing.with_probabilities(photograph.whole(), row, photograph.name)
                 _write_picture(annotated_path(annotate, photograph.name, ".jpg"), drawing.encoded(picture))
+        names += [photograph.name for photograph in batch]
         parts.append(probabilities)
     table = np.concatenate(parts)
     bar.close()
     if many:
         print(of_classes(table))
-    return table
+    return names, table
 
 
 def _video(video: Video, networks: Networks, arguments: argparse.Namespace) -> tuple[list[str], np.ndarray]:
@@ -140,23 +173,22 @@ def _video(video: Video, networks: Networks, arguments: argparse.Namespace) -> t
     from tools.networks import in_batches
     from tools.words import clock, smoothed, spans, verdict
 
-    step = video.step(arguments.every)
-    numbers: list[int] = []
+    times: list[float] = []
     parts = []
-    for batch in in_batches(video.frames_every(step), networks.batch):
-        numbers += [number for number, _ in batch]
+    for batch in in_batches(video.frames_every(arguments.every), networks.batch):
+        times += [time for time, _ in batch]
         parts.append(networks.predict([partial(fitted, pixels) for _, pixels in batch]))
     table = np.concatenate(parts)
     shown = smoothed(table, SMOOTHED)
-    times = [number / video.rate for number in numbers]
-    print(f"{video.name}: {len(times):,} frames, {step / video.rate:.2g} s apart")
+    apart = f"{arguments.every:g} s apart" if arguments.every else "all of them"
+    print(f"{video.name}: {len(times):,} frames, {apart}")
     for first, last, row in spans(shown):
-        end = times[last + 1] if last + 1 < len(times) else times[last] + step / video.rate
+        end = times[last + 1] if last + 1 < len(times) else video.end
         print(f"  {clock(times[first])} to {clock(end)}   {verdict(row)}")
     if arguments.annotate:
         from tools.filming import write_annotated
 
-        write_annotated(video, annotated_path(arguments.annotate, video.name, ".mp4"), step, shown)
+        write_annotated(video, annotated_path(arguments.annotate, video.name, ".mp4"), times, shown)
     return [f"{video.name}@{time:09.3f}" for time in times], table
 
 

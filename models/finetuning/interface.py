@@ -10,9 +10,9 @@ table = model.predict(["some.jpg", "another.jpg"])
 import dataclasses
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from models.finetuning import architecture as zoo
 from models.finetuning import runtime
@@ -21,6 +21,7 @@ from models.finetuning.architecture import Architecture
 from models.finetuning.command import GIBIBYTE
 from models.finetuning.piece import Piece
 from models.finetuning.recipe import Kind, Recipe
+from preprocessing import machine
 from preprocessing.augmentation_settings import Augmentation
 from preprocessing.errors import UserError, named
 from preprocessing.run_folder import CACHE
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from models.finetuning.network import Network
+    from preprocessing.images import Source
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +57,7 @@ class Options:
     folds: int = 5
     precision: str = "auto"
     seed: int = 0
-    workers: int = os.cpu_count() or 1
+    workers: int = dataclasses.field(default_factory=machine.cores)
     quick: bool = False
     skip_broken: bool = False
     cache: str | os.PathLike[str] = CACHE
@@ -139,15 +141,16 @@ class Model:
         self.history, self.log_loss = pd.DataFrame(trainer.progress.history), trainer.progress.best_loss
         return self
 
-    def predict(self, images: "Sequence[str | os.PathLike[str] | np.ndarray] | np.ndarray") -> "pd.DataFrame":
+    def predict(self, images: "Sequence[Source] | Source") -> "pd.DataFrame":
         """Probabilities of photographs.
 
         Args:
-            images: paths of JPEG files; or arrays of shape (height, width, 3), uint8, RGB, of any size.
+            images: one or several: paths, PIL images, or uint8 RGB arrays of shape (height, width, 3), of any size.
+                Paths and PIL images are turned as their EXIF orientation says.
 
         Returns:
-            a prediction table: img (the file's name, or its whole path where two names are the same; an array's
-            number), c0, ..., c9.
+            a prediction table: img (the file's name, or its path where two names are the same; the number of an array
+            or PIL image), c0, ..., c9.
 
         Raises:
             UserError: nothing was fitted yet, or an image cannot be read.
@@ -156,14 +159,16 @@ class Model:
             raise UserError("this model has learned nothing yet. Call its fit() first.")
         import numpy as np
         import pandas as pd
+        import PIL.Image
 
         from models.finetuning.prediction import predict
         from models.finetuning.views import mean_with_views
         from preprocessing.competition import CLASSES
 
-        if isinstance(images, (str, os.PathLike)):
-            images = [images]
-        store = _Images(list(images), self.recipe)
+        single = isinstance(images, (str, os.PathLike, PIL.Image.Image)) or getattr(images, "ndim", 0) in (2, 3)
+        if not single and not isinstance(images, Iterable):
+            raise UserError(f"predict expects images (paths, PIL images or arrays), found {type(images).__name__}.")
+        store = _Images([images] if single else list(cast("Iterable[Any]", images)), self.recipe)
         probabilities = np.empty((0, len(CLASSES)))
         if len(store):
             rows = np.arange(len(store))
@@ -211,7 +216,9 @@ class _Images:
     def __init__(self, images: "list[Any]", recipe: Recipe) -> None:
         import numpy as np
 
-        self.images = [image if hasattr(image, "shape") else Path(image) for image in images]
+        from preprocessing.images import checked_source
+
+        self.images = [checked_source(image, f"image {number}") for number, image in enumerate(images)]
         self.size, self.crop = recipe.image_size, recipe.crop
         self.shape: tuple[int, ...] = (self.size.height, self.size.width, 3)
         self.dtype = np.dtype(np.uint8)
@@ -221,25 +228,14 @@ class _Images:
             (str(image) if clash else image.name) if isinstance(image, Path) else str(number)
             for number, image in enumerate(self.images)
         ]
-        for number, image in enumerate(self.images):
-            if isinstance(image, Path):
-                if not image.is_file():
-                    raise UserError(f"{image}: no such image.")
-            elif image.ndim != 3 or image.shape[2] != 3 or image.dtype != "uint8":
-                raise UserError(
-                    f"image {number}: expected (height, width, 3), uint8, RGB, found {image.shape}, {image.dtype}."
-                )
 
     def __len__(self) -> int:
         return len(self.images)
 
     def read(self, row: int) -> "np.ndarray":
-        from preprocessing.images import fitted, read_image
+        from preprocessing.images import read_image
 
-        image = self.images[row]
-        return (
-            read_image(image, self.size, self.crop) if isinstance(image, Path) else fitted(image, self.size, self.crop)
-        )
+        return read_image(self.images[row], self.size, self.crop)
 
 
 def finetune(what: str | Model, **settings: Any) -> Model:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import PIL.Image
 import pytest
 
 from models import finetune
@@ -111,6 +112,52 @@ def test_wrong_calls_are_told_in_one_line(fitted: Model, tmp_path: Path) -> None
         fitted.predict([tmp_path / "nowhere.jpg"])
     with pytest.raises(UserError, match="uint8"):
         fitted.predict(np.zeros((2, 32, 40, 3), np.float32))
+
+
+def test_a_photograph_is_the_same_as_a_file_an_image_or_an_array_and_is_turned_upright(
+    fitted: Model, data: Path, tmp_path: Path
+) -> None:
+    upright = PIL.Image.open(sorted((data / "imgs" / "test").iterdir())[0]).convert("RGB")
+    expected = fitted.predict(np.asarray(upright))[list(CLASSES)]
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 6
+    lying = upright.transpose(PIL.Image.Transpose.ROTATE_90)  # orientation 6 says: turn it back
+    for name in ("turned.png", "turned.webp", "turned.tif"):
+        lying.save(tmp_path / name, exif=exif, **({"lossless": True} if name.endswith("webp") else {}))
+        for given in (str(tmp_path / name), [PIL.Image.open(tmp_path / name)]):
+            np.testing.assert_allclose(fitted.predict(given)[list(CLASSES)], expected, atol=1e-6, err_msg=name)
+    lying.save(tmp_path / "turned.jpg", exif=exif, quality=100, subsampling=0)
+    image = PIL.Image.open(tmp_path / "turned.jpg")
+    table = fitted.predict([tmp_path / "turned.jpg", image, image.convert("RGBA")])
+    assert list(table["img"]) == ["turned.jpg", "1", "2"]
+    for row in table[list(CLASSES)].to_numpy():
+        np.testing.assert_allclose(row[None], expected, atol=0.01)
+
+
+NOT_IMAGES = {
+    "a float array": (
+        np.zeros((1, 32, 40, 3), np.float32),
+        r"image 0: .*RGB.*found shape \(32, 40, 3\), float32",
+    ),
+    "a grey array": (np.zeros((32, 40), np.uint8), r"found shape \(32, 40\), uint8\. For grey"),
+    "RGBA": ([np.zeros((32, 40, 4), np.uint8)], r"found shape \(32, 40, 4\), uint8\. For grey and RGBA"),
+    "no pixels": ([np.zeros((0, 40, 3), np.uint8)], r"found shape \(0, 40, 3\)"),
+    "numbers": ([1, 2], "image 0: expected a path, a PIL image or .*, found int"),
+    "nested lists": ([[[1, 2, 3]]], "image 0: .* found list"),
+    "nothing": (None, "found NoneType"),
+    "a folder": ("models", "models: is a folder; expected an image file"),
+    "no picture": (["pyproject.toml"], r"pyproject\.toml cannot be read as a picture"),
+    "floats out of range": ([PIL.Image.fromarray(np.full((8, 8), 300, np.float32))], "values from 300 to 300"),
+}
+
+
+@pytest.mark.parametrize("case", sorted(NOT_IMAGES))
+def test_what_is_no_image_is_one_clear_line(fitted: Model, case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    given, message = NOT_IMAGES[case]
+    with pytest.raises(UserError, match=message) as caught:
+        fitted.predict(given)
+    assert "\n" not in str(caught.value)
 
 
 def test_importing_the_zoo_loads_neither_keras_nor_pandas_and_hides_its_bottleneck_from_them() -> None:

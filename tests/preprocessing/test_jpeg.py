@@ -58,12 +58,13 @@ def test_the_smallest_scale_that_is_large_enough_is_decoded(
     assert decode(path, *least).shape == (*shape, 3)
 
 
-def test_an_exif_orientation_is_never_applied(tmp_path: Path, picture: Image.Image) -> None:
+def test_an_exif_orientation_is_applied_at_every_scale(tmp_path: Path, picture: Image.Image) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # 'rotate by 90 degrees'
     picture.save(tmp_path / "a.jpg", exif=exif)
-    assert decode(tmp_path / "a.jpg").shape == (120, 160, 3)
-    assert decode(tmp_path / "a.jpg", 30, 40).shape == (30, 40, 3)
+    assert decode(tmp_path / "a.jpg").shape == (160, 120, 3)
+    assert decode(tmp_path / "a.jpg", 30, 20).shape == (40, 30, 3)
+    assert decode(tmp_path / "a.jpg", 30, 40).shape == (160, 120, 3)  # at 1/4 it is large enough only as it is stored
 
 
 def test_a_thumbnail_in_the_header_is_not_taken_for_the_picture(tmp_path: Path, picture: Image.Image) -> None:

@@ -44,7 +44,7 @@ def test_the_file_predicts_the_test_table_from_pixels_alone(
     run_export(monkeypatch, trained, "--to", to, "--out", out)
     assert "checked on 6 photographs" in capsys.readouterr().out
     predict = {"onnx": conversion.onnx_predictor, "litert": conversion.litert_predictor}[to](out)
-    photographs, _ = find([trained.data / "imgs" / "test"])
+    photographs = find([trained.data / "imgs" / "test"]).photographs
     (piece,) = networks_of(trained.runs / "tiny")
     images = np.stack([photograph.seen(piece.image_size, piece.crop) for photograph in photographs])
     expected = read_predictions(trained.piece / "test.csv").loc[[photograph.name for photograph in photographs]]
