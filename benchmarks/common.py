@@ -62,12 +62,14 @@ def seconds(*words: object, **environment: str) -> float:
 
 def machine() -> str:
     """One line: processor, cores, and how busy they are with other work."""
+    from preprocessing.machine import cores
+
     try:
         names = re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
     except OSError:
         names = []
     busy = os.getloadavg()[0]
-    return f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores, load {busy:.1f} before the start"
+    return f"{names[0] if names else platform.machine()}, {cores()} cores, load {busy:.1f} before the start"
 
 
 def matmul_peak(dtype: str, side: int = PEAK_SIDE, rounds: int = 3) -> float:

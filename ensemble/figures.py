@@ -1,6 +1,5 @@
 """The figures of a blend, as PNG. The only module of this room that draws."""
 
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from preprocessing.competition import CLASS_NAMES, CLASSES
+from preprocessing.drawing import load_matplotlib
 from preprocessing.files import written_whole
 
 FIGURES = (
@@ -28,7 +28,7 @@ _DOTS_PER_INCH = 100
 @contextmanager
 def _figure(path: Path, width: float, height: float) -> Iterator[Any]:
     """Yields axes of a figure of so many inches, which is written to `path`."""
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)
+    load_matplotlib()
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -2,7 +2,14 @@
 
 import os
 
-import preprocessing.interrupts  # noqa: F401
+from preprocessing import interrupts
 
-# OpenCV reads this when it is loaded: larger pictures are refused before memory is taken (of JPEGs, in jpeg.py).
-os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", "100000000")
+if interrupts.is_command():
+    from preprocessing import environment
+
+    environment.pin_command()  # before anything that reads the environment is imported
+
+# OpenCV reads these when it is loaded. Larger pictures are refused before memory is taken (of JPEGs, in jpeg.py). What
+# FFmpeg prints for each damaged frame of a video is left out: tools.predict says what is missing.
+os.environ["OPENCV_IO_MAX_IMAGE_PIXELS"] = "100000000"
+os.environ["OPENCV_FFMPEG_LOGLEVEL"] = "-8"

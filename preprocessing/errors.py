@@ -4,13 +4,21 @@ import errno
 import os
 import signal
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
 from types import FrameType
 
-from preprocessing.interrupts import STOPPED, end_quietly
+from preprocessing import interrupts
 from preprocessing.masking import masked
+
+# Exit statuses of commands. 1 is a bug or a failing system, with a traceback or a message.
+USER_ERROR = 2
+SOME_FAILED = 3  # of several folds; the others finished
+DIVERGED = 4  # the loss is not a number any more: another try would end the same
+OUT_OF_MEMORY = 5
+STOPPED = 130  # by Ctrl-C or SIGTERM
 
 OWN = ("preprocessing", "models", "ensemble", "tools")  # packages that are not installed but lie here
 OF_THE_SYSTEM = {  # what no command can help: disks, mounts, permissions
@@ -27,7 +35,7 @@ class UserError(Exception):
         status: of the command that ends with it.
     """
 
-    status = 2
+    status = USER_ERROR
 
 
 def named(names: Sequence[str], most: int = 3) -> str:
@@ -39,7 +47,8 @@ def named(names: Sequence[str], most: int = 3) -> str:
 def run_command(main: Callable[[], None]) -> None:
     """Runs a command's `main`; a UserError becomes one message and its exit status, Ctrl-C and SIGTERM status 130.
 
-    So does a file that the system does not give or take (status 1), where nothing else has a better message for it.
+    So do a lack of memory (status 5) and a file that the system does not give or take (status 1), where nothing else
+    has a better message for it. Any other exception is a bug: a traceback and status 1.
     """
     stopping = _Stopping()
     try:
@@ -55,17 +64,27 @@ def run_command(main: Callable[[], None]) -> None:
             "that is needed; then: source .venv/bin/activate",
             file=sys.stderr,
         )
-        sys.exit(2)
+        sys.exit(USER_ERROR)
     except KeyboardInterrupt:
         stopping.say()
-        sys.exit(130)
+        sys.exit(STOPPED)
     except BrokenPipeError:  # the reader of our output (head, less) has left
         sys.stderr.close()
         sys.exit(1)
     except Exception as error:
         if stopping.told:  # what was interrupted failed in its own way
             stopping.say()
-            sys.exit(130)
+            sys.exit(STOPPED)
+        if is_out_of_memory(error):
+            print(f"error: out of memory: {last_line(error)}", file=sys.stderr)
+            sys.exit(OUT_OF_MEMORY)
+        if isinstance(error, OSError) and not has_temporary_folder():
+            print(
+                "error: there is no folder for temporary files: expected one that this user can write to, such as "
+                "/tmp. Name one: TMPDIR=/path/to/folder before the same command.",
+                file=sys.stderr,
+            )
+            sys.exit(USER_ERROR)
         if not (isinstance(error, OSError) and error.errno in OF_THE_SYSTEM and error.filename):
             raise
         print(
@@ -73,7 +92,33 @@ def run_command(main: Callable[[], None]) -> None:
             "then the same command goes on.",
             file=sys.stderr,
         )
-        sys.exit(1)  # not 2: what a disk does not give now it may give to the next try
+        sys.exit(1)  # not 2: other folds may go on
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether Python, OpenCV, the system or a backend says so. Backends are known by name: nothing is imported here."""
+    if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
+        return True
+    backend = type(error).__name__
+    if backend == "ResourceExhaustedError":  # TensorFlow
+        return True
+    if backend in ("XlaRuntimeError", "JaxRuntimeError"):
+        return str(error).startswith("RESOURCE_EXHAUSTED")
+    return type(error).__module__.startswith("cv2") and getattr(error, "code", None) == -4  # StsNoMem
+
+
+def last_line(error: BaseException) -> str:
+    """What an exception says, in one line, as a traceback ends: 'ValueError: expected ...'."""
+    said = " ".join(str(error).split())
+    return masked(f"{type(error).__name__}: {said[:500]}" if said else type(error).__name__)
+
+
+def has_temporary_folder() -> bool:
+    """Whether there is a folder that temporary files can be written to."""
+    try:
+        return bool(tempfile.gettempdir())
+    except FileNotFoundError:
+        return False
 
 
 class _Stopping:
@@ -89,7 +134,7 @@ class _Stopping:
         signal.signal(signal.SIGTERM, self._hear)
         if signal.getsignal(signal.SIGINT) in (
             signal.default_int_handler,
-            end_quietly,
+            interrupts.end_quietly,
         ):  # else Ctrl-C is another process's business
             signal.signal(signal.SIGINT, self._hear)
         self.reader, self.writer = os.pipe()
@@ -100,7 +145,7 @@ class _Stopping:
     def say(self) -> None:
         """Says how to go on, once."""
         if self.said.acquire(blocking=False):
-            print(STOPPED, file=sys.stderr, flush=True)
+            print(interrupts.STOPPED, file=sys.stderr, flush=True)
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
         if not self.told:  # the second signal, of an impatient person or a script that passes it on, changes nothing
@@ -113,4 +158,4 @@ class _Stopping:
             if number[0] in (signal.SIGINT, signal.SIGTERM):
                 time.sleep(STOPS_WITHIN)
                 self.say()
-                os._exit(130)
+                os._exit(STOPPED)

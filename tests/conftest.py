@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+from preprocessing import environment
 from tests.trees import make_tree
 
+environment.pin()  # as commands do
 settings.register_profile("repository", deadline=None)  # another process on the same core is no failure
 settings.load_profile("repository")
 

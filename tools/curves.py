@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from preprocessing.drawing import load_matplotlib
 from preprocessing.files import written_whole
 from tools.comparison import Row
 
@@ -23,6 +24,7 @@ def draw(rows: Sequence[Row], path: Path) -> bool:
     Returns:
         False, and no file, where no row has trained an epoch.
     """
+    load_matplotlib()
     from matplotlib.figure import Figure
 
     trained = [row for row in rows if any(len(history) for history in row.histories)][:MOST_CURVES]

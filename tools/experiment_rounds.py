@@ -13,9 +13,9 @@ from models.finetuning import bottleneck, command, needs, runtime
 from models.finetuning import weights as pretrained
 from models.finetuning.devices import find_devices
 from models.finetuning.piece import Piece, leave_out
-from models.finetuning.processes import STOPPED, run_folds, side_by_side
+from models.finetuning.processes import run_folds, side_by_side
 from models.finetuning.recipe import Kind, without_effect
-from preprocessing.errors import UserError
+from preprocessing.errors import STOPPED, UserError
 from preprocessing.files import UnreadableError
 from preprocessing.finished import why_it_failed
 from preprocessing.run_folder import fold_folder, run_folder
@@ -267,9 +267,12 @@ def train(bench: Bench, experiment: Experiment, model: str, seed: int, folds: Se
     def give_up(fold: int | str, what: str) -> None:
         leave_out(dataclasses.replace(template, fold=fold), what)
 
+    def why(fold: int | str) -> str:
+        return why_it_failed(fold_folder(bench.run, model, fold))
+
     for some in [[fold] for fold in left] if jobs == 1 else [left]:
         try:
-            run_folds(script, words, some, jobs, give_up, fits)
+            run_folds(script, words, some, jobs, give_up, fits, why)
         except SystemExit as error:
             if error.code == STOPPED:
                 raise KeyboardInterrupt from None

@@ -22,20 +22,20 @@ from models.finetuning import command, needs, runtime
 from models.finetuning.devices import Device, device_at, find_devices
 from models.finetuning.piece import leave_out
 from models.finetuning.processes import (
-    GAVE_UP,
     POLL_SECONDS,
     SMALLER_ENVIRONMENT,
-    STOPPED,
-    USER_ERROR,
     default_jobs,
     environment,
+    failure,
+    is_retried,
     memory_is_short,
     stop,
-    twice,
     what_happened,
 )
-from preprocessing.errors import UserError, run_command
+from preprocessing import machine
+from preprocessing.errors import DIVERGED, STOPPED, USER_ERROR, UserError, run_command
 from preprocessing.files import read_json, write_json
+from preprocessing.finished import why_it_failed
 from preprocessing.run_folder import REPOSITORY, fold_folder
 from preprocessing.settings import CommandLine, names_in
 from tools.timetable import Pace, Task, clock_time, described, kept_for_blend, next_task, read_budget, timetable
@@ -87,7 +87,7 @@ class Places:
     @property
     def kind(self) -> str:
         """What measured times are comparable on."""
-        return f"{self.number} x {self.devices[0].kind or 'CPU' if self.devices else 'CPU'}, {os.cpu_count()} cores"
+        return f"{self.number} x {self.devices[0].kind or 'CPU' if self.devices else 'CPU'}, {machine.cores()} cores"
 
     def rate(self, bfloat16: bool) -> float:
         """Operations a second at one place."""
@@ -162,13 +162,15 @@ def work_off(
     record: Record,
     give_up: Callable[[Task, str], None] = lambda task, what: None,
     limit: int | None = None,
+    why: Callable[[Task], str] = lambda task: "",
 ) -> dict[str, list[Task]]:
     """Starts pieces as processes, as long as there is one that can finish; each one's device is its own.
 
-    One that breaks off is tried once more, smaller in memory, as `run_folds` does.
+    One that runs out of memory or is killed is retried with less memory, as `run_folds` does.
 
     Args:
-        give_up: is told each piece that broke off for good, and what happened.
+        give_up: is called with each failed piece that left no reason, and what happened.
+        why: the reason that a failed piece left in its folder; empty without one.
         limit: at most so many places are filled, where memory is short.
 
     Returns:
@@ -177,7 +179,7 @@ def work_off(
     waiting, pace = list(tasks), record.pace()
     running: dict[int, tuple[Task, subprocess.Popen, float]] = {}  # by place
     ended: dict[str, list[Task]] = {"finished": [], "stopped": [], "failed": []}
-    broken: dict[tuple[str, int | str], str] = {}  # by model and fold: what happened to those that are tried again
+    broken: dict[tuple[str, int | str], int] = {}  # exit statuses of those that are retried, by model and fold
 
     def end(place: int, how: str) -> float:
         task, _, begun = running.pop(place)
@@ -190,18 +192,21 @@ def work_off(
 
     def judge(place: int, status: int) -> None:
         task = running[place][0]
-        if status in (0, USER_ERROR, GAVE_UP, STOPPED):  # it has said what happened
+        first = broken.get((task.model, task.fold))
+        if status in (0, USER_ERROR, DIVERGED, STOPPED):  # it has printed what happened
             end(place, "failed" if status else "finished")
-        elif (task.model, task.fold) in broken:
-            what = twice(broken[task.model, task.fold], status)
-            end(place, "failed")
-            give_up(task, what)
-            say(f"error: {task} {what}")
-        else:
-            what = broken[task.model, task.fold] = what_happened(status)
+        elif is_retried(status) and first is None:
+            broken[task.model, task.fold] = status
             seconds = end(place, "broken off")
             waiting.append(dataclasses.replace(task, begun=True, spent=task.spent + seconds))
-            say(f"note: {task} {what}: once more, smaller in memory")
+            say(f"note: {task} {what_happened(status)}: once more, smaller in memory")
+        else:
+            reason = why(task)
+            what = failure([status] if first is None else [first, status], reason)
+            end(place, "failed")
+            if not reason:
+                give_up(task, what)
+            say(f"error: {task} {what}")
 
     try:
         while True:
@@ -294,7 +299,10 @@ def main() -> None:
     def give_up(task: Task, what: str) -> None:
         leave_out(by_place[task.model, task.fold], what)
 
-    ended = work_off(tasks, command_of, places, clock, record, give_up, fits)
+    def why(task: Task) -> str:
+        return why_it_failed(by_place[task.model, task.fold].folder)
+
+    ended = work_off(tasks, command_of, places, clock, record, give_up, fits, why)
     finished = len(pieces) - len(left) + len(ended["finished"])
     say(_told(ended, finished, len(pieces), clock))
     if finished == 0:

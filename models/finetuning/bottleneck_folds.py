@@ -1,7 +1,6 @@
 """A classifier on a frozen network's features, for all folds in one process: one pass, then seconds a fold."""
 
 import contextlib
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +20,7 @@ from models.finetuning.network import Network, build, plain_copy
 from models.finetuning.piece import Piece
 from models.finetuning.training import FoldData
 from preprocessing import folds as driver_folds
+from preprocessing import machine
 from preprocessing.competition import CLASSES, NUMBER_OF_CLASSES
 from preprocessing.dataset import Dataset
 from preprocessing.errors import UserError
@@ -50,7 +50,8 @@ def make_folds(work: Work, dataset: Dataset, folds: pd.DataFrame, cache: Path, c
             held.enter_context(piece.held(own))
         left = [(own, settings) for own, settings in work if not piece.is_finished(own, settings)]
         if left:  # another process may have been at them when this one started
-            _make(left, dataset, folds, cache, cache_limit)
+            with piece.failure_recorded([own for own, _ in left]):
+                _make(left, dataset, folds, cache, cache_limit)
 
 
 def _make(work: Work, dataset: Dataset, folds: pd.DataFrame, cache: Path, cache_limit: int) -> None:
@@ -75,7 +76,7 @@ def _make(work: Work, dataset: Dataset, folds: pd.DataFrame, cache: Path, cache_
     features, test_features = _features(first, policy, network, [labelled, test], cache, cache_limit, say)
     grid = (settings.regularisation,) if settings.regularisation else GRIDS[settings.classifier]
     search = Search(np.asarray(features), labels, settings.classifier, grid, settings.calibrate)
-    workers = needs.at_a_time(min(first.workers, os.cpu_count() or 1), COPIES_IN_A_FIT * search.features.nbytes)
+    workers = needs.at_a_time(min(first.workers, machine.cores()), COPIES_IN_A_FIT * search.features.nbytes)
     with search.fitting(inner, workers) as choices:
         model = plain_copy(network, lambda: build(first.architecture, recipe, "none", "float32", first.seed))
         for (own, _), choosing in zip(work, choices, strict=True):

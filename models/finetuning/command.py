@@ -3,10 +3,8 @@
 import argparse
 import dataclasses
 import importlib
-import os
 import re
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,10 +22,13 @@ from models.finetuning.piece import (
 )
 from models.finetuning.processes import run_folds, side_by_side
 from models.finetuning.recipe import Kind, Recipe
+from preprocessing import machine
 from preprocessing.augmentation_settings import Augmentation
 from preprocessing.errors import UserError, run_command
+from preprocessing.finished import FAILED, why_it_failed
+from preprocessing.folds import add_fold_options
 from preprocessing.run_folder import ALL_DRIVERS, CACHE, RUNS, checked_name, folds_path, run_folder
-from preprocessing.settings import CommandLine, add_settings, chosen
+from preprocessing.settings import CommandLine, add_settings, chosen, whole_number
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -83,22 +84,20 @@ def add_run_options(
     )
     group.add_argument("--run", metavar="NAME", help=f"name of the run [{of_run}]")
     group.add_argument("--runs", type=Path, default=RUNS, metavar="DIR", help="folder of all runs [runs]")
-    group.add_argument(
-        "--folds", type=_whole_number(2, 1000), metavar="N", help="number of folds [5, or 2 with --quick]"
-    )
+    add_fold_options(group, "5, or 2 with --quick")
     group.add_argument(
         "--weights", default="imagenet", metavar="W", help="imagenet, none, or a folder of NAME.weights.h5 [imagenet]"
     )
     group.add_argument(
         "--precision", default="auto", choices=runtime.PRECISIONS, help="dtype policy [auto, by hardware]"
     )
-    group.add_argument("--seed", type=_whole_number(0, 2**31 - 1), default=0, metavar="N", help="random seed [0]")
+    group.add_argument("--seed", type=whole_number(0, 2**31 - 1), default=0, metavar="N", help="random seed [0]")
     group.add_argument("--quick", action="store_true", help="a miniature: small images, few epochs, two folds")
     group.add_argument("--skip-broken", action="store_true", help="leave unreadable images out instead of stopping")
     group.add_argument(
         "--workers",
-        type=_whole_number(1, 256),
-        default=os.cpu_count() or 1,
+        type=whole_number(1, 256),
+        default=machine.cores(),
         metavar="N",
         help="threads that make batches [cores]",
     )
@@ -115,7 +114,7 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("training")
     group.add_argument(
         "--jobs",
-        type=_whole_number(1, 1000),
+        type=whole_number(1, 1000),
         metavar="N",
         help="folds at a time [one a GPU; on CPUs 2, with --quick one a core, as far as there is memory]",
     )
@@ -135,16 +134,7 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _fold(text: str) -> int | str:
-    return text if text == ALL_DRIVERS else _whole_number(0, 999)(text)
-
-
-def _whole_number(least: int, most: int) -> Callable[[str], int]:
-    def read(text: str) -> int:
-        if not re.fullmatch(r"-?[0-9]{1,18}", text) or not least <= int(text) <= most:
-            raise argparse.ArgumentTypeError(f"expected a whole number from {least} to {most}, found {text!r}")
-        return int(text)
-
-    return read
+    return text if text == ALL_DRIVERS else whole_number(0, 999)(text)
 
 
 def _gibibytes(text: str) -> float:
@@ -191,8 +181,13 @@ def _main(architecture: Architecture, words: list[str]) -> None:
         jobs, fits = side_by_side(arguments.jobs, arguments.quick, len(pieces), memory)
         by_fold = {piece.fold: piece for piece, _ in todo}
         folds = list(by_fold)
-        run_folds(script, without_fold(words), folds, jobs, lambda fold, what: leave_out(by_fold[fold], what), fits)
+        run_folds(
+            *(script, without_fold(words), folds, jobs, lambda fold, what: leave_out(by_fold[fold], what), fits),
+            why=lambda fold: why_it_failed(by_fold[fold].folder),
+        )
         return
+    for piece, _ in todo:
+        (piece.folder / FAILED).unlink(missing_ok=True)  # of an earlier start
     runtime.load_keras()  # now that everything is known to be right
     from models.finetuning.fold import train_fold
 
@@ -266,8 +261,8 @@ def read_data(
     from preprocessing import dataset, folds  # pandas, which --help need not load
 
     checked = dataset.load(dataset.required(arguments.data), arguments.cache, arguments.skip_broken)
-    number = arguments.folds or (2 if arguments.quick else 5)
-    table = folds.ensure_folds(run, checked.train, number) if write else folds.make_folds(checked.train, number)
+    default = 2 if arguments.quick else 5
+    table = folds.ensure_folds(run, checked.train, arguments.folds, arguments.folds_file, default, write)
     count = int(table["fold"].max()) + 1
     wanted = arguments.fold if arguments.fold is not None else range(count)
     asked = sorted({fold for fold in wanted if fold != ALL_DRIVERS})

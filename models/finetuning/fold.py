@@ -49,18 +49,15 @@ def train_fold(
     with piece.held(work):
         if piece.is_finished(work, settings):  # by a process that was at it when this one started
             return
-        try:
+        with piece.failure_recorded([work]):
             _train(work, dataset, folds, settings, cache, cache_limit)
-        except Exception as error:
-            piece.leave_out(work, f"failed: {error if isinstance(error, UserError) else type(error).__name__}")
-            raise
 
 
 def _train(work: Piece, dataset: Dataset, folds: pd.DataFrame, settings: dict, cache: Path, cache_limit: int) -> None:
     begun = time.monotonic()
     policy, reason = runtime.start(work.precision, work.seed)
     piece.begin(work, settings, runtime.versions(), policy)
-    say = speaker(work.folder / "log.txt")
+    say = speaker(work.folder / piece.LOG)
     say(f"{work.model_name}, fold {work.fold}: {policy} ({reason}), seed {work.seed}")
     say(work.changes())
     say(work.configuration())

@@ -1,7 +1,6 @@
 """What a run will need: disk, memory and time, estimated before it starts from sizes and a short measurement."""
 
 import dataclasses
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 from models.finetuning.architecture import Architecture
 from models.finetuning.devices import Device
 from models.finetuning.recipe import Recipe
+from preprocessing import machine
 from preprocessing.errors import UserError, named
 from preprocessing.files import free_bytes
 
@@ -19,17 +19,6 @@ PIECE_START_SECONDS = 25.0  # loading Keras, building and tracing the network
 BASE_MEMORY = 1.5 * GIBIBYTE  # of a process with Keras in it
 BYTES_PER_PIXEL_OF_BATCH = 1100.0  # activations kept for the backward pass, at most (VGG16)
 SHARE_OF_MATRIX_PEAK = {"float32": 1.4, "half": 2.2}  # of networks against a float32 matrix product, on CPUs
-
-
-CGROUP_FILES = (  # of a container's limit: folder, limit, use, and which entries of memory.stat are cached files
-    (Path("/sys/fs/cgroup"), "memory.max", "memory.current", ("inactive_file", "active_file")),
-    (
-        Path("/sys/fs/cgroup/memory"),
-        "memory.limit_in_bytes",
-        "memory.usage_in_bytes",
-        ("total_inactive_file", "total_active_file"),
-    ),
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,7 +108,7 @@ def processor_rate(bfloat16: bool) -> float:
 
 def at_a_time(jobs: int, memory: int) -> int:
     """How many of `jobs` processes of so many bytes each find room in the memory that is free; at least one."""
-    return max(1, min(jobs, available_memory() // memory))
+    return max(1, min(jobs, machine.available_memory() // memory))
 
 
 def check(needs: Needs, run: Path, cache: Path) -> str:
@@ -132,7 +121,7 @@ def check(needs: Needs, run: Path, cache: Path) -> str:
         UserError: memory or disk cannot suffice.
     """
     free, free_there = free_bytes(run), free_bytes(cache)
-    memory = available_memory()
+    memory = machine.available_memory()
     if needs.memory > memory:
         raise UserError(
             f"this needs about {needs.memory / GIBIBYTE:.1f} GiB of memory, {memory / GIBIBYTE:.1f} GiB are available. "
@@ -145,43 +134,12 @@ def check(needs: Needs, run: Path, cache: Path) -> str:
         )
     decoded = f" and {needs.cache_disk / GIBIBYTE:.1f} GiB of decoded images (as far as there is room)"
     elsewhere = f", {free_there / GIBIBYTE:.0f} GiB in the cache's place" if free_there != free else ""
-    where = needs.accelerators or f"this machine's {os.cpu_count()} cores"
+    where = needs.accelerators or f"this machine's {machine.cores()} cores"
     return (
         f"disk     {needs.disk / GIBIBYTE:.1f} GiB{decoded}; {free / GIBIBYTE:.0f} GiB are free{elsewhere}\n"
         f"memory   about {needs.memory / GIBIBYTE:.1f} GiB; {memory / GIBIBYTE:.0f} GiB are available\n"
         f"time     about {duration(needs.seconds)} on {where}, by a rough estimate"
     )
-
-
-def available_memory() -> int:
-    """Bytes that can be had without swapping, the container's limit included."""
-    return _memory("available")
-
-
-def total_memory() -> int:
-    """Bytes of this machine, or of its container."""
-    return _memory("total")
-
-
-def _memory(which: str) -> int:
-    """Bytes in all or to be had, of the machine or of its container, whichever is less."""
-    import psutil
-
-    try:
-        found = int(getattr(psutil.virtual_memory(), which))
-    except OSError:  # Linux without /proc: nothing is known, and nothing refused
-        return 2**62
-    for folder, limit, used, cached in CGROUP_FILES:
-        try:
-            most = int((folder / limit).read_text())
-            if which == "available":
-                statistics = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-                gives_way = sum(int(statistics[name]) for name in cached)
-                most -= int((folder / used).read_text()) - gives_way
-            return min(found, most)
-        except (OSError, ValueError, KeyError):  # no limit, another version of control groups, or not Linux
-            continue
-    return found
 
 
 def duration(seconds: float) -> str:

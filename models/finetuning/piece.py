@@ -7,12 +7,12 @@ one with other settings is an error that says which differ; one without `finishe
 import contextlib
 import dataclasses
 import hashlib
-import os
 import platform
 import shutil
 import subprocess
 import sys
 import textwrap
+import traceback
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,9 @@ from typing import Any
 from models.finetuning import pseudo_labels
 from models.finetuning import weights as pretrained
 from models.finetuning.architecture import Architecture
-from preprocessing import locks
+from preprocessing import locks, machine
 from preprocessing.augmentation_settings import Augmentation
-from preprocessing.errors import UserError
+from preprocessing.errors import UserError, last_line
 from preprocessing.files import DamagedRecordError, read_record, sha256_of, write_json
 from preprocessing.finished import DAMAGED, FAILED, FINISHED, record_of_piece, set_aside
 from preprocessing.masking import masked
@@ -30,6 +30,7 @@ from preprocessing.run_folder import ALL_DRIVERS, BUNDLE_MANIFEST, REPOSITORY, f
 from preprocessing.settings import as_json, as_words
 
 CHECKPOINT = "checkpoint/state.npz"
+LOG = "log.txt"
 OWN_OF_FOLD = {"fold", pseudo_labels.SHA256}  # settings in which the folds of a model differ
 OUTPUTS = (
     "history.csv",
@@ -224,7 +225,7 @@ def begin(piece: Piece, settings: dict[str, Any], versions: dict[str, str], prec
         "versions": versions,
         "git_revision": _git_revision(),
         "command": command_words(sys.argv),
-        "machine": {"host": platform.node(), "cores": os.cpu_count(), "system": platform.platform()},
+        "machine": {"host": platform.node(), "cores": machine.cores(), "system": platform.platform()},
     }
     write_json(piece.folder / "config.json", record)
 
@@ -295,6 +296,23 @@ def finish(piece: Piece, results: dict[str, Any]) -> None:
 def drop_checkpoint(piece: Piece) -> None:
     """Removes the state that a finished piece no longer needs."""
     shutil.rmtree((piece.folder / CHECKPOINT).parent, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def failure_recorded(pieces: Sequence[Piece]) -> Iterator[None]:
+    """Writes what an exception says to failed.json of each piece, and a bug's traceback to its log.txt."""
+    try:
+        yield
+    except Exception as error:
+        for piece in pieces:
+            if isinstance(error, UserError):
+                leave_out(piece, f"failed: {error}")
+                continue
+            log = piece.folder / LOG
+            with contextlib.suppress(OSError), log.open("a", encoding="utf-8") as stream:
+                stream.write(masked(traceback.format_exc()))
+            leave_out(piece, f"failed: {last_line(error)} (full traceback: {log})")
+        raise
 
 
 def leave_out(piece: Piece, what: str) -> None:

@@ -15,16 +15,15 @@ from pathlib import Path
 from types import MappingProxyType
 
 from models.finetuning.devices import Device, device_at, find_devices
-from models.finetuning.needs import at_a_time, total_memory
-from preprocessing.errors import UserError
+from models.finetuning.needs import at_a_time
+from preprocessing import machine
+from preprocessing.environment import pinned, with_threads
+from preprocessing.errors import DIVERGED, OUT_OF_MEMORY, SOME_FAILED, STOPPED, USER_ERROR
 
 LABEL = "STATEFARM_LINE_LABEL"  # what a process puts before each line that it says, for who reads two at once
 POLL_SECONDS = 0.2
 GRACE_SECONDS = 1.0
-USER_ERROR, STOPPED = UserError.status, 130  # exit statuses of `run_command`
-GAVE_UP = 4  # exit status of a fold whose loss is no number any more: it would be again
 ENDING = (STOPPED, USER_ERROR)
-SOME_FAILED = 3  # exit status where folds were left out, and the others finished
 
 SHARE_OF_MEMORY = 0.7  # of the machine's, that folds side by side may take by default
 LESS_MEMORY = "STATEFARM_LESS_MEMORY"  # set in a process that is tried once more
@@ -45,8 +44,8 @@ def default_jobs(quick: bool, folds: int, memory: int) -> int:
     Args:
         memory: bytes of one fold's process.
     """
-    cores = os.cpu_count() or 1
-    fitting = max(1, int(SHARE_OF_MEMORY * total_memory()) // memory)
+    cores = machine.cores()
+    fitting = max(1, int(SHARE_OF_MEMORY * machine.total_memory()) // memory)
     return min(folds, len(find_devices()) or min(fitting, cores if quick else min(cores, 2)))
 
 
@@ -68,18 +67,20 @@ def run_folds(
     jobs: int,
     leave_out: Callable[[int | str, str], None] = lambda fold, what: None,
     limit: int | None = None,
+    why: Callable[[int | str], str] = lambda fold: "",
 ) -> None:
-    """Runs an architecture's script for each fold; one that breaks off is tried once more, alone and smaller in memory.
+    """Runs an architecture's script for each fold.
 
-    A loss that is no number would be none again, and is not. A fold that fails for good is left out; the others go on.
-    A mistake that a person has to mend ends it: no other fold begins.
+    A fold that runs out of memory or is killed by a signal is retried with less memory. One that fails in another way
+    would fail again: it is left out, and the others go on. After a user's mistake no other fold starts.
 
     Args:
         words: its command line without `--fold`.
         jobs: how many at a time; they share the cores evenly, whatever is left to do, and each has a GPU of its own
             as far as there are.
         limit: at most so many of them where memory is short, with their share of the cores as if there were all.
-        leave_out: is told each fold that broke off for good, and what happened.
+        leave_out: is called with each failed fold that left no reason, and what happened.
+        why: the reason that a failed fold left in its folder; empty without one.
 
     Raises:
         SystemExit: status `SOME_FAILED` where folds were left out, after all the others; 130 where one was stopped, 2
@@ -92,21 +93,27 @@ def run_folds(
     for status in ENDING:
         if status in failed.values():  # it has said why
             sys.exit(status)
-    lost = {fold: "" for fold, status in failed.items() if status == GAVE_UP}  # these have said what happened
-    for fold in sorted(set(failed) - set(lost), key=str):
-        what = what_happened(failed[fold])
-        print(f"note: fold {fold} of {script.stem} {what}: once more, {SMALLER}", file=sys.stderr)
-        status = _run_all(script, [*words, "--workers", "1"], [fold], 1, jobs, SMALLER_ENVIRONMENT)[fold]
-        if status in ENDING:
-            sys.exit(status)
-        if status == GAVE_UP:
-            lost[fold] = ""
-        elif status:
-            lost[fold] = twice(what, status)
-            leave_out(fold, lost[fold])
-    for fold, what in sorted(lost.items(), key=str):
-        said = f"{what}. {_ADVICE}" if what else "failed, as it says above."
-        print(f"error: fold {fold} of {script.stem} {said}", file=sys.stderr)
+    lost: list[int | str] = []
+    for fold in sorted(failed, key=str):
+        statuses = [failed[fold]]
+        if is_retried(statuses[0]):
+            print(
+                f"note: fold {fold} of {script.stem} {what_happened(statuses[0])}: once more, {SMALLER}",
+                file=sys.stderr,
+            )
+            again = _run_all(script, [*words, "--workers", "1"], [fold], 1, jobs, SMALLER_ENVIRONMENT)[fold]
+            if again in ENDING:
+                sys.exit(again)
+            if not again:
+                continue
+            statuses.append(again)
+        lost.append(fold)
+        reason = why(fold)
+        what = failure(statuses, reason)
+        if not reason:
+            leave_out(fold, what)
+        advice = f". {_ADVICE}" if lacks_memory(statuses) else ""
+        print(f"error: fold {fold} of {script.stem} {what}{advice}", file=sys.stderr)
     if lost:
         left = f"{len(folds) - len(lost)} of {len(folds)} folds are finished"
         print(f"error: {script.stem} lacks fold {', '.join(sorted(map(str, lost)))}; {left}", file=sys.stderr)
@@ -175,12 +182,11 @@ def environment(name: str, jobs: int, place: int, device: Device | None = None) 
         place: of its progress bar, from 0.
         device: the only one that it may see; None for all there are.
     """
-    own = dict(os.environ) | (device.environment() if device else {})
+    own = pinned(os.environ) | (device.environment() if device else {})
     if jobs == 1:
         return own
-    threads = str(max(1, (os.cpu_count() or 1) // jobs))
-    shared = {"TF_NUM_INTRAOP_THREADS": threads, "OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads}
-    return own | shared | {"TQDM_POSITION": str(place), LABEL: f"{name} | "}
+    threads = max(1, machine.cores() // jobs)
+    return own | with_threads(threads) | {"TQDM_POSITION": str(place), LABEL: f"{name} | "}
 
 
 def memory_is_short(limit: int, jobs: int) -> str:
@@ -188,13 +194,33 @@ def memory_is_short(limit: int, jobs: int) -> str:
     return f"note: memory is short: {limit} of {jobs} folds at a time"
 
 
-def twice(what: str, status: int) -> str:
-    """What happened to a fold that broke off again when it was tried once more."""
-    return f"{what}; tried again with less memory it {what_happened(status)}"
+def is_retried(status: int) -> bool:
+    """Whether a process that ended with this status may do better with less memory. A bug or a setting would not."""
+    return status < 0 or status == OUT_OF_MEMORY
+
+
+def lacks_memory(statuses: Sequence[int]) -> bool:
+    """Whether a fold's exit statuses are evidence that memory is short."""
+    return bool({-signal.SIGKILL, OUT_OF_MEMORY} & set(statuses))
+
+
+def failure(statuses: Sequence[int], reason: str = "") -> str:
+    """What happened to a failed fold, in words.
+
+    Args:
+        statuses: of its tries, one or two.
+        reason: that the last one left in the fold's folder.
+    """
+    last = "failed, see above" if statuses[-1] == DIVERGED else reason or what_happened(statuses[-1])
+    return last if len(statuses) == 1 else f"{what_happened(statuses[0])}; tried again with less memory it {last}"
 
 
 def what_happened(status: int) -> str:
     """To a process that ended with this status, in words."""
     if status == -signal.SIGKILL:
-        return "was killed (signal 9), as systems do when memory runs out"
-    return f"was ended by signal {-status}" if status < 0 else f"exited with status {status}"
+        return "was killed (signal 9), probably out of memory"
+    if status == OUT_OF_MEMORY:
+        return "ran out of memory"
+    if status < 0:
+        return f"was ended by signal {-status} ({signal.strsignal(-status)})"
+    return f"exited with status {status}, see above"

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from preprocessing.errors import UserError, named
-from preprocessing.files import read_record, sha256_of
-from preprocessing.finished import FINISHED, require_whole
+from preprocessing.files import sha256_of
+from preprocessing.finished import FINISHED, require_whole, trained_on_other_folds
 from preprocessing.run_folder import (
     ALL_DRIVERS,
     RESERVED_MODEL_NAMES,
@@ -24,7 +24,6 @@ from preprocessing.run_folder import (
 if TYPE_CHECKING:
     import numpy as np
 
-CONFIGURATION = "config.json"
 MODELS, SHA256 = "pseudo_labels_models", "pseudo_labels_sha256"  # in config.json
 
 
@@ -72,15 +71,12 @@ def find_tables(run: Path, model: str, fold: int | str, source: str) -> list[Pat
 
 
 def _require_same_folds(piece: Path, folds: Path, option: str) -> None:
-    """Holds a piece's config.json against these folds: its run's folds.csv may have been made anew since.
+    """Compares a fold run with these folds: its run's folds.csv may have changed since.
 
     Raises:
         UserError: it was trained on others.
     """
-    path = piece / CONFIGURATION
-    settings = read_record(path).get("settings") if path.is_file() else None
-    theirs = settings.get("folds_sha256") if isinstance(settings, dict) else None
-    if theirs is not None and theirs != sha256_of(folds):
+    if trained_on_other_folds(piece, folds):
         raise UserError(
             f"{option}: {piece} was trained on other folds than its run's folds.csv has now, so it may have seen "
             "drivers that are held out here. Delete that model's folder and train it again, or name another run."

@@ -13,6 +13,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from preprocessing import environment
+from preprocessing.drawing import load_matplotlib
 from preprocessing.errors import UserError
 
 BACKENDS = ("tensorflow", "jax")
@@ -73,7 +75,9 @@ def _perturb(value: int) -> bool:
 
 
 def load_keras() -> Any:
-    """Imports Keras without the libraries' greetings; what they print on failure is shown."""
+    """Imports Keras with its own defaults, without the libraries' greetings; what they print on failure is shown."""
+    if "keras" not in sys.modules:
+        environment.pin()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     backend = os.environ["KERAS_BACKEND"]
@@ -83,14 +87,48 @@ def load_keras() -> Any:
             "For JAX: .venv/bin/pip install jax (see its own instructions for GPUs and TPUs)."
         )
     with stderr_held_back():
-        import keras
+        if "keras" not in sys.modules:
+            load_matplotlib()
+        with _without_configuration():
+            import keras
 
+        keras.config.set_floatx("float32")  # where a notebook has loaded Keras before
+        keras.config.set_epsilon(1e-7)
+        keras.config.set_image_data_format("channels_last")
         if keras.backend.backend() == "tensorflow":
             import tensorflow
 
             tensorflow.config.list_physical_devices()
             tensorflow.get_logger().setLevel("ERROR")  # its advice on retracing is for its own developers
     return keras
+
+
+@contextlib.contextmanager
+def _without_configuration() -> Iterator[None]:
+    """Around the first import of Keras: it finds no keras.json, and keeps its downloads where it always does."""
+    if "keras" in sys.modules:
+        yield
+        return
+    home = os.environ.get("KERAS_HOME")
+    os.environ["KERAS_HOME"] = os.devnull  # there is nothing inside it, and nothing can be written there
+    try:
+        yield
+    finally:
+        del os.environ["KERAS_HOME"]
+        if home:
+            os.environ["KERAS_HOME"] = home
+    from keras.src.backend import config
+
+    config._KERAS_DIR = str(keras_home())
+    with contextlib.suppress(OSError):
+        keras_home().mkdir(parents=True, exist_ok=True)
+
+
+def keras_home() -> Path:
+    """Where Keras keeps what it downloads: $KERAS_HOME or ~/.keras, or else where it may write."""
+    home = Path(os.environ.get("KERAS_HOME") or "~/.keras").expanduser()
+    there = next((folder for folder in (home, *home.absolute().parents) if folder.exists()), home)
+    return home if os.access(there, os.W_OK) else Path("/tmp/.keras")  # noqa: S108, as Keras has it
 
 
 def choose_precision(precision: str) -> tuple[str, str]:

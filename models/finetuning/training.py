@@ -15,13 +15,12 @@ from models.finetuning import checkpoint
 from models.finetuning.layers import count_blocks, leaves
 from models.finetuning.network import Network, rate_scales, set_trainable, trainable_summary
 from models.finetuning.optimisation import Stage, make_optimizer, stages
-from models.finetuning.processes import GAVE_UP
 from models.finetuning.recipe import Recipe
 from models.finetuning.sources import Source
 from preprocessing.batches import training_order
 from preprocessing.competition import NUMBER_OF_CLASSES
 from preprocessing.driver_mixing import Companions
-from preprocessing.errors import UserError
+from preprocessing.errors import DIVERGED, UserError
 from preprocessing.images import ImageStore
 from preprocessing.metric import accuracy, log_loss
 
@@ -37,7 +36,7 @@ MOST_IN_A_ROW = 5  # steps that come to nothing
 class DivergedError(UserError):
     """The loss is no longer a number. The same seed would give it again, so a retry is no use."""
 
-    status = GAVE_UP
+    status = DIVERGED
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,6 @@ import functools
 import http.client
 import itertools
 import math
-import os
 import socket
 import sys
 import tempfile
@@ -20,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from models.finetuning import runtime
 from models.finetuning.architecture import Architecture
 from preprocessing import locks
 from preprocessing.errors import UserError
@@ -248,10 +248,8 @@ def _ways_out(architecture: Architecture) -> str:
 
 
 def keras_cache() -> Path:
-    """Where Keras keeps what it downloads: in $KERAS_HOME or ~/.keras, or else where it may write."""
-    home = Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser()
-    there = next((folder for folder in (home, *home.absolute().parents) if folder.exists()), home)
-    return (home if os.access(there, os.W_OK) else Path("/tmp/.keras")) / "models"  # noqa: S108, as Keras has it
+    """The folder of the weights that Keras downloads."""
+    return runtime.keras_home() / "models"
 
 
 def is_cached(architecture: Architecture, file: str) -> bool:

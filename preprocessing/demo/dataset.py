@@ -7,14 +7,13 @@ import contextlib
 import dataclasses
 import functools
 import multiprocessing
-import os
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from preprocessing import interrupts, locks
+from preprocessing import interrupts, locks, machine
 from preprocessing.competition import CLASSES, TEST_FOLDER, TRAIN_FOLDER, held_out_labels_path
 from preprocessing.competition_files import write_tables
 from preprocessing.folders import folder_written_whole
@@ -137,7 +136,7 @@ def _render_clips(clips: Sequence[Clip], root: Path, workers: int) -> None:
 
     for folder in sorted({clip.folder for clip in clips}):
         (root / folder).mkdir(parents=True)
-    workers = min(workers or min(_cores(), MOST_WORKERS), len(clips))
+    workers = min(workers or min(machine.cores(), MOST_WORKERS), len(clips))
     total = sum(len(clip.names) for clip in clips)
     render = functools.partial(_render_clip, root=root)
     with tqdm(total=total, desc="demo set", unit=" images", disable=not sys.stderr.isatty()) as bar:
@@ -152,10 +151,6 @@ def _render_clips(clips: Sequence[Clip], root: Path, workers: int) -> None:
                 stack.enter_context(pool)
             for count in pool.imap_unordered(render, clips, chunksize=len(CLASSES) // 2):
                 bar.update(count)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _begin_worker() -> None:

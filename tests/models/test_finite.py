@@ -19,6 +19,7 @@ from models.finetuning.recipe import Recipe
 from models.finetuning.sources import Pixels
 from models.finetuning.training import DivergedError, FoldData, Trainer
 from preprocessing.augmentation_settings import Augmentation
+from preprocessing.environment import THREADS
 from preprocessing.images import ImageStore
 from preprocessing.run_folder import REPOSITORY
 from preprocessing.settings import ImageSize
@@ -219,7 +220,7 @@ print("numbers" if np.isfinite(tape.gradient(loss, kernel).numpy().astype(np.flo
     ],
 )
 def test_weight_gradients_do_not_depend_on_what_lay_in_memory(precision: str, expected: str) -> None:
-    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "TF_NUM_INTRAOP_THREADS": "2"}
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", THREADS: "2"}
     command = [sys.executable, "-c", POISONED.format(precision=precision)]
     done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.split()[-1] == expected

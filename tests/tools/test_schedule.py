@@ -94,6 +94,16 @@ def test_what_breaks_off_is_tried_once_more_with_less_memory_and_then_given_up(t
     assert [row["ended"] for row in record.rows if row["fold"] == 1] == ["broken off", "finished"]
 
 
+def test_a_bug_is_not_retried_and_its_reason_is_shown(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    own = script(tmp_path, f"""open(f"{tmp_path}/tried_{{fold}}", "x")\nraise ValueError""")
+    record = Record(tmp_path, "here")
+    ended = work_off(
+        *(tasks("x", 1), own, Places(1), Clock(time.time(), 600), record), why=lambda task: "failed: ValueError"
+    )
+    assert len(ended["failed"]) == 1
+    assert "failed: ValueError\n" in capfd.readouterr().err
+
+
 def test_nothing_begins_that_the_measured_rate_leaves_no_time_for(tmp_path: Path) -> None:
     own = script(tmp_path, f"open(f'{tmp_path}/done_{{model}}{{fold}}', 'x')")
     record = Record(tmp_path, "here")
