@@ -18,11 +18,11 @@ from ensemble.fold_means import FoldMean, mean_entropy, sharpened
 from preprocessing.competition import CLASSES
 from preprocessing.errors import UserError, named
 from preprocessing.files import read_json
-from preprocessing.finished import FINISHED, why_it_failed
-from preprocessing.run_folder import ALL_DRIVERS, RESERVED_MODEL_NAMES, fold_folder
+from preprocessing.finished import CONFIGURATION, FINISHED, trained_on_other_folds, why_it_failed
+from preprocessing.run_folder import ALL_DRIVERS, RESERVED_MODEL_NAMES, fold_folder, folds_path
 from preprocessing.tables import read_predictions
 
-OUT_OF_FOLD, TEST, CONFIGURATION = "out_of_fold.csv", "test.csv", "config.json"
+OUT_OF_FOLD, TEST = "out_of_fold.csv", "test.csv"
 OUT_OF_FOLD_FEATURES, TEST_FEATURES = "out_of_fold_features.npy", "test_features.npy"
 OF_SAMPLE = "the images of the sample submission"
 
@@ -121,6 +121,22 @@ def check_complete(run: Path, members: Sequence[Member], runs: Path | None = Non
     lacking = "; ".join(f"{lacks(run, member)}: {command_for(run, member, runs)}" for member in incomplete)
     without = "" if len(incomplete) == len(members) else ", or leave it out with --models"
     raise UserError(f"{run}: {lacking}. Run that{without}, or blend what is there with --allow-missing.")
+
+
+def check_folds(run: Path, members: Sequence[Member]) -> None:
+    """Refuses members that were trained on other folds than the run's folds.csv has: scores would not be out of fold.
+
+    Raises:
+        UserError: naming their folders.
+    """
+    folders = [fold_folder(run, member.name, fold) for member in members for fold in member.folds]
+    others = [str(folder) for folder in folders if trained_on_other_folds(folder, folds_path(run))]
+    if others:
+        raise UserError(
+            f"{folds_path(run)} has changed since {named(others)} was trained. Put the table back that it was trained "
+            "with (an automatic one: delete folds.csv, then python -m preprocessing.folds), or delete these folders "
+            "and train them again."
+        )
 
 
 def lacks(run: Path, member: Member) -> str:

@@ -132,6 +132,7 @@ def run_source(request: Request) -> Source:
     members = [member for member in all_members if member.folds]
     if not members:
         raise UserError(f"{request.run}: no fold of any model is finished. Train one, then blend.")
+    members_of_run.check_folds(request.run, members)
     all_drivers = request.options.all_drivers
     if all_drivers != "no" and not any(member.all_drivers for member in members):
         raise UserError(

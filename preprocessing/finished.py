@@ -13,6 +13,7 @@ from preprocessing.errors import UserError
 from preprocessing.files import DamagedRecordError, UnreadableError, read_record, sha256_of
 
 FINISHED, DAMAGED, FAILED = "finished.json", "damaged.json", "failed.json"
+CONFIGURATION = "config.json"
 
 
 def recorded_sha256(path: Path) -> str | None:
@@ -66,6 +67,21 @@ def _sha256_if_read(path: Path) -> str | None:
         if error.errno != errno.EIO:  # which alone says that the content is lost
             raise
         return None
+
+
+def trained_on_other_folds(folder: Path, folds: Path) -> bool:
+    """Whether a fold run's config.json was written with another fold table than `folds` is now.
+
+    Raises:
+        UnreadableError (a UserError): config.json is there, but cannot be read now.
+    """
+    try:
+        record = record_of_piece(folder, CONFIGURATION) if (folder / CONFIGURATION).is_file() else {}
+    except DamagedRecordError:  # its settings are not known
+        return False
+    settings = record.get("settings")
+    recorded = settings.get("folds_sha256") if isinstance(settings, dict) else None
+    return recorded is not None and recorded != sha256_of(folds)
 
 
 def why_it_failed(folder: Path) -> str:

@@ -9,7 +9,7 @@ import dataclasses
 import difflib
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn, TypeVar
 
 from preprocessing.errors import UserError
@@ -204,6 +204,17 @@ def _reader(value: Any, metadata: Any) -> Any:
             )
             raise argparse.ArgumentTypeError(f"expected {bounds}, found {text}")
         return number
+
+    return read
+
+
+def whole_number(least: int, most: int) -> Callable[[str], int]:
+    """The type of an option: a function from its text to a whole number from `least` to `most`."""
+
+    def read(text: str) -> int:
+        if not re.fullmatch(r"-?[0-9]{1,18}", text) or not least <= int(text) <= most:
+            raise argparse.ArgumentTypeError(f"expected a whole number from {least} to {most}, found {text!r}")
+        return int(text)
 
     return read
 

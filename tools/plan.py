@@ -31,6 +31,7 @@ from preprocessing.competition import (
 from preprocessing.errors import UserError, run_command
 from preprocessing.files import read_record, written_whole
 from preprocessing.finished import FINISHED
+from preprocessing.folds import number_of_folds
 from preprocessing.run_folder import REPOSITORY, RUNS, SUBMISSIONS, fold_folder, run_folder
 from preprocessing.settings import CommandLine, add_settings, as_options, chosen, names_in
 from tools import schedule
@@ -82,8 +83,8 @@ def main() -> None:
     demo = source == "demo"
     quick = arguments.quick or demo
     run = arguments.run or ("demo" if demo else "quick" if quick else "full")
-    folds = arguments.folds or (2 if quick else 5)
     run_path = run_folder(run, arguments.runs)
+    folds = number_of_folds(run_path, arguments.folds, arguments.folds_file, 2 if quick else 5)
     left = {name: sum(not _finished(run_path, name, fold) for fold in range(folds)) for name in models}
     chosen_weights = _weights([a for a in architectures if left[a.name]], arguments.weights, run_path if demo else None)
     watching.check_installed(arguments.log_to)
@@ -166,6 +167,8 @@ def stage_variables(resolved: Resolved, arguments: argparse.Namespace) -> dict[s
     blend += as_options(chosen(arguments, Options))
     blend += ["--labels", str(labels)] if labels else []
     blend += ["--submissions", str(arguments.submissions)] if arguments.submissions.resolve() != SUBMISSIONS else []
+    own = arguments.folds_file
+    own_folds = ["--folds-file", str(own)] if own else ["--folds", str(resolved.folds)]
     return {
         "DATA": str(resolved.data),
         "RUN": resolved.run,
@@ -180,7 +183,7 @@ def stage_variables(resolved: Resolved, arguments: argparse.Namespace) -> dict[s
         "RUNS_OPTIONS": runs,
         "MODELS": resolved.models,
         "CHECK_OPTIONS": shared,
-        "FOLDS_OPTIONS": [*runs, *shared],
+        "FOLDS_OPTIONS": [*runs, *shared, *own_folds],
         "MODEL_OPTIONS": trainer,
         "ENSEMBLE_OPTIONS": blend,
     }

@@ -12,7 +12,7 @@ from typing import Any
 
 from preprocessing.errors import UserError, run_command
 from preprocessing.files import UnreadableError, read_json, sha256_of
-from preprocessing.finished import FINISHED, damaged_outputs, set_aside
+from preprocessing.finished import FINISHED, damaged_outputs, set_aside, trained_on_other_folds
 from preprocessing.run_folder import RUNS
 from preprocessing.settings import CommandLine
 from tools.finished import existing_run
@@ -97,7 +97,10 @@ def main() -> None:
     from preprocessing.run_folder import folds_path
 
     read_folds(folds_path(run))
-    lines = damaged_pieces(run) + damaged_blend(run)
+    others = [path.parent for path in run.glob(f"*/fold_*/{FINISHED}")]
+    others = [folder for folder in others if trained_on_other_folds(folder, folds_path(run))]
+    lines = [f"{folder}: trained on other folds than {folds_path(run)} has now." for folder in sorted(others)]
+    lines += damaged_pieces(run) + damaged_blend(run)
     if lines:
         raise UserError("\n".join(lines))
     print(f"{run}: {pieces} finished pieces, the fold table and the blend are as they were written", file=sys.stderr)

@@ -16,6 +16,7 @@ from ensemble.stage import Request, blend_run
 from ensemble.submission import check_submission, read_sample_images, write_submission
 from preprocessing.competition import CLASSES
 from preprocessing.errors import UserError
+from preprocessing.files import sha256_of
 from preprocessing.metric import log_loss
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -60,6 +61,19 @@ def test_nothing_to_blend(small) -> None:
     assert "holds no models" in refused(small)
     (small.run / "folds.csv").unlink()
     assert "folds.csv" in refused(small)
+
+
+def test_folds_that_changed_since_the_training_are_refused(small) -> None:
+    path = small.piece("resnet50", 1) / "config.json"
+    record = json.loads(path.read_text())
+    record["settings"]["folds_sha256"] = sha256_of(small.run / "folds.csv")
+    path.write_text(json.dumps(record))
+    blend_run(Request(small.run, small.sample, small.submission, ("resnet50",), options=Options(figures=False)))
+    small.submission.unlink()
+    shutil.rmtree(small.run / "ensemble")
+    small.change(small.run / "folds.csv", lambda table: table.assign(fold=2 - table["fold"]))
+    message = refused(small)
+    assert f"folds.csv has changed since {path.parent} was trained" in message and "vgg16" not in message
 
 
 def test_no_fold_in_common(small) -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from preprocessing.competition import CLASSES, DRIVER_LIST
 from preprocessing.errors import UserError
-from preprocessing.folds import ensure_folds, make_folds, read_folds, summary
+from preprocessing.folds import ensure_folds, make_folds, number_of_folds, read_folds, summary
 from preprocessing.run_folder import REPOSITORY, folds_path
 
 
@@ -180,7 +180,7 @@ def leak(folds: pd.DataFrame) -> pd.DataFrame:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (leak, "a leak: the drivers p001 stand in more than one fold"),
+        (leak, "a leak: the drivers p001 are in more than one fold"),
         (lambda folds: folds.drop(columns="fold"), "expected the columns img,subject,classname,fold"),
         (lambda folds: folds.iloc[:0], "no rows"),
         (lambda folds: pd.concat([folds, folds.iloc[:1]]), r"more than once: 1 \(img_0_0_0\.jpg"),
@@ -197,8 +197,10 @@ def test_what_is_no_fold_table_is_refused(
 ) -> None:
     path = folds_path(run)
     change(pd.read_csv(path)).to_csv(path, index=False)
-    with pytest.raises(UserError, match=words):
+    with pytest.raises(UserError, match=words) as caught:
         read_folds(path)
+    assert str(path) in str(caught.value)
+    assert "Correct it, or delete it" in str(caught.value)
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00", b'img,subject,classname,fold\n"a'])
@@ -208,6 +210,103 @@ def test_a_damaged_file_is_a_message(tmp_path: Path, content: bytes) -> None:
         read_folds(tmp_path / "folds.csv")
     with pytest.raises(UserError, match="no such fold table"):
         read_folds(tmp_path / "none.csv")
+
+
+def test_a_table_of_the_users_is_used_and_never_replaced(run: Path, train: pd.DataFrame) -> None:
+    automatic = folds_path(run).read_bytes()
+    own = pd.read_csv(folds_path(run))
+    own["fold"] = own["subject"].map({"p000": 2, "p001": 0, "p002": 1, "p003": 1})
+    own.to_csv(folds_path(run), index=False)
+    content = folds_path(run).read_bytes()
+    pd.testing.assert_frame_equal(ensure_folds(run, train), own, check_dtype=False)
+    for change in (b"p003", b"img_3_9_1.jpg", b",c9,", b",1\n"):
+        damaged = content.replace(change, b"\x00" * len(change), 1)
+        folds_path(run).write_bytes(damaged)
+        with pytest.raises(UserError, match=r"folds\.csv.* Correct it, or delete it"):
+            ensure_folds(run, train)
+        assert folds_path(run).read_bytes() == damaged
+    folds_path(run).unlink()
+    ensure_folds(run, train, 2)
+    assert folds_path(run).read_bytes() == automatic
+    assert [path.name for path in run.iterdir() if not path.name.startswith(".")] == ["folds.csv"]
+
+
+# The user's own folds
+
+
+OWN = {"p000": 2, "p001": 0, "p002": 1, "p003": 1}
+
+
+def own_file(tmp_path: Path, content: pd.DataFrame) -> Path:
+    path = tmp_path / "own.csv"
+    content.to_csv(path, index=False)
+    return path
+
+
+def by_driver() -> pd.DataFrame:
+    return pd.DataFrame({"subject": list(OWN), "fold": list(OWN.values())})
+
+
+def by_image(train: pd.DataFrame) -> pd.DataFrame:
+    return train.assign(fold=train["subject"].map(OWN)).sample(frac=1, random_state=0)
+
+
+def test_a_file_by_image_or_by_driver_gives_the_same_folds(tmp_path: Path, train: pd.DataFrame) -> None:
+    contents = [by_driver(), by_image(train), by_image(train)[["fold", "img"]]]
+    tables = []
+    for number, content in enumerate(contents):
+        run = tmp_path / str(number)
+        assert number_of_folds(run, None, own_file(tmp_path, content), 5) == 3
+        tables.append(ensure_folds(run, train, file=tmp_path / "own.csv"))
+        assert number_of_folds(run, None, None, 5) == 3
+        ensure_folds(run, train, file=tmp_path / "own.csv")
+        assert folds_path(run).read_bytes() == folds_path(tmp_path / "0").read_bytes()
+    assert dict(zip(tables[0]["subject"], tables[0]["fold"], strict=True)) == OWN
+    assert list(tables[0]["img"]) == list(make_folds(train, 2)["img"])
+
+
+def test_another_table_than_the_runs_is_refused(run: Path, tmp_path: Path, train: pd.DataFrame) -> None:
+    content = folds_path(run).read_bytes()
+    with pytest.raises(UserError, match=r"has other folds than --folds-file .*own\.csv\. Leave --folds-file out"):
+        ensure_folds(run, train, file=own_file(tmp_path, by_driver()))
+    assert folds_path(run).read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda _, drivers: drivers.iloc[1:], r"drivers of the data that are not in it: 1 \('p000'\)"),
+        (lambda _, drivers: drivers.replace("p000", "p009"), r"drivers that are not in the data: 1 \('p009'\)"),
+        (lambda _, drivers: pd.concat([drivers, drivers]), "listed more than once: p000"),
+        (lambda _, drivers: drivers.assign(fold=drivers["fold"] + 1), "numbered 0, 1, .* found 1, 2, 3"),
+        (lambda _, drivers: drivers.assign(fold=drivers["fold"] / 1), r"numbered from 0, found '0\.0', '1\.0'"),
+        (lambda _, drivers: drivers.assign(fold=0), "at least two"),
+        (lambda _, drivers: drivers.rename(columns={"fold": "part"}), "expected the columns img,fold or subject,fold"),
+        (lambda _, drivers: drivers.rename(columns={"subject": "driver"}), "expected the columns img,fold or"),
+        (lambda images, _: images.iloc[1:], "images of the data that are not in it: 1"),
+        (lambda images, _: images.assign(fold=[0, 1] * 40), "a leak: the drivers p000, p001, p002, p003 are in more"),
+        (lambda images, _: images.assign(classname="c0"), "another classname than in the data"),
+        (lambda images, _: images.assign(subject="p000"), "another subject than in the data"),
+    ],
+)
+def test_a_file_of_folds_with_a_mistake_is_refused(
+    tmp_path: Path,
+    train: pd.DataFrame,
+    change: Callable[[pd.DataFrame, pd.DataFrame], pd.DataFrame],
+    words: str,
+) -> None:
+    path = own_file(tmp_path, change(by_image(train), by_driver()))
+    with pytest.raises(UserError, match=words) as caught:
+        ensure_folds(tmp_path / "run", train, file=path)
+    assert str(path) in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_class_of_one_fold_is_refused(tmp_path: Path) -> None:
+    counts = np.full((4, 10), 2)
+    counts[[0, 1], 6] = 0
+    with pytest.raises(UserError, match="training part of fold 1 has no image of c6"):
+        ensure_folds(tmp_path / "run", table(counts), file=own_file(tmp_path, by_driver()))
 
 
 # For people
@@ -228,3 +327,17 @@ def test_the_command_writes_the_table_and_prints_it(tiny_tree: Callable[..., Pat
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=REPOSITORY)
     assert "held-out drivers" in done.stdout
     assert len(read_folds(tmp_path / "runs" / "trial" / "folds.csv")) == 30
+
+
+def test_the_command_takes_the_users_own_folds(tiny_tree: Callable[..., Path], tmp_path: Path) -> None:
+    root = tiny_tree(drivers=3, images_per_class=1, test_images=1)
+    drivers = sorted(pd.read_csv(root / DRIVER_LIST)["subject"].unique())
+    own = own_file(tmp_path, pd.DataFrame({"subject": drivers, "fold": [1, 0, 1]}))
+    places = ["--data", str(root), "--runs", str(tmp_path / "runs"), "--cache", str(tmp_path / "cache")]
+    command = [sys.executable, "-m", "preprocessing.folds", *places, "--run", "trial", "--folds-file", str(own)]
+    subprocess.run(command, capture_output=True, text=True, check=True, cwd=REPOSITORY)
+    found = read_folds(tmp_path / "runs" / "trial" / "folds.csv")
+    assert dict(zip(found["subject"], found["fold"], strict=True)) == dict(zip(drivers, [1, 0, 1], strict=True))
+    done = subprocess.run([*command, "--folds", "2"], capture_output=True, text=True, check=False, cwd=REPOSITORY)
+    assert done.returncode == 2
+    assert done.stderr == "error: argument --folds: not allowed with argument --folds-file\n"
