@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,11 +11,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from models.finetuning.processes import GAVE_UP
 from preprocessing import locks
 from preprocessing.competition import CLASSES
+from preprocessing.errors import DIVERGED
 from preprocessing.run_folder import REPOSITORY
 from preprocessing.tables import read_predictions
+from tests.imports import heavy_packages
 
 Command = Callable[..., subprocess.CompletedProcess]
 
@@ -74,10 +74,8 @@ def test_the_whole_path_and_again_and_after_a_lost_submission(
     np.testing.assert_allclose(network.predict(pixels, verbose=0), stored, atol=0.03)  # stored in bfloat16 on some
 
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("*") if path.is_file()}
-    begun = time.monotonic()
     again = run_all(type_command, data, tmp_path, *options)
     assert again.returncode == 0
-    assert time.monotonic() - begun < 20  # 5 on a quiet machine
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("*") if path.is_file()}
 
     content = submission.read_bytes()
@@ -127,7 +125,7 @@ def test_a_loss_that_is_no_number_stops_the_fold_and_keeps_the_others(
     assert good.returncode == 0, good.stderr
     wild = ("--optimizer", "sgd", "--learning-rate", 10, "--clip-norm", 0, "--epochs", 9, "--model-name", "wild")
     told = type_command("models/vgg16.py", *options, *wild, "--fold", 0)
-    assert told.returncode == GAVE_UP, told
+    assert told.returncode == DIVERGED, told
     assert "--learning-rate" in told.stderr
     assert "Traceback" not in told.stderr
     assert (tmp_path / "runs" / "nan" / "mobilenet" / "fold_0" / "finished.json").exists()
@@ -208,10 +206,9 @@ def test_a_folder_that_cannot_be_made_is_told_before_training(
     assert "cannot write" in told.stderr
 
 
-def test_help_is_instant_and_lists_every_setting_with_its_default(type_command: Command) -> None:
-    begun = time.monotonic()
+def test_help_loads_nothing_heavy_and_lists_every_setting_with_its_default(type_command: Command) -> None:
+    assert heavy_packages("models/resnet50.py") == set()
     told = type_command("models/resnet50.py", "--help", outputs=False)
-    assert time.monotonic() - begun < 1
     for words in ("--learning-rate", "[0.0003]", "--rotation", "degrees", "--image-size", "[224x224]", "--fold"):
         assert words in told.stdout
 

@@ -27,6 +27,7 @@ from tests.trees import make_tree
 
 SIZE = ImageSize(32, 40)
 CUT: dict[str, dict[str, object]] = {"vgg16": {"pooled_layers": ("block3_pool",)}}  # an eighth of it
+SMALLEST: dict[str, object] = {"pooled_layers": ("block2_pool",)}
 
 
 @pytest.fixture(scope="module")
@@ -214,6 +215,66 @@ def test_gradual_unfreezing_leaves_lower_blocks_alone_until_their_turn(data: Fol
     trainer.progress.stage, trainer.progress.epoch = 1, 0
     trainer._run_stage(trainer.stages[1])
     assert changed() == [False, True, True]
+
+
+def test_gradual_unfreezing_adds_a_block_every_n_epochs_under_one_schedule() -> None:
+    recipe = Recipe(epochs=5, unfreeze_epochs=2, head_epochs=1, warmup=0.0)
+    planned = stages(recipe, blocks=4)
+    assert [(stage.name, stage.epochs, stage.top_blocks) for stage in planned] == [
+        ("head", 1, 0), ("network", 2, 1), ("network", 2, 2), ("network", 1, 3)
+    ]  # fmt: skip
+    rates = [stage.rate(recipe, epoch, 0, 10) for stage in planned[1:] for epoch in range(stage.epochs)]
+    (whole,) = stages(dataclasses.replace(recipe, unfreeze_epochs=0, head_epochs=0))
+    assert rates == [whole.rate(recipe, epoch, 0, 10) for epoch in range(5)]
+    assert [(stage.epochs, stage.top_blocks) for stage in stages(recipe, blocks=2)][1:] == [(2, 1), (3, 0)]
+
+
+def test_the_head_trains_alone_first_and_then_what_the_recipe_says(data: FoldData, tmp_path: Path) -> None:
+    recipe = recipe_of("vgg16", trainable="from block2", head_epochs=1, epochs=1, **SMALLEST)
+    network, trainer = trainer_of("vgg16", recipe, data, tmp_path)
+    before = kernels_of(network)
+    moved = []
+    for number, stage in enumerate(trainer.stages):
+        trainer.progress.stage, trainer.progress.epoch = number, 0
+        trainer._run_stage(stage)
+        after = kernels_of(network)
+        moved.append({name.partition("_")[0] for name in before if not np.array_equal(before[name], after[name])})
+        before = after
+    assert moved == [{"logits"}, {"logits", "block2"}]
+
+
+def test_layer_decay_shortens_the_steps_of_lower_blocks(data: FoldData, tmp_path: Path) -> None:
+    plain = {"optimizer": "sgd", "momentum": 0.0, "learning_rate": 0.5, "schedule": "constant", "warmup": 0.0}
+    steps = []
+    for decay in (1.0, 0.5):
+        recipe = recipe_of("vgg16", layer_decay=decay, epochs=1, batch_size=60, dropout=0.0, **plain, **SMALLEST)
+        network, trainer = trainer_of("vgg16", recipe, data, tmp_path / str(decay))
+        before = kernels_of(network)
+        trainer._run_stage(trainer.stages[0])
+        assert int(network.training.optimizer.iterations) == 1, "60 images, a single step"
+        after = kernels_of(network)
+        steps.append({name: float(np.linalg.norm(after[name] - before[name])) for name in before})
+    expected = {"logits": 1.0, "block2_conv2": 0.5, "block2_conv1": 0.5, "block1_conv1": 0.25}
+    for name, scale in expected.items():
+        assert steps[1][name] == pytest.approx(scale * steps[0][name], rel=0.01), name
+        assert steps[0][name] > 0
+
+
+def kernels_of(network: Network) -> dict[str, np.ndarray]:
+    layers = [*network.backbone.layers, *network.head.layers]
+    return {layer.name: np.array(layer.kernel) for layer in layers if hasattr(layer, "kernel")}
+
+
+def test_the_weights_of_the_best_epoch_are_kept_not_the_last(data: FoldData, tmp_path: Path) -> None:
+    wild = {"optimizer": "sgd", "learning_rate": 10.0, "schedule": "constant", "warmup": 0.0}
+    recipe = recipe_of("vgg16", trainable="head", epochs=2, **wild, **SMALLEST)
+    _, trainer = trainer_of("vgg16", recipe, data, tmp_path)
+    trainer.train()
+    assert trainer.progress.best_epoch < 2, "each step is far too long"
+    probabilities, _ = trainer.source.predict(data.held_out, "")
+    labels = data.labels[data.held_out]
+    assert log_loss(probabilities, labels) == pytest.approx(trainer.progress.best_loss, abs=1e-6)
+    assert trainer.progress.history[-1]["held_out_log_loss"] > trainer.progress.best_loss + 0.1
 
 
 def test_batches_do_not_depend_on_the_number_of_workers(data: FoldData, tmp_path: Path) -> None:

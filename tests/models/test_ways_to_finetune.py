@@ -11,7 +11,6 @@ from models.finetuning import architecture as zoo
 from models.finetuning.googlenet import GoogLeNet
 from models.finetuning.layers import blocks
 from models.finetuning.network import Network, build, rate_scales, save_model, set_trainable, trainable_summary
-from models.finetuning.optimisation import stages
 from models.finetuning.recipe import Recipe
 from preprocessing.errors import UserError
 from preprocessing.settings import ImageSize
@@ -143,17 +142,7 @@ def test_layer_decay_falls_from_the_head_down_block_by_block() -> None:
     assert scales["block1_conv1/kernel"] == 0.5**5
 
 
-def test_gradual_unfreezing_adds_a_block_every_n_epochs_under_one_schedule() -> None:
-    recipe = Recipe(epochs=5, unfreeze_epochs=2, head_epochs=1, warmup=0.0)
-    planned = stages(recipe, blocks=4)
-    assert [(stage.name, stage.epochs, stage.top_blocks) for stage in planned] == [
-        ("head", 1, 0), ("network", 2, 1), ("network", 2, 2), ("network", 1, 3)
-    ]  # fmt: skip
-    rates = [stage.rate(recipe, epoch, 0, 10) for stage in planned[1:] for epoch in range(stage.epochs)]
-    (whole,) = stages(dataclasses.replace(recipe, unfreeze_epochs=0, head_epochs=0))
-    assert rates == [whole.rate(recipe, epoch, 0, 10) for epoch in range(5)]
-    assert [(stage.epochs, stage.top_blocks) for stage in stages(recipe, blocks=2)][1:] == [(2, 1), (3, 0)]
-
+def test_gradual_unfreezing_adds_a_block_at_a_time() -> None:
     network, recipe = network_of("vgg16", trainable="from block3", unfreeze_epochs=1)
     for count, first in ((1, "block5_conv1"), (2, "block4_conv1"), (0, "block3_conv1")):
         set_trainable(network, recipe, head_only=False, top_blocks=count)

@@ -95,7 +95,7 @@ def test_a_failed_download_names_the_ways_out(kept: Path) -> None:
 
 def test_where_keras_may_not_write_it_looks_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
-    monkeypatch.setattr(weights.os, "access", lambda path, mode: path != tmp_path)
+    monkeypatch.setattr("os.access", lambda path, mode: path != tmp_path)
     assert weights.keras_cache() == Path("/tmp/.keras/models")  # noqa: S108
 
 

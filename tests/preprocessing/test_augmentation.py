@@ -78,14 +78,13 @@ def test_each_setting_by_itself_changes_the_image_and_more_so_with_more_strength
     assert 0 < distances[0] < distances[1]
 
 
-@pytest.mark.parametrize("name", OF_ONE_IMAGE)
+@pytest.mark.parametrize("name", [name for name in OF_ONE_IMAGE if name != "erasing"])
 def test_one_setting_does_not_shift_what_another_draws(name: str) -> None:
     """With a second setting on, the erased rectangle lies where it lay without."""
     image = picture()
     erased = np.any(changed(image, only(erasing=1.0), 3) != image, axis=2)
     level = changed(image, only(**{name: float(MODERATE[name])} | {"erasing": 1.0}), 3)[erased].astype(int)
-    if name == "erasing":
-        return
+    assert erased.any()
     assert np.ptp(level, axis=0).max() == 0
 
 

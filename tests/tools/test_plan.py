@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,8 +10,9 @@ import pytest
 
 from models.finetuning import architecture as zoo
 from models.finetuning import needs as needs_of_a_run
-from models.finetuning.needs import Needs, available_memory, check, estimate
+from models.finetuning.needs import Needs, check, estimate
 from models.finetuning.recipe import Kind
+from preprocessing import machine
 from preprocessing.errors import UserError
 from preprocessing.run_folder import REPOSITORY
 
@@ -50,12 +50,8 @@ def test_without_data_it_says_so_and_plans_the_demo_from_random_weights(tmp_path
     assert "--weights none" in told.stdout
 
 
-def test_weights_that_cannot_be_downloaded_are_told_within_ten_seconds(
-    tiny_tree: Callable[..., Path], tmp_path: Path
-) -> None:
-    data, begun = tiny_tree(), time.monotonic()
-    told = plan("--data", data, "--models", "resnet50", KERAS_HOME=str(tmp_path), **OFFLINE)
-    assert time.monotonic() - begun < 12
+def test_weights_that_cannot_be_downloaded_are_reported(tiny_tree: Callable[..., Path], tmp_path: Path) -> None:
+    told = plan("--data", tiny_tree(), "--models", "resnet50", KERAS_HOME=str(tmp_path), **OFFLINE)
     assert told.returncode == 2
     assert "resnet50.weights.h5" in told.stderr
     assert "--weights none" in told.stderr
@@ -88,7 +84,7 @@ def test_too_little_disk_or_memory_stops_the_run(tmp_path: Path) -> None:
     fits = Needs(disk=1, cache_disk=10**15, memory=1, seconds=100.0)
     assert "2 min" in check(fits, tmp_path / "not" / "yet", tmp_path)
     with pytest.raises(UserError, match="GiB of memory"):
-        check(Needs(disk=1, cache_disk=1, memory=available_memory() * 2, seconds=1.0), tmp_path, tmp_path)
+        check(Needs(disk=1, cache_disk=1, memory=machine.available_memory() * 2, seconds=1.0), tmp_path, tmp_path)
     with pytest.raises(UserError, match="are free"):
         check(Needs(disk=10**16, cache_disk=1, memory=1, seconds=1.0), tmp_path, tmp_path)
 

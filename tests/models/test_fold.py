@@ -1,0 +1,144 @@
+"""A fold from photographs to files: it learns, and each row that it writes is of the image that the row names."""
+
+import math
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+
+from models.finetuning import architecture as zoo
+from models.finetuning.fold import fold_data, train_fold
+from models.finetuning.piece import Piece, outputs_of
+from models.finetuning.recipe import Kind
+from models.finetuning.views import VIEWS
+from preprocessing import dataset
+from preprocessing.batches import Augmented
+from preprocessing.competition import CLASSES, DRIVER_LIST, TRAIN_FOLDER
+from preprocessing.dataset import Dataset
+from preprocessing.folds import ensure_folds
+from preprocessing.images import ImageStore, read_image
+from preprocessing.log_space import geometric_mean
+from preprocessing.metric import log_loss
+from preprocessing.settings import ImageSize
+from preprocessing.tables import read_predictions
+from tests.trees import make_tree
+
+SIZE = ImageSize(32, 40)
+SETTINGS = {
+    **{"image_size": SIZE, "pooled_layers": ("block2_pool",), "pooling": "flatten", "train_images": 0, "tta": 1},
+    **{"head_start": "zero", "epochs": 2, "batch_size": 16, "learning_rate": 1e-4, "judge_every": 1},
+    **{"augmentation": 0.3},
+}
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished fold, its data, and the network that it saved."""
+
+    work: Piece
+    dataset: Dataset
+    folds: pd.DataFrame
+    network: keras.Model
+
+    @property
+    def held_out(self) -> pd.DataFrame:
+        return self.folds[self.folds["fold"] == self.work.fold]
+
+    def table(self, name: str, images: list[str]) -> np.ndarray:
+        return read_predictions(self.work.folder / name).loc[images, list(CLASSES)].to_numpy()
+
+    def features(self, name: str) -> pd.DataFrame:
+        """Stored features, by image: their rows are in the order of the table."""
+        order = pd.read_csv(self.work.folder / f"{name}.csv")["img"]
+        return pd.DataFrame(np.load(self.work.folder / f"{name}_features.npy"), order)
+
+    def predict(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Probabilities and features, by the saved network."""
+        (flatten,) = [layer for layer in self.network.layers if isinstance(layer, keras.layers.Flatten)]
+        probabilities, features = keras.Model(self.network.input, [self.network.outputs[0], flatten.output])(pixels)
+        return keras.ops.convert_to_numpy(probabilities), keras.ops.convert_to_numpy(features)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """The cut of VGG16 on four of six drivers; the second of nine test images cannot be read."""
+    folder = tmp_path_factory.mktemp("fold")
+    root = make_tree(folder / "data", drivers=6, test_images=9)
+    (folder / "run").mkdir()
+    listed = pd.read_csv(root / DRIVER_LIST)  # not each class as often as the others
+    dropped = listed[(listed["subject"] == "p011") & listed["classname"].isin(["c0", "c1", "c2"])]
+    listed.drop(dropped.index).to_csv(root / DRIVER_LIST, index=False)
+    for row in dropped.itertuples():
+        (root / TRAIN_FOLDER / row.classname / row.img).unlink()
+    broken = pd.read_csv(root / "sample_submission.csv")["img"][1]
+    (root / "imgs" / "test" / broken).write_bytes(b"")
+    found = dataset.load(root, folder / "cache", skip_broken=True, progress=False)
+    folds = ensure_folds(folder / "run", found.train, 3)
+    vgg16 = zoo.find("vgg16")
+    recipe, augmentation = vgg16.settings_for(Kind(scratch=True, quick=True), SETTINGS)
+    places = (folder / "run", "vgg16", vgg16, recipe)
+    work = Piece(*places, 1, "none", "float32", 0, 2, augmentation, outputs_of(recipe))
+    train_fold(work, found, folds, work.settings(found.test, found.broken_test), folder / "cache", 2**30)
+    return Trained(work, found, folds, keras.saving.load_model(work.folder / "model.keras", safe_mode=True))
+
+
+def test_it_learns(trained: Trained) -> None:
+    history = pd.read_csv(trained.work.folder / "history.csv")
+    assert len(history) == 2
+    assert history["held_out_log_loss"].min() < 1.5, "knowing nothing costs 2.30"
+    labels = trained.held_out["classname"].map(CLASSES.index).to_numpy()
+    written = trained.table("out_of_fold.csv", trained.held_out["img"].tolist())
+    assert log_loss(written, labels) < 1.5 < math.log(10) - 0.5
+    assert np.mean(written.argmax(axis=1) == labels) > 0.9, "each class in its own column"
+
+
+def test_a_row_out_of_fold_is_the_saved_network_s_prediction_of_its_image(trained: Trained) -> None:
+    rows = trained.held_out
+    pixels = [read_image(trained.dataset.train_path(row.img, row.classname), SIZE) for row in rows.itertuples()]
+    probabilities, features = trained.predict(np.stack(pixels))
+    assert np.abs(probabilities - np.roll(probabilities, 1, axis=0)).max(axis=1).min() > 1e-4, "no two rows are alike"
+    images = rows["img"].tolist()
+    np.testing.assert_allclose(trained.table("out_of_fold_without_tta.csv", images), probabilities, atol=1e-5)
+    np.testing.assert_allclose(trained.features("out_of_fold").loc[images], features, rtol=2e-3, atol=1e-3)
+
+
+def test_a_test_row_is_the_saved_network_s_prediction_of_its_image(trained: Trained) -> None:
+    readable = [img for img in trained.dataset.test if img not in trained.dataset.broken_test]
+    probabilities, features = trained.predict(
+        np.stack([read_image(trained.dataset.test_path(img), SIZE) for img in readable])
+    )
+    np.testing.assert_allclose(trained.table("test_without_tta.csv", readable), probabilities, atol=1e-5)
+    np.testing.assert_allclose(trained.features("test").loc[readable], features, rtol=2e-3, atol=1e-3)
+
+
+def test_test_time_augmentation_averages_views_of_the_same_image(trained: Trained) -> None:
+    readable = [img for img in trained.dataset.test if img not in trained.dataset.broken_test]
+    labelled = [trained.dataset.train_path(row.img, row.classname) for row in trained.folds.itertuples()]
+    held_out = np.flatnonzero(trained.folds["fold"] == trained.work.fold)
+    for table, paths, rows, images in (
+        ("out_of_fold.csv", labelled, held_out, trained.held_out["img"].tolist()),
+        ("test.csv", [trained.dataset.test_path(img) for img in readable], range(len(readable)), readable),
+    ):
+        store = ImageStore(paths, SIZE, trained.work.run / "none", "", 0)
+        seen = [store, Augmented(store, VIEWS, trained.work.seed, 1)]
+        tables = [trained.predict(np.stack([view.read(int(row)) for row in rows]))[0] for view in seen]
+        np.testing.assert_allclose(trained.table(table, images), geometric_mean(tables), atol=1e-5)
+
+
+def test_a_test_image_that_cannot_be_read_gets_the_training_images_class_shares(trained: Trained) -> None:
+    (broken,) = trained.dataset.broken_test
+    training = trained.folds[trained.folds["fold"] != trained.work.fold]
+    shares = training["classname"].value_counts(normalize=True)[list(CLASSES)]
+    assert shares.nunique() > 1
+    np.testing.assert_allclose(trained.table("test.csv", [broken])[0], shares, atol=1e-8)
+    assert not trained.features("test").loc[broken].any()
+
+
+def test_no_driver_who_is_held_out_is_trained_on(trained: Trained) -> None:
+    data = fold_data(trained.work, trained.folds, ImageStore([], SIZE, trained.work.run, "", 0))
+    drivers = trained.folds["subject"].to_numpy()
+    assert set(drivers[data.held_out]) == set(trained.held_out["subject"])
+    assert set(drivers[data.training]) == set(drivers) - set(drivers[data.held_out])
+    assert len(data.training) + len(data.held_out) == len(trained.folds)
