@@ -37,7 +37,7 @@ if [ "$DRY_RUN" = yes ]; then exit; fi
 
 # One of these scripts at a time in a run: the lock ends with this script and the stage that it runs.
 exec 9>>"$LOCK"
-run python -m preprocessing.locks 9 "$LOCK" "$RUN"
+run python -m common.locks 9 "$LOCK" "$RUN"
 trap 'rm -f "$LOCK"' EXIT
 
 # Kaggle's archive -> data/, or no data at all -> a rendered demo set in Kaggle's layout

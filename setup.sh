@@ -21,7 +21,7 @@ done
 setup_environment() {
     local lock packages version file requirements=()
     if [ "${STATEFARM_PACKAGES:-}" = installed ]; then
-        python -m preprocessing.packages
+        python -m common.packages
         return
     fi
     ignore_settings_of_python

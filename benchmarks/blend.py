@@ -42,8 +42,8 @@ def blend(models: int, labelled: int, test: int) -> None:
     """Times the blend of made-up tables."""
     import pandas as pd
 
-    from preprocessing.competition import CLASSES
-    from preprocessing.tables import write_predictions
+    from common.competition import CLASSES
+    from common.tables import write_predictions
 
     random = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as temporary:

@@ -23,8 +23,8 @@ def parser(doc: str | None) -> argparse.ArgumentParser:
 
 def data_folder(text: str) -> Path:
     """The type of --data: a whole data folder, by its absolute path, since processes are started elsewhere."""
+    from common.errors import UserError
     from preprocessing.dataset import locate
-    from preprocessing.errors import UserError
 
     try:
         return (locate(Path(text)) or Path(text)).resolve()
@@ -62,7 +62,7 @@ def seconds(*words: object, **environment: str) -> float:
 
 def machine() -> str:
     """One line: processor, cores, and how busy they are with other work."""
-    from preprocessing.machine import cores
+    from common.machine import cores
 
     try:
         names = re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
@@ -92,8 +92,8 @@ def smaller(data: Path, folder: Path, train: int, test: int) -> Path:
     """A data folder of some photographs of another, evenly spaced, in Kaggle's layout; 0 is all of them."""
     import csv
 
-    from preprocessing.competition import DRIVER_LIST, SAMPLE_SUBMISSION, TEST_FOLDER, TRAIN_FOLDER
-    from preprocessing.files import link_or_copy
+    from common.competition import DRIVER_LIST, SAMPLE_SUBMISSION, TEST_FOLDER, TRAIN_FOLDER
+    from common.files import link_or_copy
 
     for name, most in ((DRIVER_LIST, train), (SAMPLE_SUBMISSION, test)):
         with (data / name).open(newline="") as stream:

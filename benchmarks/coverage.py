@@ -11,13 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
+from common.competition import CLASSES
+from common.errors import UserError, run_command
+from common.metric import log_loss_per_image
+from common.run_folder import RUNS, folds_path, run_folder
+from common.tables import read_predictions
 from ensemble.expectation import LEVEL, expected_loss
-from preprocessing.competition import CLASSES
-from preprocessing.errors import UserError, run_command
 from preprocessing.folds import read_folds
-from preprocessing.metric import log_loss_per_image
-from preprocessing.run_folder import RUNS, folds_path, run_folder
-from preprocessing.tables import read_predictions
 
 
 def main() -> None:

@@ -91,7 +91,7 @@ def make_data(root: Path, train: list[list[str]], test: list[str]) -> tuple[int,
     import cv2
     import numpy as np
 
-    from preprocessing.competition import CLASSES, DRIVER_LIST, SAMPLE_SUBMISSION, TEST_FOLDER, TRAIN_FOLDER
+    from common.competition import CLASSES, DRIVER_LIST, SAMPLE_SUBMISSION, TEST_FOLDER, TRAIN_FOLDER
 
     generator = np.random.default_rng(0)
     originals = root.parent / "originals"
@@ -171,9 +171,9 @@ def network_alone(name: str) -> None:
     policy, _ = runtime.start("auto", 0)
     import numpy as np
 
-    from models.finetuning.network import build, set_trainable
-    from models.finetuning.optimisation import make_optimizer, stages
-    from models.finetuning.prediction import PREDICTION_BATCH
+    from models.finetuning.data.prediction import PREDICTION_BATCH
+    from models.finetuning.network.build import build, set_trainable
+    from models.finetuning.training.optimisation import make_optimizer, stages
 
     recipe, _ = zoo.find(name).settings_for(Kind(scratch=True, quick=True), {})
     network = build(zoo.find(name), recipe, "none", policy, 0)

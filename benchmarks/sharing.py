@@ -100,16 +100,16 @@ def forward_pass(arguments: argparse.Namespace) -> None:
     """Pooled features of all images of a data folder."""
     from models.finetuning import architecture as zoo
     from models.finetuning import runtime
-    from models.finetuning.bottleneck import network_recipe, settings_for
+    from models.finetuning.bottleneck.command import network_recipe, settings_for
 
     policy, _ = runtime.start(arguments.precision, 0)
     import numpy as np
 
-    from models.finetuning.network import build
-    from models.finetuning.prediction import predict as run_predictor
+    from common.settings import ImageSize
+    from models.finetuning.data.prediction import predict as run_predictor
+    from models.finetuning.network.build import build
     from preprocessing import dataset
     from preprocessing.images import ImageStore
-    from preprocessing.settings import ImageSize
 
     architecture = zoo.find("inception_v3")
     settings = settings_for(architecture, False, {"image_size": ImageSize(arguments.size, arguments.size)})
@@ -132,9 +132,9 @@ def predict(count: int, size: int, rounds: int = 5) -> None:
 
     import numpy as np
 
-    from models.finetuning.layers import trainable_layers
-    from models.finetuning.network import build, plain_copy
-    from preprocessing.settings import ImageSize
+    from common.settings import ImageSize
+    from models.finetuning.network.build import build, plain_copy
+    from models.finetuning.network.layers import trainable_layers
     from tools import shared
     from tools.networks import MOST_AT_ONCE
 

@@ -21,7 +21,7 @@ BATCH, STEPS = 32, 3
 
 
 def main() -> None:
-    from preprocessing.settings import ImageSize
+    from common.settings import ImageSize
 
     command = parser(__doc__)
     command.add_argument("--architecture", default="inception_v3")
@@ -45,7 +45,7 @@ def make_step(arguments: argparse.Namespace) -> tuple[Any, list[str]]:
     import numpy as np
     import tensorflow
 
-    from models.finetuning.network import build, set_trainable
+    from models.finetuning.network.build import build, set_trainable
 
     recipe = zoo.find(arguments.architecture).recipe
     recipe = dataclasses.replace(recipe, image_size=arguments.image_size, trainable=arguments.trainable)

@@ -1,3 +1,3 @@
 """Prediction tables -> calibrated, blended, validated submission."""
 
-import preprocessing.interrupts  # noqa: F401
+import common.interrupts  # noqa: F401

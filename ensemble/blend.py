@@ -17,10 +17,10 @@ import argparse
 import os
 from pathlib import Path
 
+from common.errors import UserError, run_command
+from common.run_folder import RUNS, SUBMISSIONS, run_folder
+from common.settings import CommandLine, add_settings, chosen, names_in
 from ensemble.options import Options
-from preprocessing.errors import UserError, run_command
-from preprocessing.run_folder import RUNS, SUBMISSIONS, run_folder
-from preprocessing.settings import CommandLine, add_settings, chosen, names_in
 
 
 def command_line() -> CommandLine:
@@ -67,7 +67,7 @@ def main() -> None:
             raise UserError(f"--{option.replace('_', '-')} goes with --predictions; a run has its own.")
     models = tuple(arguments.models)
 
-    from preprocessing.competition import SAMPLE_SUBMISSION
+    from common.competition import SAMPLE_SUBMISSION
     from preprocessing.dataset import required
 
     data = required(arguments.data)
@@ -103,7 +103,7 @@ def blend_tables(arguments: argparse.Namespace, run: Path, options: Options, sub
                 raise UserError(f"--{option}: expected --test-predictions with it, or there is no submission to write.")
     sample = None
     if arguments.data is not None:
-        from preprocessing.competition import SAMPLE_SUBMISSION
+        from common.competition import SAMPLE_SUBMISSION
         from preprocessing.dataset import required
 
         sample = required(arguments.data) / SAMPLE_SUBMISSION

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from preprocessing.metric import log_loss
+from common.metric import log_loss
 
 # The least is not 0: out of fold may hold no sure mistake, the test set may, and one costs 34.5 nats. A floor of
 # 1e-6 costs at most 1e-5 nats a row.

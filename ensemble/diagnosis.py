@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from common.competition import CLASSES
+from common.metric import log_loss, log_loss_per_image
 from ensemble.calibration import calibration_error, reliability
 from ensemble.paired import paired_difference
-from preprocessing.competition import CLASSES
-from preprocessing.metric import log_loss, log_loss_per_image
 
 COSTLIEST = 30
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from common.errors import UserError, named
 from ensemble.neighbours import MOST_NEIGHBOURS, Graph, nearest, normalised
-from preprocessing.errors import UserError, named
 
 ALL_MODELS = "all models"
 MANY_IMAGES = 10_000  # of the test set, from which the dimensions are reduced

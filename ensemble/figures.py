@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from preprocessing.competition import CLASS_NAMES, CLASSES
+from common.competition import CLASS_NAMES, CLASSES
+from common.files import written_whole
 from preprocessing.drawing import load_matplotlib
-from preprocessing.files import written_whole
 
 FIGURES = (
     "reliability.png",

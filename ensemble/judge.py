@@ -12,10 +12,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from common.errors import UserError, named, run_command
+from common.run_folder import RUNS, run_folder
+from common.settings import CommandLine, add_settings, chosen, names_in
 from ensemble.options import Options
-from preprocessing.errors import UserError, named, run_command
-from preprocessing.run_folder import RUNS, run_folder
-from preprocessing.settings import CommandLine, add_settings, chosen, names_in
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,12 +44,12 @@ def main() -> None:
     run = run_folder(arguments.run, arguments.runs)
     models = tuple(arguments.models)
 
+    from common.competition import SAMPLE_SUBMISSION
+    from common.finished import require_whole
     from ensemble.outcome import outcome_of
     from ensemble.score import read_labels
     from ensemble.stage import Request, run_source
-    from preprocessing.competition import SAMPLE_SUBMISSION
     from preprocessing.dataset import required
-    from preprocessing.finished import require_whole
 
     known = read_labels(arguments.labels)
     options = Options(**chosen(arguments, Options))
@@ -82,9 +82,9 @@ def judged(outcome: Outcome, truth: pd.DataFrame) -> pd.DataFrame:
     import numpy as np
     import pandas as pd
 
+    from common.competition import CLASSES
+    from common.metric import accuracy, log_loss
     from ensemble.calibration import Calibration
-    from preprocessing.competition import CLASSES
-    from preprocessing.metric import accuracy, log_loss
 
     predictions, rows = outcome.predictions, []
     labels = truth["classname"].map(CLASSES.index).to_numpy(dtype=np.int64)
@@ -125,11 +125,11 @@ def agreement_of_networks(predictions: Predictions, truth: pd.DataFrame, inputs:
     """
     import numpy as np
 
+    from common.competition import CLASSES
+    from common.metric import log_loss_per_image
+    from common.tables import read_predictions
     from ensemble.agreement import agreement, agreement_text
     from ensemble.members import TEST, aligned
-    from preprocessing.competition import CLASSES
-    from preprocessing.metric import log_loss_per_image
-    from preprocessing.tables import read_predictions
 
     labels = truth["classname"].map(CLASSES.index).to_numpy(dtype=np.int64)
     drivers, test_drivers = predictions.images["subject"].to_numpy(), truth["subject"].fillna("unknown").to_numpy()

@@ -7,10 +7,10 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from preprocessing import locks
-from preprocessing.csv_files import as_cell, from_cell
-from preprocessing.errors import UserError
-from preprocessing.files import sha256_of, written_whole
+from common import locks
+from common.csv_files import as_cell, from_cell
+from common.errors import UserError
+from common.files import sha256_of, written_whole
 from preprocessing.kaggle_client import PAGE
 
 

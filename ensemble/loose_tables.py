@@ -7,15 +7,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from common.competition import CLASSES
+from common.errors import UserError, named
+from common.tables import read_predictions
 from ensemble.features import Network, Space
 from ensemble.members import OF_SAMPLE, Predictions, aligned, read_whole, require_images
 from ensemble.score import read_labels
 from ensemble.selection import groups_of
 from ensemble.submission import read_sample_images
-from preprocessing.competition import CLASSES
-from preprocessing.errors import UserError, named
 from preprocessing.folds import read_folds
-from preprocessing.tables import read_predictions
 
 BLOCKS = 10  # that stand in for drivers where these are unknown
 

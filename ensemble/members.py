@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from common.competition import CLASSES
+from common.errors import UserError, named
+from common.files import read_json
+from common.finished import CONFIGURATION, FINISHED, trained_on_other_folds, why_it_failed
+from common.run_folder import ALL_DRIVERS, RESERVED_MODEL_NAMES, fold_folder, folds_path
+from common.tables import read_predictions
 from ensemble.features import Network, Space
 from ensemble.fold_means import FoldMean, mean_entropy, sharpened
-from preprocessing.competition import CLASSES
-from preprocessing.errors import UserError, named
-from preprocessing.files import read_json
-from preprocessing.finished import CONFIGURATION, FINISHED, trained_on_other_folds, why_it_failed
-from preprocessing.run_folder import ALL_DRIVERS, RESERVED_MODEL_NAMES, fold_folder, folds_path
-from preprocessing.tables import read_predictions
 
 OUT_OF_FOLD, TEST = "out_of_fold.csv", "test.csv"
 OUT_OF_FOLD_FEATURES, TEST_FEATURES = "out_of_fold_features.npy", "test_features.npy"

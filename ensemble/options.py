@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from preprocessing.settings import setting
+from common.settings import setting
 
 
 @dataclass(frozen=True)

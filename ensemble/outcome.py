@@ -6,6 +6,8 @@ import numpy as np
 import pandas as pd
 from threadpoolctl import threadpool_limits
 
+from common.errors import UserError
+from common.metric import log_loss_per_image
 from ensemble import diagnosis, score_tables
 from ensemble.expectation import Expectation, expected_loss, guessed_test_drivers
 from ensemble.features import graph_of_test, out_of_fold_graphs
@@ -16,8 +18,6 @@ from ensemble.prior import sets_of
 from ensemble.procedure import Estimated, Fitted, Procedure, without_each
 from ensemble.selection import Choice, CrossFit, groups_of
 from ensemble.ways import ways
-from preprocessing.errors import UserError
-from preprocessing.metric import log_loss_per_image
 
 
 @dataclass(frozen=True, eq=False)

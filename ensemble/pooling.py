@@ -7,7 +7,7 @@ changes it. A single member or several equal ones pool to themselves.
 import numpy as np
 from scipy.special import softmax
 
-from preprocessing.metric import SMALLEST_PROBABILITY
+from common.metric import SMALLEST_PROBABILITY
 
 
 def uniform_weights(members: int) -> np.ndarray:

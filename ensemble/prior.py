@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import log_softmax
 
+from common.metric import log_loss, log_loss_per_image
 from ensemble.calibration import Calibration, fit_calibration, match_prior, smoothed_prior
 from ensemble.clipping import choose_clip, clip
 from ensemble.paired import not_clearly_worse
 from ensemble.pooling import floored
-from preprocessing.metric import log_loss, log_loss_per_image
 
 STRENGTHS = (0.5, 0.75, 1.0)
 

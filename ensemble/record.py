@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from preprocessing.errors import UserError
-from preprocessing.files import read_json, sha256_of
+from common.errors import UserError
+from common.files import read_json, sha256_of
 
 SOURCES = Path(__file__).resolve().parent
 

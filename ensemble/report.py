@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pandas as pd
 
+from common.competition import COMPLETE_TRAIN_IMAGES
+from common.metric import log_loss
 from ensemble import members as members_of_run
 from ensemble import score_tables
 from ensemble.expectation import expectation_text
 from ensemble.members import Member
 from ensemble.options import Options
 from ensemble.outcome import Outcome
-from preprocessing.competition import COMPLETE_TRAIN_IMAGES
-from preprocessing.metric import log_loss
 
 SHOWN_COSTLIEST = 10  # costliest.csv has more
 

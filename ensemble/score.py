@@ -11,8 +11,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from preprocessing.errors import UserError, named, run_command
-from preprocessing.settings import CommandLine
+from common.errors import UserError, named, run_command
+from common.settings import CommandLine
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,8 +29,8 @@ def read_labels(path: Path) -> pd.DataFrame:
     """
     import pandas as pd
 
-    from preprocessing.competition import CLASSES
-    from preprocessing.csv_files import check_image_names, read_rows
+    from common.competition import CLASSES
+    from common.csv_files import check_image_names, read_rows
 
     try:
         header, rows = read_rows(path, "labels")
@@ -57,10 +57,10 @@ def score_text(predictions: Path, labels: Path) -> str:
     """
     import numpy as np
 
+    from common.competition import CLASSES
+    from common.metric import accuracy, log_loss
+    from common.tables import read_predictions
     from ensemble.score_tables import by_class, by_class_text, by_driver, by_driver_text
-    from preprocessing.competition import CLASSES
-    from preprocessing.metric import accuracy, log_loss
-    from preprocessing.tables import read_predictions
 
     table, known = read_predictions(predictions), read_labels(labels)
     unlabelled = table.index.difference(known.index)

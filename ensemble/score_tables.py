@@ -6,10 +6,10 @@ from itertools import zip_longest
 import numpy as np
 import pandas as pd
 
+from common.competition import CLASS_NAMES, CLASSES
+from common.metric import accuracy, log_loss, log_loss_per_image
 from ensemble.fold_means import FoldMean
 from ensemble.selection import Choice
-from preprocessing.competition import CLASS_NAMES, CLASSES
-from preprocessing.metric import accuracy, log_loss, log_loss_per_image
 
 WIDTH = 100  # columns of the terminal
 MOST_FOLDS_SHOWN = 6  # more do not fit beside each other; scores.csv has them all

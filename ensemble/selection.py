@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from common.metric import accuracy, log_loss, log_loss_per_image
 from ensemble.paired import not_clearly_worse, paired_difference
 from ensemble.ways import Blend, Evidence, Way
-from preprocessing.metric import accuracy, log_loss, log_loss_per_image
 
 MOST_ROWS = 40_000  # members x images that a way is fitted and judged on: of more frames, every n-th
 FEWEST_GROUPS, MOST_GROUPS = 4, 6

@@ -9,6 +9,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from common import locks
+from common.competition import SAMPLE_SUBMISSION
+from common.csv_files import as_cell
+from common.errors import UserError
+from common.files import write_json, write_text, written_whole
+from common.finished import require_whole
+from common.metric import accuracy, log_loss
+from common.run_folder import RUNS, folds_path
+from common.settings import as_json
+from common.tables import write_predictions
 from ensemble import members as members_of_run
 from ensemble import record
 from ensemble.loose_tables import LooseTables, read_loose
@@ -17,17 +27,7 @@ from ensemble.options import Options
 from ensemble.outcome import Outcome, outcome_of, tables_of
 from ensemble.report import paragraphs, remarks_on
 from ensemble.submission import read_sample_images, write_submission
-from preprocessing import locks
-from preprocessing.competition import SAMPLE_SUBMISSION
-from preprocessing.csv_files import as_cell
-from preprocessing.errors import UserError
-from preprocessing.files import write_json, write_text, written_whole
-from preprocessing.finished import require_whole
 from preprocessing.folds import read_folds
-from preprocessing.metric import accuracy, log_loss
-from preprocessing.run_folder import RUNS, folds_path
-from preprocessing.settings import as_json
-from preprocessing.tables import write_predictions
 
 RECORD, REPORT = "blend.json", "report.txt"
 FRAMES = (

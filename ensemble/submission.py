@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from preprocessing.competition import CLASSES
+from common.competition import CLASSES
+from common.csv_files import check_image_names, read_rows
+from common.errors import UserError, named
+from common.tables import read_predictions, write_predictions
 from preprocessing.competition_files import SAMPLE_COLUMNS, is_image_name
-from preprocessing.csv_files import check_image_names, read_rows
-from preprocessing.errors import UserError, named
-from preprocessing.tables import read_predictions, write_predictions
 
 
 def read_sample_images(path: Path) -> pd.Index:

@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from preprocessing.competition import COMPLETE_TEST_IMAGES, SAMPLE_SUBMISSION
-from preprocessing.errors import UserError, named, run_command
-from preprocessing.run_folder import RUNS, SUBMISSIONS, run_folder
-from preprocessing.settings import CommandLine, nearest
+from common.competition import COMPLETE_TEST_IMAGES, SAMPLE_SUBMISSION
+from common.errors import UserError, named, run_command
+from common.run_folder import RUNS, SUBMISSIONS, run_folder
+from common.settings import CommandLine, nearest
 
 if TYPE_CHECKING:
     from ensemble.leaderboard import Entry
@@ -136,8 +136,8 @@ def check(path: Path, sample: Path) -> None:
 
 def estimate(run: Path, path: Path) -> Estimate:
     """The out-of-fold estimate in the run's blend.json; an empty one where there is none."""
+    from common.files import read_json, sha256_of
     from ensemble.stage import RECORD
-    from preprocessing.files import read_json, sha256_of
 
     record = run / "ensemble" / RECORD
     if not record.is_file():
@@ -159,7 +159,7 @@ def estimate(run: Path, path: Path) -> Estimate:
 
 def _require_whole(path: Path, stamps: dict[str, Any]) -> None:
     """Raises a UserError if nothing was written since the blend, and yet the content is another: the disk's doing."""
-    from preprocessing.files import sha256_of
+    from common.files import sha256_of
 
     status = path.stat()
     for stamp in stamps.values():
@@ -175,9 +175,9 @@ def upload(run: str, path: Path, expected: Estimate, message: str) -> Entry:
     Raises:
         UserError: whatever keeps it from Kaggle.
     """
+    from common.competition import SLUG
+    from common.files import sha256_of
     from ensemble.leaderboard import Entry
-    from preprocessing.competition import SLUG
-    from preprocessing.files import sha256_of
     from preprocessing.kaggle_client import last_words, run_client
 
     submitted = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime())
@@ -199,7 +199,7 @@ def wait_for_score(entry: Entry, longest: float) -> Entry:
     Raises:
         UserError: Kaggle could not score it, or takes longer.
     """
-    from preprocessing.competition import SLUG
+    from common.competition import SLUG
     from preprocessing.kaggle_client import PAGE, run_client
 
     begun = time.monotonic()

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from common.metric import log_loss, log_loss_per_image
 from ensemble.calibration import Calibration, fit_calibration
 from ensemble.clipping import choose_clip, clip
 from ensemble.neighbours import Graph, Smoothing, typical_distance
 from ensemble.paired import not_clearly_worse
 from ensemble.pooling import floored
 from ensemble.segments import Segmentation
-from preprocessing.metric import log_loss, log_loss_per_image
 
 REACHES = (0.25, 0.5, 1.0, 2.0, 4.0)  # times the typical distance
 COUNTS = (3, 5, 10, 20)

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from scipy.special import log_softmax
 
+from common.metric import log_loss
 from ensemble.calibration import BIAS_PENALTIES, Calibration, fit_calibration
 from ensemble.clipping import choose_clip, clip
 from ensemble.pooling import POOLS, floored, per_class_pool, stacked_pool, uniform_weights
 from ensemble.stacking import choose_penalty, fit_per_class, fit_stacking
 from ensemble.weights import fit_weights
-from preprocessing.metric import log_loss
 
 IMAGES_AT_ONCE = 8192  # bounds the memory of a prediction
 PER_CLASS, STACKING = "per class", "stacking"

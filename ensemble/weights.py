@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from common.metric import log_loss
 from ensemble.pooling import POOLS, floored, uniform_weights
-from preprocessing.metric import log_loss
 
 LARGEST_GAP = 1e-8  # nats; what the weights found may lose against the best weights there are
 SMALLEST_WEIGHT = 1e-4  # weights below become 0: they say nothing and would keep a member alive

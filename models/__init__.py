@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import preprocessing.interrupts  # noqa: F401
+import common.interrupts  # noqa: F401
 
 # Python puts the folder of a script first on its path. Then pandas, which tries `import bottleneck`, would find ours.
 _FOLDER = str(Path(__file__).resolve().parent)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the rooms, when this file is run as a script
 
-from models.finetuning.bottleneck import main
+from models.finetuning.bottleneck.command import main
 
 if __name__ == "__main__":
     main(__doc__ or "")

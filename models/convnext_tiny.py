@@ -13,10 +13,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the rooms, when this file is run as a script
 
+from common.settings import ImageSize
 from models.finetuning.architecture import Architecture
 from models.finetuning.command import main
 from models.finetuning.recipe import Recipe
-from preprocessing.settings import ImageSize
 
 ARCHITECTURE = Architecture(
     name="convnext_tiny",

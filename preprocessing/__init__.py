@@ -2,10 +2,10 @@
 
 import os
 
-from preprocessing import interrupts
+from common import interrupts
 
 if interrupts.is_command():
-    from preprocessing import environment
+    from common import environment
 
     environment.pin_command()  # before anything that reads the environment is imported
 

@@ -10,9 +10,9 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
+from common.blocks import DamagedError
 from preprocessing.augmentation import augment
 from preprocessing.augmentation_settings import Augmentation
-from preprocessing.blocks import DamagedError
 from preprocessing.driver_mixing import Companions, Joined
 from preprocessing.mixing import mix
 

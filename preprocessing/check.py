@@ -6,10 +6,10 @@ python -m preprocessing.check [--data DIR] [--skip-broken]
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from preprocessing.competition import CLASS_NAMES, COMPLETE_TEST_IMAGES, COMPLETE_TRAIN_IMAGES
-from preprocessing.errors import run_command
-from preprocessing.run_folder import CACHE
-from preprocessing.settings import CommandLine
+from common.competition import CLASS_NAMES, COMPLETE_TEST_IMAGES, COMPLETE_TRAIN_IMAGES
+from common.errors import run_command
+from common.run_folder import CACHE
+from common.settings import CommandLine
 
 if TYPE_CHECKING:
     from preprocessing.dataset import Dataset

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from preprocessing.competition import CLASSES, DRIVER_LIST, SAMPLE_SUBMISSION, TEST_FOLDER, TRAIN_FOLDER
-from preprocessing.csv_files import QUOTES, listed_again, write_rows
-from preprocessing.errors import UserError, named
+from common.competition import CLASSES, DRIVER_LIST, SAMPLE_SUBMISSION, TEST_FOLDER, TRAIN_FOLDER
+from common.csv_files import QUOTES, listed_again, write_rows
+from common.errors import UserError, named
 
 DRIVER_LIST_COLUMNS = ("subject", "classname", "img")
 SAMPLE_COLUMNS = ("img", *CLASSES)

@@ -13,7 +13,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from preprocessing.competition import DRIVER_LIST, SAMPLE_SUBMISSION, SLUG, TEST_FOLDER, TRAIN_FOLDER
+from common.competition import DRIVER_LIST, SAMPLE_SUBMISSION, SLUG, TEST_FOLDER, TRAIN_FOLDER
+from common.errors import UserError, named
+from common.files import read_json, write_json
+from common.run_folder import CACHE, REPOSITORY
 from preprocessing.competition_files import (
     Fault,
     FileStat,
@@ -22,10 +25,7 @@ from preprocessing.competition_files import (
     read_driver_list,
     read_sample_submission,
 )
-from preprocessing.errors import UserError, named
-from preprocessing.files import read_json, write_json
 from preprocessing.jpeg import NOT_JPEG, UNREADABLE, broken_images
-from preprocessing.run_folder import CACHE, REPOSITORY
 
 VARIABLE = "STATEFARM_DATA"
 KAGGLE_MOUNTS = (Path("/kaggle/input") / SLUG, Path("/kaggle/input/competitions") / SLUG)

@@ -12,12 +12,12 @@ import sys
 import time
 from pathlib import Path
 
-from preprocessing.competition import SLUG
-from preprocessing.errors import UserError, named, run_command
-from preprocessing.files import free_bytes
+from common.competition import SLUG
+from common.errors import UserError, named, run_command
+from common.files import free_bytes
+from common.run_folder import REPOSITORY
+from common.settings import CommandLine
 from preprocessing.kaggle_client import PAGE, last_words, run_client
-from preprocessing.run_folder import REPOSITORY
-from preprocessing.settings import CommandLine
 
 GIGABYTE = 10**9
 NEEDED_GIGABYTES = 9.0  # about 4 for the archive and 4 unpacked
@@ -66,7 +66,7 @@ def download(out: Path, archive: Path | None = None, needed_gigabytes: float = N
     Raises:
         UserError: as `fetch_archive` and `unpack`; `out` has something else in it; too little free space.
     """
-    from preprocessing import locks
+    from common import locks
 
     if _is_there(out):
         return
@@ -85,8 +85,8 @@ def _is_there(out: Path) -> bool:
 
 
 def _download(out: Path, archive: Path | None, needed_gigabytes: float) -> None:
+    from common.folders import folder_written_whole
     from preprocessing.dataset import missing_parts
-    from preprocessing.folders import folder_written_whole
     from preprocessing.unpack import DamagedArchiveError, unpack, unpacked_bytes
 
     if out.exists() and (not out.is_dir() or any(out.iterdir())):

@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from preprocessing import locks
-from preprocessing.competition import CLASS_NAMES, CLASSES
-from preprocessing.csv_files import check_image_names, is_formula, listed_again, read_rows
-from preprocessing.errors import UserError, named, run_command
-from preprocessing.files import written_whole
-from preprocessing.run_folder import CACHE, RUNS, folds_path, run_folder
-from preprocessing.settings import CommandLine, whole_number
+from common import locks
+from common.competition import CLASS_NAMES, CLASSES
+from common.csv_files import check_image_names, is_formula, listed_again, read_rows
+from common.errors import UserError, named, run_command
+from common.files import written_whole
+from common.run_folder import CACHE, RUNS, folds_path, run_folder
+from common.settings import CommandLine, whole_number
 
 if TYPE_CHECKING:
     import pandas as pd

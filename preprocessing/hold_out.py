@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from preprocessing.competition import CLASSES, TEST_FOLDER, TRAIN_FOLDER, held_out_labels_path
+from common.competition import CLASSES, TEST_FOLDER, TRAIN_FOLDER, held_out_labels_path
+from common.errors import UserError, run_command
+from common.files import link_or_copy
+from common.run_folder import CACHE
+from common.settings import CommandLine, nearest
 from preprocessing.competition_files import write_tables
-from preprocessing.errors import UserError, run_command
-from preprocessing.files import link_or_copy
-from preprocessing.run_folder import CACHE
-from preprocessing.settings import CommandLine, nearest
 
 if TYPE_CHECKING:
     from preprocessing.dataset import Dataset
@@ -38,7 +38,7 @@ def hold_out(data: "Dataset", drivers: Sequence[str], out: Path, seed: int = 0) 
     Raises:
         UserError: an unknown driver, no driver left to train on, or `out` is there already.
     """
-    from preprocessing.folders import folder_written_whole
+    from common.folders import folder_written_whole
 
     _judge_drivers(drivers, sorted(data.train["subject"].unique()))
     out = Path(out)

@@ -17,12 +17,13 @@ import PIL.Image
 import PIL.ImageOps
 from tqdm import tqdm
 
-from preprocessing import jpeg, locks
-from preprocessing.blocks import Block, block_bytes, open_block, write_block
-from preprocessing.cache import IMAGES, make_room
+from common import locks
+from common.blocks import Block, block_bytes, open_block, write_block
+from common.cache import IMAGES, make_room
+from common.errors import UserError
+from common.settings import ImageSize
+from preprocessing import jpeg
 from preprocessing.crops import REGIONS, WHOLE
-from preprocessing.errors import UserError
-from preprocessing.settings import ImageSize
 
 BLOCK = 256  # images in one cache file
 VERSION = 3  # of the decoding and of the files; raise it when the pixels change

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from preprocessing.errors import UserError
+from common.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np

@@ -9,9 +9,9 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from preprocessing.competition import SLUG
-from preprocessing.errors import UserError
-from preprocessing.masking import masked
+from common.competition import SLUG
+from common.errors import UserError
+from common.masking import masked
 
 PAGE = f"https://www.kaggle.com/competitions/{SLUG}"
 SECRET_FIELDS = ("key", "token", "access_token", "refresh_token")  # of a credential file; the user's name is none

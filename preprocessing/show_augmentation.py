@@ -8,11 +8,11 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from common.errors import UserError, run_command
+from common.run_folder import CACHE
+from common.settings import CommandLine, ImageSize, add_settings, chosen, setting
 from preprocessing.augmentation_settings import Augmentation
 from preprocessing.crops import REGIONS, WHOLE
-from preprocessing.errors import UserError, run_command
-from preprocessing.run_folder import CACHE
-from preprocessing.settings import CommandLine, ImageSize, add_settings, chosen, setting
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,8 +44,8 @@ def make_sheet(data: "Dataset", sheet: Sheet, augmentation: Augmentation) -> "np
     import numpy as np
     import pandas as pd
 
+    from common.competition import CLASSES, NUMBER_OF_CLASSES
     from preprocessing.batches import training_batches
-    from preprocessing.competition import CLASSES, NUMBER_OF_CLASSES
     from preprocessing.driver_mixing import Companions
     from preprocessing.images import ImageStore
 
@@ -75,7 +75,7 @@ def caption(target: "np.ndarray") -> str:
     Args:
         target: shape (classes,), probabilities.
     """
-    from preprocessing.competition import CLASS_NAMES, CLASSES
+    from common.competition import CLASS_NAMES, CLASSES
 
     parts = [(float(target[number]), name) for number, name in enumerate(CLASSES) if target[number] > 0.005]
     parts.sort(reverse=True)
@@ -131,8 +131,8 @@ def main() -> None:
 
     import cv2
 
+    from common.files import written_whole
     from preprocessing import dataset
-    from preprocessing.files import written_whole
 
     data = dataset.load(dataset.required(arguments.data), arguments.cache, arguments.skip_broken)
     sheet, augmentation = Sheet(**chosen(arguments, Sheet)), Augmentation(**chosen(arguments, Augmentation))

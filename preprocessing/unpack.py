@@ -7,7 +7,7 @@ import zipfile
 import zlib
 from pathlib import Path
 
-from preprocessing.errors import UserError, named
+from common.errors import UserError, named
 
 MOST_BYTES = 12 * 10**9  # unpacked; the competition's own files take about 4 GB
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-from preprocessing import environment
+from common import environment
 from tests.trees import make_tree
 
 environment.pin()  # as commands do

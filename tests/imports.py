@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 
-from preprocessing.run_folder import REPOSITORY
+from common.run_folder import REPOSITORY
 
 HEAVY = {"numpy", "pandas", "scipy", "sklearn", "cv2", "matplotlib", "keras", "tensorflow", "jax", "torch", "ray"}
 

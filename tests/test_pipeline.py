@@ -11,11 +11,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from preprocessing import locks
-from preprocessing.competition import CLASSES
-from preprocessing.errors import DIVERGED
-from preprocessing.run_folder import REPOSITORY
-from preprocessing.tables import read_predictions
+from common import locks
+from common.competition import CLASSES
+from common.errors import DIVERGED
+from common.run_folder import REPOSITORY
+from common.tables import read_predictions
 from tests.imports import heavy_packages
 
 Command = Callable[..., subprocess.CompletedProcess]
@@ -66,8 +66,8 @@ def test_the_whole_path_and_again_and_after_a_lost_submission(
     assert len(np.load(piece / "test_features.npy", allow_pickle=False)) == len(sample)
 
     network = keras.saving.load_model(piece / "model.keras", safe_mode=True)
+    from common.settings import ImageSize
     from preprocessing.images import read_image
-    from preprocessing.settings import ImageSize
 
     pixels = np.stack([read_image(data / "imgs" / "test" / img, ImageSize(32, 40)) for img in sample["img"]])
     stored = read_predictions(piece / "test.csv")[list(CLASSES)].to_numpy()

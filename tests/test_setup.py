@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from preprocessing.run_folder import REPOSITORY
+from common.run_folder import REPOSITORY
 
 SET_UP = ["bash", "-c", "set -euo pipefail; source ./setup.sh requirements.txt; echo ready"]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from preprocessing.competition import CLASSES, DRIVER_LIST, SAMPLE_SUBMISSION, TEST_FOLDER, TRAIN_FOLDER
+from common.competition import CLASSES, DRIVER_LIST, SAMPLE_SUBMISSION, TEST_FOLDER, TRAIN_FOLDER
 
 
 def make_tree(

@@ -10,10 +10,10 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from preprocessing.errors import UserError, run_command
-from preprocessing.finished import FINISHED
-from preprocessing.run_folder import RUNS, run_folder
-from preprocessing.settings import CommandLine, names_in
+from common.errors import UserError, run_command
+from common.finished import FINISHED
+from common.run_folder import RUNS, run_folder
+from common.settings import CommandLine, names_in
 
 
 def blendable(run: Path, models: Sequence[str]) -> list[str]:

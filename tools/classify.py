@@ -12,11 +12,11 @@ import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from common.errors import UserError, run_command
+from common.settings import CommandLine
 from models.finetuning import architecture as zoo
-from models.finetuning import weights as pretrained
 from models.finetuning.architecture import Architecture
-from preprocessing.errors import UserError, run_command
-from preprocessing.settings import CommandLine
+from models.finetuning.network import weights as pretrained
 
 if TYPE_CHECKING:
     import numpy as np
@@ -73,7 +73,7 @@ def whole_network(architecture: Architecture, path: Path | None) -> Any:
     """
     import keras
 
-    from models.finetuning.network import preprocessed
+    from models.finetuning.network.build import preprocessed
 
     if path is None:
         with pretrained.downloading(architecture, _published(architecture)):
@@ -99,8 +99,8 @@ def probabilities(network: Any, images: list[Path]) -> np.ndarray:
     """
     import numpy as np
 
+    from common.settings import ImageSize
     from preprocessing.images import read_image
-    from preprocessing.settings import ImageSize
 
     size = ImageSize(*network.input_shape[1:3])
     return np.concatenate([network.predict_on_batch(read_image(path, size)[None]) for path in images])

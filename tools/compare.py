@@ -10,11 +10,11 @@ that both have, with the standard error of that difference: less than twice its 
 
 from pathlib import Path
 
-from preprocessing.csv_files import as_cell
-from preprocessing.errors import UserError, run_command
-from preprocessing.files import written_whole
-from preprocessing.run_folder import CACHE
-from preprocessing.settings import CommandLine
+from common.csv_files import as_cell
+from common.errors import UserError, run_command
+from common.files import written_whole
+from common.run_folder import CACHE
+from common.settings import CommandLine
 
 
 def command_line() -> CommandLine:

@@ -8,16 +8,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from common.competition import CLASSES
+from common.errors import UserError
+from common.finished import require_whole
+from common.metric import log_loss_per_image
+from common.run_folder import folds_path
+from common.settings import word
+from common.tables import read_predictions
 from ensemble.paired import paired_difference
 from ensemble.score_tables import formatted
-from preprocessing.competition import CLASSES
-from preprocessing.errors import UserError
-from preprocessing.finished import require_whole
 from preprocessing.folds import read_folds
-from preprocessing.metric import log_loss_per_image
-from preprocessing.run_folder import folds_path
-from preprocessing.settings import word
-from preprocessing.tables import read_predictions
 from tools.finished import FinishedPiece, finished_pieces
 
 BLEND = "ensemble"

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from common.competition import CLASS_NAMES, CLASSES
+from common.errors import UserError
+from common.files import written_whole
 from models.finetuning import runtime
-from preprocessing.competition import CLASS_NAMES, CLASSES
 from preprocessing.crops import REGIONS, WHOLE
-from preprocessing.errors import UserError
-from preprocessing.files import written_whole
 from tools.finished import FinishedPiece
 from tools.networks import load
 from tools.pictures import Photograph

@@ -5,7 +5,7 @@ from functools import cache
 import cv2
 import numpy as np
 
-from preprocessing.competition import CLASS_NAMES, CLASSES
+from common.competition import CLASS_NAMES, CLASSES
 from preprocessing.crops import REGIONS
 
 PAPER, INK, FAINT = (24, 26, 30), (238, 238, 238), (132, 136, 144)  # RGB

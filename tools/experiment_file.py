@@ -40,14 +40,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from common.errors import UserError
+from common.run_folder import checked_name
+from common.settings import checked, nearest
 from models.finetuning import architecture as zoo
 from models.finetuning.architecture import Architecture
-from models.finetuning.bottleneck import Bottleneck
+from models.finetuning.bottleneck.command import Bottleneck
 from models.finetuning.recipe import Recipe
 from preprocessing.augmentation_settings import Augmentation
-from preprocessing.errors import UserError
-from preprocessing.run_folder import checked_name
-from preprocessing.settings import checked, nearest
 
 KEYS = {
     "": ("architecture", "reference", "settings", "rounds", "experiments", "search"),

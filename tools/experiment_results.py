@@ -9,15 +9,15 @@ from types import MappingProxyType
 import numpy as np
 import pandas as pd
 
+from common.competition import CLASSES
+from common.errors import UserError
+from common.files import read_json, written_whole
+from common.finished import FINISHED, require_whole
+from common.metric import log_loss_per_image
+from common.run_folder import fold_folder
+from common.tables import read_predictions
 from ensemble.paired import paired_difference
 from ensemble.score_tables import formatted
-from preprocessing.competition import CLASSES
-from preprocessing.errors import UserError
-from preprocessing.files import read_json, written_whole
-from preprocessing.finished import FINISHED, require_whole
-from preprocessing.metric import log_loss_per_image
-from preprocessing.run_folder import fold_folder
-from preprocessing.tables import read_predictions
 
 REFERENCE, BETTER, WORSE, SAME = "reference", "better", "worse", "no difference"
 FAILED, UNFINISHED, PRUNED = "failed", "not finished", "pruned"

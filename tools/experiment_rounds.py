@@ -8,18 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from common.errors import STOPPED, UserError
+from common.files import UnreadableError
+from common.finished import why_it_failed
+from common.run_folder import fold_folder, run_folder
+from common.settings import as_options, word
 from models.finetuning import architecture as zoo
-from models.finetuning import bottleneck, command, needs, runtime
-from models.finetuning import weights as pretrained
+from models.finetuning import command, needs, runtime
+from models.finetuning.bottleneck import command as bottleneck
 from models.finetuning.devices import find_devices
+from models.finetuning.network import weights as pretrained
 from models.finetuning.piece import Piece, leave_out
 from models.finetuning.processes import run_folds, side_by_side
 from models.finetuning.recipe import Kind, without_effect
-from preprocessing.errors import STOPPED, UserError
-from preprocessing.files import UnreadableError
-from preprocessing.finished import why_it_failed
-from preprocessing.run_folder import fold_folder, run_folder
-from preprocessing.settings import as_options, word
 from tools.experiment_file import Experiment, Plan, Round
 from tools.experiment_results import FAILED, Judged, Result, as_text, judge, results_of, survivors, write_table
 

@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from preprocessing.errors import UserError
+from common.errors import UserError
 from tools import experiment_rounds as rounds
 from tools.experiment_file import Plan, Range, Search
 from tools.experiment_results import FAILED, PRUNED, Judged, as_text, judge, results_of, write_table

@@ -14,9 +14,9 @@ docstring of tools/experiment_file.py.
 
 from pathlib import Path
 
+from common.errors import UserError, run_command
+from common.settings import CommandLine
 from models.finetuning import command
-from preprocessing.errors import UserError, run_command
-from preprocessing.settings import CommandLine
 from tools.experiment_file import read_plan
 
 

@@ -13,11 +13,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from preprocessing.competition import CLASSES
-from preprocessing.errors import UserError, run_command
-from preprocessing.files import written_whole
-from preprocessing.run_folder import CACHE
-from preprocessing.settings import CommandLine
+from common.competition import CLASSES
+from common.errors import UserError, run_command
+from common.files import written_whole
+from common.run_folder import CACHE
+from common.settings import CommandLine
 from tools.finished import FinishedPiece, add_choice, existing_run, networks_of
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from preprocessing.errors import UserError, run_command
-from preprocessing.settings import CommandLine
+from common.errors import UserError, run_command
+from common.settings import CommandLine
 from tools.finished import FinishedPiece, add_choice, existing_run, networks_of
 
 if TYPE_CHECKING:
@@ -79,8 +79,8 @@ def _photographs(images: list[Path] | None) -> list[Photograph]:
     """Real photographs to check on."""
     import numpy as np
 
+    from common.competition import TEST_FOLDER
     from preprocessing import dataset
-    from preprocessing.competition import TEST_FOLDER
     from tools import pictures
 
     if not images:

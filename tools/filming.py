@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from preprocessing.errors import UserError
-from preprocessing.files import written_whole
+from common.errors import UserError
+from common.files import written_whole
 from tools.drawing import with_probabilities
 from tools.pictures import Video
 from tools.words import clock

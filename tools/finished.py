@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from common.errors import UserError, named
+from common.files import read_record
+from common.finished import FINISHED
+from common.run_folder import RESERVED_MODEL_NAMES, RUNS, run_folder
+from common.settings import CommandLine, ImageSize, names_in, nearest
 from preprocessing.crops import WHOLE
-from preprocessing.errors import UserError, named
-from preprocessing.files import read_record
-from preprocessing.finished import FINISHED
-from preprocessing.run_folder import RESERVED_MODEL_NAMES, RUNS, run_folder
-from preprocessing.settings import CommandLine, ImageSize, names_in, nearest
 
 NETWORK = "model.keras"
 

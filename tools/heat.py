@@ -5,8 +5,8 @@ from typing import Any
 import cv2
 import numpy as np
 
+from common.errors import UserError
 from models.finetuning import runtime
-from preprocessing.errors import UserError
 
 
 class HeatMaps:

@@ -13,10 +13,10 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from preprocessing.competition import DRIVER_LIST, SAMPLE_SUBMISSION
-from preprocessing.errors import UserError, run_command
-from preprocessing.finished import FINISHED
-from preprocessing.run_folder import REPOSITORY
+from common.competition import DRIVER_LIST, SAMPLE_SUBMISSION
+from common.errors import UserError, run_command
+from common.finished import FINISHED
+from common.run_folder import REPOSITORY
 from tools.schedule import NOTHING_YET, STARTED
 
 DEPTH = 5  # of folders under input/: input/competitions/NAME, input/datasets/USER/NAME, input/notebooks/USER/NAME

@@ -17,12 +17,12 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from preprocessing.competition import SLUG
-from preprocessing.errors import UserError, named, run_command
-from preprocessing.files import sha256_of, write_json, write_text, written_whole
+from common.competition import SLUG
+from common.errors import UserError, named, run_command
+from common.files import sha256_of, write_json, write_text, written_whole
+from common.run_folder import BUNDLE_MANIFEST, CACHE, REPOSITORY
+from common.settings import CommandLine
 from preprocessing.kaggle_client import last_words, run_client, secrets
-from preprocessing.run_folder import BUNDLE_MANIFEST, CACHE, REPOSITORY
-from preprocessing.settings import CommandLine
 
 CODE, WEIGHTS = "statefarm-code", "statefarm-weights"
 ARCHIVE = "statefarm_code.zip"

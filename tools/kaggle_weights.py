@@ -11,14 +11,14 @@ import os
 import shutil
 from pathlib import Path
 
+from common.errors import UserError, run_command
+from common.files import sha256_of, write_json, written_whole
+from common.run_folder import CACHE
+from common.settings import CommandLine, names_in
 from models.finetuning import architecture as zoo
 from models.finetuning import runtime
-from models.finetuning import weights as pretrained
 from models.finetuning.architecture import Architecture
-from preprocessing.errors import UserError, run_command
-from preprocessing.files import sha256_of, write_json, written_whole
-from preprocessing.run_folder import CACHE
-from preprocessing.settings import CommandLine, names_in
+from models.finetuning.network import weights as pretrained
 from tools.kaggle_push import WEIGHTS, checked_user, dataset_metadata, publish_dataset
 from tools.plan import DEFAULT_MODELS
 

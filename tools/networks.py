@@ -9,11 +9,11 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from common.competition import NUMBER_OF_CLASSES
+from common.errors import UserError
+from common.finished import require_whole
+from common.settings import ImageSize
 from models.finetuning import runtime
-from preprocessing.competition import NUMBER_OF_CLASSES
-from preprocessing.errors import UserError
-from preprocessing.finished import require_whole
-from preprocessing.settings import ImageSize
 from preprocessing.unpack import unpacked_bytes
 from tools.finished import FinishedPiece
 

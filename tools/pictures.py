@@ -9,10 +9,10 @@ from typing import TypeVar
 import cv2
 import numpy as np
 
+from common.errors import UserError, named
+from common.settings import ImageSize
 from preprocessing import jpeg
-from preprocessing.errors import UserError, named
 from preprocessing.images import decode, read_image
-from preprocessing.settings import ImageSize
 from tools.words import clock
 
 PHOTOGRAPHS = (

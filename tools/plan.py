@@ -13,27 +13,29 @@ import shlex
 import sys
 from pathlib import Path
 
-from ensemble.options import Options
-from ensemble.score import read_labels
-from models.finetuning import architecture as zoo
-from models.finetuning import command, needs, runtime, watching, weights
-from models.finetuning.devices import find_devices
-from models.finetuning.processes import default_jobs
-from models.finetuning.recipe import Kind, Recipe
-from preprocessing.augmentation_settings import Augmentation
-from preprocessing.competition import (
+from common.competition import (
     COMPLETE_TEST_IMAGES,
     COMPLETE_TRAIN_IMAGES,
     DRIVER_LIST,
     SAMPLE_SUBMISSION,
     held_out_labels_path,
 )
-from preprocessing.errors import UserError, run_command
-from preprocessing.files import read_record, written_whole
-from preprocessing.finished import FINISHED
+from common.errors import UserError, run_command
+from common.files import read_record, written_whole
+from common.finished import FINISHED
+from common.run_folder import REPOSITORY, RUNS, SUBMISSIONS, fold_folder, run_folder
+from common.settings import CommandLine, add_settings, as_options, chosen, names_in
+from ensemble.options import Options
+from ensemble.score import read_labels
+from models.finetuning import architecture as zoo
+from models.finetuning import command, needs, runtime
+from models.finetuning.devices import find_devices
+from models.finetuning.network import weights
+from models.finetuning.processes import default_jobs
+from models.finetuning.recipe import Kind, Recipe
+from models.finetuning.training import tracking as watching
+from preprocessing.augmentation_settings import Augmentation
 from preprocessing.folds import number_of_folds
-from preprocessing.run_folder import REPOSITORY, RUNS, SUBMISSIONS, fold_folder, run_folder
-from preprocessing.settings import CommandLine, add_settings, as_options, chosen, names_in
 from tools import schedule
 from tools.timetable import described, read_budget, timetable
 

@@ -17,10 +17,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from preprocessing.competition import NUMBER_OF_CLASSES
-from preprocessing.errors import UserError, named, run_command
-from preprocessing.files import written_whole
-from preprocessing.settings import CommandLine
+from common.competition import NUMBER_OF_CLASSES
+from common.errors import UserError, named, run_command
+from common.files import written_whole
+from common.settings import CommandLine
 from tools.finished import add_choice, existing_run, networks_of
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def main() -> None:
     if arguments.out:
         import numpy as np
 
-        from preprocessing.tables import write_predictions
+        from common.tables import write_predictions
 
         write_predictions(arguments.out, names, np.concatenate(tables))
         print(arguments.out)

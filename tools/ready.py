@@ -9,12 +9,12 @@ import dataclasses
 import sys
 from typing import Any
 
+from common.errors import run_command
+from common.settings import CommandLine, chosen, names_in
 from models.finetuning import architecture as zoo
 from models.finetuning import command
 from models.finetuning.piece import Piece
 from models.finetuning.recipe import Recipe
-from preprocessing.errors import run_command
-from preprocessing.settings import CommandLine, chosen, names_in
 from tools.verify import damaged_pieces
 
 NAMING_LAYERS = ("trainable", "pooled_layers")  # settings that only the network itself can check
@@ -55,7 +55,7 @@ def _build(template: Piece) -> Any:
     from models.finetuning import runtime
 
     runtime.load_keras()
-    from models.finetuning.network import build
+    from models.finetuning.network.build import build
 
     return build(template.architecture, template.recipe, "none", "float32", 0)
 

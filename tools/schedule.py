@@ -17,6 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from common import machine
+from common.errors import DIVERGED, STOPPED, USER_ERROR, UserError, run_command
+from common.files import read_json, write_json
+from common.finished import why_it_failed
+from common.run_folder import REPOSITORY, fold_folder
+from common.settings import CommandLine, names_in
 from models.finetuning import architecture as zoo
 from models.finetuning import command, needs, runtime
 from models.finetuning.devices import Device, device_at, find_devices
@@ -32,12 +38,6 @@ from models.finetuning.processes import (
     stop,
     what_happened,
 )
-from preprocessing import machine
-from preprocessing.errors import DIVERGED, STOPPED, USER_ERROR, UserError, run_command
-from preprocessing.files import read_json, write_json
-from preprocessing.finished import why_it_failed
-from preprocessing.run_folder import REPOSITORY, fold_folder
-from preprocessing.settings import CommandLine, names_in
 from tools.timetable import Pace, Task, clock_time, described, kept_for_blend, next_task, read_budget, timetable
 
 RECORD = "clock.json"  # in the run's folder

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from models.finetuning.layers import BACKBONE
-from models.finetuning.network import as_list
-from models.finetuning.trunk import Boundary, boundary
+from models.finetuning.network.build import as_list
+from models.finetuning.network.layers import BACKBONE
+from models.finetuning.network.split import Boundary, boundary
 
 
 @dataclasses.dataclass(frozen=True)

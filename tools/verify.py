@@ -10,11 +10,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from preprocessing.errors import UserError, run_command
-from preprocessing.files import UnreadableError, read_json, sha256_of
-from preprocessing.finished import FINISHED, damaged_outputs, set_aside, trained_on_other_folds
-from preprocessing.run_folder import RUNS
-from preprocessing.settings import CommandLine
+from common.errors import UserError, run_command
+from common.files import UnreadableError, read_json, sha256_of
+from common.finished import FINISHED, damaged_outputs, set_aside, trained_on_other_folds
+from common.run_folder import RUNS
+from common.settings import CommandLine
 from tools.finished import existing_run
 
 BLENDED = (".csv", "_features.npy")  # endings of the outputs that a blend reads
@@ -93,8 +93,8 @@ def main() -> None:
     run = existing_run(arguments.run, arguments.runs)
     pieces = len(list(run.glob(f"*/fold_*/{FINISHED}")))
 
+    from common.run_folder import folds_path
     from preprocessing.folds import read_folds
-    from preprocessing.run_folder import folds_path
 
     read_folds(folds_path(run))
     others = [path.parent for path in run.glob(f"*/fold_*/{FINISHED}")]

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from preprocessing.competition import CLASS_NAMES, CLASSES
+from common.competition import CLASS_NAMES, CLASSES
 
 WORTH_SAYING = 0.05  # probability of a second class
 

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from common.errors import UserError
+from common.settings import ImageSize, nearest
 from models.finetuning.recipe import Kind, Recipe, check_contradictions, resolve
 from preprocessing.augmentation_settings import Augmentation
-from preprocessing.errors import UserError
-from preprocessing.settings import ImageSize, nearest
 
 ZOO = Path(__file__).resolve().parent.parent
 NOT_ARCHITECTURES = ("__init__", "bottleneck")

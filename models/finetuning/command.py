@@ -8,9 +8,15 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from models.finetuning import needs, pseudo_labels, runtime, watching
-from models.finetuning import weights as pretrained
+from common import machine
+from common.errors import UserError, run_command
+from common.finished import FAILED, why_it_failed
+from common.run_folder import ALL_DRIVERS, CACHE, RUNS, checked_name, folds_path, run_folder
+from common.settings import CommandLine, add_settings, chosen, whole_number
+from models.finetuning import needs, runtime
 from models.finetuning.architecture import Architecture
+from models.finetuning.data import pseudo_labels
+from models.finetuning.network import weights as pretrained
 from models.finetuning.piece import (
     Piece,
     drop_checkpoint,
@@ -22,13 +28,9 @@ from models.finetuning.piece import (
 )
 from models.finetuning.processes import run_folds, side_by_side
 from models.finetuning.recipe import Kind, Recipe
-from preprocessing import machine
+from models.finetuning.training import tracking as watching
 from preprocessing.augmentation_settings import Augmentation
-from preprocessing.errors import UserError, run_command
-from preprocessing.finished import FAILED, why_it_failed
 from preprocessing.folds import add_fold_options
-from preprocessing.run_folder import ALL_DRIVERS, CACHE, RUNS, checked_name, folds_path, run_folder
-from preprocessing.settings import CommandLine, add_settings, chosen, whole_number
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -7,8 +7,8 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from preprocessing.errors import UserError
-from preprocessing.run_folder import REPOSITORY
+from common.errors import UserError
+from common.run_folder import REPOSITORY
 
 VARIABLE = "STATEFARM_DEVICES"  # '0,1' or '0=T4,1=T4'; 'none' for no accelerator
 VISIBLE = "CUDA_VISIBLE_DEVICES"  # what TensorFlow and JAX look for

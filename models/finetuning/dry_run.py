@@ -7,10 +7,10 @@ import pandas as pd
 
 from models.finetuning import needs, runtime
 from models.finetuning.devices import find_devices
-from models.finetuning.layers import count_blocks
-from models.finetuning.network import Network, build, set_trainable, trainable_summary
-from models.finetuning.optimisation import stages
+from models.finetuning.network.build import Network, build, set_trainable, trainable_summary
+from models.finetuning.network.layers import count_blocks
 from models.finetuning.piece import Piece
+from models.finetuning.training.optimisation import stages
 
 
 def describe(pieces: Sequence[Piece], folds: pd.DataFrame, test_images: int, cache: Path, jobs: int) -> str:

@@ -11,23 +11,25 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from models.finetuning import head, initialisation, outputs, piece, runtime, sources
-from models.finetuning import weights as pretrained
-from models.finetuning.network import Network, build, save_model
+from common.competition import CLASSES, NUMBER_OF_CLASSES
+from common.errors import UserError
+from common.files import written_whole
+from common.run_folder import ALL_DRIVERS
+from models.finetuning import outputs, piece, runtime
+from models.finetuning.data import sources
+from models.finetuning.data.pseudo_labels import SHA256, identity, soft_targets
+from models.finetuning.data.sources import Source
+from models.finetuning.network import head, initialisation
+from models.finetuning.network import weights as pretrained
+from models.finetuning.network.build import Network, build, save_model
+from models.finetuning.network.split import split
 from models.finetuning.piece import Piece
 from models.finetuning.processes import LABEL
-from models.finetuning.pseudo_labels import SHA256, identity, soft_targets
-from models.finetuning.sources import Source
-from models.finetuning.training import FoldData, Trainer
-from models.finetuning.trunk import split
-from models.finetuning.watching import watched
+from models.finetuning.training.tracking import watched
+from models.finetuning.training.trainer import FoldData, Trainer
 from preprocessing.augmentation_settings import Augmentation
-from preprocessing.competition import CLASSES, NUMBER_OF_CLASSES
 from preprocessing.dataset import Dataset
-from preprocessing.errors import UserError
-from preprocessing.files import written_whole
 from preprocessing.images import ImageStore
-from preprocessing.run_folder import ALL_DRIVERS
 
 
 def train_fold(

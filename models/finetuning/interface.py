@@ -14,24 +14,24 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from common import machine
+from common.errors import UserError, named
+from common.run_folder import CACHE
+from common.settings import checked, nearest
 from models.finetuning import architecture as zoo
 from models.finetuning import runtime
-from models.finetuning import weights as pretrained
 from models.finetuning.architecture import Architecture
 from models.finetuning.command import GIBIBYTE
+from models.finetuning.network import weights as pretrained
 from models.finetuning.piece import Piece
 from models.finetuning.recipe import Kind, Recipe
-from preprocessing import machine
 from preprocessing.augmentation_settings import Augmentation
-from preprocessing.errors import UserError, named
-from preprocessing.run_folder import CACHE
-from preprocessing.settings import checked, nearest
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
-    from models.finetuning.network import Network
+    from models.finetuning.network.build import Network
     from preprocessing.images import Source
 
 
@@ -125,7 +125,7 @@ class Model:
         import pandas as pd
 
         from models.finetuning import fold as engine
-        from models.finetuning.sources import Pixels
+        from models.finetuning.data.sources import Pixels
 
         limit = int(options.cache_limit * GIBIBYTE)
         labelled, _ = engine.stores(self.recipe, data, table, Path(options.cache), limit)
@@ -161,9 +161,9 @@ class Model:
         import pandas as pd
         import PIL.Image
 
-        from models.finetuning.prediction import predict
-        from models.finetuning.views import mean_with_views
-        from preprocessing.competition import CLASSES
+        from common.competition import CLASSES
+        from models.finetuning.data.prediction import predict
+        from models.finetuning.data.views import mean_with_views
 
         single = isinstance(images, (str, os.PathLike, PIL.Image.Image)) or getattr(images, "ndim", 0) in (2, 3)
         if not single and not isinstance(images, Iterable):
@@ -201,7 +201,7 @@ class Model:
         if self._trained is None:
             pretrained.check_available(self.architecture, str(options.weights))
         self._policy, _ = runtime.start(options.precision, options.seed)
-        from models.finetuning.network import build, copy_backbone
+        from models.finetuning.network.build import build, copy_backbone
 
         source = str(options.weights) if self._trained is None else "none"
         network = build(self.architecture, self.recipe, source, self._policy, options.seed)

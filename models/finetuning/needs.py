@@ -5,12 +5,12 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from common import machine
+from common.errors import UserError, named
+from common.files import free_bytes
 from models.finetuning.architecture import Architecture
 from models.finetuning.devices import Device
 from models.finetuning.recipe import Recipe
-from preprocessing import machine
-from preprocessing.errors import UserError, named
-from preprocessing.files import free_bytes
 
 GIBIBYTE = 2**30
 REFERENCE_PIXELS = 224 * 224  # that `Architecture.gigaflops` is for

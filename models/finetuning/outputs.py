@@ -9,17 +9,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from common.competition import NUMBER_OF_CLASSES
+from common.files import written_whole
+from common.metric import accuracy, log_loss
+from common.tables import write_predictions
 from models.finetuning import piece
-from models.finetuning.network import Network
+from models.finetuning.data.sources import Source
+from models.finetuning.data.views import mean_with_views
+from models.finetuning.network.build import Network
 from models.finetuning.piece import Piece
-from models.finetuning.sources import Source
-from models.finetuning.training import FoldData
-from models.finetuning.views import mean_with_views
-from preprocessing.competition import NUMBER_OF_CLASSES
+from models.finetuning.training.trainer import FoldData
 from preprocessing.dataset import Dataset
-from preprocessing.files import written_whole
-from preprocessing.metric import accuracy, log_loss
-from preprocessing.tables import write_predictions
 
 PART = 4096  # images whose features are in memory at a time; whole batches of predictions
 

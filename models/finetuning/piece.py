@@ -17,17 +17,17 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from models.finetuning import pseudo_labels
-from models.finetuning import weights as pretrained
+from common import locks, machine
+from common.errors import UserError, last_line
+from common.files import DamagedRecordError, read_record, sha256_of, write_json
+from common.finished import DAMAGED, FAILED, FINISHED, record_of_piece, set_aside
+from common.masking import masked
+from common.run_folder import ALL_DRIVERS, BUNDLE_MANIFEST, REPOSITORY, fold_folder, folds_path
+from common.settings import as_json, as_words
 from models.finetuning.architecture import Architecture
-from preprocessing import locks, machine
+from models.finetuning.data import pseudo_labels
+from models.finetuning.network import weights as pretrained
 from preprocessing.augmentation_settings import Augmentation
-from preprocessing.errors import UserError, last_line
-from preprocessing.files import DamagedRecordError, read_record, sha256_of, write_json
-from preprocessing.finished import DAMAGED, FAILED, FINISHED, record_of_piece, set_aside
-from preprocessing.masking import masked
-from preprocessing.run_folder import ALL_DRIVERS, BUNDLE_MANIFEST, REPOSITORY, fold_folder, folds_path
-from preprocessing.settings import as_json, as_words
 
 CHECKPOINT = "checkpoint/state.npz"
 LOG = "log.txt"

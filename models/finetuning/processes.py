@@ -14,11 +14,11 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
+from common import machine
+from common.environment import pinned, with_threads
+from common.errors import DIVERGED, OUT_OF_MEMORY, SOME_FAILED, STOPPED, USER_ERROR
 from models.finetuning.devices import Device, device_at, find_devices
 from models.finetuning.needs import at_a_time
-from preprocessing import machine
-from preprocessing.environment import pinned, with_threads
-from preprocessing.errors import DIVERGED, OUT_OF_MEMORY, SOME_FAILED, STOPPED, USER_ERROR
 
 LABEL = "STATEFARM_LINE_LABEL"  # what a process puts before each line that it says, for who reads two at once
 POLL_SECONDS = 0.2

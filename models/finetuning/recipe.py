@@ -8,10 +8,10 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from common.errors import UserError
+from common.settings import ImageSize, setting
 from preprocessing.augmentation_settings import Augmentation
 from preprocessing.crops import REGIONS, WHOLE
-from preprocessing.errors import UserError
-from preprocessing.settings import ImageSize, setting
 
 
 @dataclasses.dataclass(frozen=True)

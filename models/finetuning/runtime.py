@@ -13,9 +13,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from preprocessing import environment
+from common import environment
+from common.errors import UserError
 from preprocessing.drawing import load_matplotlib
-from preprocessing.errors import UserError
 
 BACKENDS = ("tensorflow", "jax")
 PRECISIONS = ("auto", "float32", "mixed_bfloat16", "mixed_float16")

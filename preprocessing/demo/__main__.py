@@ -3,11 +3,11 @@
 import time
 from pathlib import Path
 
-from preprocessing.competition import held_out_labels_path
+from common.competition import held_out_labels_path
+from common.errors import UserError, run_command
+from common.settings import CommandLine, add_settings, chosen
 from preprocessing.demo.contact_sheet import write_contact_sheet
 from preprocessing.demo.dataset import DemoSettings, demo_root, ensure_demo, render_demo
-from preprocessing.errors import UserError, run_command
-from preprocessing.settings import CommandLine, add_settings, chosen
 
 
 def main() -> None:

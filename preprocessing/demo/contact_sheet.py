@@ -3,8 +3,8 @@
 import functools
 from pathlib import Path
 
-from preprocessing.competition import CLASS_NAMES
-from preprocessing.files import written_whole
+from common.competition import CLASS_NAMES
+from common.files import written_whole
 
 COLUMNS = 5
 TILE_HEIGHT, TILE_WIDTH, CAPTION_HEIGHT = 180, 240, 24  # pixels

@@ -13,11 +13,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from preprocessing import interrupts, locks, machine
-from preprocessing.competition import CLASSES, TEST_FOLDER, TRAIN_FOLDER, held_out_labels_path
+from common import interrupts, locks, machine
+from common.competition import CLASSES, TEST_FOLDER, TRAIN_FOLDER, held_out_labels_path
+from common.folders import folder_written_whole
+from common.settings import setting
 from preprocessing.competition_files import write_tables
-from preprocessing.folders import folder_written_whole
-from preprocessing.settings import setting
 
 VERSION = 2  # raise it whenever the pictures change: a cached set of another version is not used
 JPEG_QUALITY = 88

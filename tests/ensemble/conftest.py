@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from preprocessing.competition import CLASSES
-from preprocessing.tables import write_predictions
+from common.competition import CLASSES
+from common.tables import write_predictions
 
 FOLDS = 3
 DRIVERS = 9

@@ -10,14 +10,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from common.competition import CLASSES
+from common.errors import UserError
+from common.files import sha256_of
+from common.metric import log_loss
 from ensemble.options import Options
 from ensemble.score import score_text
 from ensemble.stage import Request, blend_run
 from ensemble.submission import check_submission, read_sample_images, write_submission
-from preprocessing.competition import CLASSES
-from preprocessing.errors import UserError
-from preprocessing.files import sha256_of
-from preprocessing.metric import log_loss
 
 ROOT = Path(__file__).resolve().parents[2]
 

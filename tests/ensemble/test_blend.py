@@ -12,6 +12,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from common.competition import CLASSES
+from common.errors import UserError
+from common.metric import log_loss
+from common.tables import read_predictions
 from ensemble import stage
 from ensemble.calibration import Calibration
 from ensemble.clipping import clip
@@ -22,10 +26,6 @@ from ensemble.options import Options
 from ensemble.outcome import outcome_of
 from ensemble.stage import Request, blend_run
 from ensemble.transduction import Transduction
-from preprocessing.competition import CLASSES
-from preprocessing.errors import UserError
-from preprocessing.metric import log_loss
-from preprocessing.tables import read_predictions
 from tests.imports import heavy_packages
 
 ROOT = Path(__file__).resolve().parents[2]

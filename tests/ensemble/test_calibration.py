@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from common.metric import log_loss
 from ensemble.calibration import (
     Calibration,
     calibration_error,
@@ -18,7 +19,6 @@ from ensemble.pooling import floored, geometric_pool, per_class_pool, stacked_po
 from ensemble.prior import PriorMatching, fit_prior, sets_of
 from ensemble.stacking import choose_penalty, fit_per_class, fit_stacking, simplex_columns
 from ensemble.weights import fit_weights
-from preprocessing.metric import log_loss
 from tests.ensemble.test_weights import SEEDS, labels_of, predictions
 
 RARE = st.sampled_from([0.02, 0.5, 5.0])

@@ -11,11 +11,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from common.competition import CLASSES
+from common.metric import log_loss
+from common.tables import read_predictions, write_predictions
 from ensemble.loose_tables import unique_names
 from ensemble.submission import check_submission, read_sample_images
-from preprocessing.competition import CLASSES
-from preprocessing.metric import log_loss
-from preprocessing.tables import read_predictions, write_predictions
 from tests.ensemble.conftest import informed
 from tools.verify import damaged_blend
 

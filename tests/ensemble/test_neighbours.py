@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from common.metric import log_loss
 from ensemble.neighbours import Graph, Smoothing, nearest, normalised
 from ensemble.segments import Segmentation, mutual_chains
 from ensemble.transduction import fit_transduction
-from preprocessing.metric import log_loss
 from tests.ensemble.test_weights import SEEDS, predictions
 
 

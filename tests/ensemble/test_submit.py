@@ -10,10 +10,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from common.errors import UserError
+from common.run_folder import REPOSITORY
 from ensemble import blend, submit
 from ensemble.leaderboard import Entry, Leaderboard
-from preprocessing.errors import UserError
-from preprocessing.run_folder import REPOSITORY
 from tests.ensemble.conftest import TEST_IMAGES, SmallRun, make_small
 from tests.stand_in import install_client
 

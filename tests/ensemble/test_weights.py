@@ -5,12 +5,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from common.metric import log_loss
 from ensemble.clipping import CLIPS, choose_clip, clip
 from ensemble.pooling import POOLS, uniform_weights
 from ensemble.selection import CrossFit
 from ensemble.ways import Blend, Evidence, Way, ways
 from ensemble.weights import fit_weights
-from preprocessing.metric import log_loss
 
 SEEDS = st.integers(0, 2**32 - 1)
 POOLINGS = st.sampled_from(sorted(POOLS))

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from common.errors import UserError
+from common.run_folder import REPOSITORY
 from models.finetuning.architecture import find
-from preprocessing.errors import UserError
-from preprocessing.run_folder import REPOSITORY
 from tests.stand_in import install_client
 from tools import kaggle_push
 from tools.kaggle_kernel import gather_weights, take_over

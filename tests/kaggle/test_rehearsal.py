@@ -12,10 +12,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from common.files import read_json
+from common.run_folder import REPOSITORY
+from common.tables import read_predictions
 from models.finetuning.devices import Device
-from preprocessing.files import read_json
-from preprocessing.run_folder import REPOSITORY
-from preprocessing.tables import read_predictions
 from tests.trees import make_tree
 from tools.kaggle_push import build_code, build_kernel, revision
 from tools.schedule import RECORD, Places

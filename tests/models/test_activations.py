@@ -12,17 +12,18 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from models.finetuning import activations, runtime, sources
+from common.run_folder import REPOSITORY
+from common.settings import ImageSize
 from models.finetuning import architecture as zoo
-from models.finetuning.activations import PLAIN, ActivationStore
-from models.finetuning.network import Network, build, set_trainable
+from models.finetuning import runtime
+from models.finetuning.data import activations, sources
+from models.finetuning.data.activations import PLAIN, ActivationStore
+from models.finetuning.network.build import Network, build, set_trainable
+from models.finetuning.network.split import split
 from models.finetuning.recipe import Kind, Recipe
-from models.finetuning.trunk import split
 from preprocessing import dataset
 from preprocessing.augmentation_settings import Augmentation
 from preprocessing.images import ImageStore
-from preprocessing.run_folder import REPOSITORY
-from preprocessing.settings import ImageSize
 from tests.trees import make_tree
 
 SIZE = ImageSize(48, 64)

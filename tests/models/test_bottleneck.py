@@ -13,23 +13,23 @@ import pandas as pd
 import pytest
 from sklearn.linear_model import LogisticRegression
 
+from common.cache import make_room
+from common.competition import CLASSES
+from common.errors import UserError
+from common.metric import log_loss
+from common.run_folder import REPOSITORY
+from common.settings import ImageSize
+from common.tables import read_predictions
 from models.finetuning import architecture as zoo
-from models.finetuning import features as features_of_images
-from models.finetuning import linear
-from models.finetuning.bottleneck import settings_for
-from models.finetuning.bottleneck_folds import inner_folds
-from models.finetuning.features import FeatureStore
-from models.finetuning.head import standardisation
-from models.finetuning.linear import Linear, Search, calibration, fit_path, softmax
-from models.finetuning.network import build
-from preprocessing.cache import make_room
-from preprocessing.competition import CLASSES
-from preprocessing.errors import UserError
+from models.finetuning.bottleneck import linear
+from models.finetuning.bottleneck.command import settings_for
+from models.finetuning.bottleneck.folds import inner_folds
+from models.finetuning.bottleneck.linear import Linear, Search, calibration, fit_path, softmax
+from models.finetuning.data import features as features_of_images
+from models.finetuning.data.features import FeatureStore
+from models.finetuning.network.build import build
+from models.finetuning.network.head import standardisation
 from preprocessing.images import ImageStore, read_image
-from preprocessing.metric import log_loss
-from preprocessing.run_folder import REPOSITORY
-from preprocessing.settings import ImageSize
-from preprocessing.tables import read_predictions
 from tests.imports import heavy_packages
 
 

@@ -6,10 +6,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from common.run_folder import REPOSITORY
+from common.settings import ImageSize, as_words
 from models.finetuning import architecture as zoo
 from models.finetuning.recipe import Kind
-from preprocessing.run_folder import REPOSITORY
-from preprocessing.settings import ImageSize, as_words
 
 
 def dry_run(data: Path, runs: Path, *options: object) -> subprocess.CompletedProcess:

@@ -11,18 +11,18 @@ import keras
 import numpy as np
 import pytest
 
+from common.environment import THREADS
+from common.run_folder import REPOSITORY
+from common.settings import ImageSize
 from models.finetuning import architecture as zoo
 from models.finetuning import runtime
-from models.finetuning.network import Network, build, set_trainable
-from models.finetuning.optimisation import Stage, make_optimizer, stages
+from models.finetuning.data.sources import Pixels
+from models.finetuning.network.build import Network, build, set_trainable
 from models.finetuning.recipe import Recipe
-from models.finetuning.sources import Pixels
-from models.finetuning.training import DivergedError, FoldData, Trainer
+from models.finetuning.training.optimisation import Stage, make_optimizer, stages
+from models.finetuning.training.trainer import DivergedError, FoldData, Trainer
 from preprocessing.augmentation_settings import Augmentation
-from preprocessing.environment import THREADS
 from preprocessing.images import ImageStore
-from preprocessing.run_folder import REPOSITORY
-from preprocessing.settings import ImageSize
 from tests.trees import make_tree
 
 LARGEST = float(np.finfo(np.float32).max)

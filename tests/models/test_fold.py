@@ -8,21 +8,21 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from common.competition import CLASSES, DRIVER_LIST, TRAIN_FOLDER
+from common.log_space import geometric_mean
+from common.metric import log_loss
+from common.settings import ImageSize
+from common.tables import read_predictions
 from models.finetuning import architecture as zoo
+from models.finetuning.data.views import VIEWS
 from models.finetuning.fold import fold_data, train_fold
 from models.finetuning.piece import Piece, outputs_of
 from models.finetuning.recipe import Kind
-from models.finetuning.views import VIEWS
 from preprocessing import dataset
 from preprocessing.batches import Augmented
-from preprocessing.competition import CLASSES, DRIVER_LIST, TRAIN_FOLDER
 from preprocessing.dataset import Dataset
 from preprocessing.folds import ensure_folds
 from preprocessing.images import ImageStore, read_image
-from preprocessing.log_space import geometric_mean
-from preprocessing.metric import log_loss
-from preprocessing.settings import ImageSize
-from preprocessing.tables import read_predictions
 from tests.trees import make_tree
 
 SIZE = ImageSize(32, 40)

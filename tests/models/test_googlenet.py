@@ -12,12 +12,12 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from common.errors import UserError
+from common.run_folder import REPOSITORY
 from models.finetuning import architecture as zoo
-from models.finetuning import googlenet_onnx, weights
-from models.finetuning.googlenet import AUXILIARY_OUTPUTS, GoogLeNet, local_response_normalization
-from models.finetuning.googlenet_onnx import import_weights
-from preprocessing.errors import UserError
-from preprocessing.run_folder import REPOSITORY
+from models.finetuning.network import googlenet_onnx, weights
+from models.finetuning.network.googlenet import AUXILIARY_OUTPUTS, GoogLeNet, local_response_normalization
+from models.finetuning.network.googlenet_onnx import import_weights
 
 pytestmark = pytest.mark.slow  # builds many networks
 
@@ -229,7 +229,7 @@ def written(zoo_file: ZooFile, path: Path) -> Path:
 def test_an_imported_onnx_file_gives_what_opencv_gets_from_it(tmp_path: Path) -> None:
     zoo_file = ZooFile()
     source = written(zoo_file, tmp_path / "googlenet-9.onnx")
-    command = ["-m", "models.finetuning.googlenet_onnx", str(source), "--out", str(tmp_path / "weights")]
+    command = ["-m", "models.finetuning.network.googlenet_onnx", str(source), "--out", str(tmp_path / "weights")]
     done = subprocess.run([sys.executable, *command], cwd=REPOSITORY, check=True, capture_output=True, text=True)
     assert done.stdout.startswith(f"wrote {tmp_path / 'weights' / 'googlenet.weights.h5'}")
     assert [path.name for path in (tmp_path / "weights").iterdir()] == ["googlenet.weights.h5"]

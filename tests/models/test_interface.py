@@ -9,13 +9,13 @@ import pandas as pd
 import PIL.Image
 import pytest
 
+from common.competition import CLASSES
+from common.errors import UserError
+from common.run_folder import REPOSITORY
+from common.settings import ImageSize
 from models import finetune
 from models.finetuning.interface import Model
-from preprocessing.competition import CLASSES
-from preprocessing.errors import UserError
 from preprocessing.images import read_image
-from preprocessing.run_folder import REPOSITORY
-from preprocessing.settings import ImageSize
 from tests.trees import make_tree
 
 SETTINGS = {"weights": "none", "image_size": "32x40", "epochs": 1, "folds": 2, "precision": "float32", "workers": 2}

@@ -10,13 +10,13 @@ import keras
 import numpy as np
 import pytest
 
+from common.run_folder import REPOSITORY
+from common.settings import ImageSize
+from common.tables import read_predictions
 from models.finetuning import architecture as zoo
-from models.finetuning.network import build
+from models.finetuning.network.build import build
 from models.finetuning.recipe import Kind
 from preprocessing.images import read_image
-from preprocessing.run_folder import REPOSITORY
-from preprocessing.settings import ImageSize
-from preprocessing.tables import read_predictions
 from tests.trees import make_tree
 
 pytestmark = [
@@ -58,7 +58,7 @@ def test_a_fold_trained_on_jax_predicts_the_same_on_tensorflow(tmp_path: Path) -
 def test_a_step_of_wild_gradients_changes_nothing_inside_a_training_step_of_jax() -> None:
     code = (
         "import keras, numpy as np\n"
-        "from models.finetuning.optimisation import Stage, make_optimizer\n"
+        "from models.finetuning.training.optimisation import Stage, make_optimizer\n"
         "from models.finetuning.recipe import Recipe\n"
         "for name in ('adamw', 'sgd'):\n"
         "    inputs = keras.Input((3,))\n"

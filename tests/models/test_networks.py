@@ -10,11 +10,11 @@ import keras
 import numpy as np
 import pytest
 
+from common.errors import UserError
+from common.settings import ImageSize
 from models.finetuning import architecture as zoo
-from models.finetuning.network import Network, build, preprocessed, save_model, set_trainable
+from models.finetuning.network.build import Network, build, preprocessed, save_model, set_trainable
 from models.finetuning.recipe import Kind
-from preprocessing.errors import UserError
-from preprocessing.settings import ImageSize
 
 QUICKLY_TESTED = ("vgg16", "mobilenet")  # by what a developer runs; the others in the slow tests
 ZOO = [pytest.param(name, marks=[] if name in QUICKLY_TESTED else [pytest.mark.slow]) for name in zoo.names()]

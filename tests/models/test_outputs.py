@@ -6,15 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from common.settings import ImageSize
 from models.finetuning import architecture as zoo
 from models.finetuning import outputs
-from models.finetuning.network import build
+from models.finetuning.data.sources import Pixels
+from models.finetuning.network.build import build
 from models.finetuning.piece import Piece
 from models.finetuning.recipe import Kind
-from models.finetuning.sources import Pixels
 from preprocessing import dataset
 from preprocessing.images import ImageStore
-from preprocessing.settings import ImageSize
 from tests.trees import make_tree
 
 

@@ -9,14 +9,15 @@ from typing import Any, cast
 
 import pytest
 
+from common.errors import UserError
+from common.finished import FINISHED, damaged_outputs, require_whole
+from common.run_folder import REPOSITORY
 from models.finetuning import architecture as zoo
-from models.finetuning import bottleneck_folds, command, fold
+from models.finetuning import command, fold
 from models.finetuning import piece as pieces
+from models.finetuning.bottleneck import folds as bottleneck_folds
 from models.finetuning.piece import OUTPUTS, Piece, is_finished
 from models.finetuning.recipe import Kind
-from preprocessing.errors import UserError
-from preprocessing.finished import FINISHED, damaged_outputs, require_whole
-from preprocessing.run_folder import REPOSITORY
 
 SINCE_THEN = ("tta", "augmentation_driver_mixing")
 

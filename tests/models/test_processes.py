@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from common import machine
+from common.errors import OUT_OF_MEMORY, SOME_FAILED
+from common.run_folder import REPOSITORY
 from models.finetuning import needs
 from models.finetuning.devices import PART_OF_A_GPU, Device, device_at
 from models.finetuning.processes import LABEL, LESS_MEMORY, default_jobs, run_folds
-from preprocessing import machine
-from preprocessing.errors import OUT_OF_MEMORY, SOME_FAILED
-from preprocessing.run_folder import REPOSITORY
 
 
 def script(folder: Path, body: str) -> Path:
@@ -187,7 +187,7 @@ def test_who_ends_it_ends_its_folds(tmp_path: Path, deaf: bool) -> None:
     code = f"""
         from pathlib import Path
         from models.finetuning.processes import run_folds
-        from preprocessing.errors import run_command
+        from common.errors import run_command
         run_command(lambda: run_folds(Path({str(path)!r}), [], [0, 1], 2))
         """
     parent = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], cwd=REPOSITORY, stderr=subprocess.PIPE)

@@ -9,25 +9,25 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from common.errors import UserError
+from common.files import sha256_of
+from common.log_space import geometric_mean
+from common.run_folder import ALL_DRIVERS
+from common.settings import ImageSize
+from common.tables import read_predictions, write_predictions
 from models.finetuning import architecture as zoo
 from models.finetuning.command import unfinished
+from models.finetuning.data.pseudo_labels import find_tables, identity, soft_targets
+from models.finetuning.data.sources import Pixels, WithPseudoLabels
 from models.finetuning.interface import finetune
-from models.finetuning.network import Network
+from models.finetuning.network.build import Network
 from models.finetuning.piece import Piece, begin, require_made_as_others
-from models.finetuning.pseudo_labels import find_tables, identity, soft_targets
 from models.finetuning.recipe import Kind
-from models.finetuning.sources import Pixels, WithPseudoLabels
 from preprocessing import dataset
 from preprocessing.batches import training_order
 from preprocessing.driver_mixing import nobody
-from preprocessing.errors import UserError
-from preprocessing.files import sha256_of
 from preprocessing.folds import ensure_folds
 from preprocessing.images import ImageStore
-from preprocessing.log_space import geometric_mean
-from preprocessing.run_folder import ALL_DRIVERS
-from preprocessing.settings import ImageSize
-from preprocessing.tables import read_predictions, write_predictions
 from tests.preprocessing.test_augmentation import only
 from tests.tools.conftest import run_python
 from tests.trees import make_tree, write_image

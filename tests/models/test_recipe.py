@@ -4,10 +4,10 @@ import keras
 import numpy as np
 import pytest
 
+from common.errors import UserError
 from models.finetuning import architecture as zoo
-from models.finetuning.optimisation import Stage, make_optimizer
 from models.finetuning.recipe import Kind, Recipe
-from preprocessing.errors import UserError
+from models.finetuning.training.optimisation import Stage, make_optimizer
 
 
 @pytest.mark.parametrize("precision", ["float32", "mixed_float16"])

@@ -7,22 +7,22 @@ import keras
 import numpy as np
 import pytest
 
+from common.competition import CLASSES
+from common.errors import UserError
+from common.metric import log_loss
+from common.settings import ImageSize
 from models.finetuning import architecture as zoo
-from models.finetuning import checkpoint
+from models.finetuning.data.sources import Pixels
 from models.finetuning.fold import speaker
-from models.finetuning.head import fit_logistic, set_head
-from models.finetuning.network import Network, build
-from models.finetuning.optimisation import learning_rate, stages
+from models.finetuning.network.build import Network, build
+from models.finetuning.network.head import fit_logistic, set_head
 from models.finetuning.recipe import Recipe
-from models.finetuning.sources import Pixels
-from models.finetuning.training import DivergedError, FoldData, Trainer
+from models.finetuning.training import checkpoint
+from models.finetuning.training.optimisation import learning_rate, stages
+from models.finetuning.training.trainer import DivergedError, FoldData, Trainer
 from preprocessing import dataset
 from preprocessing.augmentation_settings import Augmentation
-from preprocessing.competition import CLASSES
-from preprocessing.errors import UserError
 from preprocessing.images import ImageStore
-from preprocessing.metric import log_loss
-from preprocessing.settings import ImageSize
 from tests.trees import make_tree
 
 SIZE = ImageSize(32, 40)

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.finetuning import views
+from common.log_space import geometric_mean
+from common.settings import ImageSize
+from models.finetuning.data import views
 from models.finetuning.piece import OUTPUTS, outputs_of
 from models.finetuning.recipe import Recipe
 from preprocessing.batches import Augmented
 from preprocessing.images import ImageStore
-from preprocessing.log_space import geometric_mean
-from preprocessing.settings import ImageSize
 from tests.preprocessing.test_augmentation import likeness
 from tests.trees import write_image
 

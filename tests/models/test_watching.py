@@ -12,9 +12,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from models.finetuning import watching
-from preprocessing.errors import UserError
-from preprocessing.run_folder import REPOSITORY
+from common.errors import UserError
+from common.run_folder import REPOSITORY
+from models.finetuning.training import tracking as watching
 
 
 def installed(*names: str) -> bool:

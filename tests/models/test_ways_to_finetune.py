@@ -7,13 +7,13 @@ import keras
 import numpy as np
 import pytest
 
+from common.errors import UserError
+from common.settings import ImageSize
 from models.finetuning import architecture as zoo
-from models.finetuning.googlenet import GoogLeNet
-from models.finetuning.layers import blocks
-from models.finetuning.network import Network, build, rate_scales, save_model, set_trainable, trainable_summary
+from models.finetuning.network.build import Network, build, rate_scales, save_model, set_trainable, trainable_summary
+from models.finetuning.network.googlenet import GoogLeNet
+from models.finetuning.network.layers import blocks
 from models.finetuning.recipe import Recipe
-from preprocessing.errors import UserError
-from preprocessing.settings import ImageSize
 
 pytestmark = pytest.mark.slow  # builds many networks
 

@@ -12,11 +12,11 @@ import h5py
 import numpy as np
 import pytest
 
+from common.errors import UserError
+from common.run_folder import REPOSITORY
 from models.finetuning import architecture as zoo
-from models.finetuning import weights
 from models.finetuning.architecture import Architecture
-from preprocessing.errors import UserError
-from preprocessing.run_folder import REPOSITORY
+from models.finetuning.network import weights
 
 MOBILENET = zoo.find("mobilenet")
 
@@ -25,7 +25,7 @@ DOWNLOADS = """
 import sys, time
 from pathlib import Path
 from models.finetuning import architecture as zoo
-from models.finetuning import weights
+from models.finetuning.network import weights
 
 source, mobilenet = Path(sys.argv[1]).read_bytes(), zoo.find("mobilenet")
 kept = weights.keras_cache() / mobilenet.published_weights
@@ -184,7 +184,8 @@ def test_a_published_file_is_checked_without_loading_a_backend(tmp_path: Path) -
     published(tmp_path / MOBILENET.published_weights, MOBILENET.parameters)
     script = (
         "import sys\n"
-        "from models.finetuning import architecture, weights\n"
+        "from models.finetuning import architecture\n"
+        "from models.finetuning.network import weights\n"
         f"weights.check_available(architecture.find('mobilenet'), {str(tmp_path)!r})\n"
         "assert not {'keras', 'tensorflow', 'jax'} & set(sys.modules)\n"
     )
@@ -243,7 +244,7 @@ def test_the_advice_is_right_for_each_kind_of_architecture() -> None:
         return str(caught.value)
 
     googlenet = advice(zoo.find("googlenet"))
-    assert "python -m models.finetuning.googlenet_onnx FILE.onnx --out DIR" in googlenet
+    assert "python -m models.finetuning.network.googlenet_onnx FILE.onnx --out DIR" in googlenet
     mine = dataclasses.replace(MOBILENET, name="mine", builder="models.mine:Mine", published_weights="")
     assert "models.mine.Mine(include_top=False).save_weights('mine.weights.h5')" in advice(mine)
     assert "onnx" not in advice(mine)

@@ -7,10 +7,10 @@ import cv2
 import numpy as np
 import pytest
 
+from common.settings import ImageSize, as_json
 from models.finetuning.recipe import Recipe
 from preprocessing.crops import REGIONS
 from preprocessing.images import ImageStore, read_image
-from preprocessing.settings import ImageSize, as_json
 from tests.trees import write_image
 
 UPPER = REGIONS["upper_body"]

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from common.competition import DRIVER_LIST, SAMPLE_SUBMISSION, TEST_FOLDER, TRAIN_FOLDER
+from common.errors import UserError
+from common.run_folder import REPOSITORY
 from preprocessing import dataset
 from preprocessing.check import describe
-from preprocessing.competition import DRIVER_LIST, SAMPLE_SUBMISSION, TEST_FOLDER, TRAIN_FOLDER
 from preprocessing.dataset import Dataset, load, locate
-from preprocessing.errors import UserError
-from preprocessing.run_folder import REPOSITORY
 from tests.trees import write_image
 
 Factory = Callable[..., Path]

@@ -16,7 +16,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold, StratifiedShuffleSplit
 from threadpoolctl import threadpool_limits
 
-from preprocessing.competition import (
+from common.competition import (
     CLASSES,
     DRIVER_LIST,
     SAMPLE_SUBMISSION,
@@ -24,9 +24,9 @@ from preprocessing.competition import (
     TRAIN_FOLDER,
     held_out_labels_path,
 )
+from common.errors import UserError
+from common.metric import log_loss
 from preprocessing.demo import DemoSettings, dataset, ensure_demo, render_demo
-from preprocessing.errors import UserError
-from preprocessing.metric import log_loss
 
 TINY = DemoSettings(drivers=2, test_drivers=1, images_per_class=1, test_images_per_class=1, workers=1)
 

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from common.competition import DRIVER_LIST, SAMPLE_SUBMISSION, SLUG
+from common.errors import UserError
+from common.run_folder import REPOSITORY
 from preprocessing import dataset
-from preprocessing.competition import DRIVER_LIST, SAMPLE_SUBMISSION, SLUG
 from preprocessing.download import download
-from preprocessing.errors import UserError
-from preprocessing.run_folder import REPOSITORY
 from preprocessing.unpack import unpack
 from tests.stand_in import install_client
 

@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from common.settings import ImageSize
 from preprocessing import dataset
 from preprocessing.augmentation_settings import Augmentation
 from preprocessing.batches import training_batches, training_order
 from preprocessing.driver_mixing import CUT, Companions, Joined
 from preprocessing.images import ImageStore
-from preprocessing.settings import ImageSize
 from preprocessing.show_augmentation import Sheet, make_sheet
 from tests.preprocessing.test_augmentation import MODERATE, only
 from tests.preprocessing.test_show_augmentation import tiles

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from preprocessing.competition import CLASSES, DRIVER_LIST
-from preprocessing.errors import UserError
+from common.competition import CLASSES, DRIVER_LIST
+from common.errors import UserError
+from common.run_folder import REPOSITORY, folds_path
 from preprocessing.folds import ensure_folds, make_folds, number_of_folds, read_folds, summary
-from preprocessing.run_folder import REPOSITORY, folds_path
 
 
 def table(counts: np.ndarray) -> pd.DataFrame:

@@ -8,12 +8,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from common.competition import held_out_labels_path
+from common.errors import UserError
+from common.run_folder import REPOSITORY
 from preprocessing import dataset
-from preprocessing.competition import held_out_labels_path
 from preprocessing.dataset import Dataset
-from preprocessing.errors import UserError
 from preprocessing.hold_out import hold_out
-from preprocessing.run_folder import REPOSITORY
 
 
 @pytest.fixture

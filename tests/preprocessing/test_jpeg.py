@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from common.errors import UserError
 from preprocessing import jpeg
-from preprocessing.errors import UserError
 from preprocessing.jpeg import BrokenImageError, JpegHeader, decode, read_header
 
 COLOURS = np.array([[(220, 40, 30), (20, 60, 210)], [(30, 200, 60), (240, 240, 240)]], dtype=np.uint8)

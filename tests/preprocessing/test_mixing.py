@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from common.settings import ImageSize
 from preprocessing.augmentation_settings import Augmentation
 from preprocessing.batches import training_batches, training_order
 from preprocessing.images import ImageStore
 from preprocessing.mixing import mix
-from preprocessing.settings import ImageSize
 from tests.preprocessing.test_augmentation import MODERATE, only
 from tests.trees import write_image
 

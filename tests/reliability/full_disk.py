@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from preprocessing.run_folder import REPOSITORY
+from common.run_folder import REPOSITORY
 from tests.reliability.kills import differing
 from tests.reliability.pipeline import DEMO, FOLDS, MODEL, RECIPE, RUN, Place
 

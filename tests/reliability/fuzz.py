@@ -25,18 +25,18 @@ from pathlib import Path
 
 import numpy as np
 
+from common.competition import CLASSES, DRIVER_LIST, SAMPLE_SUBMISSION
+from common.errors import UserError
+from common.files import write_json
+from common.finished import damaged_outputs, recorded_sha256, why_it_failed
+from common.tables import read_predictions
 from ensemble import members, record
 from ensemble.submission import read_sample_images
 from models.finetuning import architecture as zoo
 from models.finetuning.piece import OUTPUTS, Piece, is_finished
 from preprocessing import competition_files, jpeg
-from preprocessing.competition import CLASSES, DRIVER_LIST, SAMPLE_SUBMISSION
 from preprocessing.competition_files import Fault, read_driver_list, read_sample_submission
-from preprocessing.errors import UserError
-from preprocessing.files import write_json
-from preprocessing.finished import damaged_outputs, recorded_sha256, why_it_failed
 from preprocessing.folds import read_folds
-from preprocessing.tables import read_predictions
 from tests.reliability.mutations import mutated, mutated_json
 from tests.trees import write_image
 from tools.finished import finished_pieces

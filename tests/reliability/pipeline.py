@@ -12,7 +12,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from preprocessing.run_folder import REPOSITORY
+from common.run_folder import REPOSITORY
 
 RUN, MODEL, FOLDS = "tiny", "mobilenet", 2
 DEMO = ("--drivers", "2", "--images-per-class", "1", "--test-drivers", "1", "--test-images-per-class", "1")

@@ -22,27 +22,28 @@ import h5py
 import keras
 import numpy as np
 
+from common.blocks import append_checksums
+from common.errors import UserError
+from common.files import read_record, sha256_of
+from common.finished import DAMAGED, FINISHED
+from common.settings import ImageSize
+from common.tables import write_predictions
 from ensemble.options import Options
 from ensemble.stage import Request, blend_run
 from models.finetuning import architecture as zoo
-from models.finetuning import checkpoint, runtime
-from models.finetuning import weights as pretrained
-from models.finetuning.activations import PLAIN, ActivationStore
-from models.finetuning.features import FeatureStore
-from models.finetuning.network import build, set_trainable
+from models.finetuning import runtime
+from models.finetuning.data.activations import PLAIN, ActivationStore
+from models.finetuning.data.features import FeatureStore
+from models.finetuning.network import weights as pretrained
+from models.finetuning.network.build import build, set_trainable
+from models.finetuning.network.split import split
 from models.finetuning.piece import Piece, begin, finish, is_finished
 from models.finetuning.recipe import Kind
-from models.finetuning.trunk import split
+from models.finetuning.training import checkpoint
 from preprocessing import dataset
 from preprocessing.batches import plain_batches
-from preprocessing.blocks import append_checksums
-from preprocessing.errors import UserError
-from preprocessing.files import read_record, sha256_of
-from preprocessing.finished import DAMAGED, FINISHED
 from preprocessing.folds import ensure_folds, read_folds
 from preprocessing.images import ImageStore
-from preprocessing.settings import ImageSize
-from preprocessing.tables import write_predictions
 from tests.trees import make_tree
 from tools.finished import finished_pieces
 from tools.networks import load

@@ -11,8 +11,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from preprocessing.files import sha256_of
-from preprocessing.run_folder import REPOSITORY
+from common.files import sha256_of
+from common.run_folder import REPOSITORY
 
 COMPARED = ("out_of_fold.csv", "test.csv", "out_of_fold_features.npy", "test_features.npy")
 SETTINGS = ("--quick", "--train-images", "100", "--image-size", "75x100", "--epochs", "1", "--fold", "0")

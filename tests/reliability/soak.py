@@ -18,8 +18,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from common.run_folder import REPOSITORY
 from models.finetuning.processes import run_folds
-from preprocessing.run_folder import REPOSITORY
 from tests.reliability.full_disk import render, stages
 from tests.reliability.pipeline import FOLDS, MODEL, Place, descendants
 
@@ -28,7 +28,7 @@ STAND_IN = """
 import sys
 sys.path.insert(0, {repository!r})
 from pathlib import Path
-from preprocessing.files import write_text
+from common.files import write_text
 write_text(Path(__file__).parent / "piece.txt", " ".join(sys.argv))
 """
 

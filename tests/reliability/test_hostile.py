@@ -17,15 +17,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from common.errors import UserError, run_command
+from common.run_folder import REPOSITORY
+from common.tables import read_predictions, write_predictions
 from ensemble.features import load_features
 from ensemble.leaderboard import Entry, Leaderboard
 from models.finetuning import architecture as zoo
-from models.finetuning import weights as pretrained
+from models.finetuning.network import weights as pretrained
 from preprocessing import competition_files, dataset, jpeg
-from preprocessing.errors import UserError, run_command
 from preprocessing.kaggle_client import last_words
-from preprocessing.run_folder import REPOSITORY
-from preprocessing.tables import read_predictions, write_predictions
 from preprocessing.unpack import unpack
 from tools.finished import FinishedPiece
 from tools.networks import load

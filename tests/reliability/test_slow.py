@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from preprocessing.run_folder import REPOSITORY
+from common.run_folder import REPOSITORY
 from tests.reliability.rot import flip
 from tests.reliability.same_bytes import run_once
 

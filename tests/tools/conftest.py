@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from preprocessing.run_folder import REPOSITORY
+from common.run_folder import REPOSITORY
 from tests.trees import make_tree
 
 

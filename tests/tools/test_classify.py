@@ -11,11 +11,11 @@ import keras
 import numpy as np
 import pytest
 
+from common.errors import UserError
+from common.run_folder import REPOSITORY
+from common.settings import ImageSize
 from models.finetuning import architecture as zoo
-from preprocessing.errors import UserError
 from preprocessing.images import read_image
-from preprocessing.run_folder import REPOSITORY
-from preprocessing.settings import ImageSize
 from tests.imports import heavy_packages
 from tests.trees import write_image
 from tools import classify

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from preprocessing.competition import CLASSES
-from preprocessing.errors import UserError
-from preprocessing.metric import log_loss
-from preprocessing.run_folder import REPOSITORY
-from preprocessing.tables import write_predictions
+from common.competition import CLASSES
+from common.errors import UserError
+from common.metric import log_loss
+from common.run_folder import REPOSITORY
+from common.tables import write_predictions
 from tools import comparison, curves
 
 DRIVERS, IMAGES = 6, 20  # of each driver

@@ -16,15 +16,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from common.competition import CLASSES
+from common.errors import UserError
+from common.metric import log_loss, log_loss_per_image
+from common.run_folder import REPOSITORY
+from common.settings import ImageSize
+from common.tables import write_predictions
 from ensemble.paired import paired_difference
-from models.finetuning import weights
+from models.finetuning.network import weights
 from models.finetuning.piece import Piece, begin, leave_out
-from preprocessing.competition import CLASSES
-from preprocessing.errors import UserError
-from preprocessing.metric import log_loss, log_loss_per_image
-from preprocessing.run_folder import REPOSITORY
-from preprocessing.settings import ImageSize
-from preprocessing.tables import write_predictions
 from tests.tools.conftest import run_python
 from tests.trees import make_tree
 from tools import experiment_file, experiment_rounds, experiment_search

@@ -10,11 +10,11 @@ import keras
 import numpy as np
 import pytest
 
+from common.competition import CLASSES
+from common.errors import UserError
+from common.settings import ImageSize
 from models.finetuning import architecture as zoo
-from models.finetuning.network import Network, build, save_model
-from preprocessing.competition import CLASSES
-from preprocessing.errors import UserError
-from preprocessing.settings import ImageSize
+from models.finetuning.network.build import Network, build, save_model
 from tests.tools.conftest import TrainedRun, run_python
 from tools import drawing, explain
 from tools.finished import networks_of

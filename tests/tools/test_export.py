@@ -10,9 +10,9 @@ import keras
 import numpy as np
 import pytest
 
-from preprocessing.errors import UserError
-from preprocessing.files import read_json
-from preprocessing.tables import read_predictions
+from common.errors import UserError
+from common.files import read_json
+from common.tables import read_predictions
 from tests.tools.conftest import TrainedRun
 from tools import conversion, export
 from tools.finished import networks_of

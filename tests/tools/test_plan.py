@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from common import machine
+from common.errors import UserError
+from common.run_folder import REPOSITORY
 from models.finetuning import architecture as zoo
 from models.finetuning import needs as needs_of_a_run
 from models.finetuning.needs import Needs, check, estimate
 from models.finetuning.recipe import Kind
-from preprocessing import machine
-from preprocessing.errors import UserError
-from preprocessing.run_folder import REPOSITORY
 
 OFFLINE = {"HTTPS_PROXY": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}  # the discard port: refused
 

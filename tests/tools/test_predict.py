@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from preprocessing.errors import UserError
-from preprocessing.settings import ImageSize
-from preprocessing.tables import read_predictions
+from common.errors import UserError
+from common.settings import ImageSize
+from common.tables import read_predictions
 from tests.tools.conftest import TrainedRun, run_python
 from tools import drawing, filming, finished, pictures, predict, words
 

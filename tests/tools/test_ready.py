@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from preprocessing.run_folder import REPOSITORY
+from common.run_folder import REPOSITORY
 
 
 def ready(data: Path, folder: Path, *words: str) -> subprocess.CompletedProcess:

@@ -7,10 +7,10 @@ import keras
 import numpy as np
 import pytest
 
+from common.settings import ImageSize
 from models.finetuning import architecture as zoo
-from models.finetuning.network import build, save_model
+from models.finetuning.network.build import build, save_model
 from models.finetuning.recipe import Recipe
-from preprocessing.settings import ImageSize
 from tools import shared
 
 

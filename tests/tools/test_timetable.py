@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from common.competition import COMPLETE_TEST_IMAGES, COMPLETE_TRAIN_IMAGES
+from common.errors import UserError
 from models.finetuning import architecture as zoo
 from models.finetuning import devices, needs
 from models.finetuning.devices import Device, find_devices
 from models.finetuning.recipe import Kind
-from preprocessing.competition import COMPLETE_TEST_IMAGES, COMPLETE_TRAIN_IMAGES
-from preprocessing.errors import UserError
 from tools.plan import DEFAULT_MODELS
 from tools.timetable import (
     MEASURED_MARGIN,

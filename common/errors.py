@@ -1,0 +1,161 @@
+"""Errors that speak to the user, and the one place where they become a line on the terminal."""
+
+import errno
+import os
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from types import FrameType
+
+from common import interrupts
+from common.masking import masked
+
+# Exit statuses of commands. 1 is a bug or a failing system, with a traceback or a message.
+USER_ERROR = 2
+SOME_FAILED = 3  # of several folds; the others finished
+DIVERGED = 4  # the loss is not a number any more: another try would end the same
+OUT_OF_MEMORY = 5
+STOPPED = 130  # by Ctrl-C or SIGTERM
+
+OWN = ("common", "preprocessing", "models", "ensemble", "tools")  # packages that are not installed but lie here
+OF_THE_SYSTEM = {  # what no command can help: disks, mounts, permissions
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ENOSPC, errno.EDQUOT),
+    *(errno.ESTALE, errno.ENOTCONN, errno.EHOSTDOWN, errno.ETIMEDOUT, errno.ENODEV, errno.ENXIO),
+}
+STOPS_WITHIN = 3.0  # seconds after Ctrl-C or SIGTERM
+
+
+class UserError(Exception):
+    """A mistake that the user can mend. The message says what was expected, what was found, what to type next.
+
+    Attributes:
+        status: of the command that ends with it.
+    """
+
+    status = USER_ERROR
+
+
+def named(names: Sequence[str], most: int = 3) -> str:
+    """The first few of many names, for a message: 'a, b, c and 17 more'."""
+    shown = ", ".join(names[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most:,} more"
+
+
+def run_command(main: Callable[[], None]) -> None:
+    """Runs a command's `main`; a UserError becomes one message and its exit status, Ctrl-C and SIGTERM status 130.
+
+    So do a lack of memory (status 5) and a file that the system does not give or take (status 1), where nothing else
+    has a better message for it. Any other exception is a bug: a traceback and status 1.
+    """
+    stopping = _Stopping()
+    try:
+        main()
+    except UserError as error:
+        print(f"error: {masked(str(error))}", file=sys.stderr)
+        sys.exit(error.status)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] in OWN:
+            raise
+        print(
+            f"error: the package {error.name} is not installed for {sys.executable}. ./run_all.sh makes .venv with all "
+            "that is needed; then: source .venv/bin/activate",
+            file=sys.stderr,
+        )
+        sys.exit(USER_ERROR)
+    except KeyboardInterrupt:
+        stopping.say()
+        sys.exit(STOPPED)
+    except BrokenPipeError:  # the reader of our output (head, less) has left
+        sys.stderr.close()
+        sys.exit(1)
+    except Exception as error:
+        if stopping.told:  # what was interrupted failed in its own way
+            stopping.say()
+            sys.exit(STOPPED)
+        if is_out_of_memory(error):
+            print(f"error: out of memory: {last_line(error)}", file=sys.stderr)
+            sys.exit(OUT_OF_MEMORY)
+        if isinstance(error, OSError) and not has_temporary_folder():
+            print(
+                "error: there is no folder for temporary files: expected one that this user can write to, such as "
+                "/tmp. Name one: TMPDIR=/path/to/folder before the same command.",
+                file=sys.stderr,
+            )
+            sys.exit(USER_ERROR)
+        if not (isinstance(error, OSError) and error.errno in OF_THE_SYSTEM and error.filename):
+            raise
+        print(
+            f"error: {error.filename}: {error.strerror}. What is finished is kept. See to the disk or the permissions; "
+            "then the same command goes on.",
+            file=sys.stderr,
+        )
+        sys.exit(1)  # not 2: other folds may go on
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether Python, OpenCV, the system or a backend says so. Backends are known by name: nothing is imported here."""
+    if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
+        return True
+    backend = type(error).__name__
+    if backend == "ResourceExhaustedError":  # TensorFlow
+        return True
+    if backend in ("XlaRuntimeError", "JaxRuntimeError"):
+        return str(error).startswith("RESOURCE_EXHAUSTED")
+    return type(error).__module__.startswith("cv2") and getattr(error, "code", None) == -4  # StsNoMem
+
+
+def last_line(error: BaseException) -> str:
+    """What an exception says, in one line, as a traceback ends: 'ValueError: expected ...'."""
+    said = " ".join(str(error).split())
+    return masked(f"{type(error).__name__}: {said[:500]}" if said else type(error).__name__)
+
+
+def has_temporary_folder() -> bool:
+    """Whether there is a folder that temporary files can be written to."""
+    try:
+        return bool(tempfile.gettempdir())
+    except FileNotFoundError:
+        return False
+
+
+class _Stopping:
+    """Ends this process soon after it was told to stop, also where it is in the midst of a long step.
+
+    Python tells a program of a signal only between two of its own instructions; a step of training, or the import of a
+    large library, can take many seconds until then. The wake-up descriptor is told at once.
+    """
+
+    def __init__(self) -> None:
+        self.said = threading.Lock()
+        self.told = False
+        signal.signal(signal.SIGTERM, self._hear)
+        if signal.getsignal(signal.SIGINT) in (
+            signal.default_int_handler,
+            interrupts.end_quietly,
+        ):  # else Ctrl-C is another process's business
+            signal.signal(signal.SIGINT, self._hear)
+        self.reader, self.writer = os.pipe()
+        os.set_blocking(self.writer, False)
+        signal.set_wakeup_fd(self.writer, warn_on_full_buffer=False)
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def say(self) -> None:
+        """Says how to go on, once."""
+        if self.said.acquire(blocking=False):
+            print(interrupts.STOPPED, file=sys.stderr, flush=True)
+
+    def _hear(self, number: int, frame: FrameType | None) -> None:
+        if not self.told:  # the second signal, of an impatient person or a script that passes it on, changes nothing
+            self.told = True
+            sys.unraisablehook = lambda unraisable: None  # raised in a finalizer, it would be printed with a traceback
+            raise KeyboardInterrupt
+
+    def _watch(self) -> None:
+        while number := os.read(self.reader, 1):
+            if number[0] in (signal.SIGINT, signal.SIGTERM):
+                time.sleep(STOPS_WITHIN)
+                self.say()
+                os._exit(STOPPED)

@@ -1,0 +1,113 @@
+"""Prediction tables: `img,c0,...,c9`, one row per image, rows finite and summing to 1.
+
+They are joined by `img`, never by position.
+"""
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from common.competition import CLASSES
+from common.csv_files import as_cell, check_image_names, is_formula, read_rows
+from common.errors import UserError, named
+from common.files import written_whole
+
+LARGEST_SUM_ERROR = 1e-3  # every row is divided by its sum; rows further from 1 than this get a warning
+
+
+def write_predictions(path: Path, images: Sequence[str], probabilities: np.ndarray) -> None:
+    """Writes a prediction table, whole or not at all.
+
+    Args:
+        images: the image names, unique, one per row.
+        probabilities: shape (images, 10), each row summing to 1.
+    """
+    probabilities = np.asarray(probabilities, dtype=np.float64)
+    if probabilities.shape != (len(images), len(CLASSES)) or not np.isfinite(probabilities).all():
+        raise ValueError(f"expected finite probabilities of shape ({len(images)}, 10), found {probabilities.shape}")
+    table = pd.DataFrame(probabilities / probabilities.sum(axis=1, keepdims=True), columns=list(CLASSES))
+    table.insert(0, "img", [as_cell(name) for name in images])
+    with written_whole(path) as temporary:
+        table.to_csv(temporary, index=False, float_format="%.9g", lineterminator="\n")
+
+
+def read_predictions(path: Path, also: Sequence[str] = ()) -> pd.DataFrame:
+    """Reads a prediction table; class columns may stand in any order, they are found by name.
+
+    Rows are divided by their sum, as the competition's metric does. A warning counts those far from 1.
+
+    Args:
+        also: columns that it may have beside.
+
+    Returns:
+        A frame indexed by `img` (unique strings) with the columns c0..c9, float64, rows summing to 1, and those of
+        `also` that are there, as they are.
+
+    Raises:
+        UserError: not such a table; the message names the file and the first offenders.
+    """
+    path = Path(path)
+    try:
+        header, rows = read_rows(path, "a prediction table")
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such prediction table.") from None
+    beside = [column for column in also if column in header]
+    if sorted(header) != sorted(("img", *CLASSES, *beside)):
+        raise UserError(f"{path}: expected the columns img,c0,...,c9, found {named(header, 12)}.")
+    columns = dict(zip(header, zip(*rows, strict=True) if rows else [()] * len(header), strict=True))
+    images = np.array(columns["img"], dtype=object)
+    _judge_names(path, columns["img"])
+    values = _numbers([columns[name] for name in CLASSES])
+    with np.errstate(over="ignore", invalid="ignore"):  # checked below
+        sums = values.sum(axis=1)
+    _require_numbers(path, columns, values, sums)
+    off = np.abs(sums - 1) > LARGEST_SUM_ERROR
+    if off.any():
+        first = int(off.argmax())
+        print(
+            f"warning: {path}: {off.sum():,} of {len(off):,} rows do not sum to 1 (the first is {images[first]}: "
+            f"{sums[first]:.6g}). Each row is divided by its sum, as the competition does.",
+            file=sys.stderr,
+        )
+    index = pd.Index(columns["img"], name="img", dtype="str")
+    read = pd.DataFrame(values / sums[:, None], index=index, columns=list(CLASSES))
+    return read.assign(**{column: list(columns[column]) for column in beside}) if beside else read
+
+
+def _require_numbers(path: Path, columns: Mapping[str, Sequence[str]], values: np.ndarray, sums: np.ndarray) -> None:
+    """Every value must be finite and at least 0, and every row must have one above 0."""
+    wrong = ~np.isfinite(values) | (values < 0)
+    rows = wrong.any(axis=1)
+    if rows.any():
+        row = int(rows.argmax())
+        name = CLASSES[int(wrong[row].argmax())]
+        raise UserError(
+            f"{path}: expected finite numbers of at least 0, found {columns[name][row]!r} for {name} of "
+            f"{columns['img'][row]} ({rows.sum():,} such rows). Correct the table."
+        )
+    rows = ~np.isfinite(sums) | (sums <= 0)
+    if rows.any():
+        row = int(rows.argmax())
+        what = "only zeros" if sums[row] == 0 else "values too large to add"
+        raise UserError(
+            f"{path}: expected probabilities, found {what} for {columns['img'][row]} ({rows.sum():,} such rows). "
+            "Correct the table."
+        )
+
+
+def _judge_names(path: Path, images: Sequence[str]) -> None:
+    """Names must be there, once each, and no formulas: they go into tables that people open in a spreadsheet."""
+    check_image_names(path, images)
+    formulas = [repr(name) for name in images if is_formula(name)]
+    if formulas:
+        raise UserError(f"{path}: image names that a spreadsheet would take for formulas: {named(formulas)}.")
+
+
+def _numbers(columns: Sequence[Sequence[str]]) -> np.ndarray:
+    """Columns of text as numbers, shape (rows, columns), float64; nan for what is none."""
+    flat = np.array([value for column in columns for value in column], dtype=object)
+    found = np.asarray(pd.to_numeric(flat, errors="coerce"), dtype=np.float64)
+    return found.reshape(len(columns), -1).T if len(flat) else np.zeros((0, len(columns)))

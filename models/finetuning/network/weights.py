@@ -1,0 +1,281 @@
+"""Where pretrained weights come from: `--weights imagenet`, a folder of `ARCHITECTURE.weights.h5`, or none.
+
+A file in such a folder may have either layout of Keras, under either name: Keras 3's own, or the older one of the files
+that Keras publishes. The content decides, not the name.
+"""
+
+import contextlib
+import functools
+import http.client
+import itertools
+import math
+import socket
+import sys
+import tempfile
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from common import locks
+from common.errors import UserError
+from common.files import sha256_of
+from common.masking import masked
+from models.finetuning import runtime
+from models.finetuning.architecture import Architecture
+
+DOWNLOAD_SERVER = "https://storage.googleapis.com/"
+START_SECONDS = 10.0  # a download that has not started by then gives up
+
+WAYS_OUT = (
+    "The ways out: '--weights DIR' with a folder that holds {file} ({made}){published}, or '--weights none' to start "
+    "from random weights, which scores far worse."
+)
+
+
+def weights_file(architecture: Architecture, weights: str) -> Path | None:
+    """The file of `--weights DIR`; None for 'none' and 'imagenet'.
+
+    Raises:
+        UserError: the folder or the file is not there, or the file holds another network's weights.
+    """
+    if weights in ("none", "imagenet"):
+        return None
+    folder, (name, *_) = Path(weights), _file_names(architecture)
+    if not folder.is_dir():
+        raise UserError(f"--weights {weights}: no such folder. Expected 'imagenet', 'none', or a folder with {name}.")
+    path = next(iter(files_in(folder, _file_names(architecture))), None)
+    if path is None:
+        found = ", ".join(sorted(p.name for p in folder.glob("*.h5"))) or "no *.h5 at all"
+        raise UserError(f"--weights {weights}: expected {name} in it, found {found}. " + _ways_out(architecture))
+    count = sum(math.prod(shape) for shape in shapes_in(path, architecture))
+    if count != architecture.parameters:
+        raise UserError(
+            f"{path}: these are not the weights of {architecture.name} without its top: expected "
+            f"{architecture.parameters:,} numbers in it, found {count:,}. " + _ways_out(architecture)
+        )
+    return path
+
+
+def _file_names(architecture: Architecture) -> tuple[str, str]:
+    """The names that its file may have in a folder; where both are there, the first is taken."""
+    return f"{architecture.name}.weights.h5", architecture.published_weights
+
+
+def files_in(folder: Path, names: Sequence[str]) -> list[Path]:
+    """The files of these names that are there; empty names are passed over."""
+    return [folder / name for name in names if name and (folder / name).is_file()]
+
+
+def check_available(architecture: Architecture, weights: str) -> None:
+    """Makes sure, without loading Keras and within 10 s, that the weights can be had.
+
+    Raises:
+        UserError: they cannot; the message names the ways out.
+    """
+    path = weights_file(architecture, weights)
+    if path is not None and len(both := files_in(path.parent, _file_names(architecture))) > 1:
+        print(f"note: {path.parent} has {both[0].name} and {both[1].name}: {path.name} is used.", file=sys.stderr)
+    if weights == "imagenet" and not architecture.published_weights:
+        raise UserError(f"Keras publishes no weights of {architecture.name}. " + _ways_out(architecture))
+    if weights != "imagenet" or is_cached(architecture, architecture.published_weights) or reachable():
+        return
+    raise UserError(
+        f"the ImageNet weights of {architecture.name} are not on this machine ({keras_cache()}) and their server "
+        f"cannot be reached. " + _ways_out(architecture)
+    )
+
+
+def identity(architecture: Architecture, weights: str) -> str:
+    """What stands for the weights in a run's record: 'none', 'imagenet', or the hash of the file."""
+    path = weights_file(architecture, weights)
+    return weights if path is None else f"sha256:{_checked_hash(path)}"
+
+
+@functools.cache
+def _checked_hash(path: Path) -> str:
+    """The hash of a weights file, which each fold's record asks for; that of NAME.sha256 beside it, where there is one.
+
+    Raises:
+        UserError: the file is not the one that the checksum beside it is of.
+    """
+    found = sha256_of(path)
+    beside = path.with_name(f"{path.name}.sha256")  # as sha256sum writes it
+    if beside.is_file():
+        recorded = beside.read_bytes()[:64].decode("ascii", "replace").lower()
+        if recorded != found:
+            raise UserError(
+                f"{path} is damaged, or {beside.name} is of another file: its SHA-256 is {found}. Get it anew."
+            )
+    return found
+
+
+@contextlib.contextmanager
+def downloading(architecture: Architecture, file: str) -> Iterator[None]:
+    """Around Keras's own download, which writes in place and whose failures are bare exceptions.
+
+    One process downloads, the others wait. What an interrupted download left is removed: Keras would take it for whole.
+
+    Args:
+        file: its name in Keras's cache.
+
+    Raises:
+        UserError: it failed; the message names the ways out.
+    """
+    with contextlib.ExitStack() as held:
+        if not is_cached(architecture, file):
+            kept = keras_cache() / file
+            lock = kept.with_name(f".{kept.name}.lock")
+            held.enter_context(locks.held(lock, f"{kept} is being downloaded", wait=True))
+            if kept.is_file() and not is_cached(architecture, file):
+                print(f"note: {kept} is not whole, so it is downloaded again.", file=sys.stderr)
+                kept.unlink()
+        held.enter_context(_download_errors(architecture))
+        yield
+
+
+@contextlib.contextmanager
+def _download_errors(architecture: Architecture) -> Iterator[None]:
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(START_SECONDS)
+    try:
+        yield
+    except Exception as error:
+        reason = masked(" ".join(str(error).split()))[:200]
+        raise UserError(
+            f"downloading the weights of {architecture.name}: {reason} " + _ways_out(architecture)
+        ) from error
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def load(backbone: Any, architecture: Architecture, weights: str) -> None:
+    """Loads pretrained weights into the whole backbone (no top, not cut).
+
+    Raises:
+        UserError: the file holds another network's weights, or cannot be read.
+    """
+    path = weights_file(architecture, weights)
+    if path is None:
+        return
+    # Keras skips with a warning what it does not find in the file, and would leave it random: so compare first.
+    expected = sorted(tuple(variable.shape) for variable in backbone.weights)
+    reason = "its arrays have other shapes" if sorted(shapes_in(path, architecture)) != expected else ""
+    try:
+        if not reason:
+            load_file(backbone, path)
+    except (ValueError, OSError, KeyError, TypeError) as error:
+        reason = " ".join(str(error).split())[:200]
+    if reason:
+        raise UserError(
+            f"{path}: these are not the weights of {architecture.name} without its top: {reason}. "
+            + _ways_out(architecture)
+        )
+
+
+def load_file(network: Any, path: Path) -> None:
+    """`network.load_weights` for a file in either layout, under any name. Keras goes by the name alone.
+
+    Raises:
+        ValueError, OSError, KeyError, TypeError: Keras cannot load it.
+    """
+    import h5py
+
+    with h5py.File(path, "r") as stored:
+        ending = ".h5" if _published_layout(stored) else ".weights.h5"
+    with tempfile.TemporaryDirectory() as folder:
+        link = Path(folder) / f"network{ending}"
+        link.symlink_to(path.absolute())
+        network.load_weights(link)
+
+
+def shapes_in(path: Path, architecture: Architecture) -> list[tuple[int, ...]]:
+    """Shapes of the arrays that Keras would read from a weights file, in either layout."""
+    import h5py
+
+    shapes: list[tuple[int, ...]] = []
+    try:
+        with h5py.File(path, "r") as stored:
+            published = _published_layout(stored)
+            if published:  # a file may hold more than it lists: MobileNet's published one keeps the room of its top
+                layers = [published[name] for name in _listed(published, "layer_names")]
+                shapes += [_shape(layer[name], path) for layer in layers for name in _listed(layer, "weight_names")]
+            elif "layers" in stored:
+                stored.visititems(lambda _, x: shapes.append(_shape(x, path)) if isinstance(x, h5py.Dataset) else None)
+            else:
+                raise ValueError("it has neither of the layouts in which Keras saves weights")
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{path}: these are not the weights of {architecture.name}: not a readable HDF5 file ({error}). "
+            + _ways_out(architecture)
+        ) from error
+    return shapes
+
+
+def _published_layout(stored: Any) -> Any:
+    """The group with the layers in the older layout, that of the published files; None in Keras 3's."""
+    groups = (stored, stored.get("model_weights"))  # the second in the file of a network saved as one
+    return next((group for group in groups if group is not None and _listed(group, "layer_names")), None)
+
+
+def _listed(group: Any, attribute: str) -> list[str]:
+    """The names in an attribute; Keras spreads a long list over ATTRIBUTE0, ATTRIBUTE1, ..."""
+    parts = itertools.takewhile(group.attrs.__contains__, (f"{attribute}{number}" for number in itertools.count()))
+    names = [name for part in ([attribute] if attribute in group.attrs else parts) for name in group.attrs[part]]
+    return [name.decode() if isinstance(name, bytes) else str(name) for name in names]
+
+
+def _shape(item: Any, path: Path) -> tuple[int, ...]:
+    """Of an array in the file; one whose numbers lie in another file would have that read, whatever it is."""
+    if item.external or item.is_virtual or item.file.filename != str(path):
+        raise ValueError("it has arrays that lie in other files")
+    return tuple(item.shape)
+
+
+def _ways_out(architecture: Architecture) -> str:
+    builder = architecture.builder.replace(":", ".")
+    file, published = _file_names(architecture)
+    if architecture.published_weights:
+        made = f"made on a machine with internet: {builder}(include_top=False).save_weights('{file}')"
+    elif architecture.importer:
+        made = f"Keras publishes none; python -m {architecture.importer} FILE.onnx --out DIR makes it"
+    else:
+        made = f"Keras publishes none; save those of your own: {builder}(include_top=False).save_weights('{file}')"
+    also = f" or Keras's own {published}" if published else ""
+    return WAYS_OUT.format(file=file, made=made, published=also)
+
+
+def keras_cache() -> Path:
+    """The folder of the weights that Keras downloads."""
+    return runtime.keras_home() / "models"
+
+
+def is_cached(architecture: Architecture, file: str) -> bool:
+    """Whether published weights are there, and whole as far as the file itself can tell."""
+    kept = keras_cache() / file
+    try:
+        return kept.is_file() and bool(shapes_in(kept, architecture))
+    except UserError:
+        return False
+
+
+def reachable() -> bool:
+    """Whether a connection opens in time. In a thread, since looking up a name has no time-out of its own."""
+    opened = threading.Event()
+
+    def connect() -> None:
+        try:
+            with urllib.request.urlopen(DOWNLOAD_SERVER, timeout=START_SECONDS):
+                opened.set()
+        except urllib.error.HTTPError as answer:
+            if answer.code in (400, 404):  # the server itself, saying that there is no page at its root
+                opened.set()
+        except (OSError, http.client.HTTPException, ValueError):
+            pass
+
+    thread = threading.Thread(target=connect, daemon=True)
+    thread.start()
+    thread.join(START_SECONDS)
+    return opened.is_set()

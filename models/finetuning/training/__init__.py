@@ -1,0 +1,1 @@
+"""Epochs of steps: optimisers, learning rates, checkpoints, experiment tracking."""

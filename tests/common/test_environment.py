@@ -1,0 +1,122 @@
+"""What a user's shell sets for other programs changes nothing here."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from common.environment import THREADS, pinned
+from common.run_folder import REPOSITORY
+
+HOSTILE = {
+    "MPLBACKEND": "module://not_installed_here",
+    "OMP_NUM_THREADS": "7",
+    "OPENBLAS_CORETYPE": "Prescott",
+    "TF_ENABLE_ONEDNN_OPTS": "0",
+    "TF_NUM_INTRAOP_THREADS": "7",
+    "KERAS_MAX_EPOCHS": "0",
+    "XLA_FLAGS": "--no_such_flag --xla_gpu_cuda_data_dir=/opt/cuda",
+    "PYTHONOPTIMIZE": "2",
+    "PYTHONWARNINGS": "error",
+    "PYTHONIOENCODING": "ascii",
+    "OPENCV_IO_MAX_IMAGE_PIXELS": "1",
+}
+CONFIGURATION = {"floatx": "float64", "epsilon": 1, "backend": "torch", "image_data_format": "channels_first"}
+
+
+def home_with_configuration(folder: Path) -> Path:
+    (folder / ".keras").mkdir()
+    (folder / ".keras" / "keras.json").write_text(json.dumps(CONFIGURATION))
+    return folder
+
+
+def test_what_changes_results_goes_and_what_people_set_on_purpose_stays() -> None:
+    on_purpose = {
+        **{"KERAS_BACKEND": "jax", "KERAS_HOME": "/k", "CUDA_VISIBLE_DEVICES": "1", "STATEFARM_DATA": "/d"},
+        **{"PYTHON": "python3.12", "HTTPS_PROXY": "http://p", "PIP_INDEX_URL": "http://i", "JAX_PLATFORMS": "cpu"},
+        **{"TF_FORCE_GPU_ALLOW_GROWTH": "true", "XLA_PYTHON_CLIENT_PREALLOCATE": "false", "PATH": "/bin"},
+    }
+    kept = pinned(HOSTILE | on_purpose | {THREADS: "3"})
+    threads = dict.fromkeys((THREADS, "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "TF_NUM_INTRAOP_THREADS"), "3")
+    del kept["MPLBACKEND"], kept["OPENCV_IO_MAX_IMAGE_PIXELS"]  # set where matplotlib and OpenCV are loaded
+    assert kept == on_purpose | threads | {"XLA_FLAGS": "--xla_gpu_cuda_data_dir=/opt/cuda"}
+
+
+def test_a_command_starts_in_a_pinned_environment(tmp_path: Path) -> None:
+    """Also for what libraries and Python itself read when they are loaded."""
+    script = REPOSITORY / "models" / "vgg16.py"
+    code = (
+        "import os, sys; sys.argv = ['-m']\n"  # as `python -m` has it while it imports the package
+        "import preprocessing\n"
+        "print(sys.flags.optimize, sys.warnoptions, sys.stdout.encoding, sys.flags.utf8_mode)\n"
+        f"print([name for name in {sorted(HOSTILE)} if name in os.environ])\n"
+        "print(os.environ['OPENCV_IO_MAX_IMAGE_PIXELS'], chr(0x2192))"
+    )
+    variables = {name: text for name, text in os.environ.items() if name != THREADS} | HOSTILE | {"LC_ALL": "C"}
+    variables |= {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, env=variables, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    told = done.stdout.decode().splitlines()
+    assert told[0] == "0 [] utf-8 1"
+    assert "TF_ENABLE" not in told[1] and "PYTHONOPTIMIZE" not in told[1]
+    assert told[2] == "100000000 →"
+
+    said = subprocess.run(
+        [sys.executable, script, "--help"], cwd=tmp_path, env=variables, capture_output=True, text=True, check=False
+    )
+    assert said.returncode == 0, said.stderr
+    assert "Simonyan" in said.stdout, "with docstrings"
+
+
+def test_keras_is_configured_by_us_alone_and_keeps_its_downloads_where_it_does(tmp_path: Path) -> None:
+    home = home_with_configuration(tmp_path)
+    code = (
+        "from models.finetuning import runtime; keras = runtime.load_keras()\n"
+        "import os; from keras.src.backend import config; from models.finetuning.network.weights import keras_cache\n"
+        "ours = keras.config\n"
+        "print(ours.floatx(), ours.epsilon(), ours.image_data_format(), ours.backend())\n"
+        "print(config.max_epochs(), config.keras_home(), keras_cache(), os.environ.get('KERAS_HOME'))"
+    )
+    variables = {name: text for name, text in os.environ.items() if name != "KERAS_HOME"} | HOSTILE
+    variables |= {"HOME": str(home), "PYTHONOPTIMIZE": "0", "PYTHONWARNINGS": "ignore"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPOSITORY, env=variables, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    backend = os.environ.get("KERAS_BACKEND", "tensorflow")
+    assert done.stdout.splitlines()[-2:] == [
+        f"float32 1e-07 channels_last {backend}",
+        f"None {home}/.keras {home}/.keras/models None",
+    ]
+
+
+def test_figures_are_the_same_whatever_a_notebook_or_a_matplotlibrc_sets(tmp_path: Path) -> None:
+    (tmp_path / "matplotlibrc").write_text("backend: TkAgg\ntext.usetex: True\nlines.linewidth: 9\n")
+    code = (
+        f"import sys; from pathlib import Path; import pandas as pd; sys.path.insert(0, {str(REPOSITORY)!r})\n"
+        "from ensemble.figures import draw_bars\n"
+        "table = pd.DataFrame({'subject': ['p1', 'p2'], 'log_loss': [1.0, 2.0]})\n"
+        "draw_bars(Path(sys.argv[1]), table, 'subject', 'log loss')"
+    )
+    plain = {name: text for name, text in os.environ.items() if name != "MPLBACKEND"}
+    for name, variables in (("plain", plain), ("set", plain | {"MPLBACKEND": HOSTILE["MPLBACKEND"]})):
+        folder = tmp_path if name == "set" else tmp_path / "empty"
+        folder.mkdir(exist_ok=True)
+        command = [sys.executable, "-c", code, str(tmp_path / f"{name}.png")]
+        done = subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    assert (tmp_path / "set.png").read_bytes() == (tmp_path / "plain.png").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["PYTHONHASHSEED", "PYTHONSAFEPATH", "PYTHONPATH", "PYTHONHOME"])
+def test_the_shell_scripts_keep_python_from_what_it_reads_first(name: str, tmp_path: Path) -> None:
+    (tmp_path / "numpy.py").write_text("raise ImportError('another program\\'s')")
+    value = {"PYTHONHASHSEED": "rubbish", "PYTHONPATH": str(tmp_path)}.get(name, str(tmp_path))
+    script = "source ./setup.sh requirements.txt && python -m tools.plan --help"
+    done = subprocess.run(
+        ["bash", "-euc", script], cwd=REPOSITORY, env=os.environ | {name: value}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr

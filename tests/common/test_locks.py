@@ -1,0 +1,229 @@
+"""Locks between processes: the second is told of the first, a dead one's lock is free, what it left is swept."""
+
+import os
+import platform
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from common import locks
+from common.cache import make_room
+from common.errors import UserError
+from common.files import write_text
+from common.folders import folder_written_whole
+from common.run_folder import REPOSITORY
+
+Start = Callable[[str], subprocess.Popen]
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Starts Python code that says 'ready' and then waits for a line; returns the process."""
+    started: list[subprocess.Popen] = []
+
+    def begin(code: str) -> subprocess.Popen:
+        process = subprocess.Popen(
+            [sys.executable, "-c", textwrap.dedent(code)],
+            cwd=REPOSITORY,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        started.append(process)
+        return process
+
+    yield begin
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def holding(path: Path) -> str:
+    return f"""
+        from pathlib import Path
+        from common import locks
+        with locks.held(Path({str(path)!r}), "it is being made", wait=True):
+            print("ready", flush=True)
+            input()
+        """
+
+
+def ready(process: subprocess.Popen) -> None:
+    assert process.stdout.readline() == "ready\n", process.stderr.read()
+
+
+def test_the_second_is_told_who_the_first_is_and_a_dead_one_holds_nothing(start: Start, tmp_path: Path) -> None:
+    path = tmp_path / "new" / ".it.lock"
+    first = start(holding(path))
+    ready(first)
+    with (
+        pytest.raises(UserError, match=rf"it is made by another process: process {first.pid} on {platform.node()}\. "),
+        locks.held(path, "it is made"),
+    ):
+        pass
+    first.kill()
+    first.wait()
+    assert path.exists()
+    with locks.held(path, "it is made"):
+        assert path.read_text() == f"process {os.getpid()} on {platform.node()}\n"
+    assert not path.exists()
+
+
+def test_who_waits_says_for_whom_and_goes_on_when_the_first_ends(start: Start, tmp_path: Path) -> None:
+    path = tmp_path / ".it.lock"
+    first = start(holding(path))
+    ready(first)
+    second = start(holding(path))
+    assert f"process {first.pid} on {platform.node()}. Waiting" in second.stderr.readline()
+    first.communicate("\n")
+    ready(second)
+    third = start(holding(path))
+    assert f"process {second.pid} on" in third.stderr.readline()
+    third.send_signal(signal.SIGTERM)  # who waits can be stopped
+    assert third.wait(10) != 0
+    second.communicate("\n")
+    assert second.returncode == 0
+    assert not path.exists()
+
+
+def test_a_lock_where_nothing_can_be_written_is_a_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot write"), locks.held(tmp_path / "file" / ".it.lock", "it is made"):
+        pass
+
+
+def test_what_a_killed_process_was_writing_goes_when_it_is_written_again(start: Start, tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    writing = f"""
+        from pathlib import Path
+        from common.files import written_whole
+        with written_whole(Path({str(path)!r})) as temporary:
+            temporary.write_text("half")
+            print("ready", flush=True)
+            input()
+        """
+    first, second = start(writing), start(writing)
+    ready(first)
+    ready(second)
+    assert len(list(tmp_path.iterdir())) == 2
+    first.kill()
+    first.wait()
+    write_text(path, "whole")
+    assert path.read_text() == "whole"
+    assert len(list(tmp_path.iterdir())) == 2, "the living process's is left to it"
+    second.communicate("\n")
+    assert second.returncode == 0
+    assert [(left.name, left.read_text()) for left in tmp_path.iterdir()] == [("table.csv", "half")]
+
+
+def test_half_a_folder_goes_when_it_is_made_again_and_nothing_else_does(start: Start, tmp_path: Path) -> None:
+    others = [tmp_path / name for name in (".data.download", ".data.lock", ".data.part-2", "data.part-abcdefgh")]
+    for other in others:
+        other.mkdir()
+    first = start(
+        f"""
+        from pathlib import Path
+        from common.folders import folder_written_whole
+        with folder_written_whole(Path({str(tmp_path / "data")!r})) as folder:
+            (folder / "half").touch()
+            print("ready", flush=True)
+            input()
+        """
+    )
+    ready(first)
+    first.kill()
+    first.wait()
+    assert len(list(tmp_path.iterdir())) == len(others) + 1
+    with folder_written_whole(tmp_path / "data") as folder:
+        (folder / "whole").touch()
+    assert sorted(tmp_path.iterdir()) == sorted([*others, tmp_path / "data"])
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["whole"]
+
+
+def test_a_shell_holds_the_lock_of_its_run(tmp_path: Path) -> None:
+    path = tmp_path / ".tiny.lock"
+    script = f'exec 9>>{path}; {sys.executable} -m common.locks 9 {path} tiny || exit; echo "ready $$"; read'
+    first = subprocess.Popen(
+        ["bash", "-c", script], cwd=REPOSITORY, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert first.stdout.readline() == f"ready {first.pid}\n"
+    second = subprocess.run(["bash", "-c", script], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert second.returncode == 2
+    expected = f"the run tiny is being made by another run_all.sh: process {first.pid} on {platform.node()}. "
+    assert expected in second.stderr
+    first.kill()
+    first.communicate()
+    third = subprocess.run(
+        ["bash", "-c", script], cwd=REPOSITORY, capture_output=True, text=True, input="\n", check=False
+    )
+    assert third.returncode == 0, third.stderr
+
+
+def test_what_a_living_process_uses_of_the_cache_does_not_give_way(
+    start: Start, tiny_tree: Callable[..., Path], tmp_path: Path
+) -> None:
+    data, cache = tiny_tree(drivers=1, images_per_class=1), tmp_path / "cache"
+    using = start(
+        f"""
+        from pathlib import Path
+        from preprocessing.images import ImageStore
+        from common.settings import ImageSize
+        paths = sorted(Path({str(data)!r}).rglob("*.jpg"))
+        store = ImageStore(paths, ImageSize(32, 32), Path({str(cache)!r}), "same", 2**30)
+        store.prepare(1)
+        print("ready", flush=True)
+        input()
+        assert len(store.read(0)) == 32
+        """
+    )
+    ready(using)
+    (used,) = (cache / "images").iterdir()
+    size = sum(path.stat().st_size for path in used.iterdir())
+    old = cache / "images" / "old"
+    old.mkdir()
+    (old / "block_00000.npy").write_bytes(bytes(100))
+    assert not make_room(cache / "images" / "new", needed=100, limit=100)
+    assert used.exists()
+    assert make_room(cache / "images" / "new", needed=100, limit=size + 100)
+    using.communicate("\n")
+    assert using.returncode == 0
+    assert make_room(cache / "images" / "new", needed=100, limit=100)
+    assert list((cache / "images").iterdir()) == []
+
+
+def test_two_processes_fill_one_image_cache_with_the_same_bytes(
+    start: Start, tiny_tree: Callable[..., Path], tmp_path: Path
+) -> None:
+    def filling(cache: Path) -> str:
+        return f"""
+            from pathlib import Path
+            from preprocessing.images import ImageStore
+            from common.settings import ImageSize
+            paths = sorted(Path({str(data)!r}).rglob("*.jpg"))
+            store = ImageStore(paths, ImageSize(32, 32), Path({str(cache)!r}), "same", 2**30)
+            print("ready", flush=True)
+            input()
+            store.prepare(2)
+            assert store.cached
+            """
+
+    data = tiny_tree(drivers=14, images_per_class=2, test_images=2)  # 282 images, two blocks
+    caches = [tmp_path / "shared", tmp_path / "alone"]
+    processes = [start(filling(cache)) for cache in (caches[0], caches[0], caches[1])]
+    for process in processes:
+        ready(process)
+    for process in processes:  # all have what they need and begin at once
+        process.stdin.write("\n")
+        process.stdin.flush()
+    for process in processes:
+        _, said = process.communicate(timeout=60)
+        assert process.returncode == 0, said
+    shared, alone = ({path.name: path.read_bytes() for path in cache.rglob("*") if path.is_file()} for cache in caches)
+    assert len(shared) == 2
+    assert shared == alone

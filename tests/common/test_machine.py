@@ -1,0 +1,92 @@
+"""Cores and memory are those that this process may use, whatever the machine has."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from common import machine
+from common.run_folder import REPOSITORY
+
+GROUPS = "sys/fs/cgroup"
+UNLIMITED = "9223372036854771712"  # version 1
+
+
+@pytest.fixture
+def system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The root of a system with 8 cores."""
+    monkeypatch.setattr(machine, "ROOT", tmp_path)
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)), raising=False)
+    return tmp_path
+
+
+def write(root: Path, files: Mapping[str, str]) -> None:
+    for name, text in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text + "\n")
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="Linux has it")
+def test_cores_are_those_of_the_affinity() -> None:
+    code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); from common import machine; "
+    code += "print(machine.cores(), machine.limited_cores())"
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["1", "None" if os.cpu_count() == 1 else "1"]
+
+
+@pytest.mark.parametrize(
+    ("files", "cores", "memory", "left"),
+    [
+        ({}, 8, None, None),
+        ({"proc/self/cgroup": "0::/", f"{GROUPS}/cpu.max": "max 100000", f"{GROUPS}/memory.max": "max"}, 8, None, None),
+        pytest.param(
+            {
+                "proc/self/cgroup": "0::/a/b",
+                f"{GROUPS}/a/b/cpu.max": "max 100000",
+                f"{GROUPS}/a/cpu.max": "250000 100000",
+                f"{GROUPS}/a/b/memory.max": "max",
+                f"{GROUPS}/a/memory.max": "4000",
+                f"{GROUPS}/a/memory.current": "3000",
+                f"{GROUPS}/a/memory.stat": "anon 5\ninactive_file 20\nactive_file 10",
+            },
+            *(2, 4000, 1030),
+            id="version 2, a limit of an outer group",
+        ),
+        pytest.param(
+            {
+                "proc/self/cgroup": "12:memory:/a/b\n3:cpu,cpuacct:/a/b\n0::/x",
+                f"{GROUPS}/cpu,cpuacct/a/cpu.cfs_quota_us": "50000",
+                f"{GROUPS}/cpu,cpuacct/a/cpu.cfs_period_us": "100000",
+                f"{GROUPS}/cpu,cpuacct/cpu.cfs_quota_us": "-1",
+                f"{GROUPS}/memory/memory.limit_in_bytes": UNLIMITED,
+                f"{GROUPS}/memory/a/memory.limit_in_bytes": "5000",
+                f"{GROUPS}/memory/a/memory.usage_in_bytes": "0",
+                f"{GROUPS}/memory/a/b/memory.limit_in_bytes": "6000",
+                f"{GROUPS}/memory/a/b/memory.usage_in_bytes": "5600",
+                f"{GROUPS}/memory/a/b/memory.stat": "total_inactive_file 10\ntotal_active_file 0\ninactive_file 7",
+            },
+            *(1, 5000, 410),
+            id="version 1, limits at two levels",
+        ),
+        pytest.param(
+            {"proc/self/cgroup": "0::/docker/0af3", f"{GROUPS}/cpu.max": "300000 100000", f"{GROUPS}/memory.high": "9"},
+            *(3, 9, None),
+            id="a container that sees its own group as the root",
+        ),
+        pytest.param({"proc/self/cgroup": "0::/", f"{GROUPS}/cpu.max": "rubbish"}, 8, None, None, id="unreadable"),
+    ],
+)
+def test_a_control_group_limits_all_that_are_inside_it(
+    system: Path, files: Mapping[str, str], cores: int, memory: int | None, left: int | None
+) -> None:
+    machine_memory, machine_left = machine.total_memory(), machine.available_memory()
+    write(system, files)
+    assert machine.cores() == cores
+    assert machine.limited_cores() == (None if cores == 8 else cores)
+    assert machine.total_memory() == (memory or machine_memory)
+    assert machine.available_memory() == (left or pytest.approx(machine_left, rel=0.5))

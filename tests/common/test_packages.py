@@ -1,0 +1,38 @@
+"""The oldest packages that will do, and that it is said which are older."""
+
+from importlib import metadata
+
+import pytest
+
+from common import packages
+from common.errors import UserError
+
+
+def test_the_pinned_packages_are_new_enough() -> None:
+    found = packages.check_installed()
+    assert f"keras {metadata.version('keras')}" in found
+
+
+@pytest.mark.parametrize(
+    ("installed", "fits"), [("3.8.0", True), ("3.10.0rc1", True), ("3.7.9", False), ("2.15", False)]
+)
+def test_versions_are_compared_as_numbers(installed: str, fits: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = metadata.version
+    monkeypatch.setattr(metadata, "version", lambda name: installed if name == "keras" else real(name))
+    if fits:
+        packages.check_installed()
+        return
+    with pytest.raises(UserError, match=rf"keras 3\.8\.0 or newer, found {installed}\. In a Kaggle notebook"):
+        packages.check_installed()
+
+
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(packages.LOWEST, ("no-such-package",), "1")
+    with pytest.raises(UserError, match="no-such-package 1 or newer, found none"):
+        packages.check_installed()
+
+
+def test_a_backend_that_is_not_used_need_not_be_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    monkeypatch.setattr(packages, "BACKENDS", packages.BACKENDS | {"jax": (("numpy",), "1")})
+    assert not any(name.startswith("tensorflow") for name in packages.check_installed())

@@ -1,0 +1,126 @@
+"""The command line is derived from frozen dataclasses; a mistake is one line that names the nearest right word."""
+
+import dataclasses
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from common.settings import CommandLine, ImageSize, add_settings, as_json, as_options, chosen, nearest, setting
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    name: str = "vgg16"  # not a setting: no option
+    epochs: int = setting(12, "passes over the data", unit="epochs", least=1, most=500)
+    learning_rate: float = setting(1e-4, "the highest, 100 % of it", least=0)
+    precision: str = setting("auto", "of the arithmetic", choices=("auto", "float32", "mixed_bfloat16"))
+    image_size: ImageSize = setting(ImageSize(224, 224), "of the network's input", unit="pixels")  # noqa: RUF009
+    average: bool = setting(True, "average the weights")
+    layers: tuple[str, ...] = setting((), "pooled features")
+
+
+def parse(*words: str) -> dict[str, object]:
+    parser = CommandLine(prog="train")
+    add_settings(parser, Recipe(), "recipe")
+    return chosen(parser.parse_args(list(words)), Recipe)
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    with pytest.raises(SystemExit) as caught:
+        parse(*words)
+    assert caught.value.code == 2
+    message = capsys.readouterr().err
+    assert message.startswith("error: ") and message.count("\n") == 1
+    return message
+
+
+def test_only_what_was_typed_is_chosen() -> None:
+    assert parse() == {}
+    assert parse("--epochs", "3", "--no-average", "--image-size", "240x320", "--layers", "a, b") == {
+        "epochs": 3,
+        "average": False,
+        "image_size": ImageSize(240, 320),
+        "layers": ("a", "b"),
+    }
+
+
+def test_help_shows_default_and_unit(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parse("--help")
+    assert caught.value.code == 0
+    text = capsys.readouterr().out
+    for part in ("--epochs N", "[12 epochs]", "100 %", "[224x224 pixels]", "--no-average", "[yes]", "mixed_bfloat16"):
+        assert part in text
+    assert "--name" not in text
+
+
+def test_unknown_option_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "unknown option --learnin-rate. Did you mean --learning-rate?" in refusal(capsys, "--learnin-rate", "1")
+    assert "Did you mean --epochs?" in refusal(capsys, "--epoch=3")  # abbreviations are errors too
+    assert "unknown argument 7" in refusal(capsys, "7")
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("--epochs", "few"), "expected a whole number, found 'few'"),
+        (("--epochs", "2.5"), "expected a whole number, found '2.5'"),
+        (("--learning-rate", "fast"), "expected a number, found 'fast'"),
+        (("--epochs", "0"), "expected 1 to 500, found 0"),
+        (("--epochs", "501"), "expected 1 to 500, found 501"),
+        (("--learning-rate", "-1"), "expected at least 0, found -1"),
+        (("--learning-rate", "nan"), "expected at least 0, found nan"),
+        (("--precision", "float23"), "Did you mean float32?"),
+        (("--image-size", "240"), "expected HEIGHTxWIDTH in pixels, such as 240x320, found '240'"),
+        (("--image-size", "0x320"), "expected HEIGHTxWIDTH"),
+        (("--epochs",), "expected one argument"),
+    ],
+)
+def test_wrong_values(capsys: pytest.CaptureFixture[str], words: tuple[str, ...], expected: str) -> None:
+    message = refusal(capsys, *words)
+    assert expected in message and words[0] in message
+
+
+@given(st.integers(1, 99_999), st.integers(1, 99_999))
+def test_image_size_round_trip(height: int, width: int) -> None:
+    assert ImageSize.parse(str(ImageSize(height, width))) == ImageSize(height, width)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "240", "240X320", "240x", "-1x3", "240x320x3", "0x1", "00x1", "1x000", " 1x1", "²x1"]
+)
+def test_image_size_refuses(text: str) -> None:
+    with pytest.raises(ValueError, match="expected HEIGHTxWIDTH"):
+        ImageSize.parse(text)
+
+
+@given(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "epochs": st.integers(1, 500),
+            "learning_rate": st.floats(0, 1e3),
+            "precision": st.sampled_from(["auto", "float32", "mixed_bfloat16"]),
+            "image_size": st.builds(ImageSize, st.integers(1, 9999), st.integers(1, 9999)),
+            "average": st.booleans(),
+            "layers": st.lists(st.from_regex(r"[a-z][a-z0-9_]{0,5}", fullmatch=True), max_size=3)
+            .filter(lambda names: names != ["none"])
+            .map(tuple),
+        },
+    )
+)
+def test_options_round_trip(values: dict[str, object]) -> None:
+    assert parse(*as_options(values)) == values
+
+
+def test_as_json_is_plain() -> None:
+    values = as_json(Recipe(layers=("a",)))
+    assert json.loads(json.dumps(values)) == values
+    assert values["image_size"] == "224x224" and values["layers"] == ["a"] and values["epochs"] == 12
+
+
+def test_nearest_says_nothing_where_nothing_is_near() -> None:
+    assert nearest("zzz", ["epochs"]) == ""
+    assert nearest("epoch", ["epochs"]) == ". Did you mean epochs?"
