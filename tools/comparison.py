@@ -90,16 +90,21 @@ def _rows_of(run: Path) -> list[Row]:
     for model in dict.fromkeys(piece.model for piece in pieces):
         own = [piece for piece in pieces if piece.model == model]
         table = pd.concat([read_predictions(require_whole(piece.folder / "out_of_fold.csv")) for piece in own])
-        losses = _losses(table, folds, own[0].folder)
+        losses = losses_of(table, folds, own[0].folder)
         seconds = float(np.mean([piece.results.get("seconds", np.nan) for piece in own]))
         rows.append(Row(name, model, _common(own), losses, len(own), of, seconds, _histories(own)))
     blend = run / BLEND / "out_of_fold.csv"
     if blend.is_file():
-        rows.append(Row(name, BLEND, {}, _losses(read_predictions(blend), folds, run / BLEND), of, of))
+        rows.append(Row(name, BLEND, {}, losses_of(read_predictions(blend), folds, run / BLEND), of, of))
     return rows
 
 
-def _losses(table: pd.DataFrame, folds: pd.DataFrame, folder: Path) -> pd.DataFrame:
+def losses_of(table: pd.DataFrame, folds: pd.DataFrame, folder: Path) -> pd.DataFrame:
+    """The log loss in nats of each image of an out-of-fold table, whether it is `correct`, and its driver (`subject`).
+
+    Raises:
+        UserError: the fold table lacks one of the images.
+    """
     truth = folds.set_index("img")
     unknown = table.index.difference(truth.index)
     if len(unknown) or not table.index.is_unique:

@@ -1,33 +1,61 @@
-"""Runs a list of named settings on the same folds and seeds, and ranks them by drivers that they never saw.
+"""Trains a list of named settings on the same folds and seeds, and compares them on drivers they have not seen.
 
     python -m tools.experiments docs/experiments/inception_v3.toml --data DIR --weights DIR
-    python -m tools.experiments FILE.toml --only "A B" --rounds 1  # these and the reference, in the first round alone
-    python -m tools.experiments FILE.toml --run NAME --report      # and the same options: the table of what is finished
-    python -m tools.experiments FILE.toml --run NAME --search      # a space of settings; needs requirements-search.txt
+    python -m tools.experiments FILE.toml --only dropout_none dropout_less   # these two and the reference
+    python -m tools.experiments FILE.toml --report                           # only the table of what is finished
+    python -m tools.experiments FILE.toml --search                           # with Optuna: requirements-search.txt
 
-Each experiment is a model of the run: what is finished is skipped, and any other command works on it. A round judges
-all on its folds; those that are clearly worse than the reference, and the worse share of the others, do not go on to
-the next. The table is runs/NAME/experiments.csv: out-of-fold log loss, accuracy, seconds, and the paired difference to
-the reference with its standard error over drivers; a difference within it is none. What the file may hold: the
-docstring of tools/experiment_file.py.
+The docstring of tools/experiment_file.py describes FILE.toml. Each experiment is a model of the run (NAME, with another
+seed NAME_seed1): finished folds are skipped, and every other command works on it. runs/RUN/experiments.csv has each
+one's log loss and its difference to the reference, with the standard error over drivers; a difference below its error,
+or below what another seed makes, is none. A search keeps its trials in runs/RUN/search.db and their table in
+search.csv; the same command resumes it.
 """
 
+import argparse
+import dataclasses
+from collections.abc import Collection
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from common.errors import UserError, run_command
-from common.settings import CommandLine
-from models.finetuning import command
-from tools.experiment_file import read_plan
+from common.run_folder import run_folder
+from common.settings import CommandLine, as_options, names_in, word
+from models.finetuning import architecture as zoo
+from models.finetuning import command, needs
+from models.finetuning.bottleneck import command as bottleneck
+from models.finetuning.network import weights as pretrained
+from models.finetuning.piece import Piece, leave_out
+from models.finetuning.processes import SOME_FAILED, run_folds, side_by_side
+from models.finetuning.recipe import NoEffectError
+from tools.experiment_file import Experiment, Plan, read_plan, require_known
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from preprocessing.dataset import Dataset
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Setup:
+    """What all experiments share: `images` are those of `folds`, which are held out in turn."""
+
+    arguments: argparse.Namespace
+    run: Path
+    dataset: "Dataset"
+    images: "pd.DataFrame"
+    folds: list[Any]
+    seeds: list[int]
 
 
 def make_parser() -> CommandLine:
     """The options of this command."""
     parser = CommandLine(prog="python -m tools.experiments", description=__doc__)
     parser.add_argument("file", type=Path, metavar="FILE.toml", help="the experiments")
-    parser.add_argument("--only", default="", metavar='"A B"', help="only these experiments, and the reference [all]")
-    parser.add_argument("--rounds", type=int, metavar="N", help="only the first N rounds [all]")
-    parser.add_argument("--report", action="store_true", help="only the table of what is finished")
-    parser.add_argument("--search", action="store_true", help="search the file's space, with Optuna, instead of rounds")
+    parser.add_argument("--only", type=names_in, nargs="+", default=[], metavar="NAME", help="and the reference [all]")
+    parser.add_argument("--fold", type=int, nargs="+", metavar="K", help="held-out folds, from 0 [those of FILE]")
+    parser.add_argument("--report", action="store_true", help="train nothing, print the table of what is finished")
+    parser.add_argument("--search", action="store_true", help="search the file's space instead of its list")
     command.add_run_options(parser, of_run="the name of FILE")
     command.add_training_options(parser)
     return parser
@@ -36,26 +64,207 @@ def make_parser() -> CommandLine:
 def main() -> None:
     arguments = make_parser().parse_args()
     plan = read_plan(arguments.file)
-    arguments.run = arguments.run or arguments.file.stem
-    names = arguments.only.replace(",", " ").split()
-    for name in names:
-        if name not in plan.experiments:
-            raise UserError(
-                f"--only {name}: {arguments.file} has no such experiment. It has: {', '.join(plan.experiments)}."
-            )
+    only = [name for names in arguments.only for name in names]
+    require_known(only, plan.experiments, "experiment in --only:")
+    if arguments.search and (only or not plan.search):
+        raise UserError(f"--search: expected a [search] with settings in {arguments.file}, and no --only.")
+    wanted = {plan.reference, *([] if arguments.search else only or plan.experiments)}
+    arguments.run, seeds = arguments.run or arguments.file.stem, plan.seeds or [arguments.seed]
+    for experiment in [plan.experiments[name] for name in wanted]:
+        try:
+            make_job(arguments, experiment, seeds[0])
+        except NoEffectError as error:  # with --weights none, say, which changes defaults
+            if experiment.name in {plan.reference, *only}:
+                raise
+            print(f"left out: {error}")
+            del plan.experiments[experiment.name]
+            wanted.remove(experiment.name)
+            continue
+        if not arguments.report:
+            pretrained.check_available(experiment.architecture, arguments.weights)
+    arguments.fold = arguments.fold or plan.folds or None
+    run = run_folder(arguments.run, arguments.runs)
+    dataset, images, folds = command.read_data(arguments, run)
+    setup = Setup(arguments, run, dataset, images[images["fold"].isin(folds)], folds, seeds)
+    search(setup, plan) if arguments.search else run_list(setup, plan, wanted)
 
-    rounds = len(plan.rounds) if arguments.rounds is None else arguments.rounds
-    if not 1 <= rounds <= len(plan.rounds):
-        raise UserError(f"--rounds {rounds}: {arguments.file} has {len(plan.rounds)}. Give a number from 1 on.")
 
-    from tools import experiment_rounds, experiment_search
+def run_list(setup: Setup, plan: Plan, wanted: Collection[str]) -> None:
+    """Trains the wanted experiments, the reference first. The table also has what is finished of the others."""
+    from tools import experiment_table as table
 
-    if arguments.search and (names or arguments.rounds):
-        raise UserError("--search with --only or --rounds: a search has no experiments and no rounds. Leave them out.")
-    if arguments.search:
-        experiment_search.search(plan, arguments)
-    else:
-        experiment_rounds.run_rounds(plan, arguments, names, rounds)
+    path, results = setup.run / "experiments.csv", dict[Experiment, Any]()
+    for experiment in sorted(plan.experiments.values(), key=lambda one: one.name != plan.reference):
+        try:
+            for seed in setup.seeds:
+                unfinished(setup, experiment, seed, setup.folds)  # refuses folds that were trained with other settings
+            results[experiment] = result(setup, experiment, setup.folds)
+        except UserError:
+            if experiment.name in wanted:
+                raise
+    rows = table.write(path, results)
+    for experiment in [one for one in results if one.name in wanted and not setup.arguments.report]:
+        train(setup, experiment, setup.folds)
+        results[experiment] = result(setup, experiment, setup.folds)
+        rows = table.write(path, results)
+        print(table.as_text(rows[rows["experiment"] == experiment.name]), flush=True)
+    print(f"\n{table.as_text(rows)}\n\n{path}")
+
+
+def search(setup: Setup, plan: Plan) -> None:
+    """Lets Optuna change the reference's settings: TPE proposes a trial, a median pruner may end it after any fold.
+
+    A proposal depends on the finished trials alone, so an interrupted search resumes with the same trial.
+    """
+    try:
+        import optuna
+        from optuna.trial import TrialState
+        from sqlalchemy.exc import SQLAlchemyError
+    except ModuleNotFoundError:
+        raise UserError("--search needs Optuna. Install it: .venv/bin/pip install -r requirements-search.txt") from None
+    from tools import experiment_table as table
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    base, database, path = plan.experiments[plan.reference], setup.run / "search.db", setup.run / "search.csv"
+    space = {key: distribution(setup, base, key, values) for key, values in plan.search.items()}
+    if not setup.arguments.report:
+        train(setup, base, setup.folds)
+    try:
+        study = optuna.create_study(
+            storage=f"sqlite:///{database.resolve()}",
+            study_name=f"{base} on folds {setup.folds} with seeds {setup.seeds} in {plan.search}",
+            load_if_exists=True,
+            pruner=optuna.pruners.MedianPruner(n_startup_trials=4),
+        )
+        while True:
+            results = {base: result(setup, base, setup.folds)}
+            for number, done in enumerate(study.get_trials(states=[TrialState.COMPLETE, TrialState.PRUNED])):
+                experiment = changed(base, f"search_{number:03}", done.params)
+                results[experiment] = done.user_attrs["ended"] or result(setup, experiment, setup.folds)
+            rows = table.write(path, results)
+            if setup.arguments.report or len(results) > plan.trials:
+                break
+            study.sampler = optuna.samplers.TPESampler(seed=setup.seeds[0] + len(results))
+            trial = study.ask(space)
+            loss, ended = run_trial(setup, trial, changed(base, f"search_{len(results) - 1:03}", trial.params))
+            trial.set_user_attr("ended", ended)
+            study.tell(trial, loss, TrialState.PRUNED if ended else TrialState.COMPLETE)
+    except (optuna.exceptions.StorageInternalError, SQLAlchemyError) as error:
+        raise UserError(f"{database}: {error.__cause__ or error}. Free some space, or choose another --run.") from error
+    print(f"\n{table.as_text(rows)}\n\nbest: {rows['settings'].iloc[0]}\n{path}")
+
+
+def distribution(setup: Setup, base: Experiment, key: str, values: Any) -> Any:
+    """What trials may take for a setting: one of a list, or a number in a range, whole where both ends are."""
+    from optuna import distributions
+
+    try:
+        ends = values if isinstance(values, list) else [values["from"], values["to"]]
+        for value in ends:
+            make_job(setup.arguments, changed(base, f"search_{key}", {key: value}), setup.seeds[0])
+        if ends is values:
+            return distributions.CategoricalDistribution([word(x) if isinstance(x, list) else x for x in values])
+        whole = all(isinstance(end, int) for end in ends)
+        kind: Any = distributions.IntDistribution if whole else distributions.FloatDistribution
+        return kind(ends[0], ends[1], log=values.get("log", False))
+    except (KeyError, TypeError, ValueError) as error:
+        expected = "a list of values, or { from = ..., to = ... } with a smaller and a larger number"
+        raise UserError(f"[search] {key} = {values}: expected {expected}: {error}.") from error
+
+
+def run_trial(setup: Setup, trial: Any, experiment: Experiment) -> tuple[float | None, str]:
+    """Trains a trial fold by fold. Returns its log loss, and why it ended before the last fold if it did."""
+    try:
+        make_job(setup.arguments, experiment, setup.seeds[0])
+    except UserError as error:  # at some points of a space, settings contradict each other
+        return None, f"failed: {error}"
+    for step, fold in enumerate(setup.folds):
+        train(setup, experiment, [fold])
+        found = result(setup, experiment, setup.folds[: step + 1])
+        if isinstance(found, str):
+            return None, found
+        loss = float(found["log_loss"].mean())
+        print(f"{experiment.name}: log loss {loss:.4f} after fold {fold}", flush=True)
+        trial.report(loss, step)
+        if fold != setup.folds[-1] and trial.should_prune():
+            return None, f"pruned: log loss {loss:.4f} after fold {fold}"
+    return loss, ""
+
+
+def changed(base: Experiment, name: str, settings: dict[str, Any]) -> Experiment:
+    """An experiment under another name, with some settings changed."""
+    return dataclasses.replace(base, name=name, settings=base.settings | settings)
+
+
+def model_name(experiment: Experiment, seed: int) -> str:
+    """The folder of an experiment in the run."""
+    return f"{experiment.name}_seed{seed}" if seed else experiment.name
+
+
+def result(setup: Setup, experiment: Experiment, folds: list[Any]) -> "pd.DataFrame | str":
+    """Its losses on these folds, or why there are none."""
+    from tools import experiment_table
+
+    images = setup.images[setup.images["fold"].isin(folds)]
+    return experiment_table.result(setup.run, [model_name(experiment, seed) for seed in setup.seeds], images)
+
+
+def unfinished(setup: Setup, experiment: Experiment, seed: int, folds: list[Any]) -> dict[Any, Piece]:
+    """Those of these folds that are left to train; a UserError where one was trained with other settings."""
+    job = make_job(setup.arguments, experiment, seed)
+    left = command.unfinished([dataclasses.replace(job, fold=fold) for fold in folds], setup.dataset)
+    return {one.fold: one for one, _ in left}
+
+
+def make_job(arguments: argparse.Namespace, experiment: Experiment, seed: int) -> Piece:
+    """What the experiment's script would train, as of fold 0.
+
+    Raises:
+        UserError: a wrong value, or settings that contradict each other; names the experiment.
+    """
+
+    def refuse(message: str) -> NoReturn:
+        raise UserError(message)
+
+    kind: Any = bottleneck if experiment.is_classifier else command
+    parser = kind.make_parser(experiment.architecture, *[""] * experiment.is_classifier)
+    parser.error = refuse
+    try:
+        return kind.template_piece(experiment.architecture, parser.parse_args(_words(arguments, experiment, seed)))
+    except UserError as error:
+        raise type(error)(f"experiment {experiment.name}: {error}") from None
+
+
+def train(setup: Setup, experiment: Experiment, folds: list[Any]) -> None:
+    """Trains those of these folds that are left, each in its own process. Only this function starts training.
+
+    Raises:
+        SystemExit: stopped, or a user's mistake, which the process has printed. A fold that fails raises nothing.
+    """
+    script = zoo.ZOO / f"{'bottleneck' if experiment.is_classifier else experiment.architecture.name}.py"
+    for seed in setup.seeds:
+        left = unfinished(setup, experiment, seed, folds)
+        jobs = limit = setup.arguments.jobs or 1
+        if left and not setup.arguments.jobs and not experiment.is_classifier:  # which would compute features twice
+            memory = needs.fold_memory(experiment.architecture, next(iter(left.values())).recipe)
+            jobs, limit = side_by_side(None, setup.arguments.quick, len(folds), memory)
+        record = lambda fold, why, left=left: leave_out(left[fold], why)  # noqa: E731
+        try:
+            run_folds(script, _words(setup.arguments, experiment, seed), list(left), jobs, record, limit)
+        except SystemExit as error:
+            if error.code != SOME_FAILED:
+                raise
+
+
+def _words(arguments: argparse.Namespace, experiment: Experiment, seed: int) -> list[str]:
+    """The command line of the experiment's script, without the fold."""
+    own = {"seed": seed, "model_name": model_name(experiment, seed)}
+    names = ["run", "runs", "cache", "cache_limit", "weights", "precision", "workers", "data", "folds"]
+    names += [] if experiment.is_classifier else ["activations", "log_to"]
+    shared = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
+    words = ["--architecture", experiment.architecture.name] if experiment.is_classifier else []
+    words += as_options(experiment.settings | own | shared)
+    return words + ["--quick"] * arguments.quick + ["--skip-broken"] * arguments.skip_broken
 
 
 if __name__ == "__main__":

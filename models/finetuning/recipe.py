@@ -175,6 +175,10 @@ def without_effect(recipe: Recipe, chosen: Mapping[str, Any]) -> list[str]:
     ]
 
 
+class NoEffectError(UserError):
+    """A chosen setting would change nothing, as another setting is."""
+
+
 def check_contradictions(recipe: Recipe, chosen: Mapping[str, Any]) -> None:
     """Refuses settings that contradict each other.
 
@@ -186,7 +190,7 @@ def check_contradictions(recipe: Recipe, chosen: Mapping[str, Any]) -> None:
     """
     for name in without_effect(recipe, chosen):
         other, _, remedy = ONLY_WITH[name]
-        raise UserError(
+        raise NoEffectError(
             f"--{name.replace('_', '-')} with --{other.replace('_', '-')} {getattr(recipe, other)}: it would change "
             f"nothing. Leave it out, or add {remedy}."
         )
