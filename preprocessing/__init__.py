@@ -2,12 +2,7 @@
 
 import os
 
-from common import interrupts
-
-if interrupts.is_command():
-    from common import environment
-
-    environment.pin_command()  # before anything that reads the environment is imported
+import common.interrupts  # noqa: F401
 
 # OpenCV reads these when it is loaded. Larger pictures are refused before memory is taken (of JPEGs, in jpeg.py). What
 # FFmpeg prints for each damaged frame of a video is left out: tools.predict says what is missing.

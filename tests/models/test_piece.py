@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 
 from common.errors import UserError
-from common.finished import FINISHED, damaged_outputs, require_whole
+from common.finished import FINISHED, damaged_outputs, require_whole, why_it_failed
 from common.run_folder import REPOSITORY
 from models.finetuning import architecture as zoo
 from models.finetuning import command, fold
@@ -137,3 +137,16 @@ def test_other_settings_are_told_and_a_lost_output_is_made_again(finished: Piece
         is_finished(other, other.settings(["a.jpg"]))
     (finished.folder / "model.keras").unlink()
     assert not is_finished(finished, finished.settings(["a.jpg"]))
+
+
+def test_a_bug_leaves_its_last_line_and_its_traceback_and_a_mistake_its_message(finished: Piece) -> None:
+    log = finished.folder / "log.txt"
+    with pytest.raises(UserError), pieces.failure_recorded([finished]):
+        raise UserError("expected this, found that")
+    assert why_it_failed(finished.folder) == "failed: expected this, found that"
+    assert not log.exists()
+    with pytest.raises(ValueError), pieces.failure_recorded([finished]):
+        raise ValueError("Input size must be\nat least 32x32")
+    said = why_it_failed(finished.folder)
+    assert said == f"failed: ValueError: Input size must be at least 32x32 (full traceback: {log})"
+    assert "Traceback" in log.read_text() and "test_piece.py" in log.read_text()
