@@ -1,24 +1,21 @@
 """What k folds cost where they share frozen layers: against one fold, or against one forward pass.
 
-    python -m benchmarks.sharing --data DIR --weights DIR              all three rows
-    python -m benchmarks.sharing --rows prediction                     needs neither photographs nor weights
+    python -m benchmarks.sharing --data DIR --weights DIR
 
 bottleneck   models/bottleneck.py, five folds with the search for the regularisation, against a process that only
              computes the pooled features of the same images (it loads Keras, decodes, predicts; test images too)
 trunk        inception_v3, five folds of 3 epochs with all up to mixed7 frozen and one augmented copy, against one fold
-prediction   five InceptionV3 that differ above mixed7, as `tools.predict` computes them, against one of them
 
 Each process begins with an empty cache. --train and --test take fewer photographs (Keras's start weighs more then).
 """
 
 import argparse
 import tempfile
-import time
 from pathlib import Path
 
-from benchmarks.common import data_folder, figures, machine, parser, seconds, smaller, tell
+from benchmarks.common import data_folder, machine, parser, seconds, smaller
 
-ROWS = ("bottleneck", "trunk", "prediction")
+ROWS = ("bottleneck", "trunk")
 SIZE = 224
 
 
@@ -34,25 +31,21 @@ def main() -> None:
     command.add_argument("--epochs", type=int, default=3)
     command.add_argument("--precision", default="auto")
     command.add_argument("--jobs", type=int, help="folds at a time in the row trunk [as by default]")
-    command.add_argument("--one", choices=("pass", "prediction"), help=argparse.SUPPRESS)  # in a process of its own
+    command.add_argument("--one", choices=("pass",), help=argparse.SUPPRESS)  # in a process of its own
     command.add_argument("--cache", type=Path, help=argparse.SUPPRESS)
     arguments = command.parse_args()
     if arguments.one == "pass":
         forward_pass(arguments)
         return
-    if arguments.one == "prediction":
-        predict(arguments.folds, arguments.size)
-        return
-    if not arguments.data and arguments.rows != ["prediction"]:
-        command.error("--data is needed for the rows bottleneck and trunk")
+    if not arguments.data:
+        command.error("--data is needed")
     print(machine())
     print(f"{'':12}{'one':>10}{f'{arguments.folds} folds':>10}{'ratio':>8}")
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        if arguments.data:
-            arguments.data = smaller(arguments.data, folder / "data", arguments.train, arguments.test)
+        arguments.data = smaller(arguments.data, folder / "data", arguments.train, arguments.test)
         for row in arguments.rows:
-            one, many = {"bottleneck": bottleneck, "trunk": trunk, "prediction": prediction}[row](arguments, folder)
+            one, many = {"bottleneck": bottleneck, "trunk": trunk}[row](arguments, folder)
             print(f"{row:12}{one:8.2f} s{many:8.2f} s{many / one:7.2f}x", flush=True)
 
 
@@ -89,13 +82,6 @@ def trunk(arguments: argparse.Namespace, folder: Path) -> tuple[float, float]:
     return found[0], found[1]
 
 
-def prediction(arguments: argparse.Namespace, folder: Path) -> tuple[float, float]:
-    """Seconds of a batch, in one network and in all of them."""
-    words = ["--one", "prediction", "--folds", arguments.folds, "--size", arguments.size]
-    measured = figures("-m", "benchmarks.sharing", *words)
-    return measured["one"], measured["many"]
-
-
 def forward_pass(arguments: argparse.Namespace) -> None:
     """Pooled features of all images of a data folder."""
     from models.finetuning import architecture as zoo
@@ -120,42 +106,6 @@ def forward_pass(arguments: argparse.Namespace) -> None:
     paths += [found.test_path(img) for img in found.test]
     store = ImageStore(paths, recipe.image_size, arguments.cache, found.fingerprint, 2**36)
     run_predictor(network.predictor, store, np.arange(len(store)), 2, "features")
-
-
-def predict(count: int, size: int, rounds: int = 5) -> None:
-    """Seconds of a batch in one network, and in as many that are the same up to mixed7, in turns."""
-    from models.finetuning import architecture as zoo
-    from models.finetuning import runtime
-
-    runtime.start("float32", 0)
-    import dataclasses
-
-    import numpy as np
-
-    from common.settings import ImageSize
-    from models.finetuning.network.build import build, plain_copy
-    from models.finetuning.network.layers import trainable_layers
-    from tools import shared
-    from tools.networks import MOST_AT_ONCE
-
-    architecture = zoo.find("inception_v3")
-    recipe = dataclasses.replace(architecture.recipe, image_size=ImageSize(size, size))
-    network = build(architecture, recipe, "none", "float32", 0)
-    models = []
-    for seed in range(count):
-        generator = np.random.default_rng(seed)
-        for variable in [v for x in trainable_layers(network.backbone, "from mixed7") for v in x.trainable_variables]:
-            variable.assign(generator.normal(0, 0.01, variable.shape))
-        models.append(plain_copy(network, lambda: build(architecture, recipe, "none", "float32", 0)))
-    (group,) = shared.grouped(models, ["one"] * count)
-    images = np.random.default_rng(0).integers(0, 256, (MOST_AT_ONCE, size, size, 3), dtype=np.uint8)
-    taken = {"one": 0.0, "many": 0.0}
-    for number in range(rounds + 1):  # the first compiles
-        for name, compute in (("one", models[0].predict_on_batch), ("many", group.predict)):
-            begun = time.perf_counter()
-            compute(images)
-            taken[name] += (time.perf_counter() - begun) / rounds if number else 0.0
-    tell(**taken)
 
 
 if __name__ == "__main__":

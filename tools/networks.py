@@ -44,12 +44,9 @@ class Networks:
         self.pieces = list(pieces)
         self.batch = min(batch, MOST_AT_ONCE)
         self.models = [load(piece) for piece in self.pieces]
-        from tools import shared  # after Keras was loaded, quietly
-
-        self.groups = shared.grouped(self.models, [_kind(piece) for piece in self.pieces])
-        for group in self.groups:
-            size = self.pieces[group.members[0]].image_size
-            group.predict(np.zeros((self.batch, size.height, size.width, 3), np.uint8))
+        for piece, model in zip(self.pieces, self.models, strict=True):
+            size = piece.image_size
+            model.predict_on_batch(np.zeros((self.batch, size.height, size.width, 3), np.uint8))
         self.load_seconds = time.monotonic() - begun
         self.seconds = 0.0
         self.pictures = 0
@@ -71,28 +68,18 @@ class Networks:
         begun = time.monotonic()
         by_model: dict[str, list[np.ndarray]] = {piece.model: [] for piece in self.pieces}
         images: dict[tuple[ImageSize, str], np.ndarray] = {}
-        for group in self.groups:
-            key = _sees(self.pieces[group.members[0]])
+        for piece, model in zip(self.pieces, self.models, strict=True):
+            key = piece.image_size, piece.crop
             if key not in images:
                 images[key] = np.zeros((self.batch, key[0].height, key[0].width, 3), np.uint8)
                 for place, see in enumerate(sees):
                     images[key][place] = see(*key)
-            for number, probabilities in zip(group.members, group.predict(images[key]), strict=True):
-                by_model[self.pieces[number].model].append(np.asarray(probabilities, np.float64)[: len(sees)])
+            probabilities = model.predict_on_batch(images[key])
+            by_model[piece.model].append(np.asarray(probabilities, np.float64)[: len(sees)])
         mean = np.mean([np.mean(folds, axis=0) for folds in by_model.values()], axis=0)
         self.seconds += time.monotonic() - begun
         self.pictures += len(sees)
         return mean / mean.sum(axis=1, keepdims=True)
-
-
-def _sees(piece: FinishedPiece) -> tuple[ImageSize, str]:
-    """What a network sees of a picture: the size and the crop."""
-    return piece.image_size, piece.crop
-
-
-def _kind(piece: FinishedPiece) -> tuple[Any, ...]:
-    """Networks may share layers where this is the same."""
-    return (*_sees(piece), piece.settings.get("architecture"), str(piece.settings.get("pooled_layers")))
 
 
 def in_batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
