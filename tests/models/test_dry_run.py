@@ -27,9 +27,9 @@ def test_it_says_what_would_train_for_how_long_and_writes_nothing(
     for words in (
         "settings: image size 32x40, trainable from block5, epochs 2, batch size 16 beside the defaults of",
         "configuration: image size 32x40, crop whole, train images 0,",
-        "optimizer adamw, learning rate 3e-05,",
+        "optimizer adamw, learning rate 0.0002,",
         "fold 1: 40 training images in 3 steps of 16, 40 of held-out drivers, 6 test images",
-        "at most 2 epochs, 6 steps, rate up to 3e-05: 4 of 14 layers train, from block5_conv1 to logits: 7,084,554 of",
+        "at most 2 epochs, 6 steps, rate up to 0.0002: 4 of 14 layers train, from block5_conv1 to logits: 7,092,234 of",
         "memory   about",
         "time     about",
         "nothing was started",
