@@ -128,8 +128,9 @@ def _rgb(image: PIL.Image.Image, name: str) -> np.ndarray:
         if image.mode.startswith("I;16"):
             return np.asarray(image.point(lambda value: value / 256).convert("L").convert("RGB"))
         if image.mode in ("I", "F"):
-            low, high = np.asarray(image).min(), np.asarray(image).max()
-            if low < 0 or high > 255:
+            values = np.asarray(image)
+            low, high = values.min(), values.max()
+            if not (low >= 0 and high <= 255):  # so that NaN is refused too
                 raise UserError(
                     f"{name} has values from {low:g} to {high:g} (mode {image.mode}). Expected 0 to 255: scale them."
                 )

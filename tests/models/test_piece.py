@@ -91,7 +91,7 @@ def test_folds_of_one_model_are_made_alike(finished: Piece) -> None:
     pieces.require_made_as_others(second, second.settings(["a.jpg"]))
     other = dataclasses.replace(second, recipe=dataclasses.replace(finished.recipe, epochs=9))
     with pytest.raises(
-        UserError, match=r"fold_0 was made with other settings than fold 1 would be: epochs was 4, is now 9"
+        UserError, match=r"fold_0 was made with other settings than fold 1 would be: epochs was 6, is now 9"
     ):
         pieces.require_made_as_others(other, other.settings(["a.jpg"]))
     of_all = dataclasses.replace(other, fold="all")

@@ -26,7 +26,9 @@ from preprocessing.images import ImageStore
 from tests.trees import make_tree
 
 SIZE = ImageSize(32, 40)
-CUT: dict[str, dict[str, object]] = {"vgg16": {"pooled_layers": ("block3_pool",)}}  # an eighth of it
+CUT: dict[str, dict[str, object]] = {
+    "vgg16": {"pooled_layers": ("block3_pool",), "trainable": "all"}
+}  # an eighth of it
 SMALLEST: dict[str, object] = {"pooled_layers": ("block2_pool",)}
 
 

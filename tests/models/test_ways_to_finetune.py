@@ -21,7 +21,8 @@ TARGETS = np.eye(10, dtype=np.float32)[[0, 4, 9]]
 
 
 def network_of(name: str, weights: str = "none", **changes: object) -> tuple[Network, Recipe]:
-    settings = {"image_size": ImageSize(75, 90), "dropout": 0.0} | changes
+    every_layer = {"pooled_layers": (), "trainable": "all"} if name.startswith("vgg") else {}
+    settings = {"image_size": ImageSize(75, 90), "dropout": 0.0} | every_layer | changes
     recipe = dataclasses.replace(zoo.find(name).recipe, **settings)
     return build(zoo.find(name), recipe, weights, "float32", seed=0), recipe
 
