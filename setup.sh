@@ -24,7 +24,8 @@ setup_environment() {
         python -m common.packages
         return
     fi
-    ignore_settings_of_python
+    unset BASH_ENV CDPATH
+    export PYTHONUTF8=1  # whatever the locale
     lock="installed-$(cksum < requirements.lock | tr ' ' '-')"
     packages="$lock-$(cat "$@" | cksum | tr ' ' '-')"
     check_chosen_python || return 1
@@ -42,19 +43,6 @@ setup_environment() {
     fi
     correct_scripts
     export PATH="$PWD/.venv/bin:$PATH"
-}
-
-# What a user has set for other programs must not decide which modules are found here, or how they are run.
-ignore_settings_of_python() {
-    local name
-    for name in ${!PYTHON@}; do
-        case "$name" in
-            PYTHON | PYTHONDONTWRITEBYTECODE | PYTHONPYCACHEPREFIX | PYTHONUNBUFFERED) ;;
-            *) unset "$name" ;;
-        esac
-    done
-    unset BASH_ENV CDPATH
-    export PYTHONUTF8=1  # whatever the locale
 }
 
 # A .venv with pip in it.
