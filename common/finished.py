@@ -69,8 +69,8 @@ def _sha256_if_read(path: Path) -> str | None:
         return None
 
 
-def trained_on_other_folds(folder: Path, folds: Path) -> bool:
-    """Whether a fold run's config.json was written with another fold table than `folds` is now.
+def trained_on_other_folds(folder: Path, folds_sha256: str) -> bool:
+    """Whether a fold run's config.json was written with another fold table than the one of this SHA-256.
 
     Raises:
         UnreadableError (a UserError): config.json is there, but cannot be read now.
@@ -81,7 +81,7 @@ def trained_on_other_folds(folder: Path, folds: Path) -> bool:
         return False
     settings = record.get("settings")
     recorded = settings.get("folds_sha256") if isinstance(settings, dict) else None
-    return recorded is not None and recorded != sha256_of(folds)
+    return recorded is not None and recorded != folds_sha256
 
 
 def why_it_failed(folder: Path) -> str:

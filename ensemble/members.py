@@ -15,7 +15,7 @@ import pandas as pd
 
 from common.competition import CLASSES
 from common.errors import UserError, named
-from common.files import read_json
+from common.files import read_json, sha256_of
 from common.finished import CONFIGURATION, FINISHED, trained_on_other_folds, why_it_failed
 from common.run_folder import ALL_DRIVERS, RESERVED_MODEL_NAMES, fold_folder, folds_path
 from common.tables import read_predictions
@@ -130,7 +130,8 @@ def check_folds(run: Path, members: Sequence[Member]) -> None:
         UserError: naming their folders.
     """
     folders = [fold_folder(run, member.name, fold) for member in members for fold in member.folds]
-    others = [str(folder) for folder in folders if trained_on_other_folds(folder, folds_path(run))]
+    folds_sha256 = sha256_of(folds_path(run))
+    others = [str(folder) for folder in folders if trained_on_other_folds(folder, folds_sha256)]
     if others:
         raise UserError(
             f"{folds_path(run)} has changed since {named(others)} was trained. Put the table back that it was trained "

@@ -1,5 +1,6 @@
 """The submission: the sample's rows in the sample's order, read back from the disk and checked before announced."""
 
+import csv
 from pathlib import Path
 
 import numpy as np
@@ -58,7 +59,8 @@ def check_submission(path: Path, images: pd.Index) -> None:
         UserError: other columns, rows, names or order than expected; or as `read_predictions`.
     """
     table = read_predictions(path)
-    header = read_rows(path, "a submission")[0]
+    with path.open(encoding="utf-8-sig", newline="") as stream:  # whose rows were just read, by the columns' names
+        header = next(csv.reader(stream))
     if header != ["img", *CLASSES]:
         raise UserError(f"{path}: expected the columns img,c0,...,c9 in this order, found {named(header, 12)}.")
     if len(table) != len(images):

@@ -98,7 +98,8 @@ def main() -> None:
 
     read_folds(folds_path(run))
     others = [path.parent for path in run.glob(f"*/fold_*/{FINISHED}")]
-    others = [folder for folder in others if trained_on_other_folds(folder, folds_path(run))]
+    folds_sha256 = sha256_of(folds_path(run))
+    others = [folder for folder in others if trained_on_other_folds(folder, folds_sha256)]
     lines = [f"{folder}: trained on other folds than {folds_path(run)} has now." for folder in sorted(others)]
     lines += damaged_pieces(run) + damaged_blend(run)
     if lines:

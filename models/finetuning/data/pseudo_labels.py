@@ -43,7 +43,8 @@ def find_tables(run: Path, model: str, fold: int | str, source: str) -> list[Pat
         raise UserError(
             f"{option}: that is this run itself. Name a model of it (--pseudo-labels {name}/MODEL) or another --run."
         )
-    if sha256_of(folds_path(earlier)) != sha256_of(folds_path(run)):
+    folds_sha256 = sha256_of(folds_path(run))
+    if sha256_of(folds_path(earlier)) != folds_sha256:
         raise UserError(
             f"{option}: its folds.csv is another one, so its networks may have seen drivers that are held out here. "
             "Take a run of the same data and the same --folds."
@@ -59,19 +60,19 @@ def find_tables(run: Path, model: str, fold: int | str, source: str) -> list[Pat
             f"{named(there, 5) or 'nothing finished'}. Train it first."
         )
     for path in found:
-        _require_same_folds(path.parent, folds_path(run), option)
+        _require_same_folds(path.parent, folds_sha256, option)
     return found
 
 
-def _require_same_folds(piece: Path, folds: Path, option: str) -> None:
-    """Compares a fold run with these folds: its run's folds.csv may have changed since.
+def _require_same_folds(folder: Path, folds_sha256: str, option: str) -> None:
+    """Compares a fold run with the fold table: its run's folds.csv may have changed since.
 
     Raises:
         UserError: it was trained on others.
     """
-    if trained_on_other_folds(piece, folds):
+    if trained_on_other_folds(folder, folds_sha256):
         raise UserError(
-            f"{option}: {piece} was trained on other folds than its run's folds.csv has now, so it may have seen "
+            f"{option}: {folder} was trained on other folds than its run's folds.csv has now, so it may have seen "
             "drivers that are held out here. Delete that model's folder and train it again, or name another run."
         )
 
