@@ -8,6 +8,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import FrameType
 
 from common import interrupts
@@ -60,9 +61,7 @@ def run_command(main: Callable[[], None]) -> None:
         if (error.name or "").partition(".")[0] in OWN:
             raise
         print(
-            f"error: the package {error.name} is not installed for {sys.executable}. ./run_all.sh makes .venv with all "
-            "that is needed; then: source .venv/bin/activate",
-            file=sys.stderr,
+            f"error: the package {error.name} is not installed for {sys.executable}. {_to_install()}", file=sys.stderr
         )
         sys.exit(USER_ERROR)
     except KeyboardInterrupt:
@@ -93,6 +92,14 @@ def run_command(main: Callable[[], None]) -> None:
             file=sys.stderr,
         )
         sys.exit(1)  # not 2: other folds may go on
+
+
+def _to_install() -> str:
+    """What to type where a package is missing, for the Python that runs this."""
+    environment = Path(__file__).resolve().parent.parent / ".venv"
+    if Path(sys.prefix).resolve() == environment.resolve():
+        return "Install it: .venv/bin/python -m pip install -c requirements.lock -r requirements.txt"
+    return "Start ./run_all.sh --help once: it sets up .venv. Then type .venv/bin/python instead of python."
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -15,7 +15,7 @@ from common.masking import masked
 
 PAGE = f"https://www.kaggle.com/competitions/{SLUG}"
 SECRET_FIELDS = ("key", "token", "access_token", "refresh_token")  # of a credential file; the user's name is none
-INSTALL = "Install the client: .venv/bin/pip install -r requirements-kaggle.txt"
+INSTALL = "Install the client: .venv/bin/python -m pip install -r requirements-kaggle.txt"
 LOG_IN = (
     "Get a token at https://www.kaggle.com/settings/api ('Generate New Token') and save it as ~/.kaggle/access_token, "
     "or set KAGGLE_API_TOKEN to it (a kaggle.json, or KAGGLE_USERNAME and KAGGLE_KEY, will do too)"

@@ -121,7 +121,9 @@ def search(setup: Setup, plan: Plan) -> None:
         from optuna.trial import TrialState
         from sqlalchemy.exc import SQLAlchemyError
     except ModuleNotFoundError:
-        raise UserError("--search needs Optuna. Install it: .venv/bin/pip install -r requirements-search.txt") from None
+        raise UserError(
+            "--search needs Optuna. Install it: .venv/bin/python -m pip install -r requirements-search.txt"
+        ) from None
     from tools import experiment_table as table
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)

@@ -71,7 +71,7 @@ def _require_packages(to: str) -> None:
     if missing:
         raise UserError(
             f"--to {to} needs {', '.join(name.replace('_', '-') for name in missing)}, which is not installed: "
-            ".venv/bin/pip install -r requirements-export.txt"
+            ".venv/bin/python -m pip install -r requirements-export.txt"
         )
 
 

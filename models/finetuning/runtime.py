@@ -84,7 +84,7 @@ def load_keras() -> Any:
     if backend not in BACKENDS or importlib.util.find_spec(backend) is None:
         raise UserError(
             f"KERAS_BACKEND={backend}: expected {' or '.join(BACKENDS)}, and installed. "
-            "For JAX: .venv/bin/pip install jax (see its own instructions for GPUs and TPUs)."
+            "For JAX: .venv/bin/python -m pip install jax (see its own instructions for GPUs and TPUs)."
         )
     with stderr_held_back():
         if "keras" not in sys.modules:

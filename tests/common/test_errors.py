@@ -2,10 +2,13 @@
 
 import errno
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 
@@ -80,13 +83,27 @@ def test_an_interrupt_in_a_finalizer_prints_no_traceback() -> None:
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize(("module", "status"), [("numpi", 2), ("models.numpi", 1)])
-def test_a_package_that_is_not_installed_is_named_and_one_of_ours_is_a_defect(module: str, status: int) -> None:
-    code = f"from common.errors import run_command; run_command(lambda: __import__({module!r}))"
+@pytest.mark.parametrize("made", [True, False])
+def test_a_package_that_is_not_installed_is_named_with_what_to_type(made: bool, tmp_path: Path) -> None:
+    shutil.copytree(REPOSITORY / "common", tmp_path / "common")
+    if made:
+        (tmp_path / ".venv").symlink_to(sys.prefix)
+    code = "from common.errors import run_command; run_command(lambda: __import__('numpi'))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, "Traceback" in done.stderr) == (2, False)
+    assert f"the package numpi is not installed for {sys.executable}" in done.stderr
+    if made:
+        requirements = re.findall(r"-[cr] (\S+)", done.stderr)
+        assert ".venv/bin/python -m pip install" in done.stderr and len(requirements) == 2
+        assert all((REPOSITORY / name).is_file() for name in requirements)
+    else:
+        assert "./run_all.sh" in done.stderr and ".venv/bin/python instead of python" in done.stderr
+
+
+def test_a_module_of_ours_that_is_missing_is_a_bug() -> None:
+    code = "from common.errors import run_command; run_command(lambda: __import__('models.numpi'))"
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=False)
-    assert done.returncode == status
-    assert ("source .venv/bin/activate" in done.stderr) == (status == 2)
-    assert ("Traceback" in done.stderr) == (status == 1)
+    assert (done.returncode, "Traceback" in done.stderr) == (1, True)
 
 
 def test_a_second_signal_while_the_first_is_answered_changes_nothing() -> None:

@@ -1,6 +1,6 @@
 """GoogLeNet's published ImageNet weights: from an ONNX file to one that `--weights DIR` reads.
 
-    .venv/bin/pip install -r requirements-import.txt
+    .venv/bin/python -m pip install -r requirements-import.txt
     python -m models.finetuning.network.googlenet_onnx googlenet-12.onnx --out weights
 
 The file is that of the ONNX model zoo (https://github.com/onnx/models, validated/vision/classification/
@@ -28,7 +28,7 @@ from models.finetuning.runtime import load_keras
 
 FILE_NAME = "googlenet.weights.h5"
 LIMIT_BYTES = 256 * 2**20  # the published file has 28 MB
-INSTALL = "the onnx package is missing. Install it: .venv/bin/pip install -r requirements-import.txt"
+INSTALL = "the onnx package is missing. Install it: .venv/bin/python -m pip install -r requirements-import.txt"
 
 # Operations between two concatenations; the digits are window/stride of a pooling, /stride of a convolution.
 STEM = ["Conv/2", "Relu", "MaxPool3/2", "LRN", "Conv/1", "Relu", "Conv/1", "Relu", "LRN", "MaxPool3/2"]
