@@ -16,9 +16,8 @@ from common.errors import UserError
 from common.files import written_whole
 from common.run_folder import ALL_DRIVERS
 from models.finetuning import outputs, piece, runtime
-from models.finetuning.data import sources
 from models.finetuning.data.pseudo_labels import SHA256, identity, soft_targets
-from models.finetuning.data.sources import Source
+from models.finetuning.data.sources import ActivationCache, FoldData, Source, WithPseudoLabels
 from models.finetuning.network import head, initialisation
 from models.finetuning.network import weights as pretrained
 from models.finetuning.network.build import Network, build, save_model
@@ -26,9 +25,10 @@ from models.finetuning.network.split import split
 from models.finetuning.piece import Piece
 from models.finetuning.processes import LABEL
 from models.finetuning.training.tracking import watched
-from models.finetuning.training.trainer import FoldData, Trainer
+from models.finetuning.training.trainer import Trainer
 from preprocessing.augmentation_settings import Augmentation
 from preprocessing.dataset import Dataset
+from preprocessing.driver_mixing import nobody
 from preprocessing.images import ImageStore
 
 
@@ -147,40 +147,28 @@ def _sources(
     cache: Path,
     limit: int,
     say: Callable[[str], None],
-) -> list[Source]:
-    """Where training and the predictions of the test images begin: at the trunk's boundary where that is worth it.
+) -> tuple[Source, Source]:
+    """Where the inputs for the labelled and the test images come from: photographs, or activations of frozen layers.
 
-    Not with random weights or images of which each fold takes others: no two folds would share anything.
+    No activations with random weights or where each fold takes other images: no two folds would share anything.
     """
+    recipe, augmentation = work.recipe, work.augmentation or Augmentation()
+    labelled = Source(network, data.store, augmentation, work.seed, work.workers, data.companions)
+    tested = Source(network, test, augmentation, work.seed, work.workers, nobody(len(test)))
     shared = work.weights != "none" and len(data.training) + len(data.held_out) == len(data.labels)
     wanted = work.activations == "yes" or (work.activations == "auto" and not runtime.has_accelerator())
-    recipe, augmentation = work.recipe, work.augmentation or Augmentation()
-    every = np.arange(len(data.labels)) if recipe.head_start == "logistic" else data.held_out
-    return sources.choose(
-        network,
-        split(network, recipe) if shared and wanted else None,
-        [data.store, test],
-        training=data.training,
-        companions=data.companions,
-        plain=[every, np.arange(len(test))],
-        epochs=recipe.head_epochs + recipe.epochs,
-        recipe=recipe,
-        augmentation=augmentation,
-        name=work.architecture.name,
-        decides={
-            "weights": pretrained.identity(work.architecture, work.weights),
-            "precision": policy,
-            "versions": runtime.versions(),
-            "pooled_layers": recipe.pooled_layers,
-            "pooling": recipe.pooling,  # where the boundary is the features themselves
-        },
-        seed=work.seed,
-        cache=cache,
-        limit=limit,
-        workers=work.workers,
-        say=say,
-        train_on_all=bool(recipe.pseudo_labels),
-    )
+    parts = split(network, recipe) if shared and wanted else None
+    if parts is None:
+        return labelled, tested
+    decides = {
+        "weights": pretrained.identity(work.architecture, work.weights),
+        "precision": policy,
+        "versions": runtime.versions(),
+        "pooled_layers": recipe.pooled_layers,
+        "pooling": recipe.pooling,  # where the boundary is the features themselves
+    }
+    activations = ActivationCache(parts, cache, limit, work.architecture.name, decides, say)
+    return activations.sources(labelled, tested, data, recipe)
 
 
 def _with_pseudo_labels(
@@ -197,7 +185,7 @@ def _with_pseudo_labels(
         )
     soft = soft_targets(tables, [img for img in dataset.test if img not in dataset.broken_test])
     say(f"pseudo-labels of {len(soft):,} test images from {len(tables)} tables: {', '.join(map(str, tables))}")
-    return sources.WithPseudoLabels(labelled, test, soft, work.recipe.pseudo_ratio)
+    return WithPseudoLabels(labelled, test, soft, work.recipe.pseudo_ratio)
 
 
 def speaker(*logs: Path) -> Callable[[str], None]:

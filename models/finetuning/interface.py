@@ -125,7 +125,7 @@ class Model:
         import pandas as pd
 
         from models.finetuning import fold as engine
-        from models.finetuning.data.sources import Pixels
+        from models.finetuning.data import sources
 
         limit = int(options.cache_limit * GIBIBYTE)
         labelled, _ = engine.stores(self.recipe, data, table, Path(options.cache), limit)
@@ -133,7 +133,7 @@ class Model:
         with tempfile.TemporaryDirectory() as folder:
             part = engine.fold_data(work, table, labelled)
             fresh = self._trained is None
-            source = Pixels(network, labelled, self.augmentation, options.workers, part.companions)
+            source = sources.Source(network, labelled, self.augmentation, work.seed, options.workers, part.companions)
             checkpoint = Path(folder) / "state.npz"
             trainer = engine.train_network(work, network, part, source, self._policy, checkpoint, print, fresh)
         self.network = network

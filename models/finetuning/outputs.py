@@ -14,11 +14,10 @@ from common.files import written_whole
 from common.metric import accuracy, log_loss
 from common.tables import write_predictions
 from models.finetuning import piece
-from models.finetuning.data.sources import Source
+from models.finetuning.data.sources import FoldData, Source
 from models.finetuning.data.views import mean_with_views
 from models.finetuning.network.build import Network
 from models.finetuning.piece import Piece
-from models.finetuning.training.trainer import FoldData
 from preprocessing.dataset import Dataset
 
 PART = 4096  # images whose features are in memory at a time; whole batches of predictions

@@ -1,6 +1,7 @@
 """Activations of frozen layers, computed once: the same model as without, shared by folds, bounded, and mendable."""
 
 import concurrent.futures
+import dataclasses
 import re
 import subprocess
 import sys
@@ -16,8 +17,9 @@ from common.run_folder import REPOSITORY
 from common.settings import ImageSize
 from models.finetuning import architecture as zoo
 from models.finetuning import runtime
-from models.finetuning.data import activations, sources
+from models.finetuning.data import activations
 from models.finetuning.data.activations import PLAIN, ActivationStore
+from models.finetuning.data.sources import ActivationCache, FoldData, Source
 from models.finetuning.network.build import Network, build, set_trainable
 from models.finetuning.network.split import split
 from models.finetuning.recipe import Kind, Recipe
@@ -102,9 +104,9 @@ def test_blocks_hold_what_the_trunk_makes_and_a_damaged_one_is_made_again(tmp_pa
     parts = split(network, recipe)
     assert parts is not None
     images = images_in(tmp_path, SIZE)
-    store = ActivationStore("vgg16", {}, images, parts, tmp_path / "cache", 2)
+    store = ActivationStore(tmp_path / "cache", "vgg16", {}, parts, images, 2)
     rows = np.array([70, 3, 5])
-    assert store.missing_bytes([PLAIN], rows) == store.bytes(rows) == 80 * 12 * 16 * 128 * 4
+    assert store.missing_bytes([PLAIN], rows) == 80 * 12 * 16 * 128 * 4
     part = store.part(PLAIN, images, rows)
     expected = parts.trunk.predict_on_batch(np.stack([images.read(int(row)) for row in rows]))
     np.testing.assert_allclose(np.stack([part.read(int(row)) for row in rows]), expected, rtol=1e-4, atol=1e-4)
@@ -124,7 +126,7 @@ def test_folds_side_by_side_divide_the_work(tmp_path: Path, monkeypatch: pytest.
     parts = split(network, recipe)
     assert parts is not None
     images = images_in(tmp_path, SIZE)
-    store, other = (ActivationStore("vgg16", {}, images, parts, tmp_path / "cache", 1) for _ in range(2))
+    store, other = (ActivationStore(tmp_path / "cache", "vgg16", {}, parts, images, 1) for _ in range(2))
     made: list[int] = []
     compute = parts.trunk.predict_on_batch
 
@@ -143,38 +145,42 @@ def test_folds_side_by_side_divide_the_work(tmp_path: Path, monkeypatch: pytest.
     assert [path for path in store.folder.iterdir() if path.suffix != ".npy"] == []
 
 
-def test_what_finds_no_room_is_computed_anew_beside_what_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_does_not_fit_is_computed_again_from_photographs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(activations, "BLOCK", 16)
-    network, recipe = cut("mobilenet_v2", "from block_8_project")
+    network, recipe = cut("mobilenet_v2", "from block_8_project", epochs=2, pseudo_labels="run")
     images = images_in(tmp_path, recipe.image_size)
     images.prepare(2, lambda line: None)
     parts = split(network, recipe)
     assert parts is not None
-    a_block = activations.ActivationStore("n", {}, images, parts, tmp_path / "cache", 1).bytes(np.arange(16))
-    taken = sum(path.stat().st_size for path in (tmp_path / "cache" / "images").rglob("*.npy"))
     rows = np.random.default_rng(0).permutation(80)
+    all_plain = ActivationStore(tmp_path / "cache", "n", {}, parts, images, 1).missing_bytes([PLAIN], rows)
+    taken = sum(path.stat().st_size for path in (tmp_path / "cache" / "images").rglob("*.npy"))
+    data = FoldData(images, np.zeros(80, int), rows[:60], rows[60:])
+    plain = Source(network, images, Augmentation(), 0, 2)
     said: list[str] = []
 
-    def source(limit: int, train_on_all: bool = False) -> sources.Source:
-        (chosen,) = sources.choose(
-            *(network, parts, [images]),
-            **{"training": rows[:60], "companions": None, "plain": [np.arange(80)], "epochs": 2, "recipe": recipe},
-            **{"augmentation": Augmentation(), "name": "n", "decides": {}, "seed": 0, "cache": tmp_path / "cache"},
-            **{"limit": limit, "workers": 2, "say": said.append, "train_on_all": train_on_all},
-        )
-        return chosen
+    def kept(limit: int, pseudo_labels: str = "") -> Source:
+        cache = ActivationCache(parts, tmp_path / "cache", limit, "n", {}, said.append)
+        found, of_test = cache.sources(plain, plain, data, dataclasses.replace(recipe, pseudo_labels=pseudo_labels))
+        assert (found.network is of_test.network) or not pseudo_labels
+        return found
 
-    partly = source(taken + int(2.5 * a_block))
-    assert "kept for the predictions of 32 images, computed anew each time for the rest" in said[-1]
-    expected = sources.Pixels(network, images, Augmentation(), 2).predict(rows, "")
-    for again in (partly, source(taken + int(2.5 * a_block))):  # the second finds what the first has made
-        for one, other in zip(again.predict(rows, ""), expected, strict=True):
+    inputs = {}
+    for name, limit in {"none": taken + all_plain // 2, "predictions": taken + 2 * all_plain, "all": 2**30}.items():
+        source = kept(limit)
+        for one, other in zip(source.predict(rows, ""), plain.predict(rows, ""), strict=True):
             np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
-        assert len(list((tmp_path / "cache" / "activations").rglob("*.npy"))) == 2
-    inputs, _ = next(iter(partly.batches(np.zeros((80, 10), np.float32), rows[None, :8], 0, 1)))
-    assert inputs.shape == (8, 80, 96, 3)  # the augmented copies find no room: photographs
-    assert isinstance(source(taken + int(2.5 * a_block), train_on_all=True), sources.Pixels)
-    assert isinstance(source(2**30), sources.Activations)
+        inputs[name], _ = next(iter(source.batches(np.zeros((80, 10), np.float32), rows[None, :8], 1)))
+        assert (source is plain) == (name == "none")
+    assert [array.shape for array in inputs.values()] == [
+        (8, 80, 96, 3),
+        (8, 80, 96, 3),
+        (8, *parts.trunk.output.shape[1:]),
+    ]
+    assert "do not fit" in said[0]
+    assert any("kept for predictions alone" in line for line in said)
+    assert len(list((tmp_path / "cache" / "activations").rglob("plain_*.npy"))) == 5
+    assert kept(taken + 2 * all_plain, pseudo_labels="run").network is network
 
 
 def test_bfloat16_is_kept_as_it_is(tmp_path: Path) -> None:
@@ -183,7 +189,7 @@ def test_bfloat16_is_kept_as_it_is(tmp_path: Path) -> None:
     parts = split(build(zoo.find("vgg16"), recipe, "none", "mixed_bfloat16", seed=1), recipe)
     assert parts is not None
     images = images_in(tmp_path, SIZE, drivers=1)
-    store = ActivationStore("vgg16", {}, images, parts, tmp_path / "cache", 1)
+    store = ActivationStore(tmp_path / "cache", "vgg16", {}, parts, images, 1)
     values = store.part(PLAIN, images, np.arange(20)).read(7)
     assert values.dtype == ml_dtypes.bfloat16
     expected = parts.trunk.predict_on_batch(np.stack([images.read(row) for row in range(20)]))[7]
@@ -234,7 +240,7 @@ def test_a_fold_trained_on_activations_is_the_fold_trained_on_pixels(material: P
 @pytest.mark.slow
 def test_without_room_or_with_mixed_images_steps_begin_at_the_pixels(material: Path) -> None:
     said = train(material, "small", 0, "--cache", str(material / "small"), "--cache-limit", "0.001")
-    assert "find no room in the cache" in said
+    assert "do not fit in the cache" in said
     assert "activations are not kept" in train(material, "mixed", 0, "--mixup", "0.2")
 
 

@@ -16,11 +16,11 @@ from common.run_folder import REPOSITORY
 from common.settings import ImageSize
 from models.finetuning import architecture as zoo
 from models.finetuning import runtime
-from models.finetuning.data.sources import Pixels
+from models.finetuning.data.sources import FoldData, Source
 from models.finetuning.network.build import Network, build, set_trainable
 from models.finetuning.recipe import Recipe
 from models.finetuning.training.optimisation import Stage, make_optimizer, stages
-from models.finetuning.training.trainer import DivergedError, FoldData, Trainer
+from models.finetuning.training.trainer import DivergedError, Trainer
 from preprocessing.augmentation_settings import Augmentation
 from preprocessing.images import ImageStore
 from tests.trees import make_tree
@@ -105,15 +105,13 @@ def fold_data(tmp_path: Path) -> FoldData:
     return FoldData(ImageStore(paths, STILL, tmp_path / "cache", "", 2**30), labels, rows[::2], rows[1::2])
 
 
-class WildTargets(Pixels):
+class WildTargets(Source):
     """Gives targets that are no numbers in some steps of an epoch."""
 
     wild: tuple[int, ...] = ()
 
-    def batches(
-        self, targets: np.ndarray, order: np.ndarray, seed: int, copy: int
-    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        for number, (images, wanted) in enumerate(super().batches(targets, order, seed, copy)):
+    def batches(self, targets: np.ndarray, order: np.ndarray, copy: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for number, (images, wanted) in enumerate(super().batches(targets, order, copy)):
             yield images, wanted * (np.nan if number in self.wild else 1)
 
 
@@ -126,7 +124,7 @@ def test_a_fold_leaves_wild_steps_out_and_says_so_and_stops_where_all_are(
         zoo.find("vgg16").recipe, image_size=STILL, batch_size=2, epochs=1, head_start="random", trainable="head"
     )
     network = build(zoo.find("vgg16"), recipe, "none", "float32", seed=1)
-    source = WildTargets(network, data.store, Augmentation(), 1)
+    source = WildTargets(network, data.store, Augmentation(), 1, 1)
     source.wild = wild
     lines: list[str] = []
     options = {"precision": "float32", "seed": 1, "checkpoint_path": tmp_path / "state.npz", "say": lines.append}
@@ -159,15 +157,13 @@ class SpoiltPasses(Network):
         return loss
 
 
-class SpoiltSteps(Pixels):
+class SpoiltSteps(Source):
     """Spoils the second step of an epoch: its first pass, or both."""
 
     passes = 0
 
-    def batches(
-        self, targets: np.ndarray, order: np.ndarray, seed: int, copy: int
-    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        for number, batch in enumerate(super().batches(targets, order, seed, copy)):
+    def batches(self, targets: np.ndarray, order: np.ndarray, copy: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for number, batch in enumerate(super().batches(targets, order, copy)):
             SpoiltPasses.left = self.passes * (number == 1)
             yield batch
 
@@ -181,7 +177,7 @@ def test_a_pass_that_came_to_nothing_leaves_no_trace_in_the_statistics_of_batch_
     for passes, told in ((0, ""), (1, "1 of 5 steps came to NaN"), (2, "1 of 5 steps were left out")):
         plain = build(zoo.find("mobilenet"), recipe, "none", "float32", seed=1)
         network = SpoiltPasses(**{field.name: getattr(plain, field.name) for field in dataclasses.fields(plain)})
-        source = SpoiltSteps(network, data.store, Augmentation(), 1)
+        source = SpoiltSteps(network, data.store, Augmentation(), 1, 1)
         source.passes = passes
         lines: list[str] = []
         options = {"precision": "float32", "seed": 1, "checkpoint_path": tmp_path / "state.npz", "say": lines.append}

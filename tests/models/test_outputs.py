@@ -9,7 +9,7 @@ import pytest
 from common.settings import ImageSize
 from models.finetuning import architecture as zoo
 from models.finetuning import outputs
-from models.finetuning.data.sources import Pixels
+from models.finetuning.data.sources import Source
 from models.finetuning.network.build import build
 from models.finetuning.piece import Piece
 from models.finetuning.recipe import Kind
@@ -32,7 +32,7 @@ def test_features_of_many_test_images_are_written_some_at_a_time(
     recipe, augmentation = vgg16.settings_for(
         Kind(), {"image_size": ImageSize(32, 32), "pooled_layers": ("block3_pool",)}
     )
-    source = Pixels(build(vgg16, recipe, "none", "float32", 0), store, augmentation, workers=2)
+    source = Source(build(vgg16, recipe, "none", "float32", 0), store, augmentation, seed=0, workers=2)
     work = Piece(tmp_path / "run", "vgg16", vgg16, recipe, 0, "none", "float32", 0, 1, augmentation)
     left = []
     for part in (4096, 2):

@@ -18,7 +18,7 @@ from common.tables import read_predictions, write_predictions
 from models.finetuning import architecture as zoo
 from models.finetuning.command import unfinished
 from models.finetuning.data.pseudo_labels import find_tables, identity, soft_targets
-from models.finetuning.data.sources import Pixels, WithPseudoLabels
+from models.finetuning.data.sources import Source, WithPseudoLabels
 from models.finetuning.interface import finetune
 from models.finetuning.network.build import Network
 from models.finetuning.piece import Piece, begin, require_made_as_others
@@ -191,8 +191,8 @@ def test_batches_have_the_real_images_as_without_and_test_images_with_soft_targe
     network: Network = None  # type: ignore[assignment]
     augmentation = only(driver_mixing=1.0)
     drivers = dataclasses.replace(nobody(20), drivers=np.arange(20) % 2, rows=np.arange(20))
-    real = Pixels(network, stores[0], augmentation, 2, drivers)
-    test = Pixels(network, stores[1], augmentation, 2, nobody(7))
+    real = Source(network, stores[0], augmentation, 0, 2, drivers)
+    test = Source(network, stores[1], augmentation, 0, 2, nobody(7))
     soft = np.random.default_rng(0).dirichlet(np.ones(10), 7).astype(np.float32)
     both = WithPseudoLabels(real, test, soft, ratio)
     targets = np.eye(10, dtype=np.float32)[np.arange(20) // 2]
@@ -200,8 +200,8 @@ def test_batches_have_the_real_images_as_without_and_test_images_with_soft_targe
     epochs = []
     for epoch in (1, 2):
         order = training_order(np.arange(20), 8, 0, epoch)
-        plain = list(real.batches(targets, order, 0, epoch))
-        made = list(both.batches(targets, order, 0, epoch))
+        plain = list(real.batches(targets, order, epoch))
+        made = list(both.batches(targets, order, epoch))
         for (images, wanted), (without, labels) in zip(made, plain, strict=True):
             assert len(images) == len(wanted) == 8 + besides
             np.testing.assert_array_equal(images[:8], without)
@@ -210,7 +210,7 @@ def test_batches_have_the_real_images_as_without_and_test_images_with_soft_targe
             np.testing.assert_array_equal(wanted[8:], soft[rows])
             seen += rows.tolist()
         epochs.append([images[8:] for images, _ in made])
-        again = [images for images, _ in both.batches(targets, order, 0, epoch)]
+        again = [images for images, _ in both.batches(targets, order, epoch)]
         np.testing.assert_array_equal(np.stack(again), np.stack([images for images, _ in made]))
     counts = np.bincount(seen, minlength=7)
     assert np.ptp(counts) <= 2, "each comes again only after all others"

@@ -12,14 +12,14 @@ from common.errors import UserError
 from common.metric import log_loss
 from common.settings import ImageSize
 from models.finetuning import architecture as zoo
-from models.finetuning.data.sources import Pixels
+from models.finetuning.data.sources import FoldData, Source
 from models.finetuning.fold import speaker
 from models.finetuning.network.build import Network, build
 from models.finetuning.network.head import fit_logistic, set_head
 from models.finetuning.recipe import Recipe
 from models.finetuning.training import checkpoint
 from models.finetuning.training.optimisation import learning_rate, stages
-from models.finetuning.training.trainer import DivergedError, FoldData, Trainer
+from models.finetuning.training.trainer import DivergedError, Trainer
 from preprocessing import dataset
 from preprocessing.augmentation_settings import Augmentation
 from preprocessing.images import ImageStore
@@ -64,7 +64,8 @@ def trainer_of(
         "checkpoint_path": folder / "state.npz",
         "say": lambda line: None,
     } | options
-    return network, Trainer(network, recipe, data, Pixels(network, data.store, Augmentation(), workers), **settings)
+    source = Source(network, data.store, Augmentation(), settings["seed"], workers)
+    return network, Trainer(network, recipe, data, source, **settings)
 
 
 @pytest.mark.parametrize(

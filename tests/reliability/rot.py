@@ -118,7 +118,7 @@ def kinds(folder: Path) -> dict[str, FileKind]:
     parts = split(network, recipe)
     assert parts is not None
     rows = np.arange(len(images))
-    store = ActivationStore("rot", {}, images, parts, folder / "cache", 1)
+    store = ActivationStore(folder / "cache", "rot", {}, parts, images, 1)
     activations = np.concatenate([a[:n].copy() for a, n in plain_batches(store.part(PLAIN, images, rows), rows, 16, 1)])
     features = FeatureStore("rot", {}, [images], folder / "cache", 2**30)
     made = np.random.default_rng(0).normal(size=(len(images), 24)).astype(np.float32)

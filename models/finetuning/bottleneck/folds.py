@@ -19,11 +19,11 @@ from models.finetuning import needs, outputs, piece, runtime
 from models.finetuning.bottleneck.command import network_recipe
 from models.finetuning.bottleneck.linear import GRIDS, Choice, Search, softmax
 from models.finetuning.data.features import FeatureStore
+from models.finetuning.data.sources import FoldData
 from models.finetuning.network import head, initialisation
 from models.finetuning.network import weights as pretrained
 from models.finetuning.network.build import Network, build, plain_copy
 from models.finetuning.piece import Piece
-from models.finetuning.training.trainer import FoldData
 from preprocessing import folds as driver_folds
 from preprocessing.dataset import Dataset
 from preprocessing.images import ImageStore

@@ -1,7 +1,6 @@
 """Training of one fold: epochs of steps, after each a held-out log loss and a checkpoint; the best weights are kept."""
 
 import contextlib
-import dataclasses
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,15 +13,13 @@ from tqdm import tqdm
 from common.competition import NUMBER_OF_CLASSES
 from common.errors import DIVERGED, UserError
 from common.metric import accuracy, log_loss
-from models.finetuning.data.sources import Source
+from models.finetuning.data.sources import FoldData, Source
 from models.finetuning.network.build import Network, rate_scales, set_trainable, trainable_summary
 from models.finetuning.network.layers import count_blocks, leaves
 from models.finetuning.recipe import Recipe
 from models.finetuning.training import checkpoint
 from models.finetuning.training.optimisation import Stage, make_optimizer, stages
 from preprocessing.batches import training_order
-from preprocessing.driver_mixing import Companions
-from preprocessing.images import ImageStore
 
 WHAT_TO_CHANGE = (
     "What was made before is kept. Change a setting (a smaller --learning-rate, a smaller --clip-norm, or --precision "
@@ -37,30 +34,6 @@ class DivergedError(UserError):
     """The loss is no longer a number. The same seed would give it again, so a retry is no use."""
 
     status = DIVERGED
-
-
-@dataclasses.dataclass(frozen=True)
-class FoldData:
-    """The labelled images, and which of them a fold trains on.
-
-    Attributes:
-        store: all labelled images.
-        labels: shape (images,), class of each row of `store`.
-        training: rows to train on.
-        held_out: rows of drivers who are not among them.
-        drivers: shape (images,), integers: who is on each row of `store`.
-    """
-
-    store: ImageStore
-    labels: np.ndarray
-    training: np.ndarray
-    held_out: np.ndarray
-    drivers: np.ndarray | None = None
-
-    @property
-    def companions(self) -> Companions | None:
-        """What `driver_mixing` may mix in; None where the drivers are unknown."""
-        return None if self.drivers is None else Companions(self.drivers, self.training)
 
 
 class Trainer:
@@ -180,7 +153,7 @@ class Trainer:
         network, epoch = self.source.network, len(self.progress.history) + 1
         order = training_order(self.data.training, self.recipe.batch_size, self.seed, epoch)
         targets = np.eye(NUMBER_OF_CLASSES, dtype=np.float32)[self.data.labels]
-        batches = self.source.batches(targets, order, self.seed, self.recipe.copy_of(epoch))
+        batches = self.source.batches(targets, order, self.recipe.copy_of(epoch))
         bar = tqdm(total=order.size, desc=f"epoch {epoch}", unit="img", leave=False, disable=None)
         losses: list[float] = []
         in_a_row = again = 0
