@@ -216,10 +216,6 @@ class ZooFile:
         graph = helper.make_graph(self.nodes, "GoogLeNet", [pixels], [probabilities], tensors)
         return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 9)], ir_version=4)
 
-    def edited(self, output: str) -> Any:
-        """The node with that output."""
-        return next(node for node in self.nodes if node.output[0] == output)
-
 
 def written(zoo_file: ZooFile, path: Path) -> Path:
     onnx.save_model(zoo_file.model(), path)
@@ -267,74 +263,20 @@ def test_files_that_are_not_googlenet_are_refused(tmp_path: Path, monkeypatch: p
     source.write_bytes(b"a page of the web, not a network")
     assert "not an ONNX file" in refusal(source, out)
     source.write_bytes(b"")
-    assert "0 Concat nodes; expected 9 of 4 branches each" in refusal(source, out)
+    assert "no tensor conv1_7x7_s2_w_0" in refusal(source, out)
 
-    def reason(change: Any) -> str:
+    def reason(name: str, array: np.ndarray | None) -> str:
         zoo_file = ZooFile()
-        change(zoo_file)
+        zoo_file.arrays.pop(name) if array is None else zoo_file.arrays.update({name: array})
         return refusal(written(zoo_file, source), out)
 
-    def other_operation(zoo_file: ZooFile) -> None:
-        zoo_file.edited("inception_4b/3x3_1").op_type = "QLinearConv"
-
-    def other_shape(zoo_file: ZooFile) -> None:
-        zoo_file.arrays["inception_4e/1x1_w_0"] = np.zeros((256, 512, 1, 1), np.float32)
-
-    def other_constants(zoo_file: ZooFile) -> None:
-        zoo_file.edited("conv2/norm2_1").attribute[0].f = 2e-4
-
-    def other_stride(zoo_file: ZooFile) -> None:
-        zoo_file.edited("conv1/7x7_s2_1").attribute[2].ints[:] = [1, 1]
-
-    def swapped(zoo_file: ZooFile) -> None:  # the same shapes, another order of the maps
-        join = zoo_file.edited("inception_3b/output_1")
-        join.input[0], join.input[3] = join.input[3], join.input[0]
-
-    def circle(zoo_file: ZooFile) -> None:
-        zoo_file.edited("conv1/7x7_s2_1").input[0] = "conv1/7x7_s2_2"
-
-    def not_finite(zoo_file: ZooFile) -> None:
-        zoo_file.arrays["conv1/7x7_s2_b_0"][3] = np.nan
-
-    def half(zoo_file: ZooFile) -> None:
-        zoo_file.arrays["conv1/7x7_s2_b_0"] = zoo_file.arrays["conv1/7x7_s2_b_0"].astype(np.float16)
-
-    def absent(zoo_file: ZooFile) -> None:
-        del zoo_file.arrays["inception_5b/5x5_b_0"]
-
-    assert "Conv/1 Relu QLinearConv Relu" in reason(other_operation)
-    assert "kernel of inception_4e_1x1 is FLOAT (256, 512, 1, 1), expected FLOAT (256, 528, 1, 1)" in reason(
-        other_shape
-    )
-    assert "has alpha 0.00019" in reason(other_constants)
-    assert "expected Conv/2" in reason(other_stride)
-    assert "on the way to inception_3b_1x1, found MaxPool3/1 Conv/1 Relu" in reason(swapped)
-    assert "found" in reason(circle)
-    assert "infinities" in reason(not_finite)
-    assert "FLOAT16 (64,)" in reason(half)
-    assert "bias of inception_5b_5x5 is not among" in reason(absent)
+    other_shape = reason("inception_4e/1x1_w_0", np.zeros((256, 512, 1, 1), np.float32))
+    assert "inception_4e_1x1_w_0 has shape (256, 512, 1, 1), expected (256, 528, 1, 1)" in other_shape
+    assert "NaN or infinite" in reason("conv1/7x7_s2_b_0", np.full(64, np.nan, np.float32))
+    assert "expected (64,) as float32" in reason("conv1/7x7_s2_b_0", np.zeros(64, np.float16))
+    assert "no tensor inception_5b_5x5_b_0" in reason("inception_5b/5x5_b_0", None)
+    elsewhere = tmp_path / "elsewhere.onnx"
+    onnx.save_model(ZooFile().model(), elsewhere, save_as_external_data=True, location="file.data", size_threshold=0)
+    assert "in the same file" in refusal(elsewhere, out)
     monkeypatch.setattr(googlenet_onnx, "LIMIT_BYTES", 10**6)
-    assert "expected at most" in reason(lambda zoo_file: None)
-
-
-def test_weights_in_a_file_of_their_own_must_lie_beside_the_onnx_file(tmp_path: Path) -> None:
-    folder, out = tmp_path / "network", tmp_path / "out"
-    folder.mkdir()
-    model = ZooFile().model()
-    onnx.save_model(model, folder / "file.onnx", save_as_external_data=True, location="file.data", size_threshold=0)
-    path = import_weights(folder / "file.onnx", out)
-    stored = GoogLeNet()
-    stored.load_weights(path)
-    kernel = numpy_helper.to_array(model.graph.initializer[0], str(folder))
-    np.testing.assert_array_equal(stored.get_layer("conv1_7x7_s2").kernel, kernel.transpose(2, 3, 1, 0))
-
-    (folder / "file.data").rename(tmp_path / "outside.data")
-    assert "said to lie in 'file.data'" in refusal(folder / "file.onnx", tmp_path / "none")
-    (folder / "file.data").symlink_to(tmp_path / "outside.data")
-    assert "said to lie in 'file.data'" in refusal(folder / "file.onnx", tmp_path / "none")
-    for location in ("../outside.data", str(tmp_path / "outside.data")):
-        changed = onnx.load_model(folder / "file.onnx", load_external_data=False)
-        for tensor in changed.graph.initializer:
-            tensor.external_data[0].value = location
-        (folder / "changed.onnx").write_bytes(changed.SerializeToString())
-        assert "said to lie in" in refusal(folder / "changed.onnx", tmp_path / "none")
+    assert "expected at most" in refusal(written(ZooFile(), source), out)
