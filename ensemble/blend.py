@@ -5,22 +5,49 @@
     python -m ensemble.blend --predictions A.csv B.csv --labels labels.csv --test-predictions A_test.csv B_test.csv
 
 Reads runs/NAME/folds.csv and runs/NAME/MODEL/fold_K/{out_of_fold,test}{.csv,_features.npy}; or, with --predictions,
-those tables, whose rows are of images that the models were not trained on. Calibrates, weighs, stacks; compares all
-ways on drivers that they were not fitted on and takes the simplest that is not clearly worse than the best; lets
-neighbouring frames agree. Writes runs/NAME/ensemble/ (report.txt, blend.json, tables, figures) and
-submissions/NAME.csv. With unchanged inputs a second start does nothing.
+those tables, whose rows are of images that the models were not trained on. Compares blending methods (weights,
+pooling, calibration) on drivers that they were not fitted on and takes the simplest that is not clearly worse than the
+best; matches the classes' shares and smooths over neighbouring frames where that helps; clips. Writes
+runs/NAME/ensemble/ (report.txt, blend.json, tables, figures) and submissions/NAME.csv. With unchanged inputs a second
+start does nothing.
+
+The rows of the submission are in the order of the sample submission. With --predictions and without --data they keep
+the order of the first test table.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 from common.errors import UserError, run_command
 from common.run_folder import RUNS, SUBMISSIONS, run_folder
-from common.settings import CommandLine, add_settings, chosen, names_in
-from ensemble.options import Options
+from common.settings import CommandLine, add_settings, chosen, names_in, setting
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of the blend; each field is an option of the command line."""
+
+    neighbours: bool = setting(
+        True, "near-identical images of the same set may share predictions (uses other test images)"
+    )
+    match_prior: str = setting(
+        "auto",
+        "scale the classes towards training's mix on the test set, if it is mixed alike; auto: if it helps out of fold",
+        choices=("auto", "yes", "no"),
+    )
+    all_drivers: str = setting(
+        "no",
+        "networks trained on all drivers (--fold all): beside a model's folds in its test mean, or instead of them",
+        choices=("no", "beside", "instead"),
+    )
+    test_drivers: int = setting(
+        0, "drivers in the test set, for the interval around the expected score; 0: by images per driver", least=0
+    )
+    figures: bool = setting(True, "draw the figures")
 
 
 def command_line() -> CommandLine:
@@ -32,7 +59,7 @@ def command_line() -> CommandLine:
         "--data",
         type=Path,
         metavar="DIR",
-        help="the competition's folder, for the order of the rows [found by itself; with --predictions: as they are]",
+        help="the competition's folder, for the order of the rows [found; --predictions: as in the first test table]",
     )
     parser.add_argument("--models", type=names_in, default=[], metavar='"A B"', help="only these of the run [all]")
     parser.add_argument("--submissions", type=Path, metavar="DIR", help="where the submission goes [submissions]")
@@ -65,24 +92,20 @@ def main() -> None:
     for option in ("test_predictions", "features", "test_features", "folds"):
         if getattr(arguments, option):
             raise UserError(f"--{option.replace('_', '-')} goes with --predictions; a run has its own.")
-    models = tuple(arguments.models)
 
     from common.competition import SAMPLE_SUBMISSION
+    from ensemble.score import read_labels, score_text
     from preprocessing.dataset import required
 
-    data = required(arguments.data)
+    sample = required(arguments.data) / SAMPLE_SUBMISSION
     if arguments.labels is not None:
-        from ensemble.score import read_labels
+        read_labels(arguments.labels)  # a mistake there is reported before the work, not after it
 
-        read_labels(arguments.labels)  # a mistake there is told before the work, not after it
+    from ensemble.blend_run import Request, blend_run
 
-    from ensemble.stage import Request, blend_run
-
-    sample = data / SAMPLE_SUBMISSION
+    models = tuple(arguments.models)
     print(blend_run(Request(run, sample, submission, models, arguments.allow_missing, options)))
     if arguments.labels is not None:
-        from ensemble.score import score_text
-
         print(score_text(submission, arguments.labels), end="\n\n")
     print(shown(submission))
 
@@ -94,7 +117,7 @@ def blend_tables(arguments: argparse.Namespace, run: Path, options: Options, sub
     if arguments.models:
         raise UserError("--models chooses among those of a run; name the tables to blend in --predictions.")
     if options.all_drivers != "no":
-        raise UserError(f"--all-drivers {options.all_drivers} is of a run's models; leave it out with --predictions.")
+        raise UserError(f"--all-drivers {options.all_drivers} is for a run's models; leave it out with --predictions.")
     if arguments.allow_missing and arguments.folds is None:
         raise UserError("--allow-missing with --predictions: expected --folds FILE, whose images may be missing.")
     if not arguments.test_predictions:
@@ -108,8 +131,8 @@ def blend_tables(arguments: argparse.Namespace, run: Path, options: Options, sub
 
         sample = required(arguments.data) / SAMPLE_SUBMISSION
 
+    from ensemble.blend_run import Request, blend_run
     from ensemble.loose_tables import LooseTables
-    from ensemble.stage import Request, blend_run
 
     loose = LooseTables(
         tuple(arguments.predictions),
@@ -125,7 +148,7 @@ def blend_tables(arguments: argparse.Namespace, run: Path, options: Options, sub
 
 
 def shown(path: Path) -> str:
-    """The path as short as it can be said here."""
+    """The path, relative to the current folder where it is in there."""
     return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
 
 

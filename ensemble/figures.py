@@ -1,6 +1,6 @@
-"""The figures of a blend, as PNG. The only module of this room that draws."""
+"""The figures of a blend, as PNG. Nothing else in this package draws."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ def _figure(path: Path, width: float, height: float) -> Iterator[Any]:
         figure.savefig(temporary, format="png", metadata={"Software": None})
 
 
-def draw_all(folder: Path, tables: dict[str, pd.DataFrame]) -> None:
+def draw_all(folder: Path, tables: Mapping[str, pd.DataFrame]) -> None:
     """Draws `FIGURES` from the frames of the run folder, by the names of their files without '.csv'."""
     draw_reliability(folder / "reliability.png", tables["reliability"])
     draw_reliability(folder / "reliability_of_models.png", tables["reliability_of_models"])
@@ -52,14 +52,12 @@ def draw_all(folder: Path, tables: dict[str, pd.DataFrame]) -> None:
 
 
 def draw_reliability(path: Path, table: pd.DataFrame) -> None:
-    """What was said against what was true, one line for each name of the frame of `diagnosis.reliabilities`."""
+    """Predicted against observed frequency, one line for each name of the frame of `tables.reliabilities`."""
     with _figure(path, 6.5, 6) as axes:
-        axes.plot([0, 1], [0, 1], color="0.7", linestyle="--", label="as often as said")
-        for number, (name, part) in enumerate(table.groupby("name", sort=False)):
-            paired = str(name).endswith((": before", ": after"))  # of one model: in one colour, dotted and whole
-            colour, style = f"C{(number // 2 if paired else number) % 10}", ":" if str(name).endswith("before") else "-"
-            axes.plot(part["confidence"], part["frequency"], style, marker="o", markersize=4, color=colour, label=name)
-        axes.set(xlabel="probability said", ylabel="how often it was true", xlim=(0, 1), ylim=(0, 1))
+        axes.plot([0, 1], [0, 1], color="0.7", linestyle="--", label="perfect calibration")
+        for name, part in table.groupby("name", sort=False):
+            axes.plot(part["confidence"], part["frequency"], marker="o", markersize=4, label=name)
+        axes.set(xlabel="predicted probability", ylabel="how often it was true", xlim=(0, 1), ylim=(0, 1))
         axes.set_title("reliability out of fold, all classes")
         axes.legend(fontsize=8)
 
@@ -88,7 +86,7 @@ def draw_bars(path: Path, table: pd.DataFrame, names: str, title: str) -> None:
 
 
 def draw_correlation(path: Path, table: pd.DataFrame) -> None:
-    """The frame of `diagnosis.error_correlation`."""
+    """The frame of `tables.error_correlation`."""
     names = list(table["name"])[:MOST_MEMBERS]
     values = table[names].to_numpy()[: len(names)]
     size = 3 + 0.5 * len(names)
@@ -103,7 +101,7 @@ def draw_correlation(path: Path, table: pd.DataFrame) -> None:
 
 
 def draw_members(path: Path, table: pd.DataFrame) -> None:
-    """What each member adds, with its standard error: the frame of `diagnosis.leave_one_out`."""
+    """What each member adds, with its standard error: the frame of `tables.leave_one_out`."""
     shown = table[:MOST_MEMBERS]
     adds, errors = shown["adds"].fillna(0), shown["standard_error"].replace(np.inf, np.nan).fillna(0)
     with _figure(path, 7, 1.5 + 0.3 * len(shown)) as axes:

@@ -10,10 +10,10 @@ import pandas as pd
 from common.competition import CLASSES
 from common.errors import UserError, named
 from common.tables import read_predictions
-from ensemble.features import Network, Space
-from ensemble.members import OF_SAMPLE, Predictions, aligned, read_whole, require_images
+from ensemble.members import OF_SAMPLE, Predictions, Source, aligned, read_exactly, require_images
+from ensemble.neighbours import Network, Space
+from ensemble.nested import groups_of
 from ensemble.score import read_labels
-from ensemble.selection import groups_of
 from ensemble.submission import read_sample_images
 from preprocessing.folds import read_folds
 
@@ -48,9 +48,20 @@ class LooseTables:
         tables = [*self.predictions, *self.test_predictions, *self.features, *self.test_features, self.labels]
         return [*tables, *(path for path in (self.folds, self.sample) if path is not None)]
 
+    def source(self, allow_missing: bool) -> Source:
+        """The tables as the source of a blend."""
+        lists = {name: [str(path) for path in paths] for name, paths in vars(self).items() if isinstance(paths, tuple)}
+        single = {"labels": str(self.labels), "folds": str(self.folds or ""), "sample": str(self.sample or "")}
+        return Source(
+            {"tables": lists | single | {"allow_missing": allow_missing}},
+            {str(path): path for path in self.paths},
+            bool(self.test_predictions),
+            lambda: read_loose(self, allow_missing),
+        )
+
 
 def check_counts(tables: LooseTables) -> None:
-    """Refuses lists of files that do not belong together.
+    """Checks that the lists of files belong together.
 
     Raises:
         UserError: one list is shorter or longer than --predictions.
@@ -79,12 +90,12 @@ def read_loose(tables: LooseTables, allow_missing: bool = False) -> tuple[Predic
         UserError: a file is malformed, or the files disagree.
     """
     check_counts(tables)
-    frames, folds_said = _read_tables(tables.predictions)
+    frames, fold_columns = _read_tables(tables.predictions)
     names = frames[0].index
     images, remarks = _images(tables, names, allow_missing)
-    for path, said in folds_said.items():
+    for path, column in fold_columns.items():
         if tables.folds is not None:
-            _judge_folds(path, said, images, tables.folds)
+            _check_folds(path, column, images, tables.folds)
     order = pd.Index(images["img"])
     out_of_fold = np.stack([aligned(frame, order) for frame in frames])
     tests = _read_tables(tables.test_predictions)[0]
@@ -103,7 +114,7 @@ def read_loose(tables: LooseTables, allow_missing: bool = False) -> tuple[Predic
 
 
 def unique_names(paths: Sequence[Path]) -> tuple[str, ...]:
-    """Names of members: the files' names, with as many folders before them as tell them apart, or numbers."""
+    """Names of members: the files' names, with as many folders before them as make them unique, or numbers."""
     for depth in range(1, 6):
         names = ["/".join([*path.parent.parts, path.stem][-depth:]) for path in paths]
         if len(set(names)) == len(names):
@@ -117,7 +128,7 @@ def _read_tables(paths: Sequence[Path]) -> tuple[list[pd.DataFrame], dict[Path, 
     folds = {}
     for path in paths:
         frame = (
-            read_whole(path, frames[0].index, f"the images of {paths[0]}", also=("fold",))
+            read_exactly(path, frames[0].index, f"the images of {paths[0]}", also=("fold",))
             if frames
             else read_predictions(path, also=("fold",))
         )
@@ -178,8 +189,8 @@ def _with_folds(tables: LooseTables, path: Path, images: pd.DataFrame, allow_mis
     return kept
 
 
-def _judge_folds(path: Path, said: pd.Series, images: pd.DataFrame, folds: Path) -> None:
-    right = images.set_index("img")["fold"].reindex(said.index)
-    other = said.index[pd.to_numeric(said, errors="coerce").to_numpy() != right.to_numpy()]
+def _check_folds(path: Path, column: pd.Series, images: pd.DataFrame, folds: Path) -> None:
+    right = images.set_index("img")["fold"].reindex(column.index)
+    other = column.index[pd.to_numeric(column, errors="coerce").to_numpy() != right.to_numpy()]
     if len(other):
         raise UserError(f"{path}: another fold than in {folds} for {len(other):,} images: {named(list(other))}.")

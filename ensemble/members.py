@@ -1,11 +1,11 @@
 """The members of a blend: which models of a run are finished, and their prediction tables, checked and aligned.
 
-A piece is runs/NAME/MODEL/fold_K. It is finished when it holds finished.json, which is written last.
+This is the only module of the package that reads a run folder.
 """
 
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,14 +13,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from common.competition import CLASSES
+from common.competition import CLASSES, SAMPLE_SUBMISSION
 from common.errors import UserError, named
 from common.files import read_json, sha256_of
-from common.finished import CONFIGURATION, FINISHED, trained_on_other_folds, why_it_failed
-from common.run_folder import ALL_DRIVERS, RESERVED_MODEL_NAMES, fold_folder, folds_path
+from common.finished import CONFIGURATION, FINISHED, require_whole, trained_on_other_folds, why_it_failed
+from common.run_folder import ALL_DRIVERS, RESERVED_MODEL_NAMES, RUNS, fold_folder, folds_path
+from common.settings import as_json
 from common.tables import read_predictions
-from ensemble.features import Network, Space
-from ensemble.fold_means import FoldMean, mean_entropy, sharpened
+from ensemble.calibration import Sharpening, mean_entropy, sharpened
+from ensemble.neighbours import Network, Space
+from ensemble.submission import read_sample_images
+from preprocessing.folds import read_folds
 
 OUT_OF_FOLD, TEST = "out_of_fold.csv", "test.csv"
 OUT_OF_FOLD_FEATURES, TEST_FEATURES = "out_of_fold_features.npy", "test_features.npy"
@@ -35,7 +38,7 @@ class Member:
         name: its folder in the run.
         folds: the finished folds, ascending.
         missing: the folds of folds.csv that are not finished, ascending.
-        all_drivers: a finished fold_all is there too (trained on all drivers; nothing out of fold to judge it by).
+        all_drivers: whether fold_all is finished too (trained on all drivers: no predictions out of fold).
     """
 
     name: str
@@ -46,7 +49,7 @@ class Member:
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """What every way to blend works on, wherever it was read from.
+    """What every blending method works on, wherever it was read from.
 
     Attributes:
         names: the members, in the order of the first axis of both arrays.
@@ -54,9 +57,9 @@ class Predictions:
         labels: shape (images,), the true class as an integer from 0.
         out_of_fold: shape (members, images, 10), float64, rows summing to 1.
         test_images: names of the test images, in the order of the sample submission.
-        test: shape (members, test images, 10), float64, rows summing to 1; the mean of the member's fold models, made
-            as sure as they are.
-        fold_means: how sure they are, for each member.
+        test: shape (members, test images, 10), float64, rows summing to 1; the mean of the member's fold models,
+            sharpened to their confidence.
+        fold_means: how it was sharpened, for each member.
         spaces: the members whose features are known.
     """
 
@@ -66,8 +69,111 @@ class Predictions:
     out_of_fold: np.ndarray
     test_images: pd.Index
     test: np.ndarray
-    fold_means: tuple[FoldMean, ...] = ()
+    fold_means: tuple[Sharpening, ...] = ()
     spaces: tuple[Space, ...] = ()
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the predictions of a blend come from.
+
+    Attributes:
+        identity: what identifies them in the record of a blend, beside the content of `inputs`.
+        inputs: every file, by its name in the record.
+        has_test: whether there are test predictions.
+        read: returns the predictions and remarks for the report.
+    """
+
+    identity: Mapping[str, Any]
+    inputs: Mapping[str, Path]
+    has_test: bool
+    read: Callable[[], tuple[Predictions, list[str]]]
+
+    def verified(self) -> dict[str, dict[str, Any]]:
+        """The `stamps` of the inputs, whose content is what it was when their fold runs finished.
+
+        Raises:
+            UserError: a file is missing, or corrupted.
+        """
+        missing = [str(path) for path in self.inputs.values() if not path.is_file()]
+        if missing:
+            raise UserError(f"{missing[0]}: not found. Restore it, or train its fold again.")
+        found = stamps(self.inputs)
+        for name, path in self.inputs.items():
+            require_whole(path, found[name]["sha256"])
+        return found
+
+
+def stamps(paths: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
+    """Size in bytes, time of change in nanoseconds and SHA-256 of each file, under the same names."""
+    found = {}
+    for name, path in paths.items():
+        status = path.stat()
+        found[name] = {"size": status.st_size, "mtime_ns": status.st_mtime_ns, "sha256": sha256_of(path)}
+    return found
+
+
+def run_source(
+    run: Path, sample: Path, models: Sequence[str] = (), allow_missing: bool = False, all_drivers: str = "no"
+) -> Source:
+    """The finished models of a run.
+
+    Args:
+        sample: the sample submission, which gives the order of the test images.
+        models: only these; all where empty.
+        allow_missing: whether folds may be missing.
+        all_drivers: as for `read_members`.
+
+    Raises:
+        UserError: there are none, or folds are missing that may not be.
+    """
+    folds = read_folds(folds_path(run))
+    every = find_members(run, [int(fold) for fold in folds["fold"].unique()], models)
+    if not allow_missing:
+        check_complete(run, every, None if run.parent == RUNS else run.parent)
+    members = [member for member in every if member.folds]
+    if not members:
+        raise UserError(f"{run}: no fold of any model is finished. Train one, then blend.")
+    check_folds(run, members)
+    if all_drivers != "no" and not any(member.all_drivers for member in members):
+        raise UserError(
+            f"--all-drivers {all_drivers}: no model of {run} has a finished fold_all. Train one: "
+            f"python models/{members[0].name}.py --run {run.name} --fold all"
+        )
+    tables = input_paths(run, members, all_drivers)
+    inputs = {str(path.relative_to(run)): path for path in [folds_path(run), *tables]}
+    inputs[SAMPLE_SUBMISSION] = sample
+
+    def read() -> tuple[Predictions, list[str]]:
+        predictions = read_members(run, members, folds, read_sample_images(sample), all_drivers)
+        return predictions, remarks_on(run, every, len(folds), len(predictions.images), all_drivers)
+
+    return Source({"members": [as_json(member) for member in every]}, inputs, True, read)
+
+
+def remarks_on(run: Path, members: Sequence[Member], all_images: int, images: int, all_drivers: str) -> list[str]:
+    """What is missing, and what `--fold all` trained, for the report.
+
+    Args:
+        all_images: in folds.csv.
+        images: that every model covers.
+    """
+    remarks = []
+    if missing := [lacks(run, member) for member in members if member.missing]:
+        lines = "\n".join(f"  {line}" for line in missing)
+        remarks.append(
+            f"INCOMPLETE, as allowed by --allow-missing:\n{lines}\n"
+            f"Evaluated on the {images:,} of {all_images:,} images that every model covers; the test predictions "
+            "average the\nfolds that exist; a model without any is left out. Do not compare these scores with complete "
+            "ones."
+        )
+    there = ", ".join(member.name for member in members if member.all_drivers)
+    if there and all_drivers == "no":
+        remarks.append(f"fold_all of {there} is not used: nothing out of fold shows its weight (--all-drivers).")
+    elif there:
+        place = "instead of" if all_drivers == "instead" else "beside"
+        remarks.append(f"fold_all of {there} is used {place} its folds on the test set; no score here includes that.")
+    return remarks
 
 
 def find_members(run: Path, folds: Sequence[int], models: Sequence[str] = ()) -> list[Member]:
@@ -79,7 +185,7 @@ def find_members(run: Path, folds: Sequence[int], models: Sequence[str] = ()) ->
         models: only these, in this order; all where empty.
 
     Raises:
-        UserError: there is none, one of `models` is not there, or a piece is of a fold that folds.csv lacks.
+        UserError: there is none, one of `models` is not there, or a fold run is of a fold that folds.csv lacks.
     """
     there = {
         folder.name
@@ -107,13 +213,13 @@ def _member(run: Path, name: str, folds: Sequence[int]) -> Member:
 
 
 def check_complete(run: Path, members: Sequence[Member], runs: Path | None = None) -> None:
-    """Refuses members that lack finished folds.
+    """Checks that the members have finished all folds.
 
     Args:
-        runs: the folder of runs, where it is not the usual one; named in the commands of the message.
+        runs: the folder of runs, where it is not the default; named in the commands of the message.
 
     Raises:
-        UserError: naming the folds that are missing and the commands that make them.
+        UserError: names the missing folds and the commands that train them.
     """
     incomplete = [member for member in members if member.missing]
     if not incomplete:
@@ -124,10 +230,10 @@ def check_complete(run: Path, members: Sequence[Member], runs: Path | None = Non
 
 
 def check_folds(run: Path, members: Sequence[Member]) -> None:
-    """Refuses members that were trained on other folds than the run's folds.csv has: scores would not be out of fold.
+    """Checks that the members were trained on the run's folds.csv: else their scores would not be out of fold.
 
     Raises:
-        UserError: naming their folders.
+        UserError: names the folders of those that were not.
     """
     folders = [fold_folder(run, member.name, fold) for member in members for fold in member.folds]
     folds_sha256 = sha256_of(folds_path(run))
@@ -141,7 +247,7 @@ def check_folds(run: Path, members: Sequence[Member]) -> None:
 
 
 def lacks(run: Path, member: Member) -> str:
-    """Which folds a member lacks, and what happened to those that were given up."""
+    """Which folds a member lacks, and why those failed that did."""
     reasons = {fold: why_it_failed(fold_folder(run, member.name, fold)) for fold in member.missing}
     folds = [f"{fold} (it {why.rstrip('.')})" if why else f"{fold}" for fold, why in reasons.items()]
     return f"{member.name} lacks fold {', '.join(folds)}"
@@ -165,7 +271,7 @@ def command_for(run: Path, member: Member, runs: Path | None = None) -> str:
 
 
 def _configuration(run: Path, member: Member) -> dict[str, Any]:
-    """The config.json of a fold of the member; nothing where none tells what it was made with."""
+    """The config.json of a fold of the member; empty where there is none."""
     for path in sorted((run / member.name).glob(f"fold_*/{CONFIGURATION}")):
         content = read_json(path)
         settings = content.get("settings") if isinstance(content, dict) else None
@@ -193,14 +299,14 @@ def read_members(
     """Reads and aligns the tables of the members, over the folds that all of them have finished.
 
     The fold models of a member are averaged arithmetically for the test set, whichever pool follows: each saw other
-    drivers, so they are samples of one predictor rather than experts of different kinds. What the mean loses in
-    sureness is given back.
+    drivers, so they are samples of one predictor rather than experts of different kinds. The confidence that averaging
+    costs is restored.
 
     Args:
         folds: frame img,subject,classname,fold.
         test_images: the names that every test table must hold, in any order.
         all_drivers: 'beside': a member's network trained on all drivers is one more of those averaged for the test set;
-            'instead': it stands for them. Out of fold nothing changes, since nothing judges it there.
+            'instead': it replaces them. Out of fold nothing changes: it has no predictions there.
 
     Raises:
         UserError: a table is missing or malformed, an out-of-fold table holds other images than its fold, a test table
@@ -219,8 +325,8 @@ def read_members(
         for fold in member.folds:
             folder = fold_folder(run, member.name, fold)
             expected = folds.loc[folds["fold"] == fold, "img"]
-            table = read_whole(folder / OUT_OF_FOLD, pd.Index(expected), f"the images of fold {fold} in folds.csv")
-            own = read_whole(folder / TEST, test_images, OF_SAMPLE)
+            table = read_exactly(folder / OUT_OF_FOLD, pd.Index(expected), f"the images of fold {fold} in folds.csv")
+            own = read_exactly(folder / TEST, test_images, OF_SAMPLE)
             single = aligned(own, test_images)
             entropies.append(mean_entropy(single))
             test[place] += single
@@ -232,7 +338,7 @@ def read_members(
         networks_averaged = len(member.folds)
         if member.all_drivers and all_drivers != "no":
             path = fold_folder(run, member.name, ALL_DRIVERS) / TEST
-            single = aligned(read_whole(path, test_images, OF_SAMPLE), test_images)
+            single = aligned(read_exactly(path, test_images, OF_SAMPLE), test_images)
             if all_drivers == "instead":
                 test[place], networks_averaged, entropies = 0.0, 0, []
             test[place] += single
@@ -248,13 +354,27 @@ def read_members(
     return Predictions(names, images, labels, out_of_fold, test_images, test, tuple(fold_means), tuple(spaces))
 
 
-def read_whole(path: Path, images: pd.Index, what: str, also: Sequence[str] = ()) -> pd.DataFrame:
+def single_networks(predictions: Predictions, name: str, inputs: Iterable[Path]) -> list[np.ndarray]:
+    """The test predictions of each of a member's networks whose fold is evaluated, not averaged.
+
+    Args:
+        inputs: the files that `predictions` were read from.
+    """
+    folders = {f"fold_{fold}" for fold in predictions.images["fold"].unique()}
+    return [
+        aligned(read_predictions(path), predictions.test_images)
+        for path in inputs
+        if path.name == TEST and path.parts[-3] == name and path.parent.name in folders
+    ]
+
+
+def read_exactly(path: Path, images: pd.Index, what: str, also: Sequence[str] = ()) -> pd.DataFrame:
     """A prediction table that holds exactly these images, in its own order.
 
     Args:
         images: exactly the names that the table must hold.
         what: what these images are, for the message.
-        also: columns that it may have beside.
+        also: further columns that it may have.
 
     Raises:
         UserError: the table is malformed or holds other images.

@@ -1,20 +1,28 @@
-"""Neighbours: near-identical frames of one video should agree, so each image listens to its nearest ones.
+"""The nearest neighbours of each image in the features of the networks: within each fold, and in the test set.
 
-Distances are 1 - cosine. What is chosen out of fold has to hold on the test set, where frames may lie more densely: so
-a neighbour's weight falls with its distance alone, exp(-distance / reach), whatever its rank; a far one says nothing.
+Distances are 1 - cosine. Features of different networks are not comparable, so each network's are centred and brought
+to length 1 on their own; distances are averaged over a model's fold networks for the test set, and over the models for
+`ALL_MODELS`.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
-from scipy.special import log_softmax
+import pandas as pd
 
-from ensemble.calibration import Calibration
-from ensemble.pooling import floored
+from common.errors import UserError, named
 
 MOST_NEIGHBOURS = 20
 BLOCK_BYTES = 2**28  # of similarities at once
 GROUP = 64  # columns whose largest value is compared first
+ALL_MODELS = "all models"
+MANY_IMAGES = 10_000  # of the test set, from which the dimensions are reduced
+DIMENSIONS = 640  # of the search then, all networks together
+FEWEST_DIMENSIONS = 16  # of a network
+SAMPLE = 4_000  # images that the reduction is fitted on
+CHUNK = 8_192
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,46 +108,158 @@ def typical_distance(graph: Graph) -> float:
     return max(float(np.median(known)), 1e-6) if len(known) else 1.0
 
 
-@dataclass(frozen=True)
-class Smoothing:
-    """How images listen to their neighbours.
+def restricted(graphs: Mapping[str, Graph], rows: np.ndarray) -> dict[str, Graph]:
+    """The graphs of some images alone."""
+    return {name: graph.restricted(rows) for name, graph in graphs.items()}
+
+
+@dataclass(frozen=True, eq=False)
+class Network:
+    """The features of one network: files of shape (images, dimensions), rows as in the prediction tables beside them.
 
     Attributes:
-        feature: the space of the distances, by the name of the model whose features it is made of.
-        k: how many neighbours at most.
-        reach: the distance at which a neighbour's weight has fallen to 1 / e.
-        strength: the weight of an identical neighbour; the image itself weighs 1.
-        rounds: how often; in each, the neighbours' own smoothed predictions are heard.
-        scale: what the log-probabilities are multiplied by at the end (1 / temperature).
+        out_of_fold, test: the files; no test where there is none.
+        out_of_fold_images, test_images: the names of their rows.
     """
 
-    feature: str
-    k: int
-    reach: float
-    strength: float
-    rounds: int
-    scale: float = 1.0
+    out_of_fold: Path
+    out_of_fold_images: pd.Index
+    test: Path | None = None
+    test_images: pd.Index | None = None
 
-    def smoothed(self, probabilities: np.ndarray, graph: Graph) -> np.ndarray:
-        """Log-probabilities before the temperature: the weighted mean of an image's own and its neighbours'.
 
-        Args:
-            probabilities: shape (images, classes), rows summing to 1.
-            graph: of the same images.
-        """
-        from scipy.sparse import csr_array
+@dataclass(frozen=True, eq=False)
+class Space:
+    """A model whose features are known for all images.
 
-        images, k = len(probabilities), min(self.k, graph.indices.shape[1])
-        weights = self.strength * np.exp(-graph.distances[:, :k].astype(np.float64) / self.reach)
-        starts = np.arange(0, images * k + 1, k)
-        matrix = csr_array((weights.ravel(), graph.indices[:, :k].ravel(), starts), shape=(images, images))
-        sums = 1 + weights.sum(axis=1, keepdims=True)
-        own = np.log(floored(probabilities))
-        logarithms = own
-        for _ in range(self.rounds):
-            logarithms = (own + matrix @ logarithms) / sums
-        return log_softmax(logarithms, axis=-1)
+    Attributes:
+        name: of the model.
+        networks: one a fold, or one for all.
+    """
 
-    def predict(self, probabilities: np.ndarray, graph: Graph) -> np.ndarray:
-        """Smoothed and tempered probabilities, shape (images, classes)."""
-        return np.exp(Calibration(self.scale).logarithms(self.smoothed(probabilities, graph)))
+    name: str
+    networks: tuple[Network, ...]
+
+    @property
+    def paths(self) -> list[Path]:
+        """Every file."""
+        return [path for one in self.networks for path in (one.out_of_fold, one.test) if path is not None]
+
+
+def out_of_fold_graphs(spaces: Sequence[Space], images: pd.DataFrame, test_size: int) -> dict[str, Graph]:
+    """The neighbours of each image among those of its own fold, by model, and over all models where there are several.
+
+    Args:
+        images: frame img,...,fold.
+        test_size: how many test images there are, which decides whether dimensions are reduced.
+
+    Raises:
+        UserError: a file is malformed.
+    """
+    folds, names = images["fold"].to_numpy(), pd.Index(images["img"])
+    many = sum(len(space.networks) for space in spaces)
+    every = [_rows(space, names, test_size, many) for space in spaces]
+    found = {space.name: _within(features, folds) for space, features in zip(spaces, every, strict=True)}
+    if len(spaces) > 1:
+        found[ALL_MODELS] = _within(np.concatenate(every, axis=1) / np.float32(np.sqrt(len(every))), folds)
+    return found
+
+
+def _within(features: np.ndarray, folds: np.ndarray) -> Graph:
+    indices = np.zeros((len(folds), MOST_NEIGHBOURS), dtype=np.int32)
+    distances = np.full(indices.shape, np.inf, dtype=np.float32)
+    for fold in np.unique(folds):
+        rows = np.flatnonzero(folds == fold)
+        graph = nearest(features[rows])
+        indices[rows, : graph.indices.shape[1]] = rows[graph.indices]
+        distances[rows, : graph.indices.shape[1]] = graph.distances
+    return Graph(indices, distances)
+
+
+def _rows(space: Space, names: pd.Index, test_size: int, many: int) -> np.ndarray:
+    """The features of a model out of fold, shape (images, dimensions); fewer dimensions of a network are filled up."""
+    parts = []
+    for network in space.networks:
+        places = names.get_indexer(network.out_of_fold_images)
+        if len(used := np.flatnonzero(places >= 0)):
+            parts.append((places[used], _projected(network, test_size, many, test=False)[used]))
+    features = np.zeros((len(names), max(part.shape[1] for _, part in parts)), dtype=np.float32)
+    for places, part in parts:
+        features[places, : part.shape[1]] = part
+    return features
+
+
+def graph_of_test(spaces: Sequence[Space], feature: str, names: pd.Index) -> Graph:
+    """The neighbours of each test image in the test set, in one model's features or in all.
+
+    Args:
+        feature: as `out_of_fold_graphs` names it.
+        names: of the test images, in the order of the graph.
+
+    Raises:
+        UserError: a file is malformed.
+    """
+    many = sum(len(space.networks) for space in spaces)
+    chosen = [space for space in spaces if feature in (space.name, ALL_MODELS)]
+    parts = []
+    for space in chosen:
+        weight = np.float32(1 / np.sqrt(len(space.networks) * len(chosen)))
+        for network in space.networks:
+            if network.test_images is not None:
+                order = network.test_images.get_indexer(names)
+                parts.append(_projected(network, len(names), many, test=True)[order] * weight)
+    return nearest(np.concatenate(parts, axis=1))
+
+
+def _projected(network: Network, test_size: int, many: int, test: bool) -> np.ndarray:
+    """A network's features out of fold, or of the test set: less their common mean, perhaps reduced, of length 1."""
+    own = load_features(network.out_of_fold, len(network.out_of_fold_images))
+    arrays = [own]
+    if network.test is not None and network.test_images is not None:
+        arrays.append(load_features(network.test, len(network.test_images)))
+        if arrays[1].shape[1] != own.shape[1]:
+            raise UserError(
+                f"{network.test}: expected {own.shape[1]} features as in {network.out_of_fold}, "
+                f"found {arrays[1].shape[1]}."
+            )
+    sample = np.concatenate([array[:: -(-len(array) // SAMPLE)].astype(np.float32) for array in arrays])
+    centre = sample.mean(axis=0)
+    wanted = arrays[-1] if test else own
+    dimensions = max(FEWEST_DIMENSIONS, DIMENSIONS // many)
+    if test_size < MANY_IMAGES or own.shape[1] <= dimensions:
+        return normalised(np.asarray(wanted), centre)
+    from sklearn.utils.extmath import randomized_svd
+
+    basis = randomized_svd(sample - centre, dimensions, n_iter=2, random_state=0)[2].T.astype(np.float32)
+    parts = [
+        (wanted[start : start + CHUNK].astype(np.float32) - centre) @ basis for start in range(0, len(wanted), CHUNK)
+    ]
+    return normalised(np.concatenate(parts), np.zeros(dimensions, np.float32))
+
+
+def load_features(path: Path, rows: int) -> np.ndarray:
+    """A file of features, mapped into memory, shape (rows, dimensions).
+
+    Raises:
+        UserError: it is missing, no such array, has another number of rows, or values that are not finite.
+    """
+    try:
+        features = np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file of features.") from None
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"{path}: cannot be read as an array of features (.npy): {error}") from error
+    if features.ndim != 2 or features.dtype.kind != "f" or not features.shape[1]:
+        raise UserError(
+            f"{path}: expected floats of shape (images, features), found {features.dtype} {features.shape}."
+        )
+    if len(features) != rows:
+        raise UserError(f"{path}: expected {rows:,} rows as in the table beside it, found {len(features):,}.")
+    bad = [
+        start + int(row)
+        for start in range(0, rows, CHUNK)
+        for row in np.flatnonzero(~np.isfinite(features[start : start + CHUNK]).all(axis=1))
+    ]
+    if bad:
+        raise UserError(f"{path}: rows with values that are not finite: {named([str(row) for row in bad])}.")
+    return np.asarray(features) if features.nbytes < 2**26 else features

@@ -1,112 +1,184 @@
-"""What a blend says of itself: the paragraphs of report.txt, which is also what is printed."""
+"""The report of a blend: the paragraphs of report.txt, which are also printed. At most 100 columns wide."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from itertools import zip_longest
 
 import pandas as pd
 
 from common.competition import COMPLETE_TRAIN_IMAGES
 from common.metric import log_loss
-from ensemble import members as members_of_run
-from ensemble import score_tables
+from ensemble.blend import Options
+from ensemble.calibration import Sharpening
 from ensemble.expectation import expectation_text
-from ensemble.members import Member
-from ensemble.options import Options
-from ensemble.outcome import Outcome
+from ensemble.result import BlendResult
+from ensemble.tables import formatted
 
+MOST_FOLDS_SHOWN = 6  # more do not fit beside each other; scores.csv has them all
+LONGEST_NAME = 24
 SHOWN_COSTLIEST = 10  # costliest.csv has more
 
 
-def paragraphs(
-    name: str, options: Options, outcome: Outcome, tables: Mapping[str, pd.DataFrame], remarks: Sequence[str]
-) -> list[str]:
-    """The paragraphs of the report.
+def report(
+    name: str, options: Options, result: BlendResult, tables: Mapping[str, pd.DataFrame], remarks: Sequence[str]
+) -> str:
+    """The complete report.
 
     Args:
         name: of the run.
-        options: what was asked for.
         tables: as `tables_of` makes them.
         remarks: what the reader has to know before the scores.
     """
-    predictions, fitted = outcome.predictions, outcome.fitted
-    images = predictions.images
-    weights = dict(zip(predictions.names, map(float, fitted.blend.shares()), strict=True))
+    predictions, several = result.predictions, len(result.predictions.names) > 1
+    images, drivers = predictions.images, predictions.images["subject"].nunique()
     parts = [
-        f"{name}: {len(predictions.names)} models, {len(images):,} images of {images['subject'].nunique()} "
-        f"drivers out of fold, {len(predictions.test_images):,} test images"
+        f"{name}: {len(predictions.names)} models, {len(images):,} images of {drivers} drivers out of fold, "
+        f"{len(predictions.test_images):,} test images",
+        *remarks,
+        scores_text(tables["scores"], result.weights),
+        methods_text(tables["methods"]),
+        steps_text(options, result),
     ]
-    parts += remarks
-    parts.append(score_tables.scores_text(tables["scores"], weights))
-    parts.append(score_tables.ways_text(tables["ways"]))
-    parts.append(_neighbours_text(options, outcome))
     if any(one.networks > 1 for one in predictions.fold_means):
-        parts.append(score_tables.fold_means_text(predictions.names, predictions.fold_means))
-    parts.append(expectation_text(outcome.expectation, len(images), COMPLETE_TRAIN_IMAGES, outcome.guessed_drivers))
-    if len(predictions.names) > 1:
-        parts.append(score_tables.members_text(tables["members"]))
-    parts.append(score_tables.by_driver_text(tables["by_driver"]))
-    parts.append(score_tables.by_class_text(tables["by_class"]))
-    parts.append(score_tables.costliest_text(tables["costliest"][:SHOWN_COSTLIEST]))
-    return parts
+        parts.append(fold_means_text(predictions.names, predictions.fold_means))
+    parts.append(expectation_text(result.expectation, len(images), COMPLETE_TRAIN_IMAGES, result.guessed_drivers))
+    if several:
+        parts.append(members_text(tables["members"]))
+    parts += [by_driver_text(tables["by_driver"]), by_class_text(tables["by_class"])]
+    parts.append(costliest_text(tables["costliest"][:SHOWN_COSTLIEST]))
+    return "\n\n".join(parts) + "\n"
 
 
-def _neighbours_text(options: Options, outcome: Outcome) -> str:
-    """The blend in a line, what follows it, and the nested losses after each step."""
-    predictions, fitted, labels = outcome.predictions, outcome.fitted, outcome.predictions.labels
-    lines = [f"blend: {fitted.name}"]
-    prior, smoothing = fitted.prior, fitted.transduction.smoothing
-    if prior:
-        lines.append(f"prior: the test set's mean is moved towards training's, strength {prior.strength:g}")
-    else:
-        why = "off, by --match-prior no" if options.match_prior == "no" else "it does not clearly help"
-        lines.append(f"prior: not matched, {why}")
-    if smoothing:
-        segmentation = fitted.transduction.segmentation
-        lines.append(
-            f"neighbours: {smoothing.k} at most, in the features of {smoothing.feature}, reach {smoothing.reach:.3f}, "
-            f"strength {smoothing.strength:g}, {smoothing.rounds} rounds"
-        )
-        lines.append(
-            f"segments: links up to {segmentation.reach:.3f}, votes from {segmentation.confidence:g}"
-            if segmentation
-            else "segments: none, they do not clearly help"
+def steps_text(options: Options, result: BlendResult) -> str:
+    """What was chosen in each step, and the nested loss after each."""
+    final, nested, labels = result.final, result.nested, result.predictions.labels
+    prior = "not matched, it does not clearly help"
+    if final.prior:
+        prior = f"the test set's mean is moved towards training's, strength {final.prior.strength:g}"
+    elif options.match_prior == "no":
+        prior = "off, by --match-prior no"
+    neighbours = "none, they do not clearly help out of fold"
+    if final.smoothing:
+        neighbours = (
+            f"{final.smoothing.k} at most, in the features of {final.smoothing.feature}, reach "
+            f"{final.smoothing.reach:.3f}, strength {final.smoothing.strength:g}, {final.smoothing.rounds} rounds"
         )
     elif not options.neighbours:
-        lines.append("neighbours: off, by --no-neighbours")
-    elif not predictions.spaces:
-        lines.append("neighbours: none, no model has features of all images")
-    else:
-        lines.append("neighbours: none, they do not clearly help out of fold")
-    lines.append(f"clip: {fitted.clip:g}, applied last")
-    losses = [log_loss(table, labels) for table in (outcome.nested.blend, outcome.nested.plain, outcome.nested.final)]
-    rows = [[name, f"{loss:.5f}"] for name, loss in zip(("blend", "+ prior", "+ neighbours"), losses, strict=True)]
-    lines += ["", score_tables.formatted(["nested out of fold", "log loss"], rows)]
-    ways = "; ".join(f"{name} {outcome.nested.ways.count(name)} times" for name in dict.fromkeys(outcome.nested.ways))
-    lines.append(f"each group of drivers by what the others chose: {ways}")
-    return "\n".join(lines)
+        neighbours = "off, by --no-neighbours"
+    elif not result.predictions.spaces:
+        neighbours = "none, no model has features of all images"
+    steps = {"blend": nested.blend, "+ prior": nested.without_neighbours, "+ neighbours": nested.final}
+    rows = [[step, f"{log_loss(table, labels):.5f}"] for step, table in steps.items()]
+    counts = {name: nested.methods.count(name) for name in nested.methods}
+    return (
+        f"blend: {final.method.name}\nprior: {prior}\nneighbours: {neighbours}\nclip: {final.clip:g}, applied last\n\n"
+        + formatted(["nested out of fold", "log loss"], rows)
+        + "\nchosen without each group of drivers: "
+        + "; ".join(f"{name} {count} times" for name, count in counts.items())
+    )
 
 
-def remarks_on(run: Path, members: Sequence[Member], all_images: int, images: int, all_drivers: str) -> list[str]:
-    """What is missing, and what `--fold all` left.
+def scores_text(table: pd.DataFrame, weights: Mapping[str, float]) -> str:
+    """A row for each predictor, overall and by fold; members in order of their loss, then the blend."""
+    losses = table.pivot(index="name", columns="fold", values="log_loss")
+    overall = table[table["fold"] == "all"].set_index("name")
+    folds = sorted((fold for fold in losses.columns if fold != "all"), key=int)
+    shown = folds if 2 <= len(folds) <= MOST_FOLDS_SHOWN else []
+    members = sorted(weights, key=lambda name: overall.loc[name, "log_loss"])
+    rows = []
+    for name in [*members, *(name for name in overall.index if name not in weights)]:
+        weight = f"{weights[name]:.4f}" if name in weights else ""
+        values = [f"{overall.loc[name, 'log_loss']:.5f}", f"{overall.loc[name, 'accuracy']:.2%}"]
+        rows.append([_shortened(name), weight, *values, *(f"{losses.loc[name, fold]:.4f}" for fold in shown)])
+    return formatted(["out of fold", "weight", "log loss", "accuracy", *(f"fold {fold}" for fold in shown)], rows)
 
-    Args:
-        all_images: in folds.csv.
-        images: that every model covers.
-        all_drivers: 'no', 'beside' or 'instead'.
-    """
-    remarks = []
-    missing = [members_of_run.lacks(run, member) for member in members if member.missing]
-    if missing:
-        lines = "\n".join(f"  {line}" for line in missing)
-        remarks.append(
-            f"INCOMPLETE, as allowed by --allow-missing:\n{lines}\n"
-            f"Judged on the {images:,} of {all_images:,} images that every model covers; the test predictions average "
-            "the folds\nthat exist; a model without any is left out. Do not compare these scores with complete ones."
-        )
-    there = ", ".join(member.name for member in members if member.all_drivers)
-    if there and all_drivers == "no":
-        remarks.append(f"fold_all of {there} is not used: nothing out of fold tells how to weigh it (--all-drivers).")
-    elif there:
-        place = "instead of" if all_drivers == "instead" else "beside"
-        remarks.append(f"fold_all of {there} is used {place} its folds on the test set: no score here knows of that.")
-    return remarks
+
+def methods_text(table: pd.DataFrame) -> str:
+    """The table of the blending methods."""
+    rows = [
+        [
+            str(row.method),
+            f"{row.fitted:.4f}",
+            f"{row.cross_fitted:.4f}",
+            f"{row.behind:.4f} +- {row.standard_error:.4f}",
+            f"{row.accuracy:.1%}",
+            "<- chosen" if row.chosen else "",
+        ]
+        for row in table.itertuples(index=False)
+    ]
+    text = formatted(["blending method", "fitted", "cross-fitted", "behind the best", "accuracy", ""], rows)
+    return text + "\nchosen: the simplest (the first) within one standard error (over drivers) of the best"
+
+
+def fold_means_text(names: Sequence[str], fold_means: Sequence[Sharpening]) -> str:
+    """How much more confident single fold networks are than their mean on the test set, and the correction."""
+    rows = [
+        [
+            _shortened(name),
+            str(one.networks),
+            f"{one.entropy_of_singles:.4f}",
+            f"{one.entropy_of_mean:.4f}",
+            f"{one.scale:.3f}",
+        ]
+        for name, one in zip(names, fold_means, strict=True)
+    ]
+    text = formatted(["test set", "fold networks", "their entropy", "of their mean", "sharpened by"], rows)
+    return text + "\naveraging folds lowers confidence; test predictions are sharpened to match"
+
+
+def members_text(table: pd.DataFrame) -> str:
+    """What each member adds."""
+    rows = [
+        [
+            _shortened(str(row.name)),
+            f"{row.weight:.4f}",
+            f"{row.log_loss:.5f}",
+            f"{row.without:.5f}",
+            f"{row.adds:.4f} +- {row.standard_error:.4f}",
+            f"{row.calibration_error:.3f}",
+        ]
+        for row in table.itertuples(index=False)
+    ]
+    return formatted(["model", "weight", "alone", "blend without it", "it adds", "calibration error"], rows)
+
+
+def costliest_text(table: pd.DataFrame) -> str:
+    """The images with the largest loss."""
+    rows = [
+        [row.img, str(row.subject), row.classname, row.predicted, f"{row.of_true:.2g}", f"{row.log_loss:.2f}"]
+        for row in table.itertuples(index=False)
+    ]
+    text = formatted(["costliest images", "driver", "true", "taken for", "probability of true", "log loss"], rows)
+    return f"{text}\nthese {len(table)} are {table['share'].sum():.1%} of the loss"
+
+
+def by_driver_text(table: pd.DataFrame) -> str:
+    """The scores of each driver, in two blocks side by side where there are many."""
+    rows = [
+        [str(row.subject), f"{row.images:,}", f"{row.log_loss:.4f}", f"{row.accuracy:.1%}"]
+        for row in table.itertuples(index=False)
+    ]
+    headers = ["driver", "images", "log loss", "accuracy"]
+    height = len(rows) if len(rows) <= 8 else -(-len(rows) // 2)
+    blocks = [formatted(headers, rows[place : place + height]).splitlines() for place in range(0, len(rows), height)]
+    width = max(len(line) for line in blocks[0])
+    lines = zip_longest(*blocks, fillvalue="")
+    return "\n".join("     ".join(part.ljust(width) for part in line).rstrip() for line in lines)
+
+
+def by_class_text(table: pd.DataFrame) -> str:
+    """The scores of each class."""
+    rows = [
+        [
+            f"{row.classname} {row.behaviour}",
+            f"{row.images:,}",
+            f"{row.log_loss:.4f}",
+            f"{row.accuracy:.1%}",
+            row.taken_for,
+        ]
+        for row in table.itertuples(index=False)
+    ]
+    return formatted(["class", "images", "log loss", "accuracy", "taken for"], rows)
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 3] + "..."

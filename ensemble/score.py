@@ -1,21 +1,38 @@
-"""Scores a prediction table on labels: log loss and accuracy, overall, by driver and by class.
+"""Scores predictions on labels: log loss and accuracy.
 
-    python -m ensemble.score submissions/full.csv --labels labels.csv
+    python -m ensemble.score submissions/full.csv --labels labels.csv        overall, by driver and by class
+    python -m ensemble.score --run practice --labels labels.csv              every blending method of a run
 
-The labels are a table img,classname with, if known, subject (the driver). Each image of the prediction table must be
+The labels are a table img,classname with, if known, subject (the driver). Each image of the predictions must be
 labelled; labels of other images are left out, and counted.
+
+With --run, blends as `ensemble.blend` does, without writing anything, and compares each method's loss out of fold with
+its loss on the labelled test set. For reports, not for choosing: what is chosen by this table is no longer measured by
+it. Where the labels name the drivers, it also shows whether each model's single networks score alike on held-out and on
+test drivers.
 """
 
 from __future__ import annotations
 
+import argparse
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.errors import UserError, named, run_command
-from common.settings import CommandLine
+from common.run_folder import RUNS, run_folder
+from common.settings import CommandLine, add_settings, chosen, names_in
+from ensemble.blend import Options
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from ensemble.members import Predictions
+    from ensemble.result import BlendResult
+
+CLEAR = 2.0  # standard errors
 
 
 def read_labels(path: Path) -> pd.DataFrame:
@@ -60,15 +77,11 @@ def score_text(predictions: Path, labels: Path) -> str:
     from common.competition import CLASSES
     from common.metric import accuracy, log_loss
     from common.tables import read_predictions
-    from ensemble.score_tables import by_class, by_class_text, by_driver, by_driver_text
+    from ensemble.report import by_class_text, by_driver_text
+    from ensemble.tables import by_class, by_driver
 
     table, known = read_predictions(predictions), read_labels(labels)
-    unlabelled = table.index.difference(known.index)
-    if len(unlabelled):
-        raise UserError(
-            f"{labels}: expected a label for each of the {len(table):,} images of {predictions}, "
-            f"found none for {len(unlabelled):,}: {named(list(unlabelled))}."
-        )
+    _require_labels(labels, known, table.index, str(predictions))
     if table.empty:
         raise UserError(f"{predictions}: expected rows, found none.")
     unused = len(known) - len(table)
@@ -88,12 +101,177 @@ def score_text(predictions: Path, labels: Path) -> str:
     return "\n".join(lines)
 
 
+def _require_labels(path: Path, known: pd.DataFrame, images: pd.Index, whose: str) -> None:
+    """Raises a UserError unless the labels, read from `path`, have all these images."""
+    unlabelled = images.difference(known.index)
+    if len(unlabelled):
+        raise UserError(
+            f"{path}: expected a label for each of the {len(images):,} images of {whose}, found none for "
+            f"{len(unlabelled):,}: {named(list(unlabelled))}."
+        )
+
+
+def comparison(result: BlendResult, truth: pd.DataFrame) -> str:
+    """Log loss of the members, of every method, and of the steps after the chosen one, as text.
+
+    Args:
+        truth: classname of each test image, in the order of `result.predictions.test_images`.
+    """
+    import numpy as np
+
+    from common.competition import CLASSES
+    from common.metric import accuracy, log_loss
+    from ensemble.calibration import Calibration, clip
+    from ensemble.tables import formatted
+
+    predictions, final, nested = result.predictions, result.final, result.nested
+    labels = truth["classname"].map(CLASSES.index).to_numpy(dtype=np.int64)
+    raw = np.stack(
+        [
+            Calibration(1 / mean.scale).predict(table)
+            for mean, table in zip(predictions.fold_means, predictions.test, strict=True)
+        ]
+    )
+    members = zip(predictions.names, predictions.out_of_fold, raw, strict=True)
+    rows = [
+        (f"{name}, mean of its folds", log_loss(member, predictions.labels), table) for name, member, table in members
+    ]
+    uniform = raw.mean(axis=0)
+    loss = log_loss(predictions.out_of_fold.mean(axis=0), predictions.labels)
+    rows.append(("uniform mean, not sharpened", loss, uniform))
+    for one in final.candidates:
+        rows.append((one.method.name, one.cross_fitted_loss, clip(one.blend.predict(predictions.test), final.clip)))
+    blend = clip(final.blend.predict(predictions.test), final.clip)
+    steps = {"blend": blend, "+ prior": result.test_without_neighbours, "+ neighbours": result.test}
+    for (name, test), table in zip(steps.items(), (nested.blend, nested.without_neighbours, nested.final), strict=True):
+        rows.append((f"{name}, nested", log_loss(table, predictions.labels), test))
+    reference = log_loss(uniform, labels)
+    cells = [
+        [
+            name,
+            f"{out_of_fold:.4f}",
+            f"{log_loss(test, labels):.4f}",
+            f"{log_loss(test, labels) / reference:.2f}",
+            f"{accuracy(test, labels):.1%}",
+        ]
+        for name, out_of_fold, test in rows
+    ]
+    return formatted(["predictions", "out of fold", "test", "to the uniform mean", "accuracy"], cells)
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """A model's single networks on drivers that they were not trained on: losses in nats, with errors over drivers.
+
+    Attributes:
+        out_of_fold: the mean loss of each fold's network on the fold's held-out drivers, and its error.
+        test: the mean loss of the same networks, not averaged, on the test set, and its error.
+    """
+
+    name: str
+    out_of_fold: tuple[float, float]
+    test: tuple[float, float]
+
+    @property
+    def worse(self) -> float:
+        """How much worse the loss on the test drivers is, in standard errors of the difference; negative: better."""
+        difference = self.test[0] - self.out_of_fold[0]
+        return difference and difference / max(math.hypot(self.out_of_fold[1], self.test[1]), 1e-12)
+
+
+def agreements(predictions: Predictions, truth: pd.DataFrame, inputs: Iterable[Path]) -> list[Agreement]:
+    """Compares each member's networks out of fold with the same networks on the test set.
+
+    Args:
+        truth: classname and subject of each test image, in the order of `predictions.test_images`.
+        inputs: the files that the predictions were read from.
+    """
+    import numpy as np
+
+    from common.competition import CLASSES
+    from common.metric import log_loss_per_image, paired_difference
+    from ensemble.members import single_networks
+
+    labels = truth["classname"].map(CLASSES.index).to_numpy(dtype=np.int64)
+    drivers, test_drivers = predictions.images["subject"].to_numpy(), truth["subject"].fillna("unknown").to_numpy()
+    found = []
+    for name, table in zip(predictions.names, predictions.out_of_fold, strict=True):
+        networks = single_networks(predictions, name, inputs)
+        test = np.mean([log_loss_per_image(network, labels) for network in networks], axis=0)
+        held_out = log_loss_per_image(table, predictions.labels)
+        means = [
+            paired_difference(losses, np.zeros_like(losses), who)
+            for losses, who in ((held_out, drivers), (test, test_drivers))
+        ]
+        found.append(Agreement(name, means[0], means[1]))
+    return found
+
+
+def agreement_text(rows: Sequence[Agreement], drivers: int, test_drivers: int) -> str:
+    """The table, and a sentence about it: a leak between folds, or choosing too often by them, lowers their loss."""
+    from ensemble.tables import formatted
+
+    headers = ["one network alone", f"{drivers} drivers out of fold", f"{test_drivers} test drivers", "apart by"]
+    cells = [
+        [
+            row.name,
+            *(f"{mean:.3f} +- {error:.3f}" for mean, error in (row.out_of_fold, row.test)),
+            f"{abs(row.worse):.1f} errors",
+        ]
+        for row in rows
+    ]
+    found = []
+    for sign, word, why in (
+        (1, "worse", "a leak, too many choices, or harder drivers"),
+        (-1, "better", "these drivers are easier; a leak would do the opposite"),
+    ):
+        if names := [row.name for row in rows if sign * row.worse > CLEAR]:
+            found.append(f"{word} on the test drivers by more than two standard errors: {', '.join(names)}: {why}")
+    alike = "within two standard errors (over drivers): no sign of a leak, nor of choosing too often by these drivers"
+    return "\n".join([formatted(headers, cells), *(found or [alike])])
+
+
+def run_text(arguments: argparse.Namespace) -> str:
+    """The scores of every blending method of a run.
+
+    Raises:
+        UserError: the run is incomplete, or test images have no label.
+    """
+    from common.competition import SAMPLE_SUBMISSION
+    from ensemble.members import run_source
+    from ensemble.result import blended
+    from preprocessing.dataset import required
+
+    known, options = read_labels(arguments.labels), Options(**chosen(arguments, Options))
+    run, sample = run_folder(arguments.run, arguments.runs), required(arguments.data) / SAMPLE_SUBMISSION
+    source = run_source(run, sample, arguments.models, arguments.allow_missing, options.all_drivers)
+    source.verified()
+    predictions, _ = source.read()
+    _require_labels(arguments.labels, known, predictions.test_images, "the test set")
+    truth = known.loc[list(predictions.test_images)]
+    text = comparison(blended(predictions, options), truth)
+    if "subject" not in truth or truth["subject"].nunique(dropna=False) < 2:
+        return text
+    rows = agreements(predictions, truth, source.inputs.values())
+    drivers, test_drivers = predictions.images["subject"].nunique(), truth["subject"].nunique(dropna=False)
+    return f"{text}\n\n{agreement_text(rows, drivers, test_drivers)}"
+
+
 def main() -> None:
     parser = CommandLine(prog="python -m ensemble.score", description=__doc__)
-    parser.add_argument("predictions", type=Path, help="a prediction table or submission: img,c0..c9")
+    parser.add_argument("predictions", type=Path, nargs="?", help="a prediction table or submission: img,c0..c9")
     parser.add_argument("--labels", type=Path, required=True, metavar="FILE", help="img,classname[,subject]")
+    group = parser.add_argument_group("every blending method of a run")
+    group.add_argument("--run", metavar="NAME", help="the run, instead of a prediction table")
+    group.add_argument("--runs", type=Path, default=RUNS, metavar="DIR", help="where runs lie [runs]")
+    group.add_argument("--data", type=Path, metavar="DIR", help="the competition's folder [found by itself]")
+    group.add_argument("--models", type=names_in, default=[], metavar='"A B"', help="only these of the run [all]")
+    group.add_argument("--allow-missing", action="store_true", help="blend although folds are missing")
+    add_settings(parser, Options(), "blending", without=("figures",))
     arguments = parser.parse_args()
-    print(score_text(arguments.predictions, arguments.labels))
+    if (arguments.predictions is None) == (arguments.run is None):
+        raise UserError("expected either a prediction table or --run NAME.")
+    print(run_text(arguments) if arguments.run else score_text(arguments.predictions, arguments.labels))
 
 
 if __name__ == "__main__":

@@ -97,6 +97,8 @@ def main() -> None:
 
     board = Leaderboard(arguments.submissions / "leaderboard.csv")
     entry = None if arguments.again else board.entry_of(path)
+    if entry and arguments.message and entry.message != described(arguments.message, entry.submitted):
+        print(f"note: --message is not used: the file is at Kaggle already, as {entry.message!r} (--again for another)")
     if entry is not None and entry.finished:
         print(f"submitted before, at {entry.submitted}: {entry.scores}. Nothing to do (--again uploads it once more).")
         return
@@ -137,7 +139,7 @@ def check(path: Path, sample: Path) -> None:
 def estimate(run: Path, path: Path) -> Estimate:
     """The out-of-fold estimate in the run's blend.json; an empty one where there is none."""
     from common.files import read_json, sha256_of
-    from ensemble.stage import RECORD
+    from ensemble.blend_run import RECORD
 
     record = run / "ensemble" / RECORD
     if not record.is_file():
@@ -182,12 +184,17 @@ def upload(run: str, path: Path, expected: Estimate, message: str) -> Entry:
 
     submitted = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime())
     promised = f", out of fold {expected.log_loss:.4f}" if expected.images else ""
-    told = f"{message or run + promised} ({submitted} UTC)"  # the time tells two submissions of one file apart
+    told = described(message or run + promised, submitted)
     browser = _browser(path)
     said = run_client("submit", "-q", "-c", SLUG, "-f", str(path), "-m", told, what="the submission", browser=browser)
     if "Could not" in said:  # with which the client ends in peace
         raise UserError(f"Kaggle did not take the submission. {last_words(said)}\n{browser}")
     return Entry(submitted, run, sha256_of(path), expected.log_loss, told)
+
+
+def described(message: str, submitted: str) -> str:
+    """The message as Kaggle shows it; the time makes that of two submissions of one file differ."""
+    return f"{message} ({submitted} UTC)"
 
 
 def wait_for_score(entry: Entry, longest: float) -> Entry:

@@ -11,12 +11,11 @@ import pandas as pd
 from common.competition import CLASSES
 from common.errors import UserError
 from common.finished import require_whole
-from common.metric import log_loss_per_image
+from common.metric import log_loss_per_image, paired_difference
 from common.run_folder import folds_path
 from common.settings import word
 from common.tables import read_predictions
-from ensemble.paired import paired_difference
-from ensemble.score_tables import formatted
+from ensemble.tables import formatted
 from preprocessing.folds import read_folds
 from tools.finished import FinishedPiece, finished_pieces
 

@@ -8,10 +8,10 @@ import pandas as pd
 
 from common.files import read_json, written_whole
 from common.finished import FINISHED, require_whole, why_it_failed
+from common.metric import paired_difference
 from common.run_folder import fold_folder
 from common.tables import read_predictions
-from ensemble.paired import paired_difference
-from ensemble.score_tables import formatted
+from ensemble.tables import formatted
 from tools.comparison import losses_of
 from tools.experiment_file import Experiment
 

@@ -1,19 +1,40 @@
 """A small run folder as the training stage leaves it, with the data folder it was made of."""
 
 import json
+import subprocess
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import strategies as st
 
 from common.competition import CLASSES
+from common.run_folder import REPOSITORY
 from common.tables import write_predictions
 
+SEEDS = st.integers(0, 2**32 - 1)
 FOLDS = 3
 DRIVERS = 9
 TEST_IMAGES = 45
+
+
+def run_command(module: str, *words: object) -> subprocess.CompletedProcess:
+    """Runs `python -m MODULE WORDS...` in the repository."""
+    command = [sys.executable, "-m", module, *map(str, words)]
+    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120, check=False)
+
+
+def predictions(random: np.random.Generator, members: int, images: int, concentration: float = 0.5) -> np.ndarray:
+    """Random predictions, shape (members, images, 10)."""
+    return random.dirichlet(np.full(10, concentration), size=(members, images))
+
+
+def labels_of(random: np.random.Generator, truth: np.ndarray) -> np.ndarray:
+    """Labels drawn from probabilities of shape (images, 10), so that these are calibrated."""
+    return (random.random((len(truth), 1)) > truth.cumsum(axis=1)).sum(axis=1).clip(0, 9)
 
 
 def informed(random: np.random.Generator, labels: np.ndarray, skill: float) -> np.ndarray:

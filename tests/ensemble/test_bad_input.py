@@ -2,9 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -14,12 +11,11 @@ from common.competition import CLASSES
 from common.errors import UserError
 from common.files import sha256_of
 from common.metric import log_loss
-from ensemble.options import Options
+from ensemble.blend import Options
+from ensemble.blend_run import Request, blend_run
 from ensemble.score import score_text
-from ensemble.stage import Request, blend_run
 from ensemble.submission import check_submission, read_sample_images, write_submission
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.ensemble.conftest import run_command
 
 
 def refused(small, **changes) -> str:
@@ -211,7 +207,7 @@ def test_a_clipped_submission_is_scored_and_checked_as_the_competition_does(smal
         (lambda table: table.assign(img=table["img"].where(table.index != 3)), "1 rows have no image name"),
     ],
 )
-def test_labels_that_cannot_judge(small, change: object, words: str) -> None:
+def test_malformed_labels(small, change: object, words: str) -> None:
     small.change(small.labels, change)
     with pytest.raises(UserError, match=words) as caught:
         score_text(small.sample, small.labels)
@@ -230,25 +226,23 @@ def test_labels_of_other_images_are_counted(small) -> None:
     [
         ("ensemble.blend", ("--run", "absent"), "no such fold table"),
         ("ensemble.blend", ("--run", "a/b"), "expected letters"),
-        ("ensemble.judge", ("--labels", "x", "--no-figures"), "unknown option --no-figures"),
+        ("ensemble.score", ("--run", "trial", "--labels", "x", "--no-figures"), "unknown option --no-figures"),
         ("ensemble.submit", ("trial", "--check", "--message", "x"), "--message is for an upload"),
         ("ensemble.submit", ("trial", "--check", "--wait", "0"), "--wait is for an upload"),
         ("ensemble.submit", ("trial", "--wait", "nan"), "expected a number of minutes"),
         ("ensemble.blend", ("--label", "x"), "Did you mean --labels?"),
         ("ensemble.score", ("absent.csv", "--labels", "absent.csv"), "absent.csv: no such prediction table"),
+        ("ensemble.score", ("--labels", "absent.csv"), "expected either a prediction table or --run NAME"),
     ],
 )
 def test_commands_end_with_one_line_and_status_2(small, module: str, words: tuple[str, ...], expected: str) -> None:
     more = ["--data", str(small.data)] if module == "ensemble.blend" else []
-    done = subprocess.run(
-        [sys.executable, "-m", module, *more, *words], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    done = run_command(module, *more, *words)
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and expected in done.stderr
 
 
 def test_mistake_in_the_labels_is_told_before_the_work(small) -> None:
-    words = [sys.executable, "-m", "ensemble.blend", *small.command, "--labels", str(small.root / "none.csv")]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = run_command("ensemble.blend", *small.command, "--labels", small.root / "none.csv")
     assert done.returncode == 2 and "no such label file" in done.stderr
     assert not small.submission.exists()

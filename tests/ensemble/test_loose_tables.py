@@ -3,7 +3,6 @@
 import json
 import re
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,10 +15,8 @@ from common.metric import log_loss
 from common.tables import read_predictions, write_predictions
 from ensemble.loose_tables import unique_names
 from ensemble.submission import check_submission, read_sample_images
-from tests.ensemble.conftest import informed
+from tests.ensemble.conftest import informed, run_command
 from tools.verify import damaged_blend
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @dataclass
@@ -46,8 +43,7 @@ class Loose:
 
 
 def blend(words: list[str]) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "ensemble.blend", *words]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    return run_command("ensemble.blend", *words)
 
 
 @pytest.fixture
@@ -174,7 +170,7 @@ def test_images_of_folds_that_no_table_has(loose: Loose) -> None:
         (("--test-features", "a.npy", "b.npy"), "expected --features and --test-predictions with it"),
         (("--predictions", "a.csv", "none.csv"), "none.csv: not found"),
         (("--models", "a"), "--models chooses among those of a run"),
-        (("--all-drivers", "beside"), "--all-drivers beside is of a run's models"),
+        (("--all-drivers", "beside"), "--all-drivers beside is for a run's models"),
         (("--allow-missing",), "--allow-missing with --predictions: expected --folds FILE"),
         (("--data", "data"), "--data: expected --test-predictions with it"),
         (("--submissions", "s"), "--submissions: expected --test-predictions with it"),

@@ -1,4 +1,4 @@
-"""Neighbours and segments: the search is exact, smoothing helps where neighbours agree and is harmless where not."""
+"""Neighbours: the search is exact, smoothing helps where neighbours agree and is harmless where not."""
 
 import numpy as np
 import pytest
@@ -6,10 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.metric import log_loss
-from ensemble.neighbours import Graph, Smoothing, nearest, normalised
-from ensemble.segments import Segmentation, mutual_chains
-from ensemble.transduction import fit_transduction
-from tests.ensemble.test_weights import SEEDS, predictions
+from ensemble.calibration import clip
+from ensemble.neighbours import Graph, nearest, normalised
+from ensemble.smoothing import LEAST_SHARED, Smoothing, fit_smoothing
+from tests.ensemble.conftest import SEEDS, predictions
 
 
 def unit(random: np.random.Generator, images: int, dimensions: int = 8) -> np.ndarray:
@@ -48,7 +48,8 @@ def test_equal_images_and_single_ones() -> None:
     alone = nearest(unit(np.random.default_rng(0), 1))
     assert np.isinf(alone.distances).all()
     probabilities = predictions(np.random.default_rng(0), 1, 1)[0]
-    np.testing.assert_allclose(Smoothing("", 5, 0.1, 2.0, 2).predict(probabilities, alone), probabilities)
+    smooth = Smoothing("x", reach=0.1, rounds=2).predict(probabilities, {"x": alone})
+    np.testing.assert_allclose(smooth, clip(probabilities, LEAST_SHARED))
 
 
 @settings(max_examples=20)
@@ -57,18 +58,17 @@ def test_order_of_images_does_not_matter(seed: int, rounds: int) -> None:
     random = np.random.default_rng(seed)
     features, probabilities = unit(random, 20), predictions(random, 1, 20)[0]
     order = random.permutation(20)
-    smoothing, segmentation = Smoothing("", 19, 0.5, 2.0, rounds), Segmentation(0.4, 0.2)
-    for step in (smoothing, segmentation):
-        before = step.predict(probabilities, nearest(features))
-        after = step.predict(probabilities[order], nearest(features[order]))
-        np.testing.assert_allclose(after, before[order], atol=1e-5)
-        np.testing.assert_allclose(after.sum(axis=1), 1)
+    smoothing = Smoothing("x", reach=0.5, k=19, rounds=rounds)
+    before = smoothing.predict(probabilities, {"x": nearest(features)})
+    after = smoothing.predict(probabilities[order], {"x": nearest(features[order])})
+    np.testing.assert_allclose(after, before[order], atol=1e-5)
+    np.testing.assert_allclose(after.sum(axis=1), 1)
 
 
-def test_far_images_say_nothing_and_identical_ones_agree() -> None:
-    probabilities = predictions(np.random.default_rng(0), 1, 4)[0]
+def test_far_images_do_not_count_and_identical_ones_agree() -> None:
+    probabilities = clip(predictions(np.random.default_rng(0), 1, 4)[0], 0.01)
     graph = Graph(np.array([[1], [0], [3], [2]], np.int32), np.array([[0], [0], [1], [1]], np.float32))
-    smooth = Smoothing("", 1, 0.01, 1.0, 1).predict(probabilities, graph)
+    smooth = Smoothing("x", reach=0.01, k=1, strength=1.0).predict(probabilities, {"x": graph})
     np.testing.assert_allclose(smooth[0], smooth[1])
     np.testing.assert_allclose(smooth[2:], probabilities[2:])
     restricted = graph.restricted(np.array([0, 2, 3]))
@@ -76,27 +76,12 @@ def test_far_images_say_nothing_and_identical_ones_agree() -> None:
     np.testing.assert_array_equal(restricted.indices, [[0], [2], [1]])
 
 
-def test_chains_of_mutual_neighbours_share_one_prediction_if_the_sure_agree() -> None:
-    distances = np.array([[0.1], [0.1], [0.1], [0.1], [0.1], [9]], np.float32)
-    graph = Graph(np.array([[1], [0], [1], [4], [3], [0]], np.int32), distances)  # 2 -> 1 is not mutual
-    chains = mutual_chains(graph, 0.2)
-    assert chains[0] == chains[1] and chains[3] == chains[4] and len(set(chains)) == 4
-    rows = np.full((6, 10), 0.02)
-    rows[[0, 1, 2, 5], 0] = 0.82
-    rows[1] = 0.1  # unsure: has no say, but gets the chain's
-    rows[3, 4], rows[4, 5] = 0.82, 0.82  # both sure, of different classes
-    after = Segmentation(0.2, 0.5).predict(rows, graph)
-    np.testing.assert_allclose(after[0], after[1])
-    assert after[1].argmax() == 0
-    np.testing.assert_allclose(after[2:], rows[2:])
-
-
 def test_neighbours_help_where_frames_err_apart() -> None:
     probabilities, labels, drivers, features = videos(np.random.default_rng(0))
     graph = nearest(features)
     useless = nearest(unit(np.random.default_rng(1), len(labels)))
-    fitted = fit_transduction(probabilities, labels, drivers, {"noise": useless, "good": graph})
-    assert fitted.smoothing is not None and fitted.smoothing.feature == "good"
+    fitted = fit_smoothing(probabilities, labels, drivers, {"noise": useless, "good": graph})
+    assert fitted is not None and fitted.feature == "good"
     after = fitted.predict(probabilities, {"good": graph})
     assert log_loss(after, labels) < 0.5 * log_loss(probabilities, labels)
     others = videos(np.random.default_rng(5), frames=40)  # three times as many frames a video
@@ -106,9 +91,10 @@ def test_neighbours_help_where_frames_err_apart() -> None:
 
 def test_useless_features_are_left_alone() -> None:
     probabilities, labels, drivers, _ = videos(np.random.default_rng(0))
-    assert fit_transduction(probabilities, labels, drivers, {}).smoothing is None
-    chosen = fit_transduction(probabilities, labels, drivers, {"noise": nearest(unit(np.random.default_rng(1), 720))})
-    after = chosen.predict(probabilities, {"noise": nearest(unit(np.random.default_rng(1), 720))})
+    assert fit_smoothing(probabilities, labels, drivers, {}) is None
+    noise = {"noise": nearest(unit(np.random.default_rng(1), 720))}
+    chosen = fit_smoothing(probabilities, labels, drivers, noise)
+    after = chosen.predict(probabilities, noise) if chosen else probabilities
     assert log_loss(after, labels) == pytest.approx(log_loss(probabilities, labels), rel=0.05)
 
 
@@ -120,7 +106,7 @@ def test_extreme_predictions_stay_finite(seed: int, row: list[float]) -> None:
     values = values / values.max(axis=1, keepdims=True)
     values /= values.sum(axis=1, keepdims=True)
     graph = nearest(unit(random, 40))
-    fitted = fit_transduction(values, random.integers(0, 10, size=40), np.arange(40) % 4, {"x": graph})
-    after = fitted.predict(values, {"x": graph})
+    fit_smoothing(values, random.integers(0, 10, size=40), np.arange(40) % 4, {"x": graph})
+    after = Smoothing("x", reach=0.5).predict(values, {"x": graph})
     assert np.isfinite(after).all()
     np.testing.assert_allclose(after.sum(axis=1), 1)

@@ -119,12 +119,16 @@ def test_what_another_process_wrote_meanwhile_stays(tmp_path: Path) -> None:
 
 
 def test_stopped_while_it_waits_it_goes_on_waiting(
-    machine: pytest.MonkeyPatch, small: SmallRun, tmp_path: Path
+    machine: pytest.MonkeyPatch, small: SmallRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(UserError, match="start the same command again to go on waiting"):
-        run_submit(machine, small, "--wait", "0", interval=1.0)
+        run_submit(machine, small, "--wait", "0", "--message", "first try", interval=1.0)
     assert board(small)["public"].isna().all()
-    run_submit(machine, small)
+    capsys.readouterr()
+    run_submit(machine, small, "--message", "other words")
+    assert "--message is not used: the file is at Kaggle already, as 'first try (" in capsys.readouterr().out
+    run_submit(machine, small, "--message", "first try")
+    assert "--message is not used" not in capsys.readouterr().out
     assert uploads(tmp_path) == 1
     assert board(small)["public"].tolist() == [0.25]
 

@@ -30,7 +30,7 @@ from common.errors import UserError
 from common.files import write_json
 from common.finished import damaged_outputs, recorded_sha256, why_it_failed
 from common.tables import read_predictions
-from ensemble import members, record
+from ensemble import blend_run, members
 from ensemble.submission import read_sample_images
 from models.finetuning import architecture as zoo
 from models.finetuning.piece import OUTPUTS, Piece, is_finished
@@ -167,7 +167,7 @@ def _record(content: bytes, folder: Path) -> bool:
     blend = run / "ensemble" / "blend.json"
     blend.parent.mkdir(exist_ok=True)
     blend.write_bytes(content)
-    assert not record.stands(blend, {"code": "x"}, {}, {"folds": folder / "folds.csv"})
+    assert not blend_run.is_done(blend, {"code": "x"}, {}, {"folds": folder / "folds.csv"})
     damaged_blend(run)
     damaged_pieces(run, only_for_blend=True)  # the last: it sets aside what is damaged
     return refused < 2  # one for the image size, which is there only where config.json is the case

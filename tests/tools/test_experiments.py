@@ -11,10 +11,9 @@ import pytest
 from common.competition import CLASSES
 from common.errors import UserError
 from common.files import write_json
-from common.metric import log_loss_per_image
+from common.metric import log_loss_per_image, paired_difference
 from common.run_folder import REPOSITORY
 from common.tables import write_predictions
-from ensemble.paired import paired_difference
 from models.finetuning.recipe import NoEffectError
 from tests.tools.conftest import run_python
 from tests.trees import make_tree

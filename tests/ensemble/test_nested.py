@@ -1,8 +1,9 @@
-"""The prediction interval covers new drivers, the procedure never sees whom it judges, places are said with care."""
+"""The prediction interval covers new drivers, and no driver is evaluated by anything that was fitted on him."""
 
 import numpy as np
 import pytest
 
+from common.metric import paired_difference
 from ensemble.expectation import (
     Expectation,
     expectation_text,
@@ -10,13 +11,11 @@ from ensemble.expectation import (
     guessed_test_drivers,
     place_among_published,
 )
+from ensemble.methods import METHODS, Method, methods_for
 from ensemble.neighbours import nearest
-from ensemble.paired import paired_difference
-from ensemble.procedure import Procedure
-from ensemble.selection import CrossFit, groups_of, thinned
-from ensemble.ways import ways
+from ensemble.nested import NestedCrossValidation, groups_of, thinned
+from tests.ensemble.conftest import labels_of, predictions
 from tests.ensemble.test_neighbours import unit
-from tests.ensemble.test_weights import labels_of, predictions
 
 
 def losses_of(random: np.random.Generator, drivers: int) -> tuple[np.ndarray, np.ndarray]:
@@ -83,7 +82,7 @@ def test_standard_error_is_over_drivers() -> None:
 
 
 @pytest.mark.parametrize("together", [False, True], ids=["each by itself", "all drivers share the prior's factors"])
-def test_who_is_judged_has_no_say_in_anything(together: bool) -> None:
+def test_drivers_who_are_evaluated_have_no_influence(together: bool) -> None:
     random = np.random.default_rng(0)
     truth = predictions(random, 1, 200, 0.3)[0]
     labels, drivers = labels_of(random, truth), np.arange(200) // 50
@@ -93,8 +92,11 @@ def test_who_is_judged_has_no_say_in_anything(together: bool) -> None:
     sets, option = (np.zeros(200), "yes") if together else (drivers, "auto")
 
     def estimate(labels: np.ndarray) -> np.ndarray:
-        cross_fit = CrossFit(probabilities, labels, drivers, drivers, ways(2))
-        return Procedure(cross_fit, graphs, sets, option).estimated().final
+        return (
+            NestedCrossValidation(probabilities, labels, drivers, drivers, METHODS, graphs, sets, option)
+            .estimated()
+            .final
+        )
 
     first, changed = estimate(labels), labels.copy()
     changed[:50] = (changed[:50] + 1) % 10
@@ -119,6 +121,40 @@ def test_two_drivers_are_enough() -> None:
     labels, drivers = labels_of(random, truth), np.arange(60) // 30
     for members in (1, 3):
         probabilities = 0.5 * truth + 0.5 * predictions(random, members, 60)
-        procedure = Procedure(CrossFit(probabilities, labels, drivers, drivers, ways(members)), {}, drivers)
-        assert procedure.fitted().choice is not None
-        np.testing.assert_allclose(procedure.estimated().final.sum(axis=1), 1)
+        validation = NestedCrossValidation(probabilities, labels, drivers, drivers, methods_for(members))
+        assert len(validation.fitted().candidates) == len(methods_for(members))
+        np.testing.assert_allclose(validation.estimated().final.sum(axis=1), 1)
+
+
+def test_cross_fitting_uses_only_the_other_groups() -> None:
+    random = np.random.default_rng(0)
+    probabilities, labels = predictions(random, 3, 90), random.integers(0, 10, size=90)
+    groups, every, none = np.repeat([0, 1, 2], 30), np.arange(90), frozenset[int]()
+    changed = labels.copy()
+    changed[:30] = (changed[:30] + 1) % 10
+    for method in METHODS:
+        first = NestedCrossValidation(probabilities, labels, groups, groups, [method])
+        table = first.cross_fitted(method, none, every)
+        blend = method.fit(probabilities[:, 30:], labels[30:])
+        np.testing.assert_array_equal(table[:30], blend.predict(probabilities[:, :30]))
+        second = NestedCrossValidation(probabilities, changed, groups, groups, [method])
+        np.testing.assert_array_equal(second.cross_fitted(method, none, every)[:30], table[:30])
+
+
+def test_of_equal_methods_the_simplest_is_chosen() -> None:
+    random = np.random.default_rng(0)
+    one = predictions(random, 1, 900)[0]
+    labels, groups = labels_of(random, one), np.arange(900) % 6
+    validation = NestedCrossValidation(np.stack([one, one]), labels, groups, groups, METHODS)
+    assert validation.fitted().method.name == "best single"
+
+
+def test_a_method_that_is_much_better_is_chosen() -> None:
+    random = np.random.default_rng(0)
+    truth = predictions(random, 1, 900, 0.3)[0]
+    labels, groups = labels_of(random, truth), np.arange(900) % 6
+    overconfident = truth**3 / (truth**3).sum(axis=1, keepdims=True)
+    validation = NestedCrossValidation(overconfident[None], labels, groups, groups, methods_for(1))
+    final = validation.fitted()
+    assert final.method == Method("single, tempered", "best", calibration="temperature")
+    assert final.blend.calibration is not None and final.blend.calibration.scale == pytest.approx(1 / 3, abs=0.05)

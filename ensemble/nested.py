@@ -1,0 +1,234 @@
+"""Nested cross-validation over drivers: chooses a blending method, fits what follows it, and estimates what that gives.
+
+A blend that is evaluated on the drivers it was fitted on looks too good. So there are three levels:
+
+1. a method is evaluated on each group of drivers by blends fitted on the other groups ("cross-fitted");
+2. by these losses the method is chosen: the simplest one within one standard error of the best. Prior matching,
+   neighbour smoothing and the clip are fitted on its cross-fitted predictions, in this order (`fitted`);
+3. for the estimate, each group is predicted by what the other groups alone would have chosen and fitted (`estimated`).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from common.metric import accuracy, paired_difference
+from ensemble.calibration import choose_clip, clip, clipped_losses
+from ensemble.methods import Blend, Method
+from ensemble.neighbours import Graph, restricted
+from ensemble.prior import PriorMatching, dealt, fit_prior
+from ensemble.smoothing import Smoothing, fit_smoothing
+
+MOST_ROWS = 40_000  # members x images that a method is fitted and evaluated on: of more images, every n-th
+FEWEST_GROUPS, MOST_GROUPS = 4, 6
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """A method, fitted on all allowed groups, and its evaluation.
+
+    Attributes:
+        losses: cross-fitted log loss of each image evaluated, in nats, with the best clip.
+        fitted_loss, cross_fitted_loss: log loss in nats, on the drivers it was fitted on and on other drivers.
+        cross_fitted_accuracy: 0 to 1.
+        behind: cross-fitted loss minus the best method's, and its standard error over drivers, in nats.
+    """
+
+    method: Method
+    blend: Blend
+    losses: np.ndarray
+    fitted_loss: float
+    cross_fitted_accuracy: float
+    behind: tuple[float, float] = (0.0, 0.0)
+
+    @property
+    def cross_fitted_loss(self) -> float:
+        """The mean of `losses`."""
+        return float(self.losses.mean())
+
+    @property
+    def not_clearly_worse(self) -> bool:
+        """Whether it is within one standard error of the best method."""
+        return self.behind[0] <= self.behind[1] + 1e-9
+
+
+@dataclass(frozen=True, eq=False)
+class FinalBlend:
+    """The chosen blend and the steps after it, in the order in which they are applied.
+
+    Attributes:
+        candidates: every method, the simplest first; empty where there were too few drivers to evaluate any.
+        method, blend: the chosen ones.
+        cross_fitted: the blend's cross-fitted predictions, shape (images, classes); rows not allowed are nan.
+        prior, smoothing: None where it is not applied.
+        clip: the smallest probability; always the last step.
+    """
+
+    candidates: list[Candidate]
+    method: Method
+    blend: Blend
+    cross_fitted: np.ndarray
+    prior: PriorMatching | None = None
+    smoothing: Smoothing | None = None
+    clip: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class Estimate:
+    """Nested predictions, shape (images, classes): each group by what was fitted without it. All are clipped.
+
+    Attributes:
+        blend: by the blend alone.
+        without_neighbours: after prior matching.
+        final: after neighbour smoothing too.
+        methods: the names of the methods chosen without each group, in their order.
+    """
+
+    blend: np.ndarray
+    without_neighbours: np.ndarray
+    final: np.ndarray
+    methods: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class NestedCrossValidation:
+    """Fits and evaluates on all groups of drivers but some.
+
+    Attributes:
+        probabilities: shape (members, images, classes), rows summing to 1.
+        labels: shape (images,), integers from 0.
+        drivers: shape (images,): standard errors are over them.
+        groups: shape (images,), integers; no driver is in two of them.
+        methods: the simplest first.
+        graphs: neighbours of all images, by feature; empty for no smoothing.
+        sets: shape (images,), of complete groups: which images share the factors of prior matching.
+        match_prior: 'auto', 'yes' or 'no'.
+    """
+
+    probabilities: np.ndarray
+    labels: np.ndarray
+    drivers: np.ndarray
+    groups: np.ndarray
+    methods: Sequence[Method]
+    graphs: Mapping[str, Graph] = field(default_factory=dict)
+    sets: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    match_prior: str = "no"
+    _blends: dict[tuple[str, frozenset[int]], Blend] = field(default_factory=dict)
+
+    @property
+    def all_groups(self) -> list[int]:
+        """The groups, ascending."""
+        return [int(group) for group in np.unique(self.groups)]
+
+    def rows(self, without: frozenset[int], most: int | None = None) -> np.ndarray:
+        """The images that are not in these groups, ascending; at most so many."""
+        return thinned(np.flatnonzero(~np.isin(self.groups, list(without))), most)
+
+    @property
+    def most_images(self) -> int:
+        """How many images a method is fitted on at most."""
+        return MOST_ROWS // len(self.probabilities)
+
+    def blend(self, method: Method, without: frozenset[int]) -> Blend:
+        """A method fitted on all groups but these."""
+        key = method.name, without
+        if key not in self._blends:
+            rows = self.rows(without, self.most_images)
+            self._blends[key] = method.fit(self.probabilities[:, rows], self.labels[rows])
+        return self._blends[key]
+
+    def cross_fitted(self, method: Method, without: frozenset[int], images: np.ndarray) -> np.ndarray:
+        """Predictions of each group that is not in `without` by a blend of the others, shape (images, classes).
+
+        Args:
+            images: the row numbers that are predicted; the other rows are nan.
+        """
+        predictions = np.full(self.probabilities.shape[1:], np.nan)
+        for group in set(self.all_groups) - without:
+            rows = images[self.groups[images] == group]
+            predictions[rows] = self.blend(method, without | {group}).predict(self.probabilities[:, rows])
+        return predictions
+
+    def candidates(self, without: frozenset[int] = frozenset()) -> list[Candidate]:
+        """Evaluates every method on all groups but these, of which there must be two."""
+        rows = self.rows(without, self.most_images)
+        labels, drivers, found = self.labels[rows], self.drivers[rows], []
+        for method in self.methods:
+            blend, predictions = self.blend(method, without), self.cross_fitted(method, without, rows)[rows]
+            fitted_loss = float(clipped_losses(blend.predict(self.probabilities[:, rows]), labels).mean())
+            losses, right = clipped_losses(predictions, labels), accuracy(predictions, labels)
+            found.append(Candidate(method, blend, losses, fitted_loss, right))
+        best = min(found, key=lambda one: one.cross_fitted_loss).losses
+        return [replace(one, behind=paired_difference(one.losses, best, drivers)) for one in found]
+
+    def fitted(self, without: frozenset[int] = frozenset()) -> FinalBlend:
+        """Chooses the method and fits what follows it, on all groups but these."""
+        rows = self.rows(without)
+        if len(np.unique(self.groups[rows])) < 2:  # nothing to choose by
+            method = next((one for one in self.methods if one.name == "uniform arithmetic"), self.methods[0])
+            blend = self.blend(method, without)
+            predictions = blend.predict(self.probabilities[:, rows])
+            return FinalBlend([], method, blend, np.empty(0), clip=choose_clip(predictions, self.labels[rows]))
+        candidates = self.candidates(without)
+        chosen = next(one for one in candidates if one.not_clearly_worse)
+        cross_fitted = self.cross_fitted(chosen.method, without, rows)
+        predictions, labels, drivers = cross_fitted[rows], self.labels[rows], self.drivers[rows]
+        prior = None
+        if self.match_prior != "no":
+            prior = fit_prior(predictions, labels, drivers, self.sets[rows], always=self.match_prior == "yes")
+        if prior:
+            predictions = prior.predict(predictions, self.sets[rows])
+        graphs = restricted(self.graphs, rows)
+        smoothing = fit_smoothing(predictions, labels, drivers, graphs)
+        if smoothing:
+            predictions = smoothing.predict(predictions, graphs)
+        smallest = choose_clip(predictions, labels)
+        return FinalBlend(candidates, chosen.method, chosen.blend, cross_fitted, prior, smoothing, smallest)
+
+    def estimated(self) -> Estimate:
+        """Predicts each group by what is chosen and fitted on all the others."""
+        fits = {group: self.fitted(frozenset({group})) for group in self.all_groups}
+        steps = np.empty((3, *self.probabilities.shape[1:]))
+        for group, fit in fits.items():
+            rows = np.flatnonzero(self.groups == group)
+            blend = plain = fit.blend.predict(self.probabilities[:, rows])
+            if fit.prior:
+                known = fit.cross_fitted.copy()  # of the other groups, by blends that did not use this one
+                known[rows] = blend
+                shared = np.flatnonzero(self.sets == self.sets[rows[0]])
+                plain = fit.prior.predict(known[shared], np.zeros(len(shared)))[np.isin(shared, rows)]
+            final = fit.smoothing.predict(plain, restricted(self.graphs, rows)) if fit.smoothing else plain
+            for step, predictions in zip(steps, (blend, plain, final), strict=True):
+                step[rows] = clip(predictions, fit.clip)
+        return Estimate(steps[0], steps[1], steps[2], tuple(fit.method.name for fit in fits.values()))
+
+    def without_each(self, method: Method) -> list[np.ndarray]:
+        """Cross-fitted predictions of a method that is fitted without each member in turn; two members at least."""
+        predictions = []
+        for member in range(len(self.probabilities)):
+            others = np.delete(self.probabilities, member, axis=0)
+            reduced = NestedCrossValidation(others, self.labels, self.drivers, self.groups, [method])
+            predictions.append(reduced.cross_fitted(method, frozenset(), np.arange(len(self.labels))))
+        return predictions
+
+
+def thinned(rows: np.ndarray, most: int | None) -> np.ndarray:
+    """Every n-th of many rows, so that at most so many are left."""
+    return rows[:: -(-len(rows) // most) or 1] if most else rows
+
+
+def groups_of(folds: np.ndarray, drivers: np.ndarray) -> np.ndarray:
+    """Groups of drivers: the folds, or, where these are too few or too many, drivers dealt by their images.
+
+    Args:
+        folds, drivers: shape (images,).
+
+    Returns:
+        shape (images,), integers from 0. With fewer drivers than groups, each is a group.
+    """
+    numbers = np.unique(folds, return_inverse=True)[1]
+    if FEWEST_GROUPS <= numbers.max() + 1 <= MOST_GROUPS:
+        return numbers.astype(np.int64)
+    names, places, counts = np.unique(drivers, return_inverse=True, return_counts=True)
+    return dealt(counts, min(len(names), MOST_GROUPS - 1))[places]

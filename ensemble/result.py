@@ -1,0 +1,131 @@
+"""Computes everything about a blend, before anything is written or printed."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from common.errors import UserError
+from common.metric import accuracy, log_loss, log_loss_per_image
+from common.settings import as_json
+from ensemble.blend import Options
+from ensemble.calibration import clip
+from ensemble.expectation import Expectation, expected_loss, guessed_test_drivers
+from ensemble.members import Predictions
+from ensemble.methods import methods_for
+from ensemble.neighbours import graph_of_test, out_of_fold_graphs
+from ensemble.nested import Estimate, FinalBlend, NestedCrossValidation, groups_of
+from ensemble.prior import sets_of
+
+
+@dataclass(frozen=True, eq=False)
+class BlendResult:
+    """A finished blend.
+
+    Attributes:
+        final: the chosen method and what follows it, fitted on all drivers.
+        nested: predictions of each group of drivers by what was chosen and fitted without it.
+        test, test_without_neighbours: predictions of the test set with all that was chosen, and without smoothing.
+        expectation: for new drivers, from `nested.final`.
+        guessed_drivers: whether the number of test drivers is a guess.
+        without_members: cross-fitted predictions without each member in turn; empty for one member.
+    """
+
+    predictions: Predictions
+    final: FinalBlend
+    nested: Estimate
+    test: np.ndarray
+    test_without_neighbours: np.ndarray
+    expectation: Expectation
+    guessed_drivers: bool
+    without_members: list[np.ndarray]
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The weight of each member."""
+        return dict(zip(self.predictions.names, self.final.blend.weights.tolist(), strict=True))
+
+    def as_json(self) -> dict[str, Any]:
+        """All that was chosen, and the losses of every method, as JSON values."""
+        predictions, final, nested = self.predictions, self.final, self.nested
+        chosen = next(one for one in final.candidates if one.method is final.method)
+        return {
+            "method": final.method.name,
+            "weights": self.weights,
+            "blend": final.blend.as_json(),
+            "prior": asdict(final.prior) if final.prior else None,
+            "neighbours": asdict(final.smoothing) if final.smoothing else None,
+            "clip": final.clip,
+            "fold_means": [as_json(one) for one in predictions.fold_means],
+            "fitted_log_loss": chosen.fitted_loss,
+            "cross_fitted_log_loss": chosen.cross_fitted_loss,
+            "nested_log_loss_of_blend": log_loss(nested.blend, predictions.labels),
+            "nested_log_loss_without_neighbours": log_loss(nested.without_neighbours, predictions.labels),
+            "nested_log_loss": log_loss(nested.final, predictions.labels),
+            "nested_accuracy": accuracy(nested.final, predictions.labels),
+            "nested_methods": list(nested.methods),
+            "expectation": as_json(self.expectation) if np.isfinite(self.expectation.highest) else None,
+            "images": len(predictions.images),
+            "drivers": int(predictions.images["subject"].nunique()),
+            "test_images": len(predictions.test_images),
+            "candidates": [
+                {
+                    "method": one.method.name,
+                    "blend": one.blend.as_json(),
+                    "fitted_log_loss": one.fitted_loss,
+                    "cross_fitted_log_loss": one.cross_fitted_loss,
+                    "behind": list(one.behind) if np.isfinite(one.behind[1]) else None,
+                }
+                for one in final.candidates
+            ],
+        }
+
+
+def blended(predictions: Predictions, options: Options) -> BlendResult:
+    """Chooses and fits the blend, estimates its loss on new drivers, and predicts the test set.
+
+    Raises:
+        UserError: there is only one driver, or a file of features is malformed.
+    """
+    images, labels = predictions.images, predictions.labels
+    drivers = images["subject"].to_numpy()
+    known, test_size = len(np.unique(drivers)), len(predictions.test_images)
+    if known < 2:
+        raise UserError(
+            f"only driver {drivers[0]} is out of fold: a blend must be evaluated on other drivers than it was fitted "
+            "on. Train another fold."
+        )
+    groups = groups_of(images["fold"].to_numpy(), drivers)
+    test_drivers = options.test_drivers or guessed_test_drivers(test_size or len(images), len(images), known)
+    spaces = predictions.spaces if options.neighbours else ()
+    validation = NestedCrossValidation(
+        predictions.out_of_fold,
+        labels,
+        drivers,
+        groups,
+        methods_for(len(predictions.names)),
+        graphs=out_of_fold_graphs(spaces, images, test_size) if spaces else {},
+        sets=sets_of(groups, drivers, test_drivers),
+        match_prior=options.match_prior,
+    )
+    with threadpool_limits(1):  # many small fits: one thread a core takes three times as long, most of it waiting
+        final, nested = validation.fitted(), validation.estimated()
+        without_members = validation.without_each(final.method) if len(predictions.names) > 1 else []
+
+    test = without_neighbours = final.blend.predict(predictions.test)
+    if test_size and final.prior:
+        test = without_neighbours = final.prior.predict(test, np.zeros(test_size))
+    if test_size and final.smoothing:
+        graph = graph_of_test(spaces, final.smoothing.feature, predictions.test_images)
+        test = final.smoothing.predict(without_neighbours, {final.smoothing.feature: graph})
+    return BlendResult(
+        predictions,
+        final,
+        nested,
+        clip(test, final.clip),
+        clip(without_neighbours, final.clip),
+        expected_loss(log_loss_per_image(nested.final, labels), drivers, test_drivers),
+        options.test_drivers == 0,
+        without_members,
+    )

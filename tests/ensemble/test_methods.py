@@ -1,0 +1,105 @@
+"""Properties of pools, weights and blending methods, on any predictions."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from common.metric import log_loss
+from ensemble.calibration import clip
+from ensemble.methods import METHODS, POOLS, Blend, fitted_weights, methods_for
+from ensemble.nested import NestedCrossValidation
+from tests.ensemble.conftest import SEEDS, labels_of, predictions
+
+POOL_NAMES = st.sampled_from(sorted(POOLS))
+
+
+@settings(max_examples=40)
+@given(SEEDS, POOL_NAMES, st.integers(1, 6), st.integers(1, 60), st.sampled_from([0.02, 0.5, 5.0]))
+def test_weights_are_on_the_simplex_and_lose_at_most_what_simple_ones_lose(
+    seed: int, pool: str, members: int, images: int, concentration: float
+) -> None:
+    random = np.random.default_rng(seed)
+    probabilities = predictions(random, members, images, concentration)
+    labels = random.integers(0, 10, size=images)
+    weights = fitted_weights(probabilities, labels, pool)
+    assert weights.shape == (members,)
+    assert (weights >= 0).all() and weights.sum() == pytest.approx(1, abs=1e-12)
+    loss = log_loss(POOLS[pool](probabilities, weights), labels)
+    for simple in (np.full(members, 1 / members), *np.eye(members)):
+        assert loss <= log_loss(POOLS[pool](probabilities, simple), labels) + 1e-9
+
+
+@settings(max_examples=25)
+@given(SEEDS, POOL_NAMES)
+def test_no_random_weights_are_better(seed: int, pool: str) -> None:
+    random = np.random.default_rng(seed)
+    probabilities, labels = predictions(random, 4, 80), random.integers(0, 10, size=80)
+    fitted = log_loss(POOLS[pool](probabilities, fitted_weights(probabilities, labels, pool)), labels)
+    for weights in random.dirichlet(np.ones(4), size=30):
+        assert fitted <= log_loss(POOLS[pool](probabilities, weights), labels) + 1e-4
+
+
+@settings(max_examples=25)
+@given(SEEDS, POOL_NAMES)
+def test_order_of_images_models_and_classes_does_not_matter(seed: int, pool: str) -> None:
+    random = np.random.default_rng(seed)
+    truth = predictions(random, 1, 120)[0]
+    labels = labels_of(random, truth)
+    probabilities = 0.5 * truth + 0.5 * predictions(random, 3, 120)
+    weights = fitted_weights(probabilities, labels, pool)
+    blended = POOLS[pool](probabilities, weights)
+
+    images, models, classes = random.permutation(120), random.permutation(3), random.permutation(10)
+    permuted = probabilities[models][:, images][:, :, classes]
+    new_weights = fitted_weights(permuted, np.argsort(classes)[labels[images]], pool)
+    np.testing.assert_allclose(new_weights, weights[models], atol=2e-3)
+    np.testing.assert_allclose(POOLS[pool](permuted, weights[models]), blended[images][:, classes], rtol=1e-9)
+
+
+@settings(max_examples=25)
+@given(SEEDS, POOL_NAMES, st.integers(1, 5))
+def test_equal_members_give_an_equal_blend(seed: int, pool: str, members: int) -> None:
+    random = np.random.default_rng(seed)
+    one = predictions(random, 1, 30)[0]
+    probabilities, labels = np.stack([one] * members), random.integers(0, 10, size=30)
+    weights = fitted_weights(probabilities, labels, pool)
+    np.testing.assert_allclose(POOLS[pool](probabilities, weights), one, atol=1e-9)
+
+
+@pytest.mark.parametrize("pool", sorted(POOLS))
+@pytest.mark.parametrize("seed", range(5))
+def test_member_of_pure_noise_gets_a_weight_near_zero(pool: str, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    truth = predictions(random, 1, 2000)[0]
+    probabilities = np.stack([truth, predictions(random, 1, 2000)[0]])
+    assert fitted_weights(probabilities, labels_of(random, truth), pool)[1] < 0.04
+
+
+def test_geometric_pool_is_the_normalised_product() -> None:
+    probabilities = predictions(np.random.default_rng(1), 2, 5, 2.0)
+    expected = probabilities[0] ** 0.3 * probabilities[1] ** 0.7
+    expected /= expected.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(Blend("geometric", np.array([0.3, 0.7])).predict(probabilities), expected)
+
+
+@settings(max_examples=30)
+@given(SEEDS, st.lists(st.sampled_from([0.0, 1e-300, 1e-15, 0.5, 1.0]), min_size=10, max_size=10).filter(any))
+def test_extreme_inputs_stay_finite(seed: int, row: list[float]) -> None:
+    random = np.random.default_rng(seed)
+    values = np.array([random.permutation(row) for _ in range(40)]).reshape(2, 20, 10)
+    probabilities = values / values.max(axis=2, keepdims=True)
+    probabilities /= probabilities.sum(axis=2, keepdims=True)
+    labels, groups = random.integers(0, 10, size=20), np.arange(20) % 2
+    validation = NestedCrossValidation(probabilities, labels, groups, groups, METHODS)
+    for one in validation.candidates():
+        assert np.isfinite([one.fitted_loss, one.cross_fitted_loss]).all()
+        table = clip(one.blend.predict(probabilities), 1e-6)
+        assert np.isfinite(table).all() and (table > 0).all()
+        np.testing.assert_allclose(table.sum(axis=1), 1, atol=1e-12)
+
+
+def test_names_of_methods_are_unique() -> None:
+    for members in (1, 2):
+        names = [method.name for method in methods_for(members)]
+        assert len(set(names)) == len(names)
