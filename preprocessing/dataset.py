@@ -43,6 +43,7 @@ class Dataset:
         train: columns img, subject, classname (strings), in the order of driver_imgs_list.csv.
         test: every image name of sample_submission.csv, in its order.
         broken_test: those of `test` that cannot be read (only under `skip_broken`).
+        left_out: as `train`, the training images that cannot be read (only under `skip_broken`).
         fingerprint: SHA-256 over path, size and date of every image and over the content of both CSV files.
     """
 
@@ -50,6 +51,7 @@ class Dataset:
     train: pd.DataFrame
     test: list[str]
     broken_test: frozenset[str]
+    left_out: pd.DataFrame
     fingerprint: str
 
     def train_path(self, img: str, classname: str) -> Path:
@@ -177,8 +179,11 @@ def load(root: Path, cache: Path = CACHE, skip_broken: bool = False, progress: b
 
     if rows is None or test is None or any(not fault.skippable for fault in faults) or (faults and not skip_broken):
         raise UserError(_report(root, faults))
-    kept = [(row.img, row.subject, row.classname) for row in rows if row.img not in lacking_train]
-    if not kept:
+    columns = ["img", "subject", "classname"]
+    listed_images = pd.DataFrame([(row.img, row.subject, row.classname) for row in rows], columns=columns)
+    lacks = listed_images["img"].isin(lacking_train)
+    train, left_out = listed_images[~lacks].reset_index(drop=True), listed_images[lacks]
+    if train.empty:
         raise UserError(_report(root, [*faults, Fault("not one training image can be used")]))
     if lacking_test >= set(test):
         raise UserError(_report(root, [*faults, Fault("not one test image can be read")]))
@@ -188,8 +193,7 @@ def load(root: Path, cache: Path = CACHE, skip_broken: bool = False, progress: b
             f"training images left out: {len(lacking_train):,}; test images without a picture: {len(lacking_test):,}"
         )
         print(f"--skip-broken: {counts}.\n{listing}", end="", file=sys.stderr)
-    train = pd.DataFrame(kept, columns=["img", "subject", "classname"])
-    return Dataset(root, train, test, frozenset(lacking_test), fingerprint)
+    return Dataset(root, train, test, frozenset(lacking_test), left_out, fingerprint)
 
 
 def _report(root: Path, faults: Sequence[Fault]) -> str:

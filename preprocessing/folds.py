@@ -4,6 +4,7 @@ A random split would let a network recognise the drivers and would promise a sco
 """
 
 import re
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -180,12 +181,13 @@ def _check_images(path: Path, table: "pd.DataFrame", train: "pd.DataFrame", advi
         )
 
 
-def read_folds_file(path: Path, train: "pd.DataFrame") -> "pd.DataFrame":
+def read_folds_file(path: Path, train: "pd.DataFrame", left_out: "pd.DataFrame | None" = None) -> "pd.DataFrame":
     """Reads the user's own folds and applies them to the training images.
 
     Args:
         path: a table `img,fold` or `subject,fold`. Of further columns, subject and classname are compared with `train`.
         train: columns img, subject, classname.
+        left_out: as `train`, images that the file may hold although they are not used. Their rows are ignored.
 
     Returns:
         As `make_folds`.
@@ -197,6 +199,12 @@ def read_folds_file(path: Path, train: "pd.DataFrame") -> "pd.DataFrame":
     fold_of = dict(zip(columns[key], columns["fold"], strict=True))
     table = train[["img", "subject", "classname"]].sort_values(["subject", "classname", "img"], ignore_index=True)
     known, words = set(table[key]), "images" if key == "img" else "drivers"
+    ignored = sorted(set(fold_of).intersection(() if left_out is None else left_out[key]).difference(known))
+    if ignored:
+        print(
+            f"note: {path}: {words} that --skip-broken leaves out: {len(ignored):,} ({named(ignored)})", file=sys.stderr
+        )
+        fold_of = {name: fold for name, fold in fold_of.items() if name not in ignored}
     for names, what in (
         ([name for name in fold_of if name not in known], f"{words} that are not in the data"),
         (sorted(known.difference(fold_of)), f"{words} of the data that are not in it"),
@@ -249,6 +257,7 @@ def ensure_folds(
     file: Path | None = None,
     default: int = 5,
     write: bool = True,
+    left_out: "pd.DataFrame | None" = None,
 ) -> "pd.DataFrame":
     """The run's fold table: read and checked if it is there, else made, or taken from `file`, and written.
 
@@ -259,13 +268,14 @@ def ensure_folds(
         file: the user's own folds, in place of `number`.
         default: the number of folds of a new table where neither was asked for.
         write: a new table is written to the run.
+        left_out: as `read_folds_file`.
 
     Raises:
         UserError: it is there with another number of folds, other folds than in `file`, or of other images; or as
             `make_folds`, `read_folds` and `read_folds_file`.
     """
     path = folds_path(run)
-    wanted = read_folds_file(file, train) if file else None
+    wanted = read_folds_file(file, train, left_out) if file else None
     if not path.exists():
         table = make_folds(train, number or default) if wanted is None else wanted
         if not write:
@@ -336,7 +346,7 @@ def main() -> None:
 
     run = run_folder(arguments.run, arguments.runs)
     data = dataset.load(dataset.required(arguments.data), arguments.cache, arguments.skip_broken)
-    table = ensure_folds(run, data.train, arguments.folds, arguments.folds_file)
+    table = ensure_folds(run, data.train, arguments.folds, arguments.folds_file, left_out=data.left_out)
     print(f"{folds_path(run)}\n{summary(table)}")
 
 

@@ -115,6 +115,28 @@ def test_broken_images_stop_the_run_or_are_left_out(
     assert len(read_predictions(tmp_path / "broken.csv")) == 6
 
 
+def test_the_users_own_folds_decide_what_is_held_out(
+    type_command: Command, tiny_tree: Callable[..., Path], tmp_path: Path
+) -> None:
+    data = tiny_tree(drivers=3, images_per_class=1, test_images=2)
+    images = pd.read_csv(data / "driver_imgs_list.csv")
+    broken = images.iloc[0]
+    (data / "imgs" / "train" / broken["classname"] / broken["img"]).write_bytes(b"")
+    fold_of = dict(zip(sorted(images["subject"].unique()), [1, 0, 1], strict=True))
+    own = images.assign(fold=images["subject"].map(fold_of))[["img", "fold"]].sample(frac=1, random_state=0)
+    own.to_csv(tmp_path / "own.csv", index=False)
+    recipe = ("--models", "mobilenet", "--image-size", "32x32", "--pooled-layers", "conv_pw_1_relu", "--epochs", 1)
+    options = (*recipe, "--head-start", "random", "--run", "own", "--folds-file", tmp_path / "own.csv")
+    done = run_all(type_command, data, tmp_path, *options, "--skip-broken", "--no-figures")
+    assert done.returncode == 0, done.stderr
+    assert f"own.csv: images that --skip-broken leaves out: 1 ({broken['img']})" in done.stderr
+    run, expected = tmp_path / "runs" / "own", own.set_index("img")["fold"].drop(broken["img"])
+    assert pd.read_csv(run / "folds.csv").set_index("img")["fold"].to_dict() == expected.to_dict()
+    for fold in range(2):
+        held_out = read_predictions(run / "mobilenet" / f"fold_{fold}" / "out_of_fold.csv")
+        assert set(held_out.index) == set(expected.index[expected == fold])
+
+
 @pytest.mark.slow
 def test_a_loss_that_is_no_number_stops_the_fold_and_keeps_the_others(
     type_command: Command, tiny_tree: Callable[..., Path], tmp_path: Path

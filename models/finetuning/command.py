@@ -264,7 +264,9 @@ def read_data(
 
     checked = dataset.load(dataset.required(arguments.data), arguments.cache, arguments.skip_broken)
     default = 2 if arguments.quick else 5
-    table = folds.ensure_folds(run, checked.train, arguments.folds, arguments.folds_file, default, write)
+    table = folds.ensure_folds(
+        run, checked.train, arguments.folds, arguments.folds_file, default, write, checked.left_out
+    )
     count = int(table["fold"].max()) + 1
     wanted = arguments.fold if arguments.fold is not None else range(count)
     asked = sorted({fold for fold in wanted if fold != ALL_DRIVERS})

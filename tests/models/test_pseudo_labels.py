@@ -170,7 +170,7 @@ def test_folds_that_would_learn_from_other_models_than_each_other_are_refused_be
         Piece(runs / "second", "mine", zoo.find("vgg16"), recipe, fold, "none", "float32", 0, 1, augmentation)
         for fold in (0, 1, ALL_DRIVERS)
     ]
-    checked = dataset.Dataset(runs, pd.DataFrame(), IMAGES, frozenset(), "")
+    checked = dataset.Dataset(runs, pd.DataFrame(), IMAGES, frozenset(), pd.DataFrame(), "")
     shutil.rmtree(runs / "first" / "mobilenet" / "fold_0")
     with pytest.raises(UserError, match=r"fold 0 from vgg16; fold 1 from mobilenet and vgg16\. Finish") as caught:
         unfinished(pieces, checked)

@@ -302,6 +302,23 @@ def test_a_file_of_folds_with_a_mistake_is_refused(
     assert not (tmp_path / "run").exists()
 
 
+def test_images_that_are_left_out_may_be_in_the_file(
+    tmp_path: Path, train: pd.DataFrame, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = train["img"].isin(train.groupby("classname")["img"].first()) | (train["subject"] == "p002")
+    for content, count in ((by_image(train), broken.sum()), (by_driver(), 1), (by_image(train[~broken]), 0)):
+        run, path = tmp_path / str(count), own_file(tmp_path, content)
+        found = ensure_folds(run, train[~broken], file=path, left_out=train[broken])
+        assert set(found["img"]) == set(train["img"][~broken])
+        assert (found["fold"] == found["subject"].map(OWN)).all()
+        assert (f"that --skip-broken leaves out: {count}" in capsys.readouterr().err) == (count > 0)
+        with pytest.raises(UserError, match=r"that are not in the data: 1 \('new'\)"):
+            new = pd.DataFrame({content.columns[0]: ["new"], "fold": [0]})
+            ensure_folds(
+                run, train[~broken], file=own_file(tmp_path, pd.concat([content, new])), left_out=train[broken]
+            )
+
+
 def test_a_class_of_one_fold_is_refused(tmp_path: Path) -> None:
     counts = np.full((4, 10), 2)
     counts[[0, 1], 6] = 0
