@@ -18,9 +18,9 @@ from common.errors import UserError
 from common.files import read_json, sha256_of, write_json, write_text, written_whole
 from common.settings import as_json
 from common.tables import write_predictions
-from ensemble.blend import Options
 from ensemble.loose_tables import LooseTables
 from ensemble.members import Source, run_source, stamps
+from ensemble.options import Options
 from ensemble.report import report
 from ensemble.result import BlendResult, blended
 from ensemble.submission import write_submission

@@ -103,6 +103,8 @@ def read_loose(tables: LooseTables, allow_missing: bool = False) -> tuple[Predic
     if tables.sample is not None:
         test_images = read_sample_images(tables.sample)
         require_images(tables.test_predictions[0], tests[0], test_images, OF_SAMPLE)
+    elif tests:
+        remarks.append(f"no --data: the rows of the submission are in the order of {tables.test_predictions[0]}.")
     test = np.stack([aligned(frame, test_images) for frame in tests]) if tests else np.zeros((len(frames), 0, 10))
     members = unique_names(tables.predictions)
     spaces = []

@@ -7,9 +7,9 @@ import pandas as pd
 
 from common.competition import COMPLETE_TRAIN_IMAGES
 from common.metric import log_loss
-from ensemble.blend import Options
 from ensemble.calibration import Sharpening
 from ensemble.expectation import expectation_text
+from ensemble.options import Options
 from ensemble.result import BlendResult
 from ensemble.tables import formatted
 

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 from common.errors import UserError, named, run_command
 from common.run_folder import RUNS, run_folder
 from common.settings import CommandLine, add_settings, chosen, names_in
-from ensemble.blend import Options
+from ensemble.options import Options
 
 if TYPE_CHECKING:
     import pandas as pd

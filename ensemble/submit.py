@@ -5,26 +5,30 @@
 
 Checks submissions/NAME.csv against the sample submission, uploads it with Kaggle's own client (requirements-kaggle.txt)
 and appends the scores to submissions/leaderboard.csv. The same file is not uploaded twice, unless --again is given;
-stopped while it waits, the same command goes on waiting.
+after an interruption the same command waits on.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
+import dataclasses
+import io
+import math
 import os
 import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from common.competition import COMPLETE_TEST_IMAGES, SAMPLE_SUBMISSION
+from common import locks
+from common.competition import COMPLETE_TEST_IMAGES, SAMPLE_SUBMISSION, SLUG
+from common.csv_files import as_cell, from_cell
 from common.errors import UserError, named, run_command
+from common.files import read_json, sha256_of, written_whole
 from common.run_folder import RUNS, SUBMISSIONS, run_folder
 from common.settings import CommandLine, nearest
-
-if TYPE_CHECKING:
-    from ensemble.leaderboard import Entry
 
 ASK_EVERY = 5.0  # seconds
 LONGEST_WAIT = 15.0  # minutes
@@ -32,7 +36,7 @@ LONGEST_WAIT = 15.0  # minutes
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a run promises of its submission, out of fold; nan and 0 where nothing is known."""
+    """The loss to expect of a submission, from its blend out of fold; nan and 0 where nothing is known."""
 
     log_loss: float = float("nan")
     accuracy: float = float("nan")
@@ -48,6 +52,124 @@ class Estimate:
             f"{self.images:,} images of {self.drivers} drivers"
         )
         return text if self.of_this_file else f"{text}; but the last blend of this run wrote another file than this"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One submission; the fields are the columns of the file.
+
+    Attributes:
+        submitted: when, in UTC.
+        run: its name.
+        sha256: of the file.
+        out_of_fold: the estimate of its log loss; nan where there is none.
+        message: with which it was submitted, by which Kaggle's list is searched.
+        public, private: Kaggle's log losses, on 31 % and 69 % of the test images; nan until they are known.
+    """
+
+    submitted: str
+    run: str
+    sha256: str
+    out_of_fold: float
+    message: str
+    public: float = float("nan")
+    private: float = float("nan")
+
+    @property
+    def finished(self) -> bool:
+        """Whether Kaggle has scored it."""
+        return not math.isnan(self.public) or not math.isnan(self.private)
+
+    @property
+    def scores(self) -> str:
+        """As text, beside the estimate."""
+        estimate = "" if math.isnan(self.out_of_fold) else f"; out of fold it was {self.out_of_fold:.5f}"
+        return f"leaderboard: public {_shown(self.public)}, private {_shown(self.private)}{estimate}"
+
+    def scored_by(self, listed: str) -> Entry:
+        """This entry with its scores, if the client's list of submissions (CSV) has them.
+
+        Raises:
+            UserError: Kaggle could not score it.
+        """
+        lines = listed.splitlines()
+        header = next((number for number, line in enumerate(lines) if line.startswith("ref,")), len(lines))
+        for row in csv.DictReader(io.StringIO("\n".join(lines[header:]))):
+            if row.get("description") != self.message:
+                continue
+            status = str(row.get("status", "")).rpartition(".")[2].upper()
+            if status == "ERROR":
+                from preprocessing.kaggle_client import PAGE
+
+                raise UserError(f"Kaggle could not score the submission; see {PAGE}/submissions. To try again: --again")
+            if status == "COMPLETE":
+                public, private = _number(row["publicScore"]), _number(row["privateScore"])
+                return dataclasses.replace(self, public=public, private=private)
+        return self
+
+
+class Leaderboard:
+    """The file; rows stand in the order of submission.
+
+    Raises:
+        UserError: it is there, but is something else.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.entries: list[Entry] = []
+        self._read()
+
+    def _read(self) -> None:
+        self.entries, path = [], self.path
+        names = [field.name for field in dataclasses.fields(Entry)]
+        if not path.exists():
+            return
+        try:
+            with path.open(newline="", encoding="utf-8") as stream:
+                rows = list(csv.DictReader(stream))
+            for row in rows:
+                numbers = {name: _number(row[name]) for name in ("out_of_fold", "public", "private")}
+                self.entries.append(Entry(**({name: from_cell(row[name]) for name in names} | numbers)))  # type: ignore[arg-type]
+        except (OSError, KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{path}: expected the columns {','.join(names)} ({error}). Move it away.") from error
+
+    def entry_of(self, submission: Path) -> Entry | None:
+        """The last entry of this very file."""
+        digest = sha256_of(submission)
+        return next((entry for entry in reversed(self.entries) if entry.sha256 == digest), None)
+
+    def write(self, entry: Entry) -> None:
+        """Adds an entry, or puts it in the place of the one that was submitted with the same message.
+
+        What other processes wrote since it was read stays.
+        """
+        lock = self.path.with_name(f".{self.path.name}.lock")
+        with locks.held(lock, f"{self.path} is being written", wait=True):
+            self._read()
+            self._write(entry)
+
+    def _write(self, entry: Entry) -> None:
+        known = [other.message for other in self.entries]
+        if entry.message in known:
+            self.entries[known.index(entry.message)] = entry
+        else:
+            self.entries.append(entry)
+        with written_whole(self.path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+            writer = csv.writer(stream, lineterminator="\n")
+            writer.writerow([field.name for field in dataclasses.fields(Entry)])
+            for row in self.entries:
+                values = dataclasses.astuple(row)
+                cells = ["" if isinstance(v, float) and math.isnan(v) else v for v in values]
+                writer.writerow([as_cell(cell) if isinstance(cell, str) else cell for cell in cells])
+
+
+def _number(text: str) -> float:
+    return float(text) if text not in ("", "None") else float("nan")
+
+
+def _shown(score: float) -> str:
+    return "unknown" if math.isnan(score) else f"{score:.5f}"
 
 
 def command_line() -> CommandLine:
@@ -91,9 +213,7 @@ def main() -> None:
     if arguments.check:
         return
     if not expected.of_this_file:
-        expected = Estimate()  # of another blend: nothing to promise with this one
-
-    from ensemble.leaderboard import Leaderboard
+        expected = Estimate()  # of another blend: nothing is known of this one
 
     board = Leaderboard(arguments.submissions / "leaderboard.csv")
     entry = None if arguments.again else board.entry_of(path)
@@ -138,7 +258,6 @@ def check(path: Path, sample: Path) -> None:
 
 def estimate(run: Path, path: Path) -> Estimate:
     """The out-of-fold estimate in the run's blend.json; an empty one where there is none."""
-    from common.files import read_json, sha256_of
     from ensemble.blend_run import RECORD
 
     record = run / "ensemble" / RECORD
@@ -160,15 +279,13 @@ def estimate(run: Path, path: Path) -> Estimate:
 
 
 def _require_whole(path: Path, stamps: dict[str, Any]) -> None:
-    """Raises a UserError if nothing was written since the blend, and yet the content is another: the disk's doing."""
-    from common.files import sha256_of
-
+    """Raises a UserError if the content changed since the blend, but not the time of change: the disk corrupted it."""
     status = path.stat()
     for stamp in stamps.values():
         if (stamp.get("size"), stamp.get("mtime_ns")) == (status.st_size, status.st_mtime_ns):
             if stamp.get("sha256") == sha256_of(path):
                 return
-            raise UserError(f"{path} is damaged: its checksum is not that of the blend. Blend again; that mends it.")
+            raise UserError(f"{path} is corrupted: its checksum is not that of the blend. Blend again to replace it.")
 
 
 def upload(run: str, path: Path, expected: Estimate, message: str) -> Entry:
@@ -177,19 +294,17 @@ def upload(run: str, path: Path, expected: Estimate, message: str) -> Entry:
     Raises:
         UserError: whatever keeps it from Kaggle.
     """
-    from common.competition import SLUG
-    from common.files import sha256_of
-    from ensemble.leaderboard import Entry
     from preprocessing.kaggle_client import last_words, run_client
 
     submitted = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime())
     promised = f", out of fold {expected.log_loss:.4f}" if expected.images else ""
-    told = described(message or run + promised, submitted)
+    description = described(message or run + promised, submitted)
     browser = _browser(path)
-    said = run_client("submit", "-q", "-c", SLUG, "-f", str(path), "-m", told, what="the submission", browser=browser)
-    if "Could not" in said:  # with which the client ends in peace
-        raise UserError(f"Kaggle did not take the submission. {last_words(said)}\n{browser}")
-    return Entry(submitted, run, sha256_of(path), expected.log_loss, told)
+    words = ("submit", "-q", "-c", SLUG, "-f", str(path), "-m", description)
+    answer = run_client(*words, what="the submission", browser=browser)
+    if "Could not" in answer:  # although the client exited with 0
+        raise UserError(f"Kaggle did not take the submission. {last_words(answer)}\n{browser}")
+    return Entry(submitted, run, sha256_of(path), expected.log_loss, description)
 
 
 def described(message: str, submitted: str) -> str:
@@ -206,22 +321,21 @@ def wait_for_score(entry: Entry, longest: float) -> Entry:
     Raises:
         UserError: Kaggle could not score it, or takes longer.
     """
-    from common.competition import SLUG
     from preprocessing.kaggle_client import PAGE, run_client
 
-    begun = time.monotonic()
+    started = time.monotonic()
     while True:
-        said = run_client(
+        listed = run_client(
             *("submissions", "-q", "-c", SLUG, "-v", "--page-size", "50"),
             what="the list of submissions",
             browser=f"The score is in a browser too: {PAGE}/submissions",
         )
-        scored = entry.scored_by(said)
+        scored = entry.scored_by(listed)
         if scored.finished:
             return scored
-        if time.monotonic() - begun + ASK_EVERY > longest:
+        if time.monotonic() - started + ASK_EVERY > longest:
             raise UserError(
-                f"no score after {longest / 60:g} minutes. The submission is at Kaggle ({PAGE}/submissions): start the "
+                f"no score after {longest / 60:g} minutes. The submission is at Kaggle ({PAGE}/submissions): run the "
                 "same command again to go on waiting."
             )
         time.sleep(ASK_EVERY)

@@ -25,7 +25,7 @@ from common.files import read_record, written_whole
 from common.finished import FINISHED
 from common.run_folder import REPOSITORY, RUNS, SUBMISSIONS, fold_folder, run_folder
 from common.settings import CommandLine, add_settings, as_options, chosen, names_in
-from ensemble.blend import Options
+from ensemble.options import Options
 from ensemble.score import read_labels
 from models.finetuning import architecture as zoo
 from models.finetuning import command, needs, runtime

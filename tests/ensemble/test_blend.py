@@ -12,11 +12,11 @@ from common.competition import CLASSES
 from common.errors import UserError
 from common.metric import log_loss
 from common.tables import read_predictions
-from ensemble.blend import Options
 from ensemble.blend_run import OUT_OF_FOLD, RECORD, REPORT, TABLES, TEST, Request, blend_run
 from ensemble.calibration import Calibration, clip
 from ensemble.figures import FIGURES
 from ensemble.members import find_members, read_members
+from ensemble.options import Options
 from tests.ensemble.conftest import run_command
 from tests.imports import heavy_packages
 

@@ -13,7 +13,7 @@ import pytest
 from common.errors import UserError
 from common.run_folder import REPOSITORY
 from ensemble import blend, submit
-from ensemble.leaderboard import Entry, Leaderboard
+from ensemble.submit import Entry, Leaderboard
 from tests.ensemble.conftest import TEST_IMAGES, SmallRun, make_small
 from tests.stand_in import install_client
 
@@ -121,7 +121,7 @@ def test_what_another_process_wrote_meanwhile_stays(tmp_path: Path) -> None:
 def test_stopped_while_it_waits_it_goes_on_waiting(
     machine: pytest.MonkeyPatch, small: SmallRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(UserError, match="start the same command again to go on waiting"):
+    with pytest.raises(UserError, match="same command again to go on waiting"):
         run_submit(machine, small, "--wait", "0", "--message", "first try", interval=1.0)
     assert board(small)["public"].isna().all()
     capsys.readouterr()

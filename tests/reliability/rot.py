@@ -28,8 +28,8 @@ from common.files import read_record, sha256_of
 from common.finished import DAMAGED, FINISHED
 from common.settings import ImageSize
 from common.tables import write_predictions
-from ensemble.blend import Options
 from ensemble.blend_run import Request, blend_run
+from ensemble.options import Options
 from models.finetuning import architecture as zoo
 from models.finetuning import runtime
 from models.finetuning.data.activations import PLAIN, ActivationStore

@@ -20,8 +20,8 @@ import pytest
 from common.errors import UserError, run_command
 from common.run_folder import REPOSITORY
 from common.tables import read_predictions, write_predictions
-from ensemble.leaderboard import Entry, Leaderboard
 from ensemble.neighbours import load_features
+from ensemble.submit import Entry, Leaderboard
 from models.finetuning import architecture as zoo
 from models.finetuning.network import weights as pretrained
 from preprocessing import competition_files, dataset, jpeg
