@@ -172,7 +172,8 @@ def network_alone(name: str) -> None:
     import numpy as np
 
     from models.finetuning.data.prediction import PREDICTION_BATCH
-    from models.finetuning.network.build import build, set_trainable
+    from models.finetuning.network.build import build
+    from models.finetuning.network.network import set_trainable
     from models.finetuning.training.optimisation import make_optimizer, stages
 
     recipe, _ = zoo.find(name).settings_for(Kind(scratch=True, quick=True), {})

@@ -7,10 +7,12 @@ import locale
 import os
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 
 from common import machine
 
 THREADS = "STATEFARM_THREADS"  # that one process computes with; decides how sums are rounded
+LESS_MEMORY = "STATEFARM_LESS_MEMORY"  # set in a process that is tried again after it ran out of memory
 _OF_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "TF_NUM_INTRAOP_THREADS")
 _RESTARTED = "STATEFARM_RESTARTED"
 
@@ -62,3 +64,10 @@ def pin_command() -> None:
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], wanted | {_RESTARTED: "yes"})  # noqa: S606
     os.environ.pop(_RESTARTED, None)
     pin()
+
+
+def keras_home() -> Path:
+    """Where Keras keeps what it downloads: $KERAS_HOME or ~/.keras, or else where it may write."""
+    home = Path(os.environ.get("KERAS_HOME") or "~/.keras").expanduser()
+    there = next((folder for folder in (home, *home.absolute().parents) if folder.exists()), home)
+    return home if os.access(there, os.W_OK) else Path("/tmp/.keras")  # noqa: S108, as Keras has it

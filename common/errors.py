@@ -1,7 +1,9 @@
 """Errors that speak to the user, and the one place where they become a line on the terminal."""
 
+import base64
 import errno
 import os
+import re
 import signal
 import sys
 import tempfile
@@ -12,7 +14,6 @@ from pathlib import Path
 from types import FrameType
 
 from common import interrupts
-from common.masking import masked
 
 # Exit statuses of commands. 1 is a bug or a failing system, with a traceback or a message.
 USER_ERROR = 2
@@ -166,3 +167,22 @@ class _Stopping:
                 time.sleep(STOPS_WITHIN)
                 self.say()
                 os._exit(STOPPED)
+
+
+MASK = "***"
+_SECRET_NAME = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)$", re.IGNORECASE)
+_IN_ADDRESS = re.compile(r"(\w+://)[^/\s:@]*:[^/\s@]+@")  # https://user:password@host
+_SHORTEST = 8  # characters of a secret; a shorter one would mask half of an ordinary sentence
+
+
+def masked(text: str, *others: str) -> str:
+    """The text without credentials: passwords, and values of environment variables that are named like secrets.
+
+    Args:
+        others: further secrets.
+    """
+    found = [value for name, value in os.environ.items() if _SECRET_NAME.search(name) and len(value) >= _SHORTEST]
+    for secret in sorted({*found, *others}, key=len, reverse=True):
+        for form in (secret, base64.b64encode(secret.encode()).decode().rstrip("=")):
+            text = text.replace(form, MASK)
+    return _IN_ADDRESS.sub(rf"\1{MASK}@", text)

@@ -14,6 +14,7 @@ from common.competition import CLASSES
 from common.csv_files import as_cell, check_image_names, is_formula, read_rows
 from common.errors import UserError, named
 from common.files import written_whole
+from common.metric import SMALLEST_PROBABILITY
 
 LARGEST_SUM_ERROR = 1e-3  # every row is divided by its sum; rows further from 1 than this get a warning
 
@@ -111,3 +112,18 @@ def _numbers(columns: Sequence[Sequence[str]]) -> np.ndarray:
     flat = np.array([value for column in columns for value in column], dtype=object)
     found = np.asarray(pd.to_numeric(flat, errors="coerce"), dtype=np.float64)
     return found.reshape(len(columns), -1).T if len(flat) else np.zeros((0, len(columns)))
+
+
+def geometric_mean(tables: Sequence[np.ndarray]) -> np.ndarray:
+    """The mean of the logarithms of several predictions of the same images, divided by its sum.
+
+    Args:
+        tables: at least one, each of shape (images, classes), rows summing to 1; zeros count as 1e-15.
+
+    Returns:
+        shape (images, classes), float64, rows summing to 1.
+    """
+    from scipy.special import softmax
+
+    logarithms = np.mean([np.log(np.maximum(np.asarray(t, np.float64), SMALLEST_PROBABILITY)) for t in tables], axis=0)
+    return softmax(logarithms, axis=1)

@@ -10,8 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from common.competition import SLUG
-from common.errors import UserError
-from common.masking import masked
+from common.errors import UserError, masked
 
 PAGE = f"https://www.kaggle.com/competitions/{SLUG}"
 SECRET_FIELDS = ("key", "token", "access_token", "refresh_token")  # of a credential file; the user's name is none

@@ -8,6 +8,7 @@ from typing import Any
 
 from common.errors import UserError
 from common.settings import ImageSize, nearest
+from models.finetuning.network.weights import PublishedNetwork
 from models.finetuning.recipe import Kind, Recipe, check_contradictions, resolve
 from preprocessing.augmentation_settings import Augmentation
 
@@ -15,23 +16,17 @@ ZOO = Path(__file__).resolve().parent.parent
 NOT_ARCHITECTURES = ("__init__", "bottleneck")
 
 
-@dataclasses.dataclass(frozen=True)
-class Architecture:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Architecture(PublishedNetwork):
     """A network of the zoo.
 
-    Attributes:
-        name: of its script and of its weights file, `NAME.weights.h5`.
-        builder: 'module:function' that builds the network, called as those of keras.applications are.
+    Attributes, besides those of `PublishedNetwork`:
         preprocessing: the range of pixels that it was trained on: 'tf' is [-1, 1] RGB, 'caffe' is BGR minus
             ImageNet's mean, 'torch' is RGB standardised, 'included' where the network itself does it.
-        published_weights: file name of Keras's own ImageNet weights without the top, as Keras caches it; '' where Keras
-            publishes none.
         gigaflops: floating-point operations of one forward pass at 224x224, in 1e9 (two for a multiply-add).
-        parameters: of the network without its top, exactly: tells at once whether a weights file is its own.
         least_size: the smallest height and width that it accepts, in pixels.
         auxiliary_weight: of the loss of each auxiliary output in training, for a builder that adds them when called
             with `auxiliary=True`; 0 is a network without.
-        importer: module that makes its weights file from weights that others publish, where Keras publishes none.
         recipe: its default settings, with pretrained weights.
         augmentation: its default augmentation.
         scratch, quick, quick_scratch: what it changes of the tables of these names in `recipe` (random weights,
@@ -39,15 +34,10 @@ class Architecture:
         bottleneck: what it changes of the settings of a classifier on its features, `bottleneck.Bottleneck`.
     """
 
-    name: str
-    builder: str
     preprocessing: str
-    published_weights: str
     gigaflops: float
-    parameters: int
     least_size: int = 32
     auxiliary_weight: float = 0.0
-    importer: str = ""
     recipe: Recipe = dataclasses.field(default_factory=Recipe)
     augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
     scratch: Mapping[str, Any] = dataclasses.field(default_factory=dict)

@@ -7,8 +7,8 @@ import pandas as pd
 
 from models.finetuning import needs, runtime
 from models.finetuning.devices import find_devices
-from models.finetuning.network.build import Network, build, set_trainable, trainable_summary
-from models.finetuning.network.layers import count_blocks
+from models.finetuning.network.build import build
+from models.finetuning.network.network import Network, count_blocks, set_trainable, trainable_summary
 from models.finetuning.piece import Piece
 from models.finetuning.training.optimisation import stages
 

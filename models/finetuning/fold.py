@@ -18,10 +18,11 @@ from common.run_folder import ALL_DRIVERS
 from models.finetuning import outputs, piece, runtime
 from models.finetuning.data.pseudo_labels import SHA256, identity, soft_targets
 from models.finetuning.data.sources import ActivationCache, FoldData, Source, WithPseudoLabels
-from models.finetuning.network import head, initialisation
+from models.finetuning.network import head
 from models.finetuning.network import weights as pretrained
-from models.finetuning.network.build import Network, build, save_model
-from models.finetuning.network.split import split
+from models.finetuning.network.build import build, prepare_random_weights, save_model
+from models.finetuning.network.frozen import split
+from models.finetuning.network.network import Network
 from models.finetuning.piece import Piece
 from models.finetuning.processes import LABEL
 from models.finetuning.training.tracking import watched
@@ -129,8 +130,7 @@ def train_network(
         say=say,
     )
     if work.weights == "none" and fresh:
-        sample = data.training[np.linspace(0, len(data.training) - 1, initialisation.IMAGES).astype(int)]
-        initialisation.prepare_random_weights(network, np.stack([data.store.read(int(row)) for row in sample]))
+        prepare_random_weights(network, data.store, data.training)
     if not trainer.resume() and work.recipe.head_start == "logistic":
         _start_head(network, source, work, data, say)
     with watch(trainer):

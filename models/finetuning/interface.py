@@ -21,7 +21,6 @@ from common.settings import checked, nearest
 from models.finetuning import architecture as zoo
 from models.finetuning import runtime
 from models.finetuning.architecture import Architecture
-from models.finetuning.command import GIBIBYTE
 from models.finetuning.network import weights as pretrained
 from models.finetuning.piece import Piece
 from models.finetuning.recipe import Kind, Recipe
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
-    from models.finetuning.network.build import Network
+    from models.finetuning.network.network import Network
     from preprocessing.images import Source
 
 
@@ -127,7 +126,7 @@ class Model:
         from models.finetuning import fold as engine
         from models.finetuning.data import sources
 
-        limit = int(options.cache_limit * GIBIBYTE)
+        limit = int(options.cache_limit * 2**30)
         labelled, _ = engine.stores(self.recipe, data, table, Path(options.cache), limit)
         labelled.prepare(options.workers)
         with tempfile.TemporaryDirectory() as folder:
@@ -162,8 +161,7 @@ class Model:
         import PIL.Image
 
         from common.competition import CLASSES
-        from models.finetuning.data.prediction import predict
-        from models.finetuning.data.views import mean_with_views
+        from models.finetuning.data.prediction import predict, with_tta
 
         single = isinstance(images, (str, os.PathLike, PIL.Image.Image)) or getattr(images, "ndim", 0) in (2, 3)
         if not single and not isinstance(images, Iterable):
@@ -174,8 +172,8 @@ class Model:
             rows = np.arange(len(store))
             options = self.options
             plain, _ = predict(self.network.predictor, store, rows, options.workers, "images")
-            views = (self.recipe.tta, options.seed, options.workers)
-            probabilities = mean_with_views(self.network.predictor, store, rows, plain, *views)
+            tta = (self.recipe.tta, options.seed, options.workers)
+            probabilities = with_tta(self.network.predictor, store, rows, plain, *tta)
         probabilities = np.asarray(probabilities, np.float64)
         table = pd.DataFrame(probabilities / probabilities.sum(axis=1, keepdims=True), columns=list(CLASSES))
         table.insert(0, "img", store.names)

@@ -14,9 +14,9 @@ from common.files import written_whole
 from common.metric import accuracy, log_loss
 from common.tables import write_predictions
 from models.finetuning import piece
+from models.finetuning.data.prediction import with_tta
 from models.finetuning.data.sources import FoldData, Source
-from models.finetuning.data.views import mean_with_views
-from models.finetuning.network.build import Network
+from models.finetuning.network.network import Network
 from models.finetuning.piece import Piece
 from preprocessing.dataset import Dataset
 
@@ -34,19 +34,19 @@ def leave_predictions(
     say: Callable[[str], None],
 ) -> dict[str, float]:
     """Writes the out-of-fold and test tables and their features; returns the held-out scores."""
-    views = (work.recipe.tta, work.seed, work.workers)
+    tta = (work.recipe.tta, work.seed, work.workers)
     scores: dict[str, float] = {}
     if len(data.held_out):
         plain, features = trained_on.predict(data.held_out, "held-out drivers")
-        probabilities = mean_with_views(network.predictor, data.store, data.held_out, plain, *views)
+        probabilities = with_tta(network.predictor, data.store, data.held_out, plain, *tta)
         scores = leave_out_of_fold(work, data, folds, probabilities, features)
     if scores and work.recipe.tta:
         without = leave_out_of_fold(work, data, folds, plain, name=piece.OUTPUTS_OF_TTA[0])
         scores |= {f"{score}_without_tta": value for score, value in without.items()}
-        say(f"with {work.recipe.tta} views of each image {scores['log_loss']:.4f}, without {without['log_loss']:.4f}")
+        say(f"with --tta {work.recipe.tta}: {scores['log_loss']:.4f}, without: {without['log_loss']:.4f}")
     rows = np.arange(len(tested_on.images))
     plain = _predict_test(work, dataset, tested_on)
-    probabilities = mean_with_views(network.predictor, tested_on.images, rows, plain, *views)
+    probabilities = with_tta(network.predictor, tested_on.images, rows, plain, *tta)
     leave_test(work, data, dataset, probabilities)
     if work.recipe.tta:
         leave_test(work, data, dataset, plain, name=piece.OUTPUTS_OF_TTA[1])

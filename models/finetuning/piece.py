@@ -18,10 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from common import locks, machine
-from common.errors import UserError, last_line
+from common.errors import UserError, last_line, masked
 from common.files import DamagedRecordError, read_record, sha256_of, write_json
 from common.finished import DAMAGED, FAILED, FINISHED, record_of_piece, set_aside
-from common.masking import masked
 from common.run_folder import ALL_DRIVERS, BUNDLE_MANIFEST, REPOSITORY, fold_folder, folds_path
 from common.settings import as_json, as_words
 from models.finetuning.architecture import Architecture

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from common import machine
-from common.environment import pinned, with_threads
+from common.environment import LESS_MEMORY, pinned, with_threads
 from common.errors import DIVERGED, OUT_OF_MEMORY, SOME_FAILED, STOPPED, USER_ERROR
 from models.finetuning.devices import Device, device_at, find_devices
 from models.finetuning.needs import at_a_time
@@ -26,7 +26,6 @@ GRACE_SECONDS = 1.0
 ENDING = (STOPPED, USER_ERROR)
 
 SHARE_OF_MEMORY = 0.7  # of the machine's, that folds side by side may take by default
-LESS_MEMORY = "STATEFARM_LESS_MEMORY"  # set in a process that is tried once more
 SMALLER = "alone, with one thread that reads images, fewer memory arenas, and predictions in quarter batches"
 SMALLER_ENVIRONMENT = {LESS_MEMORY: "1", "MALLOC_ARENA_MAX": "2", "TF_GPU_ALLOCATOR": "cuda_malloc_async"}
 _ADVICE = (

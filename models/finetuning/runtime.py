@@ -119,16 +119,9 @@ def _without_configuration() -> Iterator[None]:
             os.environ["KERAS_HOME"] = home
     from keras.src.backend import config
 
-    config._KERAS_DIR = str(keras_home())
+    config._KERAS_DIR = str(environment.keras_home())
     with contextlib.suppress(OSError):
-        keras_home().mkdir(parents=True, exist_ok=True)
-
-
-def keras_home() -> Path:
-    """Where Keras keeps what it downloads: $KERAS_HOME or ~/.keras, or else where it may write."""
-    home = Path(os.environ.get("KERAS_HOME") or "~/.keras").expanduser()
-    there = next((folder for folder in (home, *home.absolute().parents) if folder.exists()), home)
-    return home if os.access(there, os.W_OK) else Path("/tmp/.keras")  # noqa: S108, as Keras has it
+        environment.keras_home().mkdir(parents=True, exist_ok=True)
 
 
 def choose_precision(precision: str) -> tuple[str, str]:

@@ -20,8 +20,9 @@ from models.finetuning import runtime
 from models.finetuning.data import activations
 from models.finetuning.data.activations import PLAIN, ActivationStore
 from models.finetuning.data.sources import ActivationCache, FoldData, Source
-from models.finetuning.network.build import Network, build, set_trainable
-from models.finetuning.network.split import split
+from models.finetuning.network.build import build
+from models.finetuning.network.frozen import split
+from models.finetuning.network.network import Network, set_trainable
 from models.finetuning.recipe import Kind, Recipe
 from preprocessing import dataset
 from preprocessing.augmentation_settings import Augmentation
@@ -104,7 +105,7 @@ def test_blocks_hold_what_the_trunk_makes_and_a_damaged_one_is_made_again(tmp_pa
     parts = split(network, recipe)
     assert parts is not None
     images = images_in(tmp_path, SIZE)
-    store = ActivationStore(tmp_path / "cache", "vgg16", {}, parts, images, 2)
+    store = ActivationStore(tmp_path / "cache", "vgg16", {}, parts.trunk, images, 2)
     rows = np.array([70, 3, 5])
     assert store.missing_bytes([PLAIN], rows) == 80 * 12 * 16 * 128 * 4
     part = store.part(PLAIN, images, rows)
@@ -126,7 +127,7 @@ def test_folds_side_by_side_divide_the_work(tmp_path: Path, monkeypatch: pytest.
     parts = split(network, recipe)
     assert parts is not None
     images = images_in(tmp_path, SIZE)
-    store, other = (ActivationStore(tmp_path / "cache", "vgg16", {}, parts, images, 1) for _ in range(2))
+    store, other = (ActivationStore(tmp_path / "cache", "vgg16", {}, parts.trunk, images, 1) for _ in range(2))
     made: list[int] = []
     compute = parts.trunk.predict_on_batch
 
@@ -153,7 +154,7 @@ def test_what_does_not_fit_is_computed_again_from_photographs(tmp_path: Path, mo
     parts = split(network, recipe)
     assert parts is not None
     rows = np.random.default_rng(0).permutation(80)
-    all_plain = ActivationStore(tmp_path / "cache", "n", {}, parts, images, 1).missing_bytes([PLAIN], rows)
+    all_plain = ActivationStore(tmp_path / "cache", "n", {}, parts.trunk, images, 1).missing_bytes([PLAIN], rows)
     taken = sum(path.stat().st_size for path in (tmp_path / "cache" / "images").rglob("*.npy"))
     data = FoldData(images, np.zeros(80, int), rows[:60], rows[60:])
     plain = Source(network, images, Augmentation(), 0, 2)
@@ -189,7 +190,7 @@ def test_bfloat16_is_kept_as_it_is(tmp_path: Path) -> None:
     parts = split(build(zoo.find("vgg16"), recipe, "none", "mixed_bfloat16", seed=1), recipe)
     assert parts is not None
     images = images_in(tmp_path, SIZE, drivers=1)
-    store = ActivationStore(tmp_path / "cache", "vgg16", {}, parts, images, 1)
+    store = ActivationStore(tmp_path / "cache", "vgg16", {}, parts.trunk, images, 1)
     values = store.part(PLAIN, images, np.arange(20)).read(7)
     assert values.dtype == ml_dtypes.bfloat16
     expected = parts.trunk.predict_on_batch(np.stack([images.read(row) for row in range(20)]))[7]

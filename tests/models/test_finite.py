@@ -17,7 +17,8 @@ from common.settings import ImageSize
 from models.finetuning import architecture as zoo
 from models.finetuning import runtime
 from models.finetuning.data.sources import FoldData, Source
-from models.finetuning.network.build import Network, build, set_trainable
+from models.finetuning.network.build import build
+from models.finetuning.network.network import Network, set_trainable
 from models.finetuning.recipe import Recipe
 from models.finetuning.training.optimisation import Stage, make_optimizer, stages
 from models.finetuning.training.trainer import DivergedError, Trainer

@@ -9,12 +9,11 @@ import pandas as pd
 import pytest
 
 from common.competition import CLASSES, DRIVER_LIST, TRAIN_FOLDER
-from common.log_space import geometric_mean
 from common.metric import log_loss
 from common.settings import ImageSize
-from common.tables import read_predictions
+from common.tables import geometric_mean, read_predictions
 from models.finetuning import architecture as zoo
-from models.finetuning.data.views import VIEWS
+from models.finetuning.data.prediction import TTA
 from models.finetuning.fold import fold_data, train_fold
 from models.finetuning.piece import Piece, outputs_of
 from models.finetuning.recipe import Kind
@@ -122,7 +121,7 @@ def test_test_time_augmentation_averages_views_of_the_same_image(trained: Traine
         ("test.csv", [trained.dataset.test_path(img) for img in readable], range(len(readable)), readable),
     ):
         store = ImageStore(paths, SIZE, trained.work.run / "none", "", 0)
-        seen = [store, Augmented(store, VIEWS, trained.work.seed, 1)]
+        seen = [store, Augmented(store, TTA, trained.work.seed, 1)]
         tables = [trained.predict(np.stack([view.read(int(row)) for row in rows]))[0] for view in seen]
         np.testing.assert_allclose(trained.table(table, images), geometric_mean(tables), atol=1e-5)
 

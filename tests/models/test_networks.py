@@ -13,7 +13,8 @@ import pytest
 from common.errors import UserError
 from common.settings import ImageSize
 from models.finetuning import architecture as zoo
-from models.finetuning.network.build import Network, build, preprocessed, save_model, set_trainable
+from models.finetuning.network.build import build, preprocessed, save_model
+from models.finetuning.network.network import Network, set_trainable
 from models.finetuning.recipe import Kind
 
 QUICKLY_TESTED = ("vgg16", "mobilenet")  # by what a developer runs; the others in the slow tests
@@ -176,7 +177,7 @@ def test_frozen_batch_norm_folded_into_kernels_computes_and_trains_the_same(name
     set_trainable(network, recipe, head_only=False)
     plain = keras.Model(network.preprocessing.input, network.backbone(network.preprocessing.output))
     unfolded = keras.Model(plain.input, network.head(keras.layers.GlobalAveragePooling2D()(plain.output)))
-    folded = [layer for layer in network.predictor.get_layer("backbone").layers if "folded" in layer.name]
+    folded = [layer for layer in network.predictor.get_layer("backbone").layers if "fused" in layer.name]
     assert len(folded) == len(norms)
 
     batch, targets = images(network), np.eye(10, dtype=np.float32)[[0, 4, 8]]

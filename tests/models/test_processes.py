@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 
 from common import machine
+from common.environment import LESS_MEMORY
 from common.errors import OUT_OF_MEMORY, SOME_FAILED
 from common.run_folder import REPOSITORY
 from models.finetuning import needs
 from models.finetuning.devices import PART_OF_A_GPU, Device, device_at
-from models.finetuning.processes import LABEL, LESS_MEMORY, default_jobs, run_folds
+from models.finetuning.processes import LABEL, default_jobs, run_folds
 
 
 def script(folder: Path, body: str) -> Path:

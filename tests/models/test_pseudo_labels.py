@@ -11,16 +11,15 @@ import pytest
 
 from common.errors import UserError
 from common.files import sha256_of
-from common.log_space import geometric_mean
 from common.run_folder import ALL_DRIVERS
 from common.settings import ImageSize
-from common.tables import read_predictions, write_predictions
+from common.tables import geometric_mean, read_predictions, write_predictions
 from models.finetuning import architecture as zoo
 from models.finetuning.command import unfinished
 from models.finetuning.data.pseudo_labels import find_tables, identity, soft_targets
 from models.finetuning.data.sources import Source, WithPseudoLabels
 from models.finetuning.interface import finetune
-from models.finetuning.network.build import Network
+from models.finetuning.network.network import Network
 from models.finetuning.piece import Piece, begin, require_made_as_others
 from models.finetuning.recipe import Kind
 from preprocessing import dataset

@@ -14,8 +14,9 @@ from common.settings import ImageSize
 from models.finetuning import architecture as zoo
 from models.finetuning.data.sources import FoldData, Source
 from models.finetuning.fold import speaker
-from models.finetuning.network.build import Network, build
+from models.finetuning.network.build import build
 from models.finetuning.network.head import fit_logistic, set_head
+from models.finetuning.network.network import Network
 from models.finetuning.recipe import Recipe
 from models.finetuning.training import checkpoint
 from models.finetuning.training.optimisation import learning_rate, stages

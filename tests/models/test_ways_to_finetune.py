@@ -10,9 +10,9 @@ import pytest
 from common.errors import UserError
 from common.settings import ImageSize
 from models.finetuning import architecture as zoo
-from models.finetuning.network.build import Network, build, rate_scales, save_model, set_trainable, trainable_summary
+from models.finetuning.network.build import build, save_model
 from models.finetuning.network.googlenet import GoogLeNet
-from models.finetuning.network.layers import blocks
+from models.finetuning.network.network import Network, blocks, rate_scales, set_trainable, trainable_summary
 from models.finetuning.recipe import Recipe
 
 pytestmark = pytest.mark.slow  # builds many networks

@@ -35,8 +35,9 @@ from models.finetuning import runtime
 from models.finetuning.data.activations import PLAIN, ActivationStore
 from models.finetuning.data.features import FeatureStore
 from models.finetuning.network import weights as pretrained
-from models.finetuning.network.build import build, set_trainable
-from models.finetuning.network.split import split
+from models.finetuning.network.build import build
+from models.finetuning.network.frozen import split
+from models.finetuning.network.network import set_trainable
 from models.finetuning.piece import Piece, begin, finish, is_finished
 from models.finetuning.recipe import Kind
 from models.finetuning.training import checkpoint
@@ -118,7 +119,7 @@ def kinds(folder: Path) -> dict[str, FileKind]:
     parts = split(network, recipe)
     assert parts is not None
     rows = np.arange(len(images))
-    store = ActivationStore(folder / "cache", "rot", {}, parts, images, 1)
+    store = ActivationStore(folder / "cache", "rot", {}, parts.trunk, images, 1)
     activations = np.concatenate([a[:n].copy() for a, n in plain_batches(store.part(PLAIN, images, rows), rows, 16, 1)])
     features = FeatureStore("rot", {}, [images], folder / "cache", 2**30)
     made = np.random.default_rng(0).normal(size=(len(images), 24)).astype(np.float32)

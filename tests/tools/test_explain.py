@@ -14,7 +14,8 @@ from common.competition import CLASSES
 from common.errors import UserError
 from common.settings import ImageSize
 from models.finetuning import architecture as zoo
-from models.finetuning.network.build import Network, build, save_model
+from models.finetuning.network.build import build, save_model
+from models.finetuning.network.network import Network
 from tests.tools.conftest import TrainedRun, run_python
 from tools import drawing, explain
 from tools.finished import networks_of

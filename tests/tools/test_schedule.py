@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from common.environment import LESS_MEMORY
 from common.errors import UserError
 from models.finetuning.devices import Device
-from models.finetuning.processes import LESS_MEMORY
 from tools.blendable import blendable
 from tools.schedule import RECORD, Clock, Places, Record, work_off
 from tools.timetable import Task, kept_for_blend

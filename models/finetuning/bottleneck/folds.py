@@ -20,9 +20,10 @@ from models.finetuning.bottleneck.command import network_recipe
 from models.finetuning.bottleneck.linear import GRIDS, Choice, Search, softmax
 from models.finetuning.data.features import FeatureStore
 from models.finetuning.data.sources import FoldData
-from models.finetuning.network import head, initialisation
+from models.finetuning.network import head
 from models.finetuning.network import weights as pretrained
-from models.finetuning.network.build import Network, build, plain_copy
+from models.finetuning.network.build import build, plain_copy, prepare_random_weights
+from models.finetuning.network.network import Network
 from models.finetuning.piece import Piece
 from preprocessing import folds as driver_folds
 from preprocessing.dataset import Dataset
@@ -72,8 +73,7 @@ def _make(work: Work, dataset: Dataset, folds: pd.DataFrame, cache: Path, cache_
     labelled, test = engine.stores(settings, dataset, folds, cache, cache_limit)
     network = build(first.architecture, recipe, first.weights, policy, first.seed)
     if first.weights == "none":
-        sample = np.linspace(0, len(labelled) - 1, initialisation.IMAGES).astype(int)
-        initialisation.prepare_random_weights(network, np.stack([labelled.read(int(row)) for row in sample]))
+        prepare_random_weights(network, labelled, np.arange(len(labelled)))
     features, test_features = _features(first, policy, network, [labelled, test], cache, cache_limit, say)
     grid = (settings.regularisation,) if settings.regularisation else GRIDS[settings.classifier]
     search = Search(np.asarray(features), labels, settings.classifier, grid, settings.calibrate)

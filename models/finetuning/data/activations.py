@@ -17,6 +17,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+import keras
 import ml_dtypes
 import numpy as np
 from tqdm import tqdm
@@ -25,7 +26,6 @@ from common import locks
 from common.blocks import Block, DamagedError, open_block, write_block
 from common.cache import ACTIVATIONS
 from models.finetuning.data.prediction import PREDICTION_BATCH
-from models.finetuning.network.split import Split
 from preprocessing.batches import Rows, plain_batches
 from preprocessing.images import ImageStore
 
@@ -40,27 +40,26 @@ class ActivationStore:
     Args:
         cache: the cache folder.
         name: what the folder's name begins with, for people.
-        decides: everything that decides the activations besides the images and the trunk's boundary, as JSON values.
-        split: the network that computes them.
+        decides: everything that decides the activations besides the images, as JSON values.
+        trunk: the network that computes them: images -> activations.
         images: the images, in the table's order.
         workers: threads that make batches of images.
     """
 
     def __init__(
-        self, cache: Path, name: str, decides: dict[str, Any], split: Split, images: ImageStore, workers: int
+        self, cache: Path, name: str, decides: dict[str, Any], trunk: keras.Model, images: ImageStore, workers: int
     ) -> None:
-        output = split.trunk.outputs[0]
-        self.images, self.trunk, self.workers = images, split.trunk, workers
+        output = trunk.outputs[0]
+        self.images, self.trunk, self.workers = images, trunk, workers
         self.shape = tuple(output.shape[1:])
         self.dtype = np.dtype(ml_dtypes.bfloat16 if output.dtype == "bfloat16" else output.dtype)
         self.stored_dtype = np.dtype(np.uint16) if output.dtype == "bfloat16" else self.dtype  # .npy has no bfloat16
         self._in_use: locks.InUse | None = None
-        known: dict[str, Any] = {"version": VERSION, "images": images.folder.name}
-        known |= {"boundary": split.name, "dtype": output.dtype}
+        known: dict[str, Any] = {"version": VERSION, "images": images.folder.name, "dtype": output.dtype}
         if output.dtype == "uint8":  # several arrays packed, and the boundary does not tell which
             known["shape"] = list(self.shape)
         key = hashlib.sha256(json.dumps(known | decides, sort_keys=True).encode()).hexdigest()[:16]
-        self.folder = Path(cache) / ACTIVATIONS / f"{name}_{split.name}_{key}"
+        self.folder = Path(cache) / ACTIVATIONS / f"{name}_{key}"
 
     def missing_bytes(self, parts: Collection[str], rows: np.ndarray) -> int:
         """Of these parts' files that hold these rows, the size of those that are not there yet."""

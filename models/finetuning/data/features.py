@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from models.finetuning.network.build import Network
+from models.finetuning.network.network import Network
 from models.finetuning.data.prediction import predict
 from common import locks
 from common.blocks import append_checksums, open_block

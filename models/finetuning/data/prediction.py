@@ -1,16 +1,28 @@
-"""Predictions of a network for the images of a store: probabilities and pooled features."""
+"""Predictions of a network for the images of a store: probabilities and pooled features; test-time augmentation.
 
+Test-time augmentation averages predictions of slightly moved, scaled and turned copies of an image in log space. Never
+a flip: left and right hands are different classes. The features stay those of the image as it is.
+"""
+
+import dataclasses
 import os
 
 import keras
 import numpy as np
 from tqdm import tqdm
 
-from models.finetuning.processes import LESS_MEMORY
-from preprocessing.batches import Rows, plain_batches
+from common.environment import LESS_MEMORY
+from common.tables import geometric_mean
+from preprocessing.augmentation_settings import Augmentation
+from preprocessing.batches import Augmented, Rows, plain_batches
 
 # A quarter where the process before ran out of memory: features and predictions are rounded differently, no more.
 PREDICTION_BATCH = 16 if os.environ.get(LESS_MEMORY) else 64
+
+_UNCHANGED = Augmentation(
+    **{field.name: 100.0 if field.name == "jpeg" else 0.0 for field in dataclasses.fields(Augmentation)}
+)
+TTA = dataclasses.replace(_UNCHANGED, augmentation=1.0, rotation=4.0, translation=0.04, zoom=0.08)
 
 
 def predict(
@@ -40,3 +52,24 @@ def predict(
         bar.update(count)
     bar.close()
     return probabilities, features
+
+
+def with_tta(
+    predictor: keras.Model, images: Rows, rows: np.ndarray, plain: np.ndarray, copies: int, seed: int, workers: int
+) -> np.ndarray:
+    """The mean of the predictions of images and of augmented copies, which depend on (seed, copy, image) alone.
+
+    Args:
+        predictor: images -> [probabilities, features].
+        rows: of `images`.
+        plain: shape (rows, classes), its predictions of the images as they are.
+        copies: of each image; with 0 the result is `plain`.
+
+    Returns:
+        shape (rows, classes).
+    """
+    tables = [plain]
+    for copy in range(1, copies + 1):
+        what = f"test-time augmentation {copy} of {copies}"
+        tables.append(predict(predictor, Augmented(images, TTA, seed, copy), rows, workers, what)[0])
+    return geometric_mean(tables) if copies else plain

@@ -116,8 +116,7 @@ def soft_targets(tables: Sequence[Path], images: Sequence[str]) -> "np.ndarray":
     import numpy as np
 
     from common.competition import CLASSES
-    from common.log_space import geometric_mean
-    from common.tables import read_predictions
+    from common.tables import geometric_mean, read_predictions
 
     found = []
     for path in tables:

@@ -11,8 +11,7 @@ from common.cache import make_room
 from common.settings import as_json
 from models.finetuning.data.activations import PLAIN, ActivationStore
 from models.finetuning.data.prediction import predict
-from models.finetuning.network.build import Network
-from models.finetuning.network.split import Split
+from models.finetuning.network.network import Network, Split
 from models.finetuning.recipe import Recipe
 from preprocessing.augmentation_settings import Augmentation
 from preprocessing.batches import Augmented, plain_batches, training_batches
@@ -206,8 +205,9 @@ class ActivationCache:
         settings = as_json(source.augmentation.scaled())
         del settings["driver_mixing"]
         drawn = self.decides | {"augmentation": settings, "seed": source.seed}
+        name, boundary = f"{self.name}_{self.split.name}", {"boundary": self.split.name}
         plain, augmented = (
-            ActivationStore(self.folder, self.name, decides, self.split, source.images, source.workers)
+            ActivationStore(self.folder, name, decides | boundary, self.split.trunk, source.images, source.workers)
             for decides in (self.decides, drawn)
         )
         what = f"activations at {self.split.name} for {len(source.images):,} images"

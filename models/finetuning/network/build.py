@@ -3,7 +3,6 @@
 RGB uint8 (height, width, 3) -> preprocessing (float32) -> backbone -> pooled features -> dropout -> ten logits
 """
 
-import dataclasses
 from typing import Any
 
 import keras
@@ -13,53 +12,22 @@ from common.competition import NUMBER_OF_CLASSES
 from common.errors import UserError
 from models.finetuning.architecture import Architecture
 from models.finetuning.network import weights as pretrained
-from models.finetuning.network.fusion import folded
-from models.finetuning.network.layers import BACKBONE, backbone_layer, heights, leaves, trainable_layers
+from models.finetuning.network.frozen import fused
+from models.finetuning.network.network import (
+    BACKBONE,
+    Network,
+    backbone_layer,
+    leaves,
+    pooled_features,
+    trainable_layers,
+)
 from models.finetuning.recipe import Recipe
+from preprocessing.images import ImageStore
 
 CAFFE_MEAN_RGB = (123.68, 116.779, 103.939)  # ImageNet's mean, 0 to 255
 TORCH_MEAN_RGB, TORCH_DEVIATION_RGB = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # the same, 0 to 1
-
-
-@dataclasses.dataclass(frozen=True)
-class Network:
-    """One network seen from several sides; all share their variables.
-
-    Attributes:
-        training: images -> logits, shape (batch, 10), float32; with auxiliary heads a list, theirs behind the main.
-        predictor: images -> probabilities (batch, 10) and pooled features (batch, features), float32.
-        backbone: the pretrained part, as it is saved; `training` and `predictor` compute it as `folding` does.
-        head: pooled features -> logits.
-        preprocessing: images -> what the backbone sees.
-        pooling: how the backbone's outputs become features.
-        auxiliary_layers: of the auxiliary heads, which only `training` contains.
-        loss_weights: of the outputs of `training`.
-    """
-
-    training: keras.Model
-    predictor: keras.Model
-    backbone: keras.Model
-    head: keras.Model
-    preprocessing: keras.Model
-    pooling: str
-    auxiliary_layers: tuple[Any, ...] = ()
-    loss_weights: tuple[float, ...] = (1.0,)
-
-    def compile(self, optimizer: Any, label_smoothing: float = 0.0) -> None:
-        """Compiles `training`; the losses of auxiliary heads have their own weights."""
-        loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=label_smoothing)
-        many = len(self.loss_weights) > 1
-        weights = list(self.loss_weights) if many else None
-        losses = [loss] * len(self.loss_weights) if many else loss
-        self.training.compile(optimizer=optimizer, loss=losses, loss_weights=weights)
-
-    def train_on_batch(self, images: np.ndarray, targets: np.ndarray) -> float:
-        """One step. Args: images uint8 (batch, height, width, 3); targets (batch, 10). Returns the loss, in nats."""
-        count = len(self.loss_weights)
-        self.training.reset_metrics()  # else Keras returns a mean over steps
-        return float(
-            self.training.train_on_batch(images, [targets] * count if count > 1 else targets, return_dict=True)["loss"]
-        )
+BATCH_NORM_MOMENTUM = 0.9  # of random weights: Keras's 0.99 needs thousands of steps before inference mode is right
+INITIALISATION_IMAGES = 64  # whose statistics random weights are scaled by
 
 
 def build(architecture: Architecture, recipe: Recipe, weights: str, precision: str, seed: int) -> Network:
@@ -81,7 +49,7 @@ def build(architecture: Architecture, recipe: Recipe, weights: str, precision: s
         keras.config.set_dtype_policy("float32")
     images = keras.Input((recipe.image_size.height, recipe.image_size.width, 3), dtype="uint8", name="images")
     pixels = preprocessed(images, architecture.preprocessing)
-    computed = folded(backbone) if recipe.batch_norm == "inference" else backbone
+    computed = fused(backbone) if recipe.batch_norm == "inference" else backbone
     features = pooled_features(computed(pixels), recipe.pooling)
     head = _head(features.shape[-1], recipe, seed)
     logits = head(features)
@@ -122,70 +90,6 @@ def preprocessed(images: Any, mode: str) -> Any:
     if mode == "included":
         return keras.layers.Rescaling(1.0, name="preprocessing")(images)
     raise ValueError(f"preprocessing {mode!r}: expected tf, caffe, torch or included")
-
-
-def pooled_features(maps: Any, pooling: str) -> Any:
-    """Feature maps of a backbone as one row of numbers an image, float32.
-
-    Args:
-        maps: symbolic, one or several of shape (batch, height, width, channels).
-        pooling: 'avg', 'max', 'avgmax' or 'flatten'.
-    """
-    layers: dict[str, list[Any]] = {
-        "avg": [keras.layers.GlobalAveragePooling2D],
-        "max": [keras.layers.GlobalMaxPooling2D],
-    }
-    layers |= {"avgmax": layers["avg"] + layers["max"], "flatten": [keras.layers.Flatten]}
-    return joined_features([layer(dtype="float32")(one) for one in as_list(maps) for layer in layers[pooling]])
-
-
-def joined_features(pooled: list[Any]) -> Any:
-    """Rows of features, each of shape (batch, features), as one."""
-    return pooled[0] if len(pooled) == 1 else keras.layers.Concatenate()(pooled)
-
-
-def set_trainable(network: Network, recipe: Recipe, head_only: bool, top_blocks: int = 0) -> None:
-    """Marks what trains next. Takes effect with the next `compile`, which Keras needs.
-
-    BatchNorm layers are frozen one by one in inference mode: calling the backbone with `training=False` would not do.
-    Auxiliary heads always train, as the head does.
-
-    Args:
-        top_blocks: of what the recipe lets train, only the N blocks nearest to the head; 0 is all.
-    """
-    backbone = network.backbone
-    backbone.trainable = True
-    training = [] if head_only else trainable_layers(backbone, recipe.trainable, top_blocks)
-    names = {layer.name for layer in training}
-    for layer in backbone.layers:
-        layer.trainable = layer.name in names
-    for layer in leaves(training):
-        if isinstance(layer, keras.layers.BatchNormalization) and recipe.batch_norm == "inference":
-            layer.trainable = False
-
-
-def rate_scales(network: Network, layer_decay: float) -> list[float]:
-    """What the learning rate is multiplied by, for each of `network.training.trainable_variables`.
-
-    The heads have 1, the topmost block `layer_decay`, the one below it `layer_decay` squared, and so on.
-    """
-    below = heights(network.backbone)
-    powers = {id(v): below[x.name] for x in network.backbone.layers for v in x.trainable_variables}
-    return [layer_decay ** powers.get(id(variable), 0) for variable in network.training.trainable_variables]
-
-
-def trainable_summary(network: Network) -> str:
-    """One line: how many layers and parameters train, from which to which, and their share of all."""
-    every = [x for x in leaves([network.backbone, *network.auxiliary_layers, network.head]) if x.weights]
-    training = [layer for layer in every if layer.trainable_weights]
-    first, last = training[0].name, training[-1].name
-    count = sum(int(np.prod(v.shape)) for v in network.training.trainable_variables)
-    total = network.training.count_params()
-    span = first if len(training) == 1 else f"from {first} to {last}"
-    return (
-        f"{len(training)} of {len(every)} layers train, {span}: "
-        f"{count:,} of {total:,} parameters ({100 * count / total:.1f} %)"
-    )
 
 
 def save_model(network: Network, build_again: Any, path: Any) -> None:
@@ -266,11 +170,6 @@ def _with_auxiliary(
     return keras.Model(images, logits, name="training"), (*layers, *classifiers)
 
 
-def as_list(outputs: Any) -> list[Any]:
-    """The outputs of a model that has one, or several."""
-    return list(outputs) if isinstance(outputs, (list, tuple)) else [outputs]
-
-
 def _head(features: int, recipe: Recipe, seed: int) -> keras.Model:
     inputs = keras.Input((features,), name="features")
     penalty = {"kernel_regularizer": keras.regularizers.L2(recipe.head_l2)} if recipe.head_l2 else {}
@@ -282,3 +181,41 @@ def _head(features: int, recipe: Recipe, seed: int) -> keras.Model:
     start = "zeros" if recipe.head_start == "zero" else "glorot_uniform"
     logits = keras.layers.Dense(NUMBER_OF_CLASSES, kernel_initializer=start, name="logits", **penalty)
     return keras.Model(inputs, logits(hidden), name="head")
+
+
+def prepare_random_weights(network: Network, store: ImageStore, rows: np.ndarray) -> None:
+    """Makes a network of random weights trainable: `--weights none`, as the demo uses it.
+
+    With BatchNorm or LayerNorm there is little to do. Without them (VGG, GoogLeNet), many ReLU layers in a row squeeze
+    all images into nearly the same features, and the loss stays at ln 10. So each convolution gets, from a batch of
+    images, the bias and the scale that give each of its channels mean 0 and deviation 1, as BatchNorm would.
+
+    Args:
+        rows: of the store, evenly spaced among which the images are taken.
+
+    Source: Krähenbühl et al. 2015, "Data-dependent initializations of convolutional neural networks".
+    """
+    layers = leaves([network.backbone, *network.auxiliary_layers])
+    norms = [layer for layer in layers if isinstance(layer, keras.layers.BatchNormalization)]
+    for layer in norms:
+        layer.momentum = BATCH_NORM_MOMENTUM
+    if norms or any(isinstance(layer, keras.layers.LayerNormalization) for layer in layers):
+        return
+    sample = rows[np.linspace(0, len(rows) - 1, INITIALISATION_IMAGES).astype(int)]
+    pixels = network.preprocessing(np.stack([store.read(int(row)) for row in sample]))
+    for layer in layers:
+        if isinstance(layer, keras.layers.Conv2D) and layer.use_bias:
+            _equalise(network.backbone, layer, pixels)
+
+
+def _equalise(backbone: keras.Model, layer: keras.layers.Conv2D, pixels: Any) -> None:
+    """Mean 0 and deviation 1 for each channel of one convolution, before its activation."""
+    activation, layer.activation = layer.activation, keras.activations.linear
+    try:
+        outputs = keras.ops.cast(keras.Model(backbone.inputs, layer.output)(pixels), "float32")
+    finally:
+        layer.activation = activation
+    values = keras.ops.convert_to_numpy(outputs)
+    mean, deviation = values.mean(axis=(0, 1, 2)), values.std(axis=(0, 1, 2)) + 1e-6
+    layer.kernel.assign(layer.kernel / deviation)
+    layer.bias.assign((layer.bias - mean) / deviation)

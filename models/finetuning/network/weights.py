@@ -5,6 +5,7 @@ that Keras publishes. The content decides, not the name.
 """
 
 import contextlib
+import dataclasses
 import functools
 import http.client
 import itertools
@@ -19,15 +20,33 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from common import locks
-from common.errors import UserError
+from common import environment, locks
+from common.errors import UserError, masked
 from common.files import sha256_of
-from common.masking import masked
-from models.finetuning import runtime
-from models.finetuning.architecture import Architecture
 
 DOWNLOAD_SERVER = "https://storage.googleapis.com/"
 START_SECONDS = 10.0  # a download that has not started by then gives up
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PublishedNetwork:
+    """A network, and where its pretrained weights come from.
+
+    Attributes:
+        name: of its script and of its weights file, `NAME.weights.h5`.
+        builder: 'module:function' that builds it, called as those of keras.applications are.
+        parameters: of the network without its top, exactly: shows at once whether a weights file is its own.
+        published_weights: file name of Keras's own ImageNet weights without the top, as Keras caches it; '' where Keras
+            publishes none.
+        importer: module that makes its weights file from weights that others publish, where Keras publishes none.
+    """
+
+    name: str
+    builder: str
+    parameters: int
+    published_weights: str = ""
+    importer: str = ""
+
 
 WAYS_OUT = (
     "The ways out: '--weights DIR' with a folder that holds {file} ({made}){published}, or '--weights none' to start "
@@ -35,7 +54,7 @@ WAYS_OUT = (
 )
 
 
-def weights_file(architecture: Architecture, weights: str) -> Path | None:
+def weights_file(architecture: PublishedNetwork, weights: str) -> Path | None:
     """The file of `--weights DIR`; None for 'none' and 'imagenet'.
 
     Raises:
@@ -59,7 +78,7 @@ def weights_file(architecture: Architecture, weights: str) -> Path | None:
     return path
 
 
-def _file_names(architecture: Architecture) -> tuple[str, str]:
+def _file_names(architecture: PublishedNetwork) -> tuple[str, str]:
     """The names that its file may have in a folder; where both are there, the first is taken."""
     return f"{architecture.name}.weights.h5", architecture.published_weights
 
@@ -69,7 +88,7 @@ def files_in(folder: Path, names: Sequence[str]) -> list[Path]:
     return [folder / name for name in names if name and (folder / name).is_file()]
 
 
-def check_available(architecture: Architecture, weights: str) -> None:
+def check_available(architecture: PublishedNetwork, weights: str) -> None:
     """Makes sure, without loading Keras and within 10 s, that the weights can be had.
 
     Raises:
@@ -88,7 +107,7 @@ def check_available(architecture: Architecture, weights: str) -> None:
     )
 
 
-def identity(architecture: Architecture, weights: str) -> str:
+def identity(architecture: PublishedNetwork, weights: str) -> str:
     """What stands for the weights in a run's record: 'none', 'imagenet', or the hash of the file."""
     path = weights_file(architecture, weights)
     return weights if path is None else f"sha256:{_checked_hash(path)}"
@@ -113,7 +132,7 @@ def _checked_hash(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def downloading(architecture: Architecture, file: str) -> Iterator[None]:
+def downloading(architecture: PublishedNetwork, file: str) -> Iterator[None]:
     """Around Keras's own download, which writes in place and whose failures are bare exceptions.
 
     One process downloads, the others wait. What an interrupted download left is removed: Keras would take it for whole.
@@ -137,7 +156,7 @@ def downloading(architecture: Architecture, file: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _download_errors(architecture: Architecture) -> Iterator[None]:
+def _download_errors(architecture: PublishedNetwork) -> Iterator[None]:
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(START_SECONDS)
     try:
@@ -151,7 +170,7 @@ def _download_errors(architecture: Architecture) -> Iterator[None]:
         socket.setdefaulttimeout(before)
 
 
-def load(backbone: Any, architecture: Architecture, weights: str) -> None:
+def load(backbone: Any, architecture: PublishedNetwork, weights: str) -> None:
     """Loads pretrained weights into the whole backbone (no top, not cut).
 
     Raises:
@@ -191,7 +210,7 @@ def load_file(network: Any, path: Path) -> None:
         network.load_weights(link)
 
 
-def shapes_in(path: Path, architecture: Architecture) -> list[tuple[int, ...]]:
+def shapes_in(path: Path, architecture: PublishedNetwork) -> list[tuple[int, ...]]:
     """Shapes of the arrays that Keras would read from a weights file, in either layout."""
     import h5py
 
@@ -234,7 +253,7 @@ def _shape(item: Any, path: Path) -> tuple[int, ...]:
     return tuple(item.shape)
 
 
-def _ways_out(architecture: Architecture) -> str:
+def _ways_out(architecture: PublishedNetwork) -> str:
     builder = architecture.builder.replace(":", ".")
     file, published = _file_names(architecture)
     if architecture.published_weights:
@@ -249,10 +268,10 @@ def _ways_out(architecture: Architecture) -> str:
 
 def keras_cache() -> Path:
     """The folder of the weights that Keras downloads."""
-    return runtime.keras_home() / "models"
+    return environment.keras_home() / "models"
 
 
-def is_cached(architecture: Architecture, file: str) -> bool:
+def is_cached(architecture: PublishedNetwork, file: str) -> bool:
     """Whether published weights are there, and whole as far as the file itself can tell."""
     kept = keras_cache() / file
     try:

@@ -11,13 +11,11 @@ import shutil
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from common.errors import UserError
-from common.masking import masked
+from common.errors import UserError, masked
 from common.settings import nearest
 
 if TYPE_CHECKING:
     from models.finetuning.piece import Piece
-    from models.finetuning.training.trainer import Trainer
 
 NAMES = ("tensorboard", "wandb", "mlflow")
 PROJECT = "distracted-drivers"
@@ -51,8 +49,8 @@ def check_installed(names: Sequence[str]) -> None:
 
 
 @contextlib.contextmanager
-def watched(work: "Piece", settings: dict[str, Any], trainer: "Trainer") -> Iterator[None]:
-    """Within, every row of the trainer's history goes to where `work.log_to` says; those made before go there first.
+def watched(work: "Piece", settings: dict[str, Any], trainer: Any) -> Iterator[None]:
+    """Within, every row of the `Trainer`'s history goes to where `work.log_to` says; those made before go there first.
 
     Raises:
         UserError: one of them cannot be opened.

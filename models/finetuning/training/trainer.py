@@ -14,8 +14,14 @@ from common.competition import NUMBER_OF_CLASSES
 from common.errors import DIVERGED, UserError
 from common.metric import accuracy, log_loss
 from models.finetuning.data.sources import FoldData, Source
-from models.finetuning.network.build import Network, rate_scales, set_trainable, trainable_summary
-from models.finetuning.network.layers import count_blocks, leaves
+from models.finetuning.network.network import (
+    Network,
+    count_blocks,
+    leaves,
+    rate_scales,
+    set_trainable,
+    trainable_summary,
+)
 from models.finetuning.recipe import Recipe
 from models.finetuning.training import checkpoint
 from models.finetuning.training.optimisation import Stage, make_optimizer, stages

@@ -1,4 +1,4 @@
-"""Test-time augmentation: small views, never mirrored, the same ones every time, averaged in log space."""
+"""Test-time augmentation: small changes, never mirrored, the same ones every time, averaged in log space."""
 
 from pathlib import Path
 
@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.log_space import geometric_mean
 from common.settings import ImageSize
-from models.finetuning.data import views
+from common.tables import geometric_mean
+from models.finetuning.data.prediction import TTA, with_tta
 from models.finetuning.piece import OUTPUTS, outputs_of
 from models.finetuning.recipe import Recipe
 from preprocessing.batches import Augmented
@@ -43,23 +43,23 @@ def test_the_mean_is_of_the_plain_prediction_and_each_view_whatever_the_number_o
     images: ImageStore, predictor: keras.Model
 ) -> None:
     plain = np.asarray(predictor.predict_on_batch(np.stack([images.read(row) for row in ROWS]))[0])
-    found = [views.mean_with_views(predictor, images, ROWS, plain, 3, 5, workers) for workers in (1, 4)]
+    found = [with_tta(predictor, images, ROWS, plain, 3, 5, workers) for workers in (1, 4)]
     np.testing.assert_array_equal(found[0], found[1])
     tables = [plain]
     for view in (1, 2, 3):
-        seen = Augmented(images, views.VIEWS, 5, view)
+        seen = Augmented(images, TTA, 5, view)
         tables.append(np.asarray(predictor.predict_on_batch(np.stack([seen.read(row) for row in ROWS]))[0]))
     expected = np.exp(np.mean(np.log(np.asarray(tables, np.float64)), axis=0))
     np.testing.assert_allclose(found[0], expected / expected.sum(axis=1, keepdims=True), rtol=1e-5)
     assert np.abs(found[0] - plain).max() > 1e-3
-    assert not np.array_equal(found[0], views.mean_with_views(predictor, images, ROWS, plain, 3, 6, 1))
-    assert views.mean_with_views(predictor, images, ROWS, plain, 0, 5, 1) is plain
+    assert not np.array_equal(found[0], with_tta(predictor, images, ROWS, plain, 3, 6, 1))
+    assert with_tta(predictor, images, ROWS, plain, 0, 5, 1) is plain
 
 
 def test_views_are_small_and_no_mirror_images(images: ImageStore) -> None:
     image = images.read(0)
     for view in range(1, 30):
-        seen = Augmented(images, views.VIEWS, 0, view).read(0)
+        seen = Augmented(images, TTA, 0, view).read(0)
         assert not np.array_equal(seen, image)
         assert likeness(seen, image) > 0.9
         assert likeness(seen, image) > likeness(seen, image[:, ::-1]) + 0.5

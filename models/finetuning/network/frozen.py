@@ -1,10 +1,19 @@
-"""The part of a network below everything that trains: its outputs are the same in every epoch and every fold.
+"""What frozen layers save: BatchNorm fused into the convolutions, and a split below everything that trains.
+
+A convolution followed by a frozen BatchNorm is a convolution with another kernel and bias,
+
+    gamma * (w * x + b - mean) / sqrt(variance + epsilon) + beta = (scale * w) * x + (scale * (b - mean) + beta),
+
+and kernels are far smaller than feature maps. The product is computed in each step, so what trains, what the optimiser
+sees and what is saved is the plain kernel: training is the same but for rounding.
+
+Below the lowest layer that trains, outputs are the same in every epoch and every fold:
 
     images -> trunk (frozen) -> activations at the boundary -> top (what trains, and what lies above it) -> logits
                              -> features that the frozen part pools ->
 
-The boundary is one tensor through which all paths from the image to what trains lead, as near to the head as can be.
-Both parts share their variables with the network that they were cut from.
+The boundary is one tensor through which all paths from the image to what trains lead, as near to the head as possible.
+Both parts share their variables with the network that they were split from.
 """
 
 import dataclasses
@@ -16,28 +25,90 @@ import keras
 import numpy as np
 
 from models.finetuning import runtime
-from models.finetuning.network.build import Network, as_list, joined_features, pooled_features
-from models.finetuning.network.fusion import folded
-from models.finetuning.network.layers import leaves, trainable_layers
+from models.finetuning.network.network import (
+    Network,
+    Split,
+    as_list,
+    joined_features,
+    leaves,
+    pooled_features,
+    trainable_layers,
+)
 from models.finetuning.recipe import Recipe
 
 RANDOM_LAYERS = (keras.layers.Dropout, keras.layers.GaussianNoise)
 
 
-@dataclasses.dataclass(frozen=True)
-class Split:
-    """A network cut in two.
+def fused(model: keras.Model) -> keras.Model:
+    """The same function of the same variables, its convolutions and the BatchNorm behind them done as one.
 
-    Attributes:
-        name: of the boundary: the trunk's last layer.
-        trunk: images (batch, height, width, 3) uint8 -> activations, in the dtype that the network computes in; where
-            the frozen part has features of its own, both as rows of bytes (batch, bytes), uint8.
-        top: `training` and `predictor` of the network, but from what the trunk gives.
+    Only right while these BatchNorm layers are frozen, which makes them affine.
+
+    Args:
+        model: functional, such as a backbone of keras.applications; stays as it is.
+    """
+    made_from: dict[int, tuple[Any, Any]] = {}  # the output of a convolution, and that it was made of what
+
+    def call(layer: Any, *arguments: Any, **keywords: Any) -> Any:
+        inputs = arguments[0] if arguments else None
+        if isinstance(layer, keras.layers.BatchNormalization) and id(inputs) in made_from:
+            convolution, images = made_from[id(inputs)]
+            return FusedConvolution(convolution, layer)(images)
+        outputs = layer(*arguments, **keywords)
+        if _can_fuse(layer):
+            made_from[id(outputs)] = (layer, inputs)
+            kept.append(outputs)
+        return outputs
+
+    kept: list[Any] = []  # so that no id is taken twice
+    return keras.models.clone_model(model, clone_function=lambda layer: layer, call_function=call)
+
+
+def _can_fuse(layer: Any) -> bool:
+    plain = type(layer) in (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)
+    return plain and layer.activation is keras.activations.linear and getattr(layer, "groups", 1) == 1
+
+
+class FusedConvolution(keras.layers.Layer):
+    """A convolution and the frozen BatchNorm behind it, whose variables it uses.
+
+    Args:
+        convolution: a Conv2D or DepthwiseConv2D without activation.
+        norm: over its channels.
     """
 
-    name: str
-    trunk: keras.Model
-    top: Network
+    def __init__(self, convolution: Any, norm: Any) -> None:
+        super().__init__(name=f"{convolution.name}_fused", dtype=convolution.dtype_policy, autocast=False)
+        self.convolution = convolution
+        self.norm = norm
+        self.built = True
+
+    def call(self, images: Any) -> Any:
+        """Args: images, shape (batch, height, width, channels)."""
+        convolution, norm = self.convolution, self.norm
+        scale = keras.ops.rsqrt(norm.moving_variance + norm.epsilon)
+        if norm.scale:
+            scale = scale * norm.gamma
+        shift = -norm.moving_mean * scale
+        if convolution.use_bias:
+            shift = shift + convolution.bias * scale
+        if norm.center:
+            shift = shift + norm.beta
+        kernel, convolve = convolution.kernel, keras.ops.conv
+        if isinstance(convolution, keras.layers.DepthwiseConv2D):
+            convolve = keras.ops.depthwise_conv
+            kernel = kernel * keras.ops.reshape(scale, kernel.shape[-2:])
+        else:
+            kernel = kernel * scale
+        outputs = convolve(
+            keras.ops.cast(images, self.compute_dtype),
+            keras.ops.cast(kernel, self.compute_dtype),
+            strides=tuple(convolution.strides),
+            padding=convolution.padding,
+            dilation_rate=convolution.dilation_rate,
+            data_format=convolution.data_format,
+        )
+        return outputs + keras.ops.cast(shift, self.compute_dtype)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,9 +157,9 @@ def split(network: Network, recipe: Recipe) -> Split | None:
     if _draws(lower.layers):
         return None
     images = network.predictor.input
-    activations, *maps = as_list(folded(lower)(network.preprocessing(images)))
+    activations, *maps = as_list(fused(lower)(network.preprocessing(images)))
     beside = [pooled_features(feature_map, recipe.pooling) for feature_map in maps]
-    upper = folded(found.upper) if recipe.batch_norm == "inference" else found.upper
+    upper = fused(found.upper) if recipe.batch_norm == "inference" else found.upper
     kept = Packed(name="packed")([activations, *beside]) if beside else activations
     inputs = keras.Input(kept.shape[1:], dtype=kept.dtype, name="activations")
     activations, *beside = Unpacked([activations, *beside])(inputs) if beside else [inputs]
