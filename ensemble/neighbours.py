@@ -38,7 +38,7 @@ class Graph:
     distances: np.ndarray
 
     def restricted(self, rows: np.ndarray) -> "Graph":
-        """The graph of some rows alone, numbered anew.
+        """The graph of some rows alone, renumbered from 0.
 
         Args:
             rows: shape (kept,), ascending row numbers.
@@ -51,17 +51,17 @@ class Graph:
 
 
 def normalised(features: np.ndarray, centre: np.ndarray) -> np.ndarray:
-    """Features less `centre`, as float32 rows of length 1 (a row of nothing stays 0)."""
-    moved = features.astype(np.float32) - centre
-    lengths = np.sqrt(np.einsum("ij,ij->i", moved, moved, dtype=np.float64))[:, None]
-    return np.divide(moved, lengths.astype(np.float32), out=moved, where=lengths > 0)
+    """Features minus `centre`, as float32 rows of length 1 (a row of zeros stays 0)."""
+    centred = features.astype(np.float32) - centre
+    lengths = np.sqrt(np.einsum("ij,ij->i", centred, centred, dtype=np.float64))[:, None]
+    return np.divide(centred, lengths.astype(np.float32), out=centred, where=lengths > 0)
 
 
 def nearest(features: np.ndarray, k: int = MOST_NEIGHBOURS) -> Graph:
     """The k nearest other rows of each row, exactly, by matrix products in blocks.
 
     The columns of a block are put into groups whose largest values are compared first: the k best lie in k groups, so
-    only these are searched. Several times faster than `argpartition` on whole rows, or scikit-learn's brute force.
+    only these are searched. Several times faster than `argpartition` on complete rows, or scikit-learn's brute force.
 
     Args:
         features: shape (images, dimensions), float32, rows of length 1.

@@ -1,6 +1,7 @@
 """The report of a blend: the paragraphs of report.txt, which are also printed. At most 100 columns wide."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from itertools import zip_longest
 
 import pandas as pd
@@ -94,72 +95,67 @@ def scores_text(table: pd.DataFrame, weights: Mapping[str, float]) -> str:
 
 def methods_text(table: pd.DataFrame) -> str:
     """The table of the blending methods."""
-    rows = [
-        [
-            str(row.method),
-            f"{row.fitted:.4f}",
-            f"{row.cross_fitted:.4f}",
-            f"{row.behind:.4f} +- {row.standard_error:.4f}",
-            f"{row.accuracy:.1%}",
-            "<- chosen" if row.chosen else "",
-        ]
-        for row in table.itertuples(index=False)
-    ]
-    text = formatted(["blending method", "fitted", "cross-fitted", "behind the best", "accuracy", ""], rows)
+    columns = {
+        "blending method": "{method}",
+        "fitted": "{fitted:.4f}",
+        "cross-fitted": "{cross_fitted:.4f}",
+        "behind the best": "{behind:.4f} +- {standard_error:.4f}",
+        "accuracy": "{accuracy:.1%}",
+        "": "{chosen}",
+    }
+    text = _filled(table.assign(chosen=table["chosen"].map({True: "<- chosen", False: ""})), columns)
     return text + "\nchosen: the simplest (the first) within one standard error (over drivers) of the best"
 
 
 def fold_means_text(names: Sequence[str], fold_means: Sequence[Sharpening]) -> str:
     """How much more confident single fold networks are than their mean on the test set, and the correction."""
-    rows = [
-        [
-            _shortened(name),
-            str(one.networks),
-            f"{one.entropy_of_singles:.4f}",
-            f"{one.entropy_of_mean:.4f}",
-            f"{one.scale:.3f}",
-        ]
-        for name, one in zip(names, fold_means, strict=True)
-    ]
-    text = formatted(["test set", "fold networks", "their entropy", "of their mean", "sharpened by"], rows)
+    columns = {
+        "test set": "{name}",
+        "fold networks": "{networks}",
+        "their entropy": "{entropy_of_singles:.4f}",
+        "of their mean": "{entropy_of_mean:.4f}",
+        "sharpened by": "{scale:.3f}",
+    }
+    text = _filled(pd.DataFrame(map(asdict, fold_means)).assign(name=list(names)), columns)
     return text + "\naveraging folds lowers confidence; test predictions are sharpened to match"
 
 
 def members_text(table: pd.DataFrame) -> str:
     """What each member adds."""
-    rows = [
-        [
-            _shortened(str(row.name)),
-            f"{row.weight:.4f}",
-            f"{row.log_loss:.5f}",
-            f"{row.without:.5f}",
-            f"{row.adds:.4f} +- {row.standard_error:.4f}",
-            f"{row.calibration_error:.3f}",
-        ]
-        for row in table.itertuples(index=False)
-    ]
-    return formatted(["model", "weight", "alone", "blend without it", "it adds", "calibration error"], rows)
+    columns = {
+        "model": "{name}",
+        "weight": "{weight:.4f}",
+        "alone": "{log_loss:.5f}",
+        "blend without it": "{without:.5f}",
+        "it adds": "{adds:.4f} +- {standard_error:.4f}",
+        "calibration error": "{calibration_error:.3f}",
+    }
+    return _filled(table, columns)
 
 
 def costliest_text(table: pd.DataFrame) -> str:
     """The images with the largest loss."""
-    rows = [
-        [row.img, str(row.subject), row.classname, row.predicted, f"{row.of_true:.2g}", f"{row.log_loss:.2f}"]
-        for row in table.itertuples(index=False)
-    ]
-    text = formatted(["costliest images", "driver", "true", "taken for", "probability of true", "log loss"], rows)
-    return f"{text}\nthese {len(table)} are {table['share'].sum():.1%} of the loss"
+    columns = {
+        "costliest images": "{img}",
+        "driver": "{subject}",
+        "true": "{classname}",
+        "taken for": "{predicted}",
+        "probability of true": "{of_true:.2g}",
+        "log loss": "{log_loss:.2f}",
+    }
+    return f"{_filled(table, columns)}\nthese {len(table)} are {table['share'].sum():.1%} of the loss"
 
 
 def by_driver_text(table: pd.DataFrame) -> str:
     """The scores of each driver, in two blocks side by side where there are many."""
-    rows = [
-        [str(row.subject), f"{row.images:,}", f"{row.log_loss:.4f}", f"{row.accuracy:.1%}"]
-        for row in table.itertuples(index=False)
-    ]
-    headers = ["driver", "images", "log loss", "accuracy"]
-    height = len(rows) if len(rows) <= 8 else -(-len(rows) // 2)
-    blocks = [formatted(headers, rows[place : place + height]).splitlines() for place in range(0, len(rows), height)]
+    columns = {
+        "driver": "{subject}",
+        "images": "{images:,}",
+        "log loss": "{log_loss:.4f}",
+        "accuracy": "{accuracy:.1%}",
+    }
+    height = len(table) if len(table) <= 8 else -(-len(table) // 2)
+    blocks = [_filled(table[row : row + height], columns).splitlines() for row in range(0, len(table), height)]
     width = max(len(line) for line in blocks[0])
     lines = zip_longest(*blocks, fillvalue="")
     return "\n".join("     ".join(part.ljust(width) for part in line).rstrip() for line in lines)
@@ -167,17 +163,22 @@ def by_driver_text(table: pd.DataFrame) -> str:
 
 def by_class_text(table: pd.DataFrame) -> str:
     """The scores of each class."""
-    rows = [
-        [
-            f"{row.classname} {row.behaviour}",
-            f"{row.images:,}",
-            f"{row.log_loss:.4f}",
-            f"{row.accuracy:.1%}",
-            row.taken_for,
-        ]
-        for row in table.itertuples(index=False)
-    ]
-    return formatted(["class", "images", "log loss", "accuracy", "taken for"], rows)
+    columns = {
+        "class": "{classname} {behaviour}",
+        "images": "{images:,}",
+        "log loss": "{log_loss:.4f}",
+        "accuracy": "{accuracy:.1%}",
+        "taken for": "{taken_for}",
+    }
+    return _filled(table, columns)
+
+
+def _filled(table: pd.DataFrame, columns: Mapping[str, str]) -> str:
+    """The rows of a table as text: for each header a template of the row's values."""
+    rows = table.to_dict("records")
+    for row in rows:
+        row.update({"name": _shortened(str(row["name"]))} if "name" in row else {})
+    return formatted(list(columns), [[template.format_map(row) for template in columns.values()] for row in rows])
 
 
 def _shortened(name: str) -> str:

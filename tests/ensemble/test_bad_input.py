@@ -76,9 +76,6 @@ def test_no_fold_in_common(small) -> None:
     for model, fold in (("vgg16", 0), ("resnet50", 1), ("inception_v3", 2)):
         (small.piece(model, fold) / "finished.json").unlink()
     assert "no fold is finished by all models" in refused(small, allow_missing=True)
-
-
-def test_nothing_finished(small) -> None:
     for path in small.run.glob("*/fold_*/finished.json"):
         path.unlink()
     assert "no fold of any model is finished" in refused(small, allow_missing=True)
@@ -127,21 +124,6 @@ def test_malformed_table(small, change: object, words: str) -> None:
     path = small.change(small.piece("vgg16", 2) / "test.csv", change)
     message = refused(small)
     assert str(path) in message and words in message
-
-
-@pytest.mark.slow
-def test_class_columns_in_another_order_change_nothing(small) -> None:
-    request = Request(small.run, small.sample, small.submission, options=Options(figures=False))
-    blend_run(request)
-    before = small.submission.read_bytes()
-    for path in small.run.glob("vgg16/fold_*/*.csv"):
-        small.change(path, lambda table: table[["c4", "img", *(name for name in reversed(CLASSES) if name != "c4")]])
-    assert "nothing to do" not in blend_run(request)
-    np.testing.assert_allclose(
-        pd.read_csv(small.submission)[list(CLASSES)],
-        pd.DataFrame([line.split(",")[1:] for line in before.decode().splitlines()[1:]]).astype(float),
-        atol=1e-6,
-    )
 
 
 @pytest.mark.parametrize(

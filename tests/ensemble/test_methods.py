@@ -57,16 +57,6 @@ def test_order_of_images_models_and_classes_does_not_matter(seed: int, pool: str
     np.testing.assert_allclose(POOLS[pool](permuted, weights[models]), blended[images][:, classes], rtol=1e-9)
 
 
-@settings(max_examples=25)
-@given(SEEDS, POOL_NAMES, st.integers(1, 5))
-def test_equal_members_give_an_equal_blend(seed: int, pool: str, members: int) -> None:
-    random = np.random.default_rng(seed)
-    one = predictions(random, 1, 30)[0]
-    probabilities, labels = np.stack([one] * members), random.integers(0, 10, size=30)
-    weights = fitted_weights(probabilities, labels, pool)
-    np.testing.assert_allclose(POOLS[pool](probabilities, weights), one, atol=1e-9)
-
-
 @pytest.mark.parametrize("pool", sorted(POOLS))
 @pytest.mark.parametrize("seed", range(5))
 def test_member_of_pure_noise_gets_a_weight_near_zero(pool: str, seed: int) -> None:
