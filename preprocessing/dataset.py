@@ -31,7 +31,7 @@ VARIABLE = "STATEFARM_DATA"
 KAGGLE_MOUNTS = (Path("/kaggle/input") / SLUG, Path("/kaggle/input/competitions") / SLUG)
 DEFAULT_FOLDER = REPOSITORY / "data"
 
-_CHECK_VERSION = 3  # raised whenever the header check learns or unlearns something, so that old findings are not used
+_CHECK_VERSION = 4  # raised whenever the header check learns or unlearns something, so that old findings are not used
 
 
 @dataclass(frozen=True, eq=False)

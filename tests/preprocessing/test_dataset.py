@@ -120,15 +120,15 @@ def test_an_image_that_breaks_after_the_first_start_is_noticed(root: Path, cache
 def test_an_image_that_could_not_be_read_is_looked_at_again(
     root: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first, opened = training_image(root), Path.open
+    first, opened = training_image(root), open
 
-    def refused(path: Path, *arguments: Any, **options: Any) -> Any:
-        if path == first:
+    def refused(path: str, *arguments: Any, **options: Any) -> Any:
+        if path == str(first):
             raise PermissionError(13, "Permission denied")
         return opened(path, *arguments, **options)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Path, "open", refused)
+        patched.setattr("builtins.open", refused)
         assert "images that are unreadable: 1 (" in faults_of(root, cache)
         looked_at: list[Sequence[str]] = []
         patched.setattr(dataset, "broken_images", lambda root, paths, _: looked_at.append(paths) or {})

