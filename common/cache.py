@@ -1,6 +1,9 @@
 """The cache folder, bounded: decoded images, features and activations of frozen networks; the oldest give way."""
 
 import contextlib
+import os
+import shutil
+import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -12,6 +15,25 @@ IMAGES, FEATURES, ACTIVATIONS = BOUNDED = "images", "features", "activations"  #
 FREE_DISK_KEPT = 2 * 2**30  # bytes that the cache leaves free for everything else
 
 
+class InUse:
+    """An entry that `make_room` leaves alone as long as this object and its process live."""
+
+    def __init__(self, folder: Path) -> None:
+        with contextlib.suppress(UserError):  # a cache that is only read
+            lock = locks.acquire(folder / f".used-{os.getpid()}-{id(self):x}.lock")
+            weakref.finalize(self, locks.release, lock)
+
+
+def _is_in_use(folder: Path) -> bool:
+    for path in folder.glob(".used-*.lock"):
+        with contextlib.suppress(UserError):
+            lock = locks.acquire(path)
+            if lock is None:
+                return True
+            locks.release(lock)
+    return False
+
+
 def make_room(folder: Path, needed: int, limit: int, keep: Sequence[Path] = ()) -> bool:
     """Removes the least recently used entries until `needed` bytes fit; those that a living process uses stay.
 
@@ -21,7 +43,7 @@ def make_room(folder: Path, needed: int, limit: int, keep: Sequence[Path] = ()) 
         keep: other entries that stay.
 
     Returns:
-        False where they cannot fit; then nothing that could not help was removed.
+        False where they do not fit; where removing could not have helped, nothing was removed.
 
     Raises:
         UserError: the cache cannot be written to.
@@ -30,16 +52,22 @@ def make_room(folder: Path, needed: int, limit: int, keep: Sequence[Path] = ()) 
     kept, others = _sizes(cache, {folder, *keep})
     if needed > _room(cache, limit, kept, others):
         return False
+
+    def fits() -> bool:
+        return kept + sum(others.values()) + needed <= limit and free_bytes(cache) >= needed + FREE_DISK_KEPT
+
     for path in list(others):
-        if kept + sum(others.values()) + needed <= limit and free_bytes(cache) >= needed + FREE_DISK_KEPT:
+        if fits():
             break
-        if locks.removed_unless_used(path):
+        if not _is_in_use(path):
+            shutil.rmtree(path, ignore_errors=True)
+        if not path.exists():
             others.pop(path)
-    return kept + sum(others.values()) + needed <= limit and free_bytes(cache) >= needed + FREE_DISK_KEPT
+    return fits()
 
 
 def room(folder: Path, limit: int, keep: Sequence[Path] = ()) -> int:
-    """The most bytes that `make_room` could find, were no other process using the cache. Arguments as there.
+    """The most bytes that `make_room` could free, if no other process used the cache. Arguments as there.
 
     Raises:
         UserError: the cache cannot be written to.
@@ -54,11 +82,15 @@ def _room(cache: Path, limit: int, kept: int, others: Mapping[Path, int]) -> int
 
 def _sizes(cache: Path, kept: set[Path]) -> tuple[int, dict[Path, int]]:
     """Bytes in the entries that stay, and in each that may give way, the least recently used first."""
-    return sum(map(_bytes_in, kept)), {path: _bytes_in(path) for path in _others(cache, kept)}
+    others: list[tuple[float, Path]] = []
+    for path in (path for part in BOUNDED for path in (cache / part).glob("*") if path.is_dir() and path not in kept):
+        with contextlib.suppress(FileNotFoundError):  # another process has removed it
+            others.append((path.stat().st_mtime, path))
+    return sum(map(_bytes_in, kept)), {path: _bytes_in(path) for _, path in sorted(others)}
 
 
 def _made(folder: Path) -> Path:
-    """The cache that an entry is of, its part made."""
+    """The cache that an entry is of; makes the part that the entry belongs to."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -68,18 +100,9 @@ def _made(folder: Path) -> Path:
     return folder.parent.parent
 
 
-def _others(cache: Path, kept: set[Path]) -> list[Path]:
-    """Entries that may give way, the least recently used first."""
-    entries: list[tuple[float, Path]] = []
-    for path in (path for part in BOUNDED for path in (cache / part).glob("*") if path.is_dir() and path not in kept):
-        with contextlib.suppress(FileNotFoundError):  # another process has removed it
-            entries.append((path.stat().st_mtime, path))
-    return [path for _, path in sorted(entries)]
-
-
 def _bytes_in(folder: Path) -> int:
     total = 0
     for path in folder.glob("*.npy"):
-        with contextlib.suppress(FileNotFoundError):  # another process has removed it, or given it its name
+        with contextlib.suppress(FileNotFoundError):  # another process has removed or renamed it
             total += path.stat().st_size
     return total

@@ -1,25 +1,25 @@
-"""Files are written whole or not at all: a temporary file in the same folder, then a rename."""
+"""Files and folders are written completely or not at all: under a temporary name beside their own, then renamed."""
 
+import contextlib
 import hashlib
 import json
 import os
+import platform
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+import zlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from common import locks
 from common.errors import UserError
 
-SEAL = "seal"  # the last key of our JSON files: the SHA-256 of the file with 64 zeros in its place
-_SEAL = re.compile(rb'"seal": "([0-9a-f]{64})"\n}\n\Z')
-_FRAME = b'"seal": "' + b"0" * 64 + b'"\n}\n'
+_CHECKSUM_BYTES = 4
+_writing: set[str] = set()  # the names of this process's temporary files and folders
 
 
-@contextmanager
+@contextlib.contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
     """Yields a temporary path beside `path`; when the block ends without an error it becomes `path`.
 
@@ -30,28 +30,84 @@ def written_whole(path: Path) -> Iterator[Path]:
     """
     path = Path(path)
 
-    def make(beginning: str) -> str:
-        descriptor, name = tempfile.mkstemp(prefix=beginning, suffix=path.suffix, dir=path.parent)
+    def make(start: str) -> str:
+        descriptor, name = tempfile.mkstemp(prefix=start, suffix=path.suffix, dir=path.parent)
         os.close(descriptor)
         return name
 
-    temporary = None
+    with _temporary(path, make) as temporary:
+        yield temporary
+        temporary.chmod(0o666 & ~_umask())
+        with temporary.open("rb+") as stream:
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+
+
+@contextlib.contextmanager
+def folder_written_whole(path: Path) -> Iterator[Path]:
+    """Yields a new empty folder beside `path`; when the block ends without an error it becomes `path`.
+
+    `path` may be an empty folder; it is never one with something in it.
+
+    Raises:
+        UserError: `path` has something in it, or the disk cannot be written to or is full.
+    """
+    path = Path(path)
+    with _temporary(path, lambda start: tempfile.mkdtemp(prefix=start, dir=path.parent)) as temporary:
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise UserError(f"{path} is there already. Choose another place, or move it away first.")
+        inner = temporary / path.name  # made by mkdir, so that it has the usual permissions; mkdtemp's are private
+        inner.mkdir()
+        yield inner
+        if path.is_dir():
+            path.rmdir()  # empty; where it is not any more, the rename must fail
+        inner.rename(path)
+
+
+@contextlib.contextmanager
+def _temporary(path: Path, make: Callable[[str], str]) -> Iterator[Path]:
+    """A temporary file or folder that becomes `path`; removes those that killed processes left.
+
+    Args:
+        make: makes it, given the beginning of its name; returns its path.
+    """
+    start, name = f".{path.name}.part-{platform.node()}-", ""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with locks.temporary(path.parent, path.name, make) as temporary:
-            yield temporary
-            temporary.chmod(0o666 & ~_umask())
-            with temporary.open("rb+") as stream:
-                os.fsync(stream.fileno())
-            temporary.replace(path)
+        for leftover in path.parent.iterdir():
+            writer = re.fullmatch(re.escape(start) + r"(\d+)-[a-z0-9_]{8}(\..*)?", leftover.name)
+            if writer and not _is_writing(int(writer[1]), leftover.name):
+                _remove(leftover)
+        name = make(f"{start}{os.getpid()}-")
+        _writing.add(Path(name).name)
+        yield Path(name)
     except OSError as error:
         raise UserError(
             f"cannot write {path}: {error.strerror or error}. Expected a folder that can be written to, with free "
-            "space; mend it or choose another, and start the same command again."
+            "space; fix it or choose another, and start the same command again."
         ) from error
     finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+        if name:
+            _remove(Path(name))
+            _writing.discard(Path(name).name)
+
+
+def _is_writing(process: int, name: str) -> bool:
+    """Whether a process of this machine may still write its temporary file."""
+    if process == os.getpid():
+        return name in _writing
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):  # another user's
+        pass
+    return True
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(OSError):  # gone already, or another process removes it too
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _umask() -> int:
@@ -61,59 +117,45 @@ def _umask() -> int:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes UTF-8 text to `path`, whole or not at all."""
+    """Writes UTF-8 text to `path`, completely or not at all."""
     with written_whole(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes `value` as indented JSON, whole or not at all; an object with a seal, by which damage is found."""
-    if not isinstance(value, dict):
-        write_text(path, json.dumps(value, indent=2) + "\n")
-        return
-    text = json.dumps({**value, SEAL: "0" * 64}, indent=2) + "\n"
-    digest = hashlib.sha256(text.encode()).hexdigest()
-    write_text(path, f"{text[: -len(_FRAME)]}{_FRAME.decode().replace('0' * 64, digest)}")
+    """Writes `value` as indented JSON, completely or not at all."""
+    write_text(path, json.dumps(value, indent=2) + "\n")
 
 
 class DamagedRecordError(UserError):
-    """A JSON file's bytes are not what was written."""
+    """A JSON file is not as this program writes it."""
 
 
 class UnreadableError(UserError):
-    """The disk does not give a file's bytes now; what it holds may be whole."""
+    """A file is missing, or the disk does not give its bytes now; the file may be intact."""
 
 
 def read_json(path: Path) -> Any:
-    """Reads a JSON file; one with a seal must be as it was written, and comes without the seal.
+    """Reads a JSON file.
 
     Raises:
-        DamagedRecordError (a UserError): the file is not JSON, or its checksum does not fit.
+        DamagedRecordError (a UserError): the file is not JSON.
         UnreadableError (a UserError): it is missing, or cannot be read.
     """
+    expected = "Expected a JSON file as this program writes it."
     try:
-        content = Path(path).read_bytes()
-        value = json.loads(content.decode("utf-8"))
+        return json.loads(Path(path).read_bytes().decode("utf-8"))
     except OSError as error:
-        raise UnreadableError(
-            f"cannot read {path}: {error}. Expected a JSON file as this program writes it."
-        ) from error
+        raise UnreadableError(f"cannot read {path}: {error}. {expected}") from error
     except (ValueError, RecursionError) as error:
-        raise DamagedRecordError(
-            f"cannot read {path}: {error}. Expected a JSON file as this program writes it."
-        ) from error
-    if _is_damaged(content):
-        raise DamagedRecordError(f"{path} is damaged: its checksum does not fit.")
-    if isinstance(value, dict):
-        value.pop(SEAL, None)
-    return value
+        raise DamagedRecordError(f"cannot read {path}: {error}. {expected}") from error
 
 
 def read_record(path: Path) -> dict[str, Any]:
     """Reads a JSON file that holds an object.
 
     Raises:
-        DamagedRecordError, UnreadableError (UserErrors): as `read_json`; damaged is also what holds something else.
+        DamagedRecordError, UnreadableError (UserErrors): as `read_json`; also where it holds something else.
     """
     value = read_json(path)
     if not isinstance(value, dict):
@@ -121,20 +163,39 @@ def read_record(path: Path) -> dict[str, Any]:
     return value
 
 
-def _is_damaged(content: bytes) -> bool:
-    """Whether there is a seal that does not fit, or what was one. A file of another hand or version has none."""
-    sealed = _SEAL.search(content)
-    if sealed:
-        plain = content[: sealed.start(1)] + b"0" * 64 + content[sealed.end(1) :]
-        return hashlib.sha256(plain).hexdigest() != sealed[1].decode()
-    tail = content[-len(_FRAME) :]
-    frame = [place for place, expected in enumerate(_FRAME) if expected != ord("0")]
-    same = sum(tail[place] == _FRAME[place] for place in frame) if len(tail) == len(_FRAME) else 0
-    return same > len(frame) // 2
+def append_checksum(path: Path) -> None:
+    """Appends the CRC-32 of its content to a file; readers of .npy and .npz files ignore what follows the arrays."""
+    size = Path(path).stat().st_size
+    checksum = _crc32(path, size)
+    with Path(path).open("ab") as stream:
+        stream.write(checksum)
+
+
+def is_intact(path: Path) -> bool:
+    """Whether a file ends with the checksum that `append_checksum` wrote.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    size = Path(path).stat().st_size - _CHECKSUM_BYTES
+    if size < 0:
+        return False
+    with Path(path).open("rb") as stream:
+        stream.seek(size)
+        return stream.read() == _crc32(path, size)
+
+
+def _crc32(path: Path, size: int) -> bytes:
+    """CRC-32 of the first `size` bytes of a file."""
+    value = 0
+    with Path(path).open("rb") as stream:
+        while size > 0 and (part := stream.read(min(size, 1 << 22))):
+            value, size = zlib.crc32(part, value), size - len(part)
+    return value.to_bytes(_CHECKSUM_BYTES, "little")
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Makes `target` the same file as `source`, or a copy where that cannot be."""
+    """Makes `target` the same file as `source`, or a copy where no link is possible."""
     source = source.resolve()  # of a symbolic link, the file: a link to a link could break when the data moves
     try:
         os.link(source, target)

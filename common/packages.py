@@ -10,6 +10,8 @@ import os
 import sys
 from importlib import metadata
 
+from packaging.version import Version
+
 from common.errors import UserError, run_command
 
 LOWEST_PYTHON = (3, 11)
@@ -21,6 +23,9 @@ LOWEST = {  # by the names under which a package may be installed
     ("scikit-learn",): "1.2.2",
     ("opencv-python-headless", "opencv-python", "opencv-contrib-python", "opencv-contrib-python-headless"): "4.10.0",
     ("matplotlib",): "3.7.2",
+    ("pillow",): "10.0.1",
+    ("filelock",): "3.13.1",
+    ("packaging",): "23.0",
     ("psutil",): "5",
     ("threadpoolctl",): "3.1",
     ("tqdm",): "4",
@@ -47,7 +52,7 @@ def check_installed() -> list[str]:
     backend = os.environ.get("KERAS_BACKEND", "tensorflow")
     for names, lowest in [*LOWEST.items(), *([BACKENDS[backend]] if backend in BACKENDS else [])]:
         versions = [version for name in names if (version := _version(name))]
-        if not versions or max(map(_numbers, versions)) < _numbers(lowest):
+        if not versions or max(versions) < Version(lowest):
             faults.append(f"{names[0]} {lowest} or newer, found {versions[0] if versions else 'none'}")
         else:
             found.append(f"{names[0]} {versions[0]}")
@@ -56,22 +61,11 @@ def check_installed() -> list[str]:
     return found
 
 
-def _version(name: str) -> str:
+def _version(name: str) -> Version | None:
     try:
-        return metadata.version(name)
+        return Version(metadata.version(name))
     except metadata.PackageNotFoundError:
-        return ""
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    """'3.10.0rc1' -> (3, 10, 0); what follows a part that is no number does not count."""
-    numbers = []
-    for part in version.split("."):
-        digits = part[: len(part) - len(part.lstrip("0123456789"))]
-        if not digits:
-            break
-        numbers.append(int(digits))
-    return tuple(numbers)
+        return None
 
 
 if __name__ == "__main__":

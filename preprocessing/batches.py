@@ -6,33 +6,20 @@ What a batch holds depends on (seed, epoch, its rows and its place in the order)
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Protocol, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
-from common.blocks import DamagedError
 from preprocessing.augmentation import augment
 from preprocessing.augmentation_settings import Augmentation
 from preprocessing.driver_mixing import Companions, Joined
+from preprocessing.images import Rows
 from preprocessing.mixing import mix
 
 AHEAD = 4  # batches in the making while the network works
 MIXING = 1  # tells a batch's generator from those of its rows; not 0, which a seed sequence is padded with
 Part = TypeVar("Part")
 Made = TypeVar("Made")
-
-
-class Rows(Protocol):
-    """Arrays of one shape and type by row: photographs, or what a frozen network makes of them."""
-
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-
-    def __len__(self) -> int: ...
-
-    def read(self, row: int) -> np.ndarray:
-        """One array of `shape` and `dtype`. Do not modify it."""
-        ...
 
 
 class Augmented:
@@ -124,29 +111,16 @@ def _stacked(store: Rows, rows: np.ndarray, count: int) -> np.ndarray:
 
 
 def _ahead(make: Callable[[Part], Made], parts: list[Part], workers: int) -> Iterator[Made]:
-    """Results of `make` in order, `AHEAD` of them in the making. What is damaged in the cache is mended in between."""
-    waiting: deque[tuple[Part, Future[Made]]] = deque()
+    """Results of `make` in order; `AHEAD` of them are computed in advance."""
+    waiting: deque[Future[Made]] = deque()
     with ThreadPoolExecutor(workers) as pool:
         try:
             for part in parts:
-                waiting.append((part, pool.submit(make, part)))
+                waiting.append(pool.submit(make, part))
                 if len(waiting) > AHEAD:
-                    yield _made(make, *waiting.popleft())
+                    yield waiting.popleft().result()
             while waiting:
-                yield _made(make, *waiting.popleft())
+                yield waiting.popleft().result()
         finally:
-            for _, future in waiting:
+            for future in waiting:
                 future.cancel()
-
-
-def _made(make: Callable[[Part], Made], part: Part, future: Future[Made]) -> Made:
-    """The result; mends, in this thread, what of the cache turned out to be damaged."""
-    mended: set[str] = set()
-    while True:
-        try:
-            return make(part) if mended else future.result()
-        except DamagedError as damage:
-            if str(damage) in mended:  # again at once: this disk keeps nothing
-                raise
-            mended.add(str(damage))
-            damage.mend()

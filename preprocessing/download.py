@@ -85,7 +85,7 @@ def _is_there(out: Path) -> bool:
 
 
 def _download(out: Path, archive: Path | None, needed_gigabytes: float) -> None:
-    from common.folders import folder_written_whole
+    from common.files import folder_written_whole
     from preprocessing.dataset import missing_parts
     from preprocessing.unpack import DamagedArchiveError, unpack, unpacked_bytes
 

@@ -5,12 +5,10 @@ different driver. Every part stays at its place, so a left hand stays a left han
 """
 
 import dataclasses
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from preprocessing.batches import Rows
+from preprocessing.images import Rows
 
 JOINING = 2  # tells these draws from those of the augmentation and of `mixing`
 CUT = (0.35, 0.65)  # least and largest share of the width or height at which the images are joined
@@ -48,7 +46,7 @@ class Joined:
 
     def __init__(
         self,
-        store: "Rows",
+        store: Rows,
         classes: np.ndarray,
         companions: Companions,
         probability: float,

@@ -38,7 +38,7 @@ def hold_out(data: "Dataset", drivers: Sequence[str], out: Path, seed: int = 0) 
     Raises:
         UserError: an unknown driver, no driver left to train on, or `out` is there already.
     """
-    from common.folders import folder_written_whole
+    from common.files import folder_written_whole
 
     _judge_drivers(drivers, sorted(data.train["subject"].unique()))
     out = Path(out)

@@ -5,11 +5,10 @@ import hashlib
 import io
 import math
 import os
-import sys
-import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
@@ -18,15 +17,15 @@ import PIL.ImageOps
 from tqdm import tqdm
 
 from common import locks
-from common.blocks import Block, block_bytes, open_block, write_block
-from common.cache import IMAGES, make_room
+from common.arrays import open_array, write_array
+from common.cache import IMAGES, InUse, make_room
 from common.errors import UserError
 from common.settings import ImageSize
 from preprocessing import jpeg
 from preprocessing.crops import REGIONS, WHOLE
 
 BLOCK = 256  # images in one cache file
-VERSION = 3  # of the decoding and of the files; raise it when the pixels change
+VERSION = 4  # of the decoding and of the files; raise it when the pixels change
 Source = str | os.PathLike[str] | PIL.Image.Image | np.ndarray
 _HEIC = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
 
@@ -155,12 +154,25 @@ def fitted(image: np.ndarray, size: ImageSize, crop: str = WHOLE) -> np.ndarray:
     return cv2.resize(image, (size.width, size.height), interpolation=how)
 
 
+class Rows(Protocol):
+    """Arrays of one shape and type by row: photographs, or what a frozen network makes of them."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    def __len__(self) -> int: ...
+
+    def read(self, row: int) -> np.ndarray:
+        """One array of `shape` and `dtype`. Do not modify it."""
+        ...
+
+
 class ImageStore:
     """The images of one table at one size.
 
     Built once, in parallel, into files of `BLOCK` images under `cache/images/`; the next process, fold or
-    architecture of the same size maps them. A block is written whole, so a store interrupted goes on where it was.
-    Each image is held against its checksum whenever it is read; a block in which one is damaged is made again.
+    architecture of the same size maps them. An interrupted build resumes with the missing files. The checksum of a file
+    is verified when it is opened; a corrupted file is deleted, and the next process that builds the store makes it.
 
     Args:
         paths: the image files, one per row.
@@ -185,9 +197,8 @@ class ImageStore:
         self.folder = Path(cache) / IMAGES / f"{size}_{key}"
         self.limit = limit
         self.cached = False
-        self._blocks: dict[int, Block | None] = {}  # None: neither whole nor to be mended here
-        self._mending = threading.Lock()
-        self._in_use: locks.InUse | None = None
+        self._blocks: dict[int, np.ndarray | None] = {}  # those opened so far; None: not there, or corrupted
+        self._in_use: InUse | None = None
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -211,7 +222,7 @@ class ImageStore:
                 "(--cache-limit) or the disk has free: decoding them anew in each epoch instead, which is slower."
             )
             return
-        self._in_use = locks.InUse(self.folder)
+        self._in_use = InUse(self.folder)
         if missing:
             bar = tqdm(total=len(self), desc=f"decoding to {self.size}", unit="img", leave=False, disable=None)
             bar.update(len(self) - sum(len(self._rows(number)) for number in missing))
@@ -222,10 +233,10 @@ class ImageStore:
                 for position, image in enumerate(pool.map(self._decode, self._rows(number_of[path]))):
                     block[position] = image
                     bar.update()
-                write_block(path, block)
+                write_array(path, block)
 
             with ThreadPoolExecutor(workers) as pool:
-                locks.divide(list(number_of), lambda path: self._is_there(number_of[path]), make)
+                locks.divide(list(number_of), Path.is_file, make)
             bar.close()
         with contextlib.suppress(OSError):  # a cache that is only read will do
             os.utime(self.folder)  # the least recently used store is the first to make room
@@ -241,43 +252,13 @@ class ImageStore:
             return self._decode(row)
         number = row // BLOCK
         if number not in self._blocks:
-            try:
-                block = open_block(self._block_path(number), self._block_shape(number), self.dtype)
-            except OSError:  # removed meanwhile, to make room for another run
-                return self._decode(row)
-            self._blocks[number] = block or self._mended(number, block)
+            self._blocks[number] = open_array(self._block_path(number), self._block_shape(number), self.dtype)
         block = self._blocks[number]
-        if block is None:
-            return self._decode(row)
-        image = block.row(row % BLOCK)
-        if image is None:
-            block = self._mended(number, block)
-            image = block.row(row % BLOCK) if block else None
-        return self._decode(row) if image is None else image
-
-    def _mended(self, number: int, damaged: Block | None) -> Block | None:
-        """The block made again, by whichever thread comes first; None where it cannot be written."""
-        with self._mending:
-            if number in self._blocks and self._blocks[number] is not damaged:
-                return self._blocks[number]
-            path = self._block_path(number)
-            print(f"note: {path} is damaged (its checksum does not match); it is made again", file=sys.stderr)
-            block = None
-            with contextlib.suppress(OSError, UserError):  # a cache that is only read; the images are there
-                write_block(path, np.stack([self._decode(row) for row in self._rows(number)]))
-                block = open_block(path, self._block_shape(number), self.dtype)
-            self._blocks[number] = block
-            return block
+        return self._decode(row) if block is None else block[row % BLOCK]
 
     def _missing(self) -> list[int]:
-        """The blocks that are not there, or not of their size."""
-        return [number for number in range(-(-len(self) // BLOCK)) if not self._is_there(number)]
-
-    def _is_there(self, number: int) -> bool:
-        try:
-            return self._block_path(number).stat().st_size == block_bytes(self._block_shape(number), self.dtype)
-        except OSError:
-            return False
+        """The blocks that are not there."""
+        return [number for number in range(-(-len(self) // BLOCK)) if not self._block_path(number).is_file()]
 
     def _block_shape(self, number: int) -> tuple[int, ...]:
         return (len(self._rows(number)), *self.shape)

@@ -284,7 +284,7 @@ def without_fold(words: Sequence[str]) -> list[str]:
 
 def finish(piece: Piece, results: dict[str, Any]) -> None:
     """Writes finished.json with the results, and the size and checksum of every output."""
-    files = {name: piece.folder / name for name in piece.files}
+    files = {name: piece.folder / name for name in ("config.json", *piece.files)}
     record = results | {
         "bytes": {name: _size(path) for name, path in files.items()},
         "sha256": {name: sha256_of(path) for name, path in files.items()},

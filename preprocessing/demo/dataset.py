@@ -15,7 +15,7 @@ from typing import Any
 
 from common import interrupts, locks, machine
 from common.competition import CLASSES, TEST_FOLDER, TRAIN_FOLDER, held_out_labels_path
-from common.folders import folder_written_whole
+from common.files import folder_written_whole
 from common.settings import setting
 from preprocessing.competition_files import write_tables
 

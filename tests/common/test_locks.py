@@ -1,5 +1,7 @@
 """Locks between processes: the second is told of the first, a dead one's lock is free, what it left is swept."""
 
+import errno
+import fcntl
 import os
 import platform
 import signal
@@ -14,8 +16,7 @@ import pytest
 from common import locks
 from common.cache import make_room
 from common.errors import UserError
-from common.files import write_text
-from common.folders import folder_written_whole
+from common.files import folder_written_whole, write_text
 from common.run_folder import REPOSITORY
 
 Start = Callable[[str], subprocess.Popen]
@@ -92,6 +93,41 @@ def test_who_waits_says_for_whom_and_goes_on_when_the_first_ends(start: Start, t
     assert not path.exists()
 
 
+def test_a_program_that_the_holder_starts_does_not_inherit_the_lock(start: Start, tmp_path: Path) -> None:
+    path = tmp_path / ".it.lock"
+    first = start(
+        f"""
+        import subprocess
+        from pathlib import Path
+        from common import locks
+        with locks.held(Path({str(path)!r}), "it is made"):
+            child = subprocess.Popen(["sleep", "60"])
+            print(child.pid, flush=True)
+            input()
+        """
+    )
+    child = int(first.stdout.readline())
+    first.kill()
+    first.wait()
+    try:
+        with locks.held(path, "it is made"):
+            os.kill(child, 0)  # still there
+    finally:
+        os.kill(child, signal.SIGKILL)
+
+
+def test_a_file_system_without_locks_stops_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def no_locks(*arguments: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with locks.held(tmp_path / ".it.lock", "it is made"):
+        pass
+    assert "no locks on this file system (No locks available)" in capsys.readouterr().err
+
+
 def test_a_lock_where_nothing_can_be_written_is_a_clear_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write"), locks.held(tmp_path / "file" / ".it.lock", "it is made"):
@@ -129,7 +165,7 @@ def test_half_a_folder_goes_when_it_is_made_again_and_nothing_else_does(start: S
     first = start(
         f"""
         from pathlib import Path
-        from common.folders import folder_written_whole
+        from common.files import folder_written_whole
         with folder_written_whole(Path({str(tmp_path / "data")!r})) as folder:
             (folder / "half").touch()
             print("ready", flush=True)

@@ -22,10 +22,10 @@ import h5py
 import keras
 import numpy as np
 
-from common.blocks import append_checksums
+from common.arrays import open_array, write_array
 from common.errors import UserError
 from common.files import read_record, sha256_of
-from common.finished import DAMAGED, FINISHED
+from common.finished import DAMAGED, FINISHED, damaged_outputs
 from common.settings import ImageSize
 from common.tables import write_predictions
 from ensemble.blend_run import Request, blend_run
@@ -119,26 +119,25 @@ def kinds(folder: Path) -> dict[str, FileKind]:
     parts = split(network, recipe)
     assert parts is not None
     rows = np.arange(len(images))
-    store = ActivationStore(folder / "cache", "rot", {}, parts.trunk, images, 1)
-    activations = np.concatenate([a[:n].copy() for a, n in plain_batches(store.part(PLAIN, images, rows), rows, 16, 1)])
+    photographs = image_store(folder, data)  # decoded when they are read, so never those that are changed below
+    store = ActivationStore(folder / "cache", "rot", {}, parts.trunk, photographs, 1)
+    part = store.part(PLAIN, photographs, rows)
+    activations = np.concatenate([a[:n].copy() for a, n in plain_batches(part, rows, 16, 1)])
     features = FeatureStore("rot", {}, [images], folder / "cache", 2**30)
     made = np.random.default_rng(0).normal(size=(len(images), 24)).astype(np.float32)
-    features.path.parent.mkdir(parents=True)
-    np.save(features.path, made, allow_pickle=False)
-    append_checksums(features.path, made)
+    write_array(features.path, made)
     state = folder / "state.npz"
     checkpoint.save(state, checkpoint.Progress(best=[made]), network.head, None)
 
     def of_images(path: Path) -> bool:
-        content = path.read_bytes()
         own = image_store(folder, data)
         own.prepare(1)
         same = all(np.array_equal(own.read(row), truth[row]) for row in range(len(own)))
-        return same and path.read_bytes() != content  # made again
+        return same and not path.exists()  # deleted, so that the next process makes it again
 
     def of_activations(path: Path) -> bool:
         content = path.read_bytes()
-        part = store.part(PLAIN, images, rows)
+        part = store.part(PLAIN, photographs, rows)
         found = np.concatenate([a[:n].copy() for a, n in plain_batches(part, rows, 16, 1)])
         return np.allclose(found, activations, atol=1e-5) and path.read_bytes() != content
 
@@ -156,9 +155,7 @@ def kinds(folder: Path) -> dict[str, FileKind]:
 
     def of_record(path: Path) -> bool:
         done = is_finished(piece_of(run, int(path.parent.name[-1])), kept[path.parent / "config.json"])
-        if (path.parent / DAMAGED).exists():
-            (path.parent / DAMAGED).replace(path.parent / FINISHED)
-        return not done
+        return not done or bool(damaged_outputs(path.parent)) or read_record(path)["sha256"] == checksums[path]
 
     def of_folds(path: Path) -> bool:
         return refused(lambda: read_folds(path, data.train)) or read_folds(path).equals(folds)
@@ -168,24 +165,26 @@ def kinds(folder: Path) -> dict[str, FileKind]:
         return refused(lambda: pretrained.identity(zoo.find(MODEL), str(folder / "weights")))
 
     kept = {path: read_record(path)["settings"] for path in run.rglob("config.json")}
+    checksums = {path: read_record(path)["sha256"] for path in run.rglob(FINISHED)}
     folds = read_folds(run / "folds.csv")
     outputs = [path for piece in pieces for path in piece.iterdir()]
 
     def named(*names: str) -> list[Path]:
         return [path for path in outputs if path.name in names]
 
-    blend = [path for path in (run / "ensemble").iterdir() if path.is_file()]
+    blend = [path for path in (run / "ensemble").iterdir() if path.is_file() and path.suffix != ".json"]
     return {
         "cached images": FileKind(sorted(images.folder.glob("*.npy")), of_images),
         "cached activations": FileKind(sorted(store.folder.glob("*.npy")), of_activations),
-        "cached features": FileKind([features.path], lambda path: features._stored(24) is None),
+        "cached features": FileKind([features.path], lambda path: open_array(path, made.shape, made.dtype) is None),
         "weights": FileKind([folder / "weights" / f"{MODEL}.weights.h5"], of_weights),
         "checkpoint": FileKind([state], lambda path: refused(lambda: checkpoint.load(path))),
         "prediction tables": FileKind(named("out_of_fold.csv", "test.csv"), of_output),
         "features": FileKind(named("out_of_fold_features.npy", "test_features.npy"), of_output),
         "history": FileKind(named("history.csv"), of_output),
         "networks": FileKind(named("model.keras"), of_network),
-        "config.json, finished.json": FileKind(named("config.json", FINISHED), of_record),
+        "config.json": FileKind(named("config.json"), of_output),
+        "checksums in finished.json": FileKind(named(FINISHED), of_record),
         "fold table": FileKind([run / "folds.csv"], of_folds),
         "blend and submission": FileKind(
             [*blend, folder / "submissions" / "tiny.csv"], lambda path: bool(damaged_blend(run))

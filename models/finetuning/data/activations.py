@@ -4,16 +4,16 @@
                                                 epoch_001_block_00000.npy   as augmented in the first epoch
 
 Each file holds the activations of `BLOCK` images in the order of the table, in the dtype that the network computes in.
-The key is a hash of everything that decides them. Each image's activations have a checksum, which is checked whenever
-they are read. Augmentation depends on (seed, epoch, image) alone, so the folds of a run share its copies.
+The key is a hash of everything that decides them. Each file has a checksum, which is verified when it is opened.
+Augmentation depends on (seed, epoch, image) alone, so the folds of a run share its copies.
 """
 
 import contextlib
 import hashlib
 import json
 import os
-import sys
 from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +23,16 @@ import numpy as np
 from tqdm import tqdm
 
 from common import locks
-from common.blocks import Block, DamagedError, open_block, write_block
-from common.cache import ACTIVATIONS
+from common.arrays import open_array, write_array
+from common.cache import ACTIVATIONS, InUse
+from common.errors import UserError
 from models.finetuning.data.prediction import PREDICTION_BATCH
-from preprocessing.batches import Rows, plain_batches
-from preprocessing.images import ImageStore
+from preprocessing.batches import plain_batches
+from preprocessing.images import ImageStore, Rows
 
 BLOCK = 256  # images in one file
 PLAIN = "plain"
-VERSION = 2  # of how activations are made; raise it when they change
+VERSION = 3  # of how activations are made; raise it when they change
 
 
 class ActivationStore:
@@ -54,7 +55,7 @@ class ActivationStore:
         self.shape = tuple(output.shape[1:])
         self.dtype = np.dtype(ml_dtypes.bfloat16 if output.dtype == "bfloat16" else output.dtype)
         self.stored_dtype = np.dtype(np.uint16) if output.dtype == "bfloat16" else self.dtype  # .npy has no bfloat16
-        self._in_use: locks.InUse | None = None
+        self._in_use: InUse | None = None
         known: dict[str, Any] = {"version": VERSION, "images": images.folder.name, "dtype": output.dtype}
         if output.dtype == "uint8":  # several arrays packed, and the boundary does not tell which
             known["shape"] = list(self.shape)
@@ -77,7 +78,7 @@ class ActivationStore:
         Raises:
             UserError: the cache cannot be written to.
         """
-        self._in_use = self._in_use or locks.InUse(self.folder)
+        self._in_use = self._in_use or InUse(self.folder)
         found = Part(self, name, images, self.blocks_of(rows))
         with contextlib.suppress(OSError):  # a read-only cache will do
             os.utime(self.folder)  # the least recently used is the first to make room
@@ -107,31 +108,20 @@ class Part:
     def __init__(self, store: ActivationStore, name: str, images: Rows, blocks: list[int]) -> None:
         self.shape, self.dtype = store.shape, store.dtype
         self._store, self._name, self._images = store, name, images
-        self._blocks = {block: found for block in blocks if (found := self._open(block))}
+        self._blocks = self._open(blocks)
         if missing := [block for block in blocks if block not in self._blocks]:
             self._compute(missing)
+            self._blocks |= self._open(missing)
+        if len(self._blocks) < len(blocks):
+            raise UserError(f"{store.folder}: what was written is not what can be read. Choose another with --cache.")
 
     def __len__(self) -> int:
         return len(self._images)
 
     def read(self, row: int) -> np.ndarray:
-        """One image's activations, of `shape`. A view into the cache: do not modify it.
-
-        Raises:
-            DamagedError: they are not as they were written.
-        """
-        number = row // BLOCK
-        found = self._blocks[number].row(row % BLOCK)
-        if found is None:
-            raise DamagedError(self._store.path(self._name, number), lambda: self._replace(number))
+        """One image's activations, of `shape`. A view into the cache: do not modify it."""
+        found: np.ndarray = self._blocks[row // BLOCK][row % BLOCK]
         return found.view(self.dtype)
-
-    def _replace(self, block: int) -> None:
-        path = self._store.path(self._name, block)
-        print(f"note: {path} is corrupted (its checksum does not match); it is computed again", file=sys.stderr)
-        with contextlib.suppress(OSError):  # of a read-only cache
-            path.unlink()
-        self._compute([block])
 
     def _compute(self, blocks: list[int]) -> None:
         store, title = self._store, f"activations, {self._name.replace('_', ' ')}"
@@ -144,20 +134,19 @@ class Part:
             for batch, real in plain_batches(self._images, rows, PREDICTION_BATCH, store.workers):
                 made.append(np.asarray(store.trunk.predict_on_batch(batch))[:real])
                 bar.update(real)
-            write_block(path, np.concatenate(made).astype(self.dtype, copy=False).view(store.stored_dtype))
+            write_array(path, np.concatenate(made).astype(self.dtype, copy=False).view(store.stored_dtype))
 
-        locks.divide(list(number_of), lambda path: self._open(number_of[path]) is not None, make)
+        locks.divide(list(number_of), Path.is_file, make)
         bar.close()
-        for block in blocks:
-            found = self._open(block)
-            if found is None:
-                raise DamagedError(store.path(self._name, block), lambda: None)
-            self._blocks[block] = found
 
-    def _open(self, block: int) -> Block | None:
-        """The block, or None where it is not there or plainly corrupted."""
-        shape = (len(self._store.block_rows(block)), *self.shape)
-        try:
-            return open_block(self._store.path(self._name, block), shape, self._store.stored_dtype)
-        except OSError:
-            return None
+    def _open(self, blocks: list[int]) -> dict[int, np.ndarray]:
+        """Those of the blocks that are there and intact."""
+        store = self._store
+
+        def mapped(block: int) -> np.ndarray | None:
+            shape = (len(store.block_rows(block)), *self.shape)
+            return open_array(store.path(self._name, block), shape, store.stored_dtype)
+
+        with ThreadPoolExecutor(store.workers) as pool:
+            found = zip(blocks, pool.map(mapped, blocks), strict=True)
+            return {block: array for block, array in found if array is not None}

@@ -1,15 +1,14 @@
 """Pooled features of a frozen network for all images of a run: computed in one pass, kept in the cache, and mapped.
 
 cache/features/ARCHITECTURE_HxW_KEY/features.npy, float32, a row an image: the labelled ones, then the test images. The
-key is made of everything that decides the features; it is written whole or not at all, and held against the checksums
-of its rows before it is used, so what is used is right.
+key is made of everything that decides the features; the file is written completely or not at all, and its checksum is
+verified before it is used.
 """
 
 import contextlib
 import hashlib
 import json
 import os
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,14 +17,13 @@ import numpy as np
 
 from models.finetuning.network.network import Network
 from models.finetuning.data.prediction import predict
-from common import locks
-from common.blocks import append_checksums, open_block
-from common.cache import FEATURES, make_room
-from common.files import written_whole
+from common.arrays import open_array
+from common.cache import FEATURES, InUse, make_room
+from common.files import append_checksum, written_whole
 from preprocessing.images import ImageStore
 
 PART = 2048  # images whose features are held in memory before they are written
-VERSION = 2  # of how features are made; raise it when they change
+VERSION = 3  # of how features are made; raise it when they change
 
 
 class FeatureStore:
@@ -48,7 +46,7 @@ class FeatureStore:
         key = hashlib.sha256(text.encode()).hexdigest()[:16]
         self.path = Path(cache) / FEATURES / f"{name}_{key}" / "features.npy"
         self.limit = limit
-        self._in_use: locks.InUse | None = None
+        self._in_use: InUse | None = None
         self.computed = False  # what `read` returned, rather than found in the cache
 
     def __len__(self) -> int:
@@ -60,22 +58,12 @@ class FeatureStore:
         Raises:
             UserError: the cache cannot be written to.
         """
-        found = self._stored(network.head.input_shape[1])
+        found = open_array(self.path, (len(self), network.head.input_shape[1]), np.dtype(np.float32))
         if found is None:
             found, self.computed = self._computed(network, workers, say), True
         with contextlib.suppress(OSError):  # a cache that is only read will do
             os.utime(self.path.parent)  # the least recently used is the first to make room
         return np.split(found, np.cumsum([len(store) for store in self.stores])[:-1])
-
-    def _stored(self, features: int) -> np.ndarray | None:
-        try:
-            found = open_block(self.path, (len(self), features), np.dtype(np.float32))
-        except OSError:  # not there
-            return None
-        if found is None or not found.is_whole():
-            print(f"note: {self.path} is damaged (its checksum does not match); it is made again", file=sys.stderr)
-            return None
-        return found.array
 
     def _computed(self, network: Network, workers: int, say: Callable[[str], None]) -> np.ndarray:
         """One pass over all images, into the cache or, where there is no room, into memory."""
@@ -87,7 +75,7 @@ class FeatureStore:
             found = np.empty(shape, np.float32)
             self._fill(found, network, workers)
             return found
-        self._in_use = locks.InUse(self.path.parent)  # another process that needs room leaves it alone
+        self._in_use = InUse(self.path.parent)  # another process that needs room leaves it alone
         with written_whole(self.path) as temporary:
             mapped = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)
             with temporary.open(
@@ -96,7 +84,7 @@ class FeatureStore:
                 os.posix_fallocate(stream.fileno(), 0, temporary.stat().st_size)
             self._fill(mapped, network, workers)
             mapped.flush()
-            append_checksums(temporary, mapped)
+            append_checksum(temporary)
         return np.load(self.path, mmap_mode="r", allow_pickle=False)
 
     def _fill(self, found: np.ndarray, network: Network, workers: int) -> None:

@@ -1,8 +1,7 @@
-"""The state of a fold's training after an epoch, in one file that is written whole: kill it anywhere, it goes on."""
+"""The state of a fold's training after an epoch, in one file, from which a killed training resumes."""
 
 import dataclasses
 import json
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +9,7 @@ import keras
 import numpy as np
 
 from common.errors import UserError
-from common.files import written_whole
-
-CHECKSUM_BYTES = 4
+from common.files import append_checksum, is_intact, written_whole
 
 
 class DamagedCheckpointError(UserError):
@@ -51,9 +48,8 @@ def save(path: Path, progress: Progress, network: keras.Model, optimizer: keras.
     arrays |= {f"best_{i}": value for i, value in enumerate(progress.best)}
     with written_whole(path) as temporary, temporary.open("wb") as stream:
         np.savez(stream, allow_pickle=False, state=np.array(json.dumps(state)), **arrays)
-        # The archive's own checksums leave out its directory: so one of all of it, behind the end.
         stream.flush()
-        stream.write(_checksum(temporary, temporary.stat().st_size))
+        append_checksum(temporary)  # the archive's own checksums leave out its directory
 
 
 def load(path: Path) -> tuple[Progress, dict[str, np.ndarray]]:
@@ -64,33 +60,21 @@ def load(path: Path) -> tuple[Progress, dict[str, np.ndarray]]:
         UserError: it cannot be read.
     """
     try:
-        with path.open("rb") as stream:
-            size = path.stat().st_size - CHECKSUM_BYTES
-            if size < 0:
-                raise ValueError("it is too short")
-            stream.seek(size)
-            if stream.read() != _checksum(path, size):
-                raise ValueError("its checksum does not fit")
+        if not is_intact(path):
+            raise ValueError("its checksum does not match")
         with np.load(path, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
         progress = Progress(**json.loads(str(arrays.pop("state"))))
-    except OSError as error:  # of the disk, not of what stands there: it may answer the next time
-        raise UserError(f"cannot read {path}: {error}. Start again, or delete it to start this fold anew.") from error
+    except OSError as error:  # may be a transient error of the disk
+        raise UserError(
+            f"cannot read {path}: {error}. Start again, or delete it to train this fold from the start."
+        ) from error
     except MemoryError:
         raise
     except Exception as error:  # zip, npy and JSON readers each fail in their own way on damaged bytes
-        raise DamagedCheckpointError(f"{path} is damaged ({error}).") from error
+        raise DamagedCheckpointError(f"{path} is corrupted ({error}).") from error
     progress.best = ordered(arrays, "best")
     return progress, arrays
-
-
-def _checksum(path: Path, size: int) -> bytes:
-    """CRC-32 of the first `size` bytes of a file."""
-    value = 0
-    with path.open("rb") as stream:
-        while size > 0 and (part := stream.read(min(size, 1 << 22))):
-            value, size = zlib.crc32(part, value), size - len(part)
-    return value.to_bytes(CHECKSUM_BYTES, "little")
 
 
 def ordered(arrays: dict[str, np.ndarray], prefix: str) -> list[np.ndarray]:
