@@ -61,19 +61,26 @@ def stages(recipe: Recipe, blocks: int = 1) -> list[Stage]:
 
 
 class _Guarded:
-    """Clips by the global norm, and leaves out a step whose gradients are not all numbers: so every weight stays one.
+    """Clips by the global norm, skips a step with NaN or infinite gradients, and scales each variable's learning rate.
 
     Keras's own clipping turns one infinite gradient, or squares that overflow, into NaN in every weight; without
-    clipping one NaN stays in its weight and in Adam's moments. A step left out does not count in `iterations`.
+    clipping one NaN stays in its weight and in Adam's moments. A skipped step does not count in `iterations`.
     """
 
     clip_norm: float = 0.0
+    scales: tuple[float, ...] = ()  # of the learning rate, for each variable that trains; none is 1 for all
+
+    def build(self, variables: Any) -> None:
+        super().build(variables)  # type: ignore[misc]
+        self.trained = lambda: variables  # a function: Keras makes variables in attributes the optimiser's own
+        # TensorFlow calls `update_step` with the value of a Keras variable, JAX with the variable itself.
+        self.positions = {id(own): number for number, x in enumerate(variables) for own in (x, x.value)}
 
     def apply(self, grads: Any, trainable_variables: Any = None) -> None:
         this: Any = self
-        variables = this._trainable_variables if trainable_variables is None else list(trainable_variables)
         if not this.built:
-            this.build(variables)
+            this.build(trainable_variables)
+        variables = self.trained() if trainable_variables is None else list(trainable_variables)
         pairs = [pair for pair in zip(grads, variables, strict=True) if pair[0] is not None]
         gradients = [gradient for gradient, _ in pairs]
         squares = [keras.ops.sum(keras.ops.square(gradient)) for gradient in gradients]
@@ -88,42 +95,46 @@ class _Guarded:
             [*variables, *this.variables],
         )
 
-
-class _ScaledRates(_Guarded):
-    """Gives each variable a learning rate of its own, by what Keras calls for each: `update_step`."""
-
-    scales: tuple[float, ...] = ()
-
     def rate_of(self, variable: Any, learning_rate: Any) -> Any:
         """The learning rate of one variable."""
-        this: Any = self
-        return learning_rate * self.scales[this._get_variable_index(variable)] if self.scales else learning_rate
+        return learning_rate * self.scales[self.positions[id(variable)]] if self.scales else learning_rate
 
 
-class ScaledSGD(_ScaledRates, keras.optimizers.SGD):
+class ScaledSGD(_Guarded, keras.optimizers.SGD):
     """SGD with a learning rate for each variable."""
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         super().update_step(gradient, variable, self.rate_of(variable, learning_rate))
 
 
-class ScaledAdam(_ScaledRates, keras.optimizers.Adam):
+class ScaledAdam(_Guarded, keras.optimizers.Optimizer):
     """Adam and AdamW with a learning rate for each variable, in one pass over the memory where the backend can.
 
     Weight decay is done here too, since Keras's own takes the one rate of the optimiser for all.
     """
 
-    decoupled_decay: float = 0.0
+    beta_1, beta_2, epsilon = 0.9, 0.999, 1e-7
+    decay: float = 0.0
+
+    def build(self, variables: Any) -> None:
+        if self.built:
+            return
+        super().build(variables)
+        self.momentums, self.velocities = self.add_optimizer_variables(variables, ["momentum", "velocity"])
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        this: Any = self
-        rate = self.rate_of(variable, learning_rate)
-        if self.decoupled_decay and this._use_weight_decay(variable):
-            this.assign(variable, variable * (1 - rate * self.decoupled_decay))
-        index = this._get_variable_index(variable)
-        moments = this._momentums[index], this._velocities[index]
-        if not apply_adam(variable, *moments, gradient, self.iterations + 1, rate, self):
-            super().update_step(gradient, variable, rate)
+        ops, rate = keras.ops, self.rate_of(variable, learning_rate)
+        if self.decay and not any(name in variable.name for name in NOT_DECAYED):
+            self.assign(variable, variable * (1 - rate * self.decay))
+        position = self.positions[id(variable)]
+        momentum, velocity = self.momentums[position], self.velocities[position]
+        if apply_adam(variable, momentum, velocity, gradient, self.iterations + 1, rate, self):
+            return
+        step = ops.cast(self.iterations + 1, variable.dtype)
+        rate = rate * ops.sqrt(1 - ops.power(self.beta_2, step)) / (1 - ops.power(self.beta_1, step))
+        self.assign_add(momentum, (gradient - momentum) * (1 - self.beta_1))
+        self.assign_add(velocity, (ops.square(gradient) - velocity) * (1 - self.beta_2))
+        self.assign_sub(variable, momentum * rate / (ops.sqrt(velocity) + self.epsilon))
 
 
 def make_optimizer(
@@ -151,8 +162,7 @@ def _plain_optimizer(recipe: Recipe, stage: Stage) -> Any:
         optimizer = ScaledAdam(**options)
     optimizer.clip_norm = recipe.clip_norm
     if recipe.optimizer == "adamw":
-        optimizer.decoupled_decay = recipe.weight_decay
-        optimizer.exclude_from_weight_decay(var_names=NOT_DECAYED)
+        optimizer.decay = recipe.weight_decay
     return optimizer
 
 
