@@ -14,7 +14,7 @@ import numpy as np
 from common.competition import CLASSES
 from common.errors import UserError, run_command
 from common.metric import log_loss_per_image
-from common.run_folder import RUNS, folds_path, run_folder
+from common.run_folder import RUNS, RunFolder
 from common.tables import read_predictions
 from ensemble.expectation import LEVEL, expected_loss
 from preprocessing.folds import read_folds
@@ -28,10 +28,10 @@ def main() -> None:
     parser.add_argument("--splits", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    run = run_folder(arguments.run, arguments.runs)
-    folds = read_folds(folds_path(run)).set_index("img")
+    run = RunFolder.of(arguments.run, arguments.runs)
+    folds = read_folds(run.folds).set_index("img")
     for name in ("out_of_fold_without_neighbours.csv", "out_of_fold.csv"):
-        table = read_predictions(run / "ensemble" / name)
+        table = read_predictions(run.ensemble / name)
         known = folds.loc[table.index]
         losses = log_loss_per_image(table.to_numpy(), known["classname"].map(CLASSES.index).to_numpy())
         share, width = coverage(losses, known["subject"].to_numpy(dtype=str), arguments)

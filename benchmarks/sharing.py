@@ -86,7 +86,6 @@ def forward_pass(arguments: argparse.Namespace) -> None:
     """Pooled features of all images of a data folder."""
     from models.finetuning import architecture as zoo
     from models.finetuning import runtime
-    from models.finetuning.bottleneck.command import network_recipe, settings_for
 
     policy, _ = runtime.start(arguments.precision, 0)
     import numpy as np
@@ -98,8 +97,8 @@ def forward_pass(arguments: argparse.Namespace) -> None:
     from preprocessing.images import ImageStore
 
     architecture = zoo.find("inception_v3")
-    settings = settings_for(architecture, False, {"image_size": ImageSize(arguments.size, arguments.size)})
-    recipe = network_recipe(settings)
+    size = ImageSize(arguments.size, arguments.size)
+    recipe = zoo.bottleneck_settings(architecture, False, {"image_size": size}).network_recipe()
     network = build(architecture, recipe, arguments.weights, policy, 0)
     found = dataset.load(arguments.data, arguments.cache, progress=False)
     paths = [found.train_path(row.img, row.classname) for row in found.train.itertuples()]

@@ -16,7 +16,14 @@ from typing import Any
 
 from benchmarks.common import ROOT, data_folder, machine, parser, run, seconds
 
-HELP = ("models/inception_v3.py", "models/bottleneck.py", "-m ensemble.blend", "-m tools.predict", "-m tools.compare")
+HELP = (
+    "-m pipeline",
+    "models/inception_v3.py",
+    "models/bottleneck.py",
+    "-m ensemble.blend",
+    "-m tools.predict",
+    "-m tools.compare",
+)
 
 
 def main() -> None:

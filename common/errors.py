@@ -14,15 +14,24 @@ from pathlib import Path
 from types import FrameType
 
 from common import interrupts
+from common.environment import OF_EXECUTOR
 
 # Exit statuses of commands. 1 is a bug or a failing system, with a traceback or a message.
 USER_ERROR = 2
 SOME_FAILED = 3  # of several folds; the others finished
 DIVERGED = 4  # the loss is not a number any more: another try would end the same
 OUT_OF_MEMORY = 5
+NOTHING_FINISHED = 6  # in the time budget; the next start resumes
 STOPPED = 130  # by Ctrl-C or SIGTERM
 
-OWN = ("common", "preprocessing", "models", "ensemble", "tools")  # packages that are not installed but lie here
+OWN = (
+    "common",
+    "preprocessing",
+    "models",
+    "ensemble",
+    "pipeline",
+    "tools",
+)  # packages that are not installed but lie here
 OF_THE_SYSTEM = {  # what no command can help: disks, mounts, permissions
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ENOSPC, errno.EDQUOT),
     *(errno.ESTALE, errno.ENOTCONN, errno.EHOSTDOWN, errno.ETIMEDOUT, errno.ENODEV, errno.ENXIO),
@@ -151,8 +160,8 @@ class _Stopping:
         threading.Thread(target=self._watch, daemon=True).start()
 
     def say(self) -> None:
-        """Says how to go on, once."""
-        if self.said.acquire(blocking=False):
+        """Prints how to resume, once; not in a process of an executor, which prints it for all of them."""
+        if self.said.acquire(blocking=False) and OF_EXECUTOR not in os.environ:
             print(interrupts.STOPPED, file=sys.stderr, flush=True)
 
     def _hear(self, number: int, frame: FrameType | None) -> None:

@@ -110,6 +110,13 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
+def check_writable(folder: Path) -> None:
+    """Raises a UserError unless files can be written to the folder, which is made where it is not there."""
+    with written_whole(folder / ".probe"):
+        pass
+    (folder / ".probe").unlink(missing_ok=True)
+
+
 def _umask() -> int:
     current = os.umask(0)
     os.umask(current)

@@ -42,9 +42,6 @@ def held_back() -> Iterator[None]:
     if before == signal.SIG_IGN:  # so do the processes
         yield
         return
-    from multiprocessing import resource_tracker
-
-    resource_tracker.ensure_running()  # multiprocessing's; its start would unblock the signal
     signal.signal(signal.SIGINT, lambda number, frame: came.append(number))  # other threads can receive it meanwhile
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited by new processes
     try:

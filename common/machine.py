@@ -36,6 +36,11 @@ def available_memory() -> int:
     return max(0, min([_machine_memory("available"), *_left_by_groups()]))
 
 
+def at_a_time(most: int, memory: int) -> int:
+    """How many of `most` processes of so many bytes each fit in the memory that is free; at least one."""
+    return max(1, min(most, available_memory() // memory))
+
+
 def _machine_memory(which: str) -> int:
     import psutil
 

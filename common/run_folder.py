@@ -1,15 +1,31 @@
-"""Where everything of a run lies. The stages meet only here: each reads the files that an earlier one left.
+"""The run folder: every path in it, what a finished fold run is, and its checksums. Nobody else names a file of it.
 
-runs/NAME/folds.csv
-runs/NAME/MODEL/fold_K/     config.json, history.csv, model.keras, out_of_fold.csv, test.csv, *_features.npy, log.txt
-runs/NAME/ensemble/         tables and figures of the blend
+runs/NAME/folds.csv                img,subject,classname,fold
+runs/NAME/MODEL/training.json      the resolved configuration that the folds of a model are trained with
+runs/NAME/MODEL/fold_K/            config.json, history.csv, model.keras, out_of_fold.csv, test.csv, *_features.npy,
+                                   log.txt, finished.json
+runs/NAME/ensemble/                tables and figures of the blend
 submissions/NAME.csv
+
+A fold run is finished when it has a `finished.json`, which is written last and lists the SHA-256 of every output,
+`config.json` among them. Outputs are verified when they are read. What does not match is not finished any more, and the
+command that trained it trains it again.
 """
 
+import contextlib
+import dataclasses
+import json
 import re
+import shutil
+import sys
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-from common.errors import UserError
+from common import locks
+from common.errors import UserError, masked, named
+from common.files import sha256_of, write_json
+from common.settings import nearest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 RUNS = REPOSITORY / "runs"
@@ -22,12 +38,23 @@ RESERVED_MODEL_NAMES = ("ensemble",)
 RESERVED_RUN_NAMES = ("leaderboard",)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
+CONFIG, HISTORY, NETWORK, LOG = "config.json", "history.csv", "model.keras", "log.txt"
+OUT_OF_FOLD, OUT_OF_FOLD_FEATURES = "out_of_fold.csv", "out_of_fold_features.npy"
+TEST, TEST_FEATURES = "test.csv", "test_features.npy"
+OUT_OF_FOLD_WITHOUT_TTA, TEST_WITHOUT_TTA = "out_of_fold_without_tta.csv", "test_without_tta.csv"
+REGULARISATION = "regularisation.csv"  # of a bottleneck model
+FINISHED, FAILED, CHECKPOINT = "finished.json", "failed.json", "checkpoint/state.npz"
+
+
+class CorruptedOutputError(UserError):
+    """An output of a finished fold run is not what was written; the fold run is not finished any more."""
+
 
 def checked_name(name: str, what: str = "--run") -> str:
-    """Returns `name` if it is fit to be a folder: letters, digits, '.', '_', '-'; not a reserved one.
+    """Returns `name` if it can be a folder's: letters, digits, '.', '_', '-'; not a reserved one.
 
     Raises:
-        UserError: it is not.
+        UserError: it cannot.
     """
     if not _NAME.fullmatch(name):
         raise UserError(f"{what} {name!r}: expected letters, digits, '.', '_' or '-', at most 64, such as 'trial-3'.")
@@ -37,16 +64,286 @@ def checked_name(name: str, what: str = "--run") -> str:
     return name
 
 
-def run_folder(name: str, runs: Path = RUNS) -> Path:
-    """runs/NAME"""
-    return runs / checked_name(name)
+@dataclasses.dataclass(frozen=True, order=True)
+class FoldFolder:
+    """runs/NAME/MODEL/fold_K: one model trained on one fold.
+
+    Attributes:
+        run: runs/NAME
+        model: the model's folder in the run.
+        fold: the fold that is held out; 'all' holds nobody out.
+    """
+
+    run: Path
+    model: str
+    fold: int | str
+
+    @property
+    def path(self) -> Path:
+        """The folder."""
+        return self.run / self.model / f"fold_{self.fold}"
+
+    def __truediv__(self, name: str) -> Path:
+        return self.path / name
+
+    def __str__(self) -> str:
+        return f"{self.model}, fold {self.fold}"
+
+    def exists(self, name: str) -> bool:
+        """Whether there is such a file."""
+        return (self / name).is_file()
+
+    def finished(self) -> dict[str, Any] | None:
+        """What finished.json says: results and 'sha256'; None where the fold run is not finished.
+
+        Raises:
+            UserError: it cannot be read now, or the first edition of this project wrote it.
+        """
+        record = self._read(FINISHED)
+        if record is None:
+            return None
+        sums = record.get("sha256")
+        if not isinstance(sums, dict) or not all(isinstance(x, str) for x in sums.values()):
+            return None
+        if CONFIG not in sums:
+            raise UserError(
+                f"{self.path} was made by an earlier edition of this project, which this one does not read. Choose "
+                "another --run."
+            )
+        return record if all(_is_file_name(name) and self.exists(name) for name in sums) else None
+
+    def is_finished(self) -> bool:
+        """Whether it is finished, as far as can be known without reading the outputs."""
+        return self.finished() is not None
+
+    def config(self) -> dict[str, Any] | None:
+        """What config.json says: 'settings' and what they met here; None where there is none, or a corrupted one."""
+        record = self._read(CONFIG)
+        return record if record is not None and isinstance(record.get("settings"), dict) else None
+
+    def settings(self) -> dict[str, Any]:
+        """The settings of a finished fold run, verified.
+
+        Raises:
+            UserError: there are none, or they are corrupted.
+        """
+        self.verified(CONFIG)
+        record = self.config()
+        if record is None:
+            raise UserError(f"{self / CONFIG}: expected the settings of a fold run, found none.")
+        return dict(record["settings"])
+
+    def has_other_folds(self, folds_sha256: str) -> bool:
+        """Whether it was trained with another fold table than the one of this SHA-256; False where that is unknown."""
+        return ((self.config() or {}).get("settings") or {}).get("folds_sha256", folds_sha256) != folds_sha256
+
+    def verified(self, name: str, sha256: str = "") -> Path:
+        """The path of an output, whose content is what was written when the fold run finished.
+
+        Args:
+            sha256: of its content, where the caller has computed it already.
+
+        Raises:
+            CorruptedOutputError: it is not; the fold run is not finished from now on.
+        """
+        record, path = self.finished(), self / name
+        recorded = record["sha256"].get(name) if record else None
+        if recorded is not None and (sha256 or sha256_of(path)) != recorded:
+            raise CorruptedOutputError(
+                f"{path} is corrupted: its checksum is not the one in {FINISHED}. {self.reopen()}"
+            )
+        return path
+
+    def corrupted(self) -> list[str]:
+        """The names of the outputs of a finished fold run whose content has changed; reads all of them."""
+        record = self.finished()
+        return (
+            [name for name, recorded in record["sha256"].items() if sha256_of(self / name) != recorded]
+            if record
+            else []
+        )
+
+    def reopen(self) -> str:
+        """Marks the fold run as not finished; returns a sentence that says so."""
+        with contextlib.suppress(OSError):
+            (self / FINISHED).unlink()
+            return f"{self.path} is not finished any more: the same command trains it again."
+        return f"Delete {self / FINISHED}: then the same command trains it again."
+
+    def start(self, config: dict[str, Any]) -> None:
+        """Writes config.json; what an earlier training finished or failed with is removed."""
+        for name in (FINISHED, FAILED):
+            (self / name).unlink(missing_ok=True)
+        write_json(self / CONFIG, config)
+
+    def finish(self, results: dict[str, Any], outputs: Collection[str]) -> None:
+        """Writes finished.json, and removes the checkpoint."""
+        sums = {name: sha256_of(self / name) for name in (CONFIG, *outputs)}
+        write_json(self / FINISHED, {**results, "sha256": sums})
+        self.remove_checkpoint()
+
+    def fail(self, reason: str) -> None:
+        """Writes failed.json, for whoever misses this fold later; nothing where the disk is full."""
+        with contextlib.suppress(UserError):
+            write_json(self / FAILED, {"reason": masked(reason)})
+
+    def forget_failure(self) -> None:
+        """Removes failed.json: it is tried again."""
+        (self / FAILED).unlink(missing_ok=True)
+
+    def failure(self) -> str:
+        """Why its training failed; empty where it did not, or nothing is known."""
+        with contextlib.suppress(UserError):
+            return str((self._read(FAILED) or {}).get("reason", ""))
+        return ""
+
+    def remove_checkpoint(self) -> None:
+        """Removes the state of an unfinished training."""
+        shutil.rmtree((self / CHECKPOINT).parent, ignore_errors=True)
+
+    def has_outputs(self) -> bool:
+        """Whether something of a training is there: an output, or a checkpoint."""
+        kept = (HISTORY, NETWORK, OUT_OF_FOLD, TEST, FINISHED, CHECKPOINT)
+        return any(self.exists(name) for name in kept)
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Makes the folder, and keeps other processes from training the same fold.
+
+        Raises:
+            UserError: another process trains it, or the folder cannot be written to.
+        """
+        with locks.held(self.path.parent / f".{self.path.name}.lock", f"{self.path} is being trained"):
+            try:
+                self.path.mkdir(exist_ok=True)
+            except OSError as error:
+                raise UserError(
+                    f"cannot write {self.path}: {error.strerror}. Free some space, or choose another --runs."
+                ) from error
+            yield
+
+    def _read(self, name: str) -> dict[str, Any] | None:
+        """A JSON object; None where it is missing or corrupted."""
+        try:
+            value = json.loads((self / name).read_bytes())
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise UserError(
+                f"cannot read {self / name}: {error.strerror or error}. Try again, or delete {self.path}: then it is "
+                "trained again."
+            ) from error
+        except (ValueError, RecursionError):
+            value = None
+        if not isinstance(value, dict):
+            print(f"note: {self / name} is corrupted; this fold counts as not trained", file=sys.stderr)
+            return None
+        return value
 
 
-def folds_path(run: Path) -> Path:
-    """The fold table of a run: img,subject,classname,fold."""
-    return run / "folds.csv"
+def verified(path: Path, sha256: str = "") -> Path:
+    """The path of a file, whose content is what was written if it is an output of a finished fold run.
+
+    Args:
+        sha256: of its content, where the caller has computed it already.
+
+    Raises:
+        CorruptedOutputError: as `FoldFolder.verified`.
+    """
+    match = re.fullmatch(r"fold_(\d+|all)", path.parent.name)
+    if match is None or not path.is_file():
+        return path
+    fold = int(match[1]) if match[1].isdigit() else match[1]
+    return FoldFolder(path.parents[2], path.parts[-3], fold).verified(path.name, sha256)
 
 
-def fold_folder(run: Path, model: str, fold: int | str) -> Path:
-    """The folder of one (model x fold) piece."""
-    return run / model / f"fold_{fold}"
+def _is_file_name(name: str) -> bool:
+    return name == Path(name).name and len(name) < 200 and "\0" not in name
+
+
+@dataclasses.dataclass(frozen=True)
+class RunFolder:
+    """runs/NAME.
+
+    Attributes:
+        path: the folder.
+    """
+
+    path: Path
+
+    @classmethod
+    def of(cls, name: str, runs: Path = RUNS) -> "RunFolder":
+        """The run of that name, which need not be there.
+
+        Raises:
+            UserError: the name cannot be a folder's.
+        """
+        return cls(runs / checked_name(name))
+
+    @classmethod
+    def existing(cls, name: str, runs: Path = RUNS) -> "RunFolder":
+        """A run that is there.
+
+        Raises:
+            UserError: there is none; names the nearest, or what is there.
+        """
+        run = cls.of(name, runs)
+        if run.path.is_dir():
+            return run
+        there = sorted(path.name for path in runs.iterdir() if path.is_dir()) if runs.is_dir() else []
+        if not there:
+            raise UserError(f"--run {name}: {runs} holds no runs yet. Train one: python models/vgg16.py --run {name}")
+        hint = nearest(name, there) or "."
+        raise UserError(f"--run {name}: no such run in {runs}{hint} There are: {named(there, 10)}.")
+
+    @property
+    def name(self) -> str:
+        """NAME"""
+        return self.path.name
+
+    @property
+    def folds(self) -> Path:
+        """The fold table: img,subject,classname,fold."""
+        return self.path / "folds.csv"
+
+    @property
+    def ensemble(self) -> Path:
+        """The folder of the blend."""
+        return self.path / "ensemble"
+
+    @property
+    def durations(self) -> Path:
+        """What jobs took here: for the plans of later starts."""
+        return self.path / "durations.json"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the one pipeline that works on this run."""
+        return self.path.parent / f".{self.name}.lock"
+
+    def job_file(self, model: str) -> Path:
+        """The resolved configuration of a model's training jobs."""
+        return self.path / model / "training.json"
+
+    def fold(self, model: str, fold: int | str) -> FoldFolder:
+        """One model on one fold."""
+        return FoldFolder(self.path, model, fold)
+
+    def models(self) -> list[str]:
+        """The models that have a folder of some fold, by name."""
+        return sorted({folder.model for folder in self._fold_folders()})
+
+    def fold_folders(self, models: Sequence[str] = ()) -> list[FoldFolder]:
+        """The folders of all folds, finished or not, by model and fold; only of some models where these are named."""
+        found = [folder for folder in self._fold_folders() if not models or folder.model in models]
+        return sorted(found, key=lambda one: (one.model, isinstance(one.fold, str), one.fold))
+
+    def finished(self, models: Sequence[str] = ()) -> list[FoldFolder]:
+        """As `fold_folders`, those that are finished."""
+        return [folder for folder in self.fold_folders(models) if folder.is_finished()]
+
+    def _fold_folders(self) -> Iterator[FoldFolder]:
+        for path in self.path.glob("*/fold_*/"):
+            model, fold = path.parent.name, path.name.removeprefix("fold_")
+            if _NAME.fullmatch(model) and model not in RESERVED_MODEL_NAMES and (fold.isdigit() or fold == ALL_DRIVERS):
+                yield self.fold(model, int(fold) if fold.isdigit() else fold)

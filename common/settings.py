@@ -9,7 +9,7 @@ import dataclasses
 import difflib
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NoReturn, TypeVar
 
 from common.errors import UserError
@@ -226,14 +226,28 @@ def nearest(word: str, words: Sequence[str]) -> str:
 
 
 class CommandLine(argparse.ArgumentParser):
-    """An ArgumentParser whose errors are one line naming the nearest right option; abbreviations are errors too."""
+    """An ArgumentParser whose errors are one line naming the nearest right option; abbreviations are errors too.
 
-    def __init__(self, **keywords: Any) -> None:
+    Args:
+        everyday: the names of the options that --help shows; --help-all shows every option. Without: --help does.
+    """
+
+    def __init__(self, everyday: Collection[str] = (), **keywords: Any) -> None:
+        self.everyday = frozenset(everyday)
         keywords.setdefault(
             "formatter_class",
             lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=36, width=120),
         )
         super().__init__(allow_abbrev=False, **keywords)
+        if everyday:
+            self.add_argument("--help-all", action=_HelpAll, nargs=0, help="show every option, in groups, and exit")
+
+    def print_help(self, file: Any = None) -> None:
+        if self.everyday:
+            for action in self._actions:
+                if action.dest not in self.everyday:
+                    action.help = argparse.SUPPRESS
+        super().print_help(file)
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         parsed, unknown = self.parse_known_args(args, namespace)
@@ -248,3 +262,10 @@ class CommandLine(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         print(f"error: {message}", file=sys.stderr)
         sys.exit(2)
+
+
+class _HelpAll(argparse.Action):
+    def __call__(self, parser: Any, *others: Any) -> NoReturn:
+        parser.everyday = frozenset()
+        parser.print_help()
+        sys.exit()

@@ -22,7 +22,7 @@ import os
 from pathlib import Path
 
 from common.errors import UserError, run_command
-from common.run_folder import RUNS, SUBMISSIONS, run_folder
+from common.run_folder import RUNS, SUBMISSIONS, RunFolder
 from common.settings import CommandLine, add_settings, chosen, names_in
 from ensemble.options import Options
 
@@ -60,7 +60,7 @@ def command_line() -> CommandLine:
 def main() -> None:
     arguments = command_line().parse_args()
     name = arguments.run or ("tables" if arguments.predictions else "full")
-    run = run_folder(name, arguments.runs)
+    run = RunFolder.of(name, arguments.runs).path
     options = Options(**chosen(arguments, Options))
     submission = (arguments.submissions or SUBMISSIONS) / f"{name}.csv"
     if arguments.predictions:

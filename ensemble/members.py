@@ -3,8 +3,6 @@
 This is the only module of the package that reads a run folder.
 """
 
-import re
-import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +14,16 @@ import pandas as pd
 from common.competition import CLASSES, SAMPLE_SUBMISSION
 from common.errors import UserError, named
 from common.files import read_json, sha256_of
-from common.finished import CONFIGURATION, FINISHED, require_whole, trained_on_other_folds, why_it_failed
-from common.run_folder import ALL_DRIVERS, RESERVED_MODEL_NAMES, RUNS, fold_folder, folds_path
+from common.run_folder import (
+    ALL_DRIVERS,
+    OUT_OF_FOLD,
+    OUT_OF_FOLD_FEATURES,
+    RUNS,
+    TEST,
+    TEST_FEATURES,
+    RunFolder,
+    verified,
+)
 from common.settings import as_json
 from common.tables import read_predictions
 from ensemble.calibration import Sharpening, mean_entropy, sharpened
@@ -25,8 +31,6 @@ from ensemble.neighbours import Network, Space
 from ensemble.submission import read_sample_images
 from preprocessing.folds import read_folds
 
-OUT_OF_FOLD, TEST = "out_of_fold.csv", "test.csv"
-OUT_OF_FOLD_FEATURES, TEST_FEATURES = "out_of_fold_features.npy", "test_features.npy"
 OF_SAMPLE = "the images of the sample submission"
 
 
@@ -100,7 +104,7 @@ class Source:
             raise UserError(f"{missing[0]}: not found. Restore it, or train its fold again.")
         found = stamps(self.inputs)
         for name, path in self.inputs.items():
-            require_whole(path, found[name]["sha256"])
+            verified(path, found[name]["sha256"])
         return found
 
 
@@ -127,7 +131,7 @@ def run_source(
     Raises:
         UserError: there are none, or folds are missing that may not be.
     """
-    folds = read_folds(folds_path(run))
+    folds = read_folds(RunFolder(run).folds)
     every = find_members(run, [int(fold) for fold in folds["fold"].unique()], models)
     if not allow_missing:
         check_complete(run, every, None if run.parent == RUNS else run.parent)
@@ -141,7 +145,7 @@ def run_source(
             f"python models/{members[0].name}.py --run {run.name} --fold all"
         )
     tables = input_paths(run, members, all_drivers)
-    inputs = {str(path.relative_to(run)): path for path in [folds_path(run), *tables]}
+    inputs = {str(path.relative_to(run)): path for path in [RunFolder(run).folds, *tables]}
     inputs[SAMPLE_SUBMISSION] = sample
 
     def read() -> tuple[Predictions, list[str]]:
@@ -187,28 +191,24 @@ def find_members(run: Path, folds: Sequence[int], models: Sequence[str] = ()) ->
     Raises:
         UserError: there is none, one of `models` is not there, or a fold run is of a fold that folds.csv lacks.
     """
-    there = {
-        folder.name
-        for folder in (run.iterdir() if run.is_dir() else ())
-        if folder.is_dir() and folder.name not in RESERVED_MODEL_NAMES and any(folder.glob("fold_*/"))
-    }
+    there = RunFolder(run).models()
     if not there:
         raise UserError(f"{run} holds no models. Train one first: python models/vgg16.py --run {run.name}")
     unknown = [name for name in models if name not in there]
     if unknown:
-        raise UserError(f"{run} holds no model {named(unknown)}; expected among {named(sorted(there), 10)}.")
-    return [_member(run, name, folds) for name in dict.fromkeys(models or sorted(there))]
+        raise UserError(f"{run} holds no model {named(unknown)}; expected among {named(there, 10)}.")
+    return [_member(run, name, folds) for name in dict.fromkeys(models or there)]
 
 
 def _member(run: Path, name: str, folds: Sequence[int]) -> Member:
-    finished = {path.parent.name.removeprefix("fold_") for path in (run / name).glob(f"fold_*/{FINISHED}")}
-    strange = sorted(fold for fold in finished if re.fullmatch(r"\d+", fold) and int(fold) not in folds)
+    finished = {folder.fold for folder in RunFolder(run).finished([name])}
+    strange = sorted(fold for fold in finished if isinstance(fold, int) and fold not in folds)
     if strange:
         raise UserError(
-            f"{fold_folder(run, name, strange[0])}: folds.csv of this run has no fold {strange[0]}, only "
+            f"{RunFolder(run).fold(name, strange[0]).path}: folds.csv of this run has no fold {strange[0]}, only "
             f"{named([str(fold) for fold in sorted(folds)], 10)}. It belongs to another run: move it away."
         )
-    done = tuple(fold for fold in sorted(folds) if str(fold) in finished)
+    done = tuple(fold for fold in sorted(folds) if fold in finished)
     return Member(name, done, tuple(fold for fold in sorted(folds) if fold not in done), ALL_DRIVERS in finished)
 
 
@@ -235,12 +235,13 @@ def check_folds(run: Path, members: Sequence[Member]) -> None:
     Raises:
         UserError: names the folders of those that were not.
     """
-    folders = [fold_folder(run, member.name, fold) for member in members for fold in member.folds]
-    folds_sha256 = sha256_of(folds_path(run))
-    others = [str(folder) for folder in folders if trained_on_other_folds(folder, folds_sha256)]
+    folders = [RunFolder(run).fold(member.name, fold) for member in members for fold in member.folds]
+    path = RunFolder(run).folds
+    folds_sha256 = sha256_of(path)
+    others = [str(folder.path) for folder in folders if folder.has_other_folds(folds_sha256)]
     if others:
         raise UserError(
-            f"{folds_path(run)} has changed since {named(others)} was trained. Put the table back that it was trained "
+            f"{path} has changed since {named(others)} was trained. Put the table back that it was trained "
             "with (an automatic one: delete folds.csv, then python -m preprocessing.folds), or delete these folders "
             "and train them again."
         )
@@ -248,48 +249,33 @@ def check_folds(run: Path, members: Sequence[Member]) -> None:
 
 def lacks(run: Path, member: Member) -> str:
     """Which folds a member lacks, and why those failed that did."""
-    reasons = {fold: why_it_failed(fold_folder(run, member.name, fold)) for fold in member.missing}
+    reasons = {fold: RunFolder(run).fold(member.name, fold).failure() for fold in member.missing}
     folds = [f"{fold} (it {why.rstrip('.')})" if why else f"{fold}" for fold, why in reasons.items()]
     return f"{member.name} lacks fold {', '.join(folds)}"
 
 
 def command_for(run: Path, member: Member, runs: Path | None = None) -> str:
     """The command that trains the missing folds of a member."""
+    path = RunFolder(run).job_file(member.name)
     folds = " ".join(map(str, member.missing))
-    content = _configuration(run, member)
-    words = content.get("command")
-    if isinstance(words, list) and words:
-        moved = runs or ("--runs" in words and run.parent)  # since then, perhaps; the last of two options wins
-        where = ["--run", run.name, *(["--runs", str(moved)] if moved else [])]
-        return f"{shlex.join([*map(str, words), *where])} --fold {folds}"
-    settings = content["settings"] if content else {}
-    architecture, classifier = settings.get("architecture", member.name), settings.get("classifier")
-    script = f"bottleneck.py --architecture {architecture} --classifier {classifier}" if classifier else ""
-    renamed = "" if architecture == member.name else f" --model-name {member.name}"
-    elsewhere = f" --runs {runs}" if runs else ""
-    return f"python models/{script or f'{architecture}.py'} --run {run.name}{elsewhere}{renamed} --fold {folds}"
-
-
-def _configuration(run: Path, member: Member) -> dict[str, Any]:
-    """The config.json of a fold of the member; empty where there is none."""
-    for path in sorted((run / member.name).glob(f"fold_*/{CONFIGURATION}")):
-        content = read_json(path)
-        settings = content.get("settings") if isinstance(content, dict) else None
-        if isinstance(settings, dict) and isinstance(settings.get("architecture"), str):
-            return dict(content)
-    return {}
+    if not path.is_file():
+        elsewhere = f" --runs {runs}" if runs else ""
+        return f"python models/{member.name}.py --run {run.name}{elsewhere} --fold {folds}"
+    job = read_json(path)
+    script = "bottleneck" if job.get("classifies_features") else job.get("architecture", member.name)
+    return f"python models/{script}.py --config {path} --fold {folds}"
 
 
 def input_paths(run: Path, members: Sequence[Member], all_drivers: str = "no") -> list[Path]:
     """Every file that `read_members` reads: the prediction tables, and what there is of features."""
     paths = [
-        fold_folder(run, member.name, fold) / name
+        RunFolder(run).fold(member.name, fold) / name
         for member in members
         for fold in member.folds
         for name in (OUT_OF_FOLD, TEST, OUT_OF_FOLD_FEATURES, TEST_FEATURES)
     ]
     if all_drivers != "no":
-        paths += [fold_folder(run, member.name, ALL_DRIVERS) / TEST for member in members if member.all_drivers]
+        paths += [RunFolder(run).fold(member.name, ALL_DRIVERS) / TEST for member in members if member.all_drivers]
     return [path for path in paths if path.suffix == ".csv" or path.is_file()]
 
 
@@ -323,7 +309,7 @@ def read_members(
     for place, member in enumerate(members):
         entropies, networks = [], []
         for fold in member.folds:
-            folder = fold_folder(run, member.name, fold)
+            folder = RunFolder(run).fold(member.name, fold)
             expected = folds.loc[folds["fold"] == fold, "img"]
             table = read_exactly(folder / OUT_OF_FOLD, pd.Index(expected), f"the images of fold {fold} in folds.csv")
             own = read_exactly(folder / TEST, test_images, OF_SAMPLE)
@@ -337,7 +323,7 @@ def read_members(
                     networks.append(Network(*features))
         networks_averaged = len(member.folds)
         if member.all_drivers and all_drivers != "no":
-            path = fold_folder(run, member.name, ALL_DRIVERS) / TEST
+            path = RunFolder(run).fold(member.name, ALL_DRIVERS) / TEST
             single = aligned(read_exactly(path, test_images, OF_SAMPLE), test_images)
             if all_drivers == "instead":
                 test[place], networks_averaged, entropies = 0.0, 0, []

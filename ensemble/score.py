@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.errors import UserError, named, run_command
-from common.run_folder import RUNS, run_folder
+from common.run_folder import RUNS, RunFolder
 from common.settings import CommandLine, add_settings, chosen, names_in
 from ensemble.options import Options
 
@@ -243,7 +243,7 @@ def run_text(arguments: argparse.Namespace) -> str:
     from preprocessing.dataset import required
 
     known, options = read_labels(arguments.labels), Options(**chosen(arguments, Options))
-    run, sample = run_folder(arguments.run, arguments.runs), required(arguments.data) / SAMPLE_SUBMISSION
+    run, sample = RunFolder.of(arguments.run, arguments.runs).path, required(arguments.data) / SAMPLE_SUBMISSION
     source = run_source(run, sample, arguments.models, arguments.allow_missing, options.all_drivers)
     source.verified()
     predictions, _ = source.read()

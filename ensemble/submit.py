@@ -27,7 +27,7 @@ from common.competition import COMPLETE_TEST_IMAGES, SAMPLE_SUBMISSION, SLUG
 from common.csv_files import as_cell, from_cell
 from common.errors import UserError, named, run_command
 from common.files import read_json, sha256_of, written_whole
-from common.run_folder import RUNS, SUBMISSIONS, run_folder
+from common.run_folder import RUNS, SUBMISSIONS, RunFolder
 from common.settings import CommandLine, nearest
 
 ASK_EVERY = 5.0  # seconds
@@ -201,7 +201,7 @@ def main() -> None:
     uploading = {"--message": arguments.message, "--wait": arguments.wait is not None, "--again": arguments.again}
     for option in [option for option, given in uploading.items() if given and arguments.check]:
         raise UserError(f"{option} is for an upload, and --check uploads nothing. Leave one of them out.")
-    run = run_folder(arguments.run, arguments.runs)
+    run = RunFolder.of(arguments.run, arguments.runs).path
     path = arguments.submissions / f"{arguments.run}.csv"
     _require(path)
 

@@ -9,9 +9,9 @@ costs seconds. What comes out is a model of the run like any other, with the cla
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the rooms, when this file is run as a script
-
-from models.finetuning.bottleneck.command import main
-
 if __name__ == "__main__":
-    main(__doc__ or "")
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)  # the packages, in place of those in this folder
+
+    from pipeline.train import bottleneck_main
+
+    bottleneck_main(__doc__ or "")

@@ -16,11 +16,11 @@ With a GPU and ImageNet's weights try --image-size 224x224 too.
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the rooms, when this file is run as a script
+if __name__ == "__main__":  # the packages of this repository, in place of those in this folder
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from common.settings import ImageSize
 from models.finetuning.architecture import Architecture
-from models.finetuning.command import main
 from models.finetuning.recipe import Recipe
 
 ARCHITECTURE = Architecture(
@@ -52,4 +52,6 @@ ARCHITECTURE = Architecture(
 )
 
 if __name__ == "__main__":
+    from pipeline.train import main
+
     main(ARCHITECTURE)

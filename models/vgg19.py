@@ -13,9 +13,9 @@ import dataclasses
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the rooms, when this file is run as a script
+if __name__ == "__main__":  # the packages of this repository, in place of those in this folder
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from models.finetuning.command import main
 from models.vgg16 import ARCHITECTURE as VGG16
 
 ARCHITECTURE = dataclasses.replace(
@@ -28,4 +28,6 @@ ARCHITECTURE = dataclasses.replace(
 )
 
 if __name__ == "__main__":
+    from pipeline.train import main
+
     main(ARCHITECTURE)

@@ -15,7 +15,7 @@ from common.competition import CLASS_NAMES, CLASSES
 from common.csv_files import check_image_names, is_formula, listed_again, read_rows
 from common.errors import UserError, named, run_command
 from common.files import written_whole
-from common.run_folder import CACHE, RUNS, folds_path, run_folder
+from common.run_folder import CACHE, RUNS, RunFolder
 from common.settings import CommandLine, whole_number
 
 if TYPE_CHECKING:
@@ -237,8 +237,8 @@ def _columns_of_file(path: Path) -> tuple[str, dict[str, list[str]]]:
     return key, columns
 
 
-def number_of_folds(run: Path, number: int | None, file: Path | None, default: int) -> int:
-    """How many folds the run has or will have: as asked, as in the file, as in its table, or the default.
+def number_of_folds(path: Path, number: int | None, file: Path | None, default: int) -> int:
+    """How many folds the table at `path` has or will have: as asked, as in the file, as it is, or the default.
 
     Raises:
         UserError: the file or the table is malformed.
@@ -247,16 +247,15 @@ def number_of_folds(run: Path, number: int | None, file: Path | None, default: i
         return number
     if file is not None:
         return len(set(map(int, _columns_of_file(file)[1]["fold"])))
-    return int(read_folds(folds_path(run))["fold"].nunique()) if folds_path(run).exists() else default
+    return int(read_folds(path)["fold"].nunique()) if path.exists() else default
 
 
 def ensure_folds(
-    run: Path,
+    path: Path,
     train: "pd.DataFrame",
     number: int | None = None,
     file: Path | None = None,
     default: int = 5,
-    write: bool = True,
     left_out: "pd.DataFrame | None" = None,
 ) -> "pd.DataFrame":
     """The run's fold table: read and checked if it is there, else made, or taken from `file`, and written.
@@ -264,22 +263,19 @@ def ensure_folds(
     A table that is there is never replaced.
 
     Args:
+        path: runs/NAME/folds.csv
         number: of folds, where it was asked for.
         file: the user's own folds, in place of `number`.
         default: the number of folds of a new table where neither was asked for.
-        write: a new table is written to the run.
         left_out: as `read_folds_file`.
 
     Raises:
         UserError: it is there with another number of folds, other folds than in `file`, or of other images; or as
             `make_folds`, `read_folds` and `read_folds_file`.
     """
-    path = folds_path(run)
     wanted = read_folds_file(file, train, left_out) if file else None
     if not path.exists():
         table = make_folds(train, number or default) if wanted is None else wanted
-        if not write:
-            return table
         with locks.held(path.parent / ".folds.lock", f"{path} is being written", wait=True):
             if not path.exists():  # else another process was first
                 with written_whole(path) as temporary:
@@ -344,10 +340,10 @@ def main() -> None:
 
     from preprocessing import dataset
 
-    run = run_folder(arguments.run, arguments.runs)
+    path = RunFolder.of(arguments.run, arguments.runs).folds
     data = dataset.load(dataset.required(arguments.data), arguments.cache, arguments.skip_broken)
-    table = ensure_folds(run, data.train, arguments.folds, arguments.folds_file, left_out=data.left_out)
-    print(f"{folds_path(run)}\n{summary(table)}")
+    table = ensure_folds(path, data.train, arguments.folds, arguments.folds_file, left_out=data.left_out)
+    print(f"{path}\n{summary(table)}")
 
 
 if __name__ == "__main__":

@@ -11,16 +11,35 @@ from pathlib import Path
 
 from common.competition import SLUG
 from common.errors import UserError, masked
+from common.run_folder import REPOSITORY
 
 PAGE = f"https://www.kaggle.com/competitions/{SLUG}"
 SECRET_FIELDS = ("key", "token", "access_token", "refresh_token")  # of a credential file; the user's name is none
-INSTALL = "Install the client: .venv/bin/python -m pip install -r requirements-kaggle.txt"
+REQUIREMENTS = "requirements-kaggle.txt"
+INSTALL = f"Install the client: .venv/bin/python -m pip install -r {REQUIREMENTS}"
 LOG_IN = (
     "Get a token at https://www.kaggle.com/settings/api ('Generate New Token') and save it as ~/.kaggle/access_token, "
     "or set KAGGLE_API_TOKEN to it (a kaggle.json, or KAGGLE_USERNAME and KAGGLE_KEY, will do too)"
 )
 RULES = f"Accept the rules of the competition once, in a browser: {PAGE}/rules"
 STEPS = f"What to do:\n  1. {RULES}\n  2. {LOG_IN}\n  3. {INSTALL}\n  4. Start this again."
+
+
+def install() -> None:
+    """Installs the client into this environment, where it is missing and there are credentials for it.
+
+    Raises:
+        UserError: it cannot be installed.
+    """
+    find = "import importlib.util as util, sys; sys.exit(util.find_spec('kaggle') is None)"
+    there = subprocess.run([sys.executable, "-P", "-c", find], check=False).returncode == 0
+    if there or not has_credentials():
+        return
+    print("installing Kaggle's client", file=sys.stderr)
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    command += ["-c", str(REPOSITORY / "requirements.lock"), "-r", str(REPOSITORY / REQUIREMENTS)]
+    if subprocess.run(command, check=False).returncode:
+        raise UserError(f"Kaggle's client could not be installed (see above). {INSTALL}")
 
 
 def has_credentials() -> bool:

@@ -186,13 +186,13 @@ def test_a_fold_that_does_not_exist_and_too_many_folds(type_command: Command, ti
     assert "drivers" in told.stderr
 
 
-def test_a_second_start_of_the_same_run_is_told_who_makes_it(
+def test_a_second_start_of_the_same_run_reports_who_works_on_it(
     type_command: Command, tiny_tree: Callable[..., Path], tmp_path: Path
 ) -> None:
     with locks.held(tmp_path / "runs" / ".tiny.lock", "it is made"):
         told = run_all(type_command, tiny_tree(), tmp_path, "--run", "tiny", "--models", "mobilenet")
     assert told.returncode == 2, told
-    assert f"the run tiny is being made by another run_all.sh: process {os.getpid()} on " in told.stderr
+    assert f"the run tiny is being worked on by another process: process {os.getpid()} on " in told.stderr
     assert not (tmp_path / "runs" / "tiny").exists()
 
 

@@ -10,14 +10,13 @@ import pandas as pd
 
 from common.competition import CLASSES
 from common.errors import UserError
-from common.finished import require_whole
 from common.metric import log_loss_per_image, paired_difference
-from common.run_folder import folds_path
+from common.run_folder import HISTORY, OUT_OF_FOLD, RunFolder
 from common.settings import word
 from common.tables import read_predictions
 from ensemble.tables import formatted
 from preprocessing.folds import read_folds
-from tools.finished import FinishedPiece, finished_pieces
+from tools.finished import FinishedFold, finished_folds
 
 BLEND = "ensemble"
 NOT_COMPARED = ("architecture", "fold", "folds_sha256", "test_images_sha256", "test_images_broken")
@@ -80,21 +79,22 @@ def read_rows(runs: Sequence[Path]) -> list[Row]:
     return sorted(rows, key=lambda row: row.log_loss)
 
 
-def _rows_of(run: Path) -> list[Row]:
-    pieces = [piece for piece in finished_pieces(run) if (piece.folder / "out_of_fold.csv").is_file()]
-    folds = read_folds(folds_path(run))
+def _rows_of(path: Path) -> list[Row]:
+    run = RunFolder(path)
+    fold_runs = [fold_run for fold_run in finished_folds(run) if fold_run.folder.exists(OUT_OF_FOLD)]
+    folds = read_folds(run.folds)
     of = int(folds["fold"].nunique())
-    name = run.resolve().name
+    name = path.resolve().name
     rows = []
-    for model in dict.fromkeys(piece.model for piece in pieces):
-        own = [piece for piece in pieces if piece.model == model]
-        table = pd.concat([read_predictions(require_whole(piece.folder / "out_of_fold.csv")) for piece in own])
-        losses = losses_of(table, folds, own[0].folder)
-        seconds = float(np.mean([piece.results.get("seconds", np.nan) for piece in own]))
+    for model in dict.fromkeys(fold_run.model for fold_run in fold_runs):
+        own = [fold_run for fold_run in fold_runs if fold_run.model == model]
+        table = pd.concat([read_predictions(fold_run.folder.verified(OUT_OF_FOLD)) for fold_run in own])
+        losses = losses_of(table, folds, own[0].folder.path)
+        seconds = float(np.mean([fold_run.results.get("seconds", np.nan) for fold_run in own]))
         rows.append(Row(name, model, _common(own), losses, len(own), of, seconds, _histories(own)))
-    blend = run / BLEND / "out_of_fold.csv"
+    blend = run.ensemble / OUT_OF_FOLD
     if blend.is_file():
-        rows.append(Row(name, BLEND, {}, losses_of(read_predictions(blend), folds, run / BLEND), of, of))
+        rows.append(Row(name, BLEND, {}, losses_of(read_predictions(blend), folds, run.ensemble), of, of))
     return rows
 
 
@@ -119,17 +119,16 @@ def losses_of(table: pd.DataFrame, folds: pd.DataFrame, folder: Path) -> pd.Data
     return pd.DataFrame(values, index=table.index)
 
 
-def _common(pieces: Sequence[FinishedPiece]) -> dict[str, Any]:
-    first = pieces[0].settings
-    return {name: value for name, value in first.items() if all(p.settings.get(name) == value for p in pieces)}
+def _common(fold_runs: Sequence[FinishedFold]) -> dict[str, Any]:
+    first = fold_runs[0].settings
+    return {name: value for name, value in first.items() if all(p.settings.get(name) == value for p in fold_runs)}
 
 
-def _histories(pieces: Sequence[FinishedPiece]) -> list[pd.DataFrame]:
-    paths = [piece.folder / "history.csv" for piece in pieces]
+def _histories(fold_runs: Sequence[FinishedFold]) -> list[pd.DataFrame]:
     try:
-        return [pd.read_csv(require_whole(path)) for path in paths if path.is_file()]
+        return [pd.read_csv(fold_run.folder.verified(HISTORY)) for fold_run in fold_runs]
     except (OSError, ValueError) as error:
-        raise UserError(f"{pieces[0].folder.parent}: a history.csv cannot be read: {error}") from error
+        raise UserError(f"{fold_runs[0].folder.path.parent}: a history.csv cannot be read: {error}") from error
 
 
 def error_over_drivers(values: np.ndarray, subjects: np.ndarray) -> float:

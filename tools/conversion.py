@@ -13,7 +13,7 @@ from common.errors import UserError
 from common.files import written_whole
 from models.finetuning import runtime
 from preprocessing.crops import REGIONS, WHOLE
-from tools.finished import FinishedPiece
+from tools.finished import FinishedFold
 from tools.networks import load
 from tools.pictures import Photograph
 
@@ -22,7 +22,7 @@ INPUT, OUTPUT = "images", "probabilities"
 Predict = Callable[[np.ndarray], np.ndarray]
 
 
-def export(pieces: Sequence[FinishedPiece], to: str, path: Path, photographs: Sequence[Photograph]) -> str:
+def export(fold_runs: Sequence[FinishedFold], to: str, path: Path, photographs: Sequence[Photograph]) -> str:
     """Writes one file for the mean of networks of one image size, checked before it is there.
 
     Args:
@@ -36,16 +36,16 @@ def export(pieces: Sequence[FinishedPiece], to: str, path: Path, photographs: Se
     Raises:
         UserError: it predicts something else, or it cannot be converted or written.
     """
-    size, crop = pieces[0].image_size, pieces[0].crop
+    size, crop = fold_runs[0].image_size, fold_runs[0].crop
     images = np.stack([photograph.seen(size, crop) for photograph in photographs])
-    model = mean_network(pieces)
+    model = mean_network(fold_runs)
     expected = np.asarray(model.predict_on_batch(images))
     with written_whole(path) as temporary:
         with runtime.stderr_held_back():  # the converters talk much
             try:
                 model.export(str(temporary), format=to, verbose=False)
                 if to == "onnx":
-                    _describe(temporary, pieces)
+                    _describe(temporary, fold_runs)
                 predict = {"onnx": onnx_predictor, "litert": litert_predictor}[to](temporary)
                 found = predict(images)
             except Exception as error:  # converters, checkers and runtimes each fail in their own way
@@ -63,7 +63,7 @@ def export(pieces: Sequence[FinishedPiece], to: str, path: Path, photographs: Se
     region = "the whole photograph" if crop == WHOLE else f"the part '{crop}' of it, in shares: {REGIONS[crop]}"
     return "\n".join(
         [
-            f"{path}: {megabytes:.1f} MB, the mean of {', '.join(map(str, pieces))}",
+            f"{path}: {megabytes:.1f} MB, the mean of {', '.join(map(str, fold_runs))}",
             f"in   {INPUT}: uint8 RGB (batch, {size.height}, {size.width}, 3), 0 to 255, {region}, shrunk by area",
             f"out  probabilities: float32 (batch, {len(CLASSES)}), {CLASSES[0]} to {CLASSES[-1]}",
             f"checked on {len(images)} photographs: differs from Keras by at most {difference:.1g}; "
@@ -72,16 +72,16 @@ def export(pieces: Sequence[FinishedPiece], to: str, path: Path, photographs: Se
     )
 
 
-def mean_network(pieces: Sequence[FinishedPiece]) -> Any:
+def mean_network(fold_runs: Sequence[FinishedFold]) -> Any:
     """One network, images -> the mean over models of the mean over folds, as `tools.predict` has it."""
     keras = runtime.load_keras()
-    size = pieces[0].image_size
+    size = fold_runs[0].image_size
     images = keras.Input((size.height, size.width, 3), dtype="uint8", name=INPUT)
     by_model: dict[str, list[Any]] = {}
-    for number, piece in enumerate(pieces):
-        network = load(piece)
+    for number, fold_run in enumerate(fold_runs):
+        network = load(fold_run)
         network.name = f"network_{number}"  # they all have one name, and a network's parts need different ones
-        by_model.setdefault(piece.model, []).append(network(images))
+        by_model.setdefault(fold_run.model, []).append(network(images))
     means = [_mean(keras, outputs) for outputs in by_model.values()]
     return keras.Model(images, _mean(keras, means), name="distracted_driver")
 
@@ -108,7 +108,7 @@ def litert_predictor(path: Path) -> Predict:
     return lambda images: np.array(next(iter(runner(**{name: images}).values())))
 
 
-def _describe(path: Path, pieces: Sequence[FinishedPiece]) -> None:
+def _describe(path: Path, fold_runs: Sequence[FinishedFold]) -> None:
     """Names the batch and the output of an ONNX file, and writes into it what a reader must know."""
     import onnx
 
@@ -122,9 +122,9 @@ def _describe(path: Path, pieces: Sequence[FinishedPiece]) -> None:
         value.type.tensor_type.shape.dim[0].dim_param = "batch"
     facts = {
         "classes": json.dumps(CLASS_NAMES),
-        "networks": "; ".join(map(str, pieces)),
-        "image_size": str(pieces[0].image_size),
-        "crop": pieces[0].crop,
+        "networks": "; ".join(map(str, fold_runs)),
+        "image_size": str(fold_runs[0].image_size),
+        "crop": fold_runs[0].crop,
     }
     for key, value in facts.items():
         model.metadata_props.add(key=key, value=value)

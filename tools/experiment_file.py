@@ -34,8 +34,7 @@ from common.run_folder import checked_name
 from common.settings import nearest, word
 from models.finetuning import architecture as zoo
 from models.finetuning.architecture import Architecture
-from models.finetuning.bottleneck.command import Bottleneck
-from models.finetuning.recipe import Recipe
+from models.finetuning.recipe import Bottleneck, Recipe
 from preprocessing.augmentation_settings import Augmentation
 
 CLASSIFIER = [field.name for field in dataclasses.fields(Bottleneck)]

@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from common.files import read_json, written_whole
-from common.finished import FINISHED, require_whole, why_it_failed
+from common.files import written_whole
 from common.metric import paired_difference
-from common.run_folder import fold_folder
+from common.run_folder import OUT_OF_FOLD, RunFolder
 from common.tables import read_predictions
 from ensemble.tables import formatted
 from tools.comparison import losses_of
@@ -32,12 +31,13 @@ def result(run: Path, models: Sequence[str], images: pd.DataFrame) -> pd.DataFra
     tables, seconds = [], []
     for model in models:
         for fold in sorted(images["fold"].unique()):
-            folder = fold_folder(run, model, int(fold))
-            if not (folder / FINISHED).is_file():
-                why = why_it_failed(folder).removeprefix("failed: ")
+            folder = RunFolder(run).fold(model, int(fold))
+            finished = folder.finished()
+            if finished is None:
+                why = folder.failure().removeprefix("failed: ")
                 return f"failed: {why}" if why else "not finished"
-            tables.append(losses_of(read_predictions(require_whole(folder / "out_of_fold.csv")), images, folder))
-            seconds.append(read_json(folder / FINISHED).get("seconds", math.nan))
+            tables.append(losses_of(read_predictions(folder.verified(OUT_OF_FOLD)), images, folder.path))
+            seconds.append(finished.get("seconds", math.nan))
     means = {"log_loss": "mean", "correct": "mean", "subject": "first"}
     return pd.concat(tables).groupby(level="img").agg(means).assign(seconds=sum(seconds) / len(seconds))
 

@@ -14,20 +14,21 @@ search.csv; the same command resumes it.
 
 import argparse
 import dataclasses
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from common.errors import UserError, run_command
-from common.run_folder import run_folder
+from common.run_folder import RunFolder
 from common.settings import CommandLine, as_options, names_in, word
-from models.finetuning import architecture as zoo
-from models.finetuning import command, needs
-from models.finetuning.bottleneck import command as bottleneck
+from models.finetuning.fold_run import FoldRun
 from models.finetuning.network import weights as pretrained
-from models.finetuning.piece import Piece, leave_out
-from models.finetuning.processes import SOME_FAILED, run_folds, side_by_side
 from models.finetuning.recipe import NoEffectError
+from pipeline import options
+from pipeline import train as jobs
+from pipeline.plan import Plan as RunPlan
+from pipeline.plan import bottleneck_of, network_of, plan_model
+from preprocessing import dataset
 from tools.experiment_file import Experiment, Plan, read_plan, require_known
 
 if TYPE_CHECKING:
@@ -43,9 +44,13 @@ class Setup:
     arguments: argparse.Namespace
     run: Path
     dataset: "Dataset"
-    images: "pd.DataFrame"
+    folds_table: "pd.DataFrame"
     folds: list[Any]
     seeds: list[int]
+
+    @property
+    def images(self) -> "pd.DataFrame":
+        return self.folds_table[self.folds_table["fold"].isin(self.folds)]
 
 
 def make_parser() -> CommandLine:
@@ -56,8 +61,8 @@ def make_parser() -> CommandLine:
     parser.add_argument("--fold", type=int, nargs="+", metavar="K", help="held-out folds, from 0 [those of FILE]")
     parser.add_argument("--report", action="store_true", help="train nothing, print the table of what is finished")
     parser.add_argument("--search", action="store_true", help="search the file's space instead of its list")
-    command.add_run_options(parser, of_run="the name of FILE")
-    command.add_training_options(parser)
+    options.add_run_options(parser, "the name of FILE")
+    options.add_training_options(parser)
     return parser
 
 
@@ -72,7 +77,7 @@ def main() -> None:
     arguments.run, seeds = arguments.run or arguments.file.stem, plan.seeds or [arguments.seed]
     for experiment in [plan.experiments[name] for name in wanted]:
         try:
-            make_job(arguments, experiment, seeds[0])
+            work_of(arguments, experiment, seeds[0])
         except NoEffectError as error:  # with --weights none, say, which changes defaults
             if experiment.name in {plan.reference, *only}:
                 raise
@@ -83,9 +88,11 @@ def main() -> None:
         if not arguments.report:
             pretrained.check_available(experiment.architecture, arguments.weights)
     arguments.fold = arguments.fold or plan.folds or None
-    run = run_folder(arguments.run, arguments.runs)
-    dataset, images, folds = command.read_data(arguments, run)
-    setup = Setup(arguments, run, dataset, images[images["fold"].isin(folds)], folds, seeds)
+    shared = plan_of(arguments, plan.experiments[plan.reference], seeds[0])
+    data = dataset.load(shared.data, shared.cache, shared.skip_broken)
+    images = jobs.fold_table(shared, data)
+    folds = jobs.wanted_folds(shared, images)
+    setup = Setup(arguments, shared.run.path, data, images, folds, seeds)
     search(setup, plan) if arguments.search else run_list(setup, plan, wanted)
 
 
@@ -96,8 +103,9 @@ def run_list(setup: Setup, plan: Plan, wanted: Collection[str]) -> None:
     path, results = setup.run / "experiments.csv", dict[Experiment, Any]()
     for experiment in sorted(plan.experiments.values(), key=lambda one: one.name != plan.reference):
         try:
-            for seed in setup.seeds:
-                unfinished(setup, experiment, seed, setup.folds)  # refuses folds that were trained with other settings
+            for seed in setup.seeds:  # refuses folds that were trained with other settings
+                work = plan_of(setup.arguments, experiment, seed).models[0].work
+                jobs.unfinished(work, setup.folds, setup.dataset)
             results[experiment] = result(setup, experiment, setup.folds)
         except UserError:
             if experiment.name in wanted:
@@ -163,7 +171,7 @@ def distribution(setup: Setup, base: Experiment, key: str, values: Any) -> Any:
     try:
         ends = values if isinstance(values, list) else [values["from"], values["to"]]
         for value in ends:
-            make_job(setup.arguments, changed(base, f"search_{key}", {key: value}), setup.seeds[0])
+            work_of(setup.arguments, changed(base, f"search_{key}", {key: value}), setup.seeds[0])
         if ends is values:
             return distributions.CategoricalDistribution([word(x) if isinstance(x, list) else x for x in values])
         whole = all(isinstance(end, int) for end in ends)
@@ -177,7 +185,7 @@ def distribution(setup: Setup, base: Experiment, key: str, values: Any) -> Any:
 def run_trial(setup: Setup, trial: Any, experiment: Experiment) -> tuple[float | None, str]:
     """Trains a trial fold by fold. Returns its log loss, and why it ended before the last fold if it did."""
     try:
-        make_job(setup.arguments, experiment, setup.seeds[0])
+        work_of(setup.arguments, experiment, setup.seeds[0])
     except UserError as error:  # at some points of a space, settings contradict each other
         return None, f"failed: {error}"
     for step, fold in enumerate(setup.folds):
@@ -211,30 +219,23 @@ def result(setup: Setup, experiment: Experiment, folds: list[Any]) -> "pd.DataFr
     return experiment_table.result(setup.run, [model_name(experiment, seed) for seed in setup.seeds], images)
 
 
-def unfinished(setup: Setup, experiment: Experiment, seed: int, folds: list[Any]) -> dict[Any, Piece]:
-    """Those of these folds that are left to train; a UserError where one was trained with other settings."""
-    job = make_job(setup.arguments, experiment, seed)
-    left = command.unfinished([dataclasses.replace(job, fold=fold) for fold in folds], setup.dataset)
-    return {one.fold: one for one, _ in left}
-
-
-def make_job(arguments: argparse.Namespace, experiment: Experiment, seed: int) -> Piece:
-    """What the experiment's script would train, as of fold 0.
+def work_of(arguments: argparse.Namespace, experiment: Experiment, seed: int) -> FoldRun:
+    """What the experiment's script would train, as of fold 0; its data need not be there.
 
     Raises:
         UserError: a wrong value, or settings that contradict each other; names the experiment.
     """
-
-    def refuse(message: str) -> NoReturn:
-        raise UserError(message)
-
-    kind: Any = bottleneck if experiment.is_classifier else command
-    parser = kind.make_parser(experiment.architecture, *[""] * experiment.is_classifier)
-    parser.error = refuse
+    parsed = _parsed(arguments, experiment, seed)
+    make = bottleneck_of if experiment.is_classifier else network_of
     try:
-        return kind.template_piece(experiment.architecture, parser.parse_args(_words(arguments, experiment, seed)))
+        return make(experiment.architecture, parsed, RunFolder.of(parsed.run, parsed.runs), Path())
     except UserError as error:
         raise type(error)(f"experiment {experiment.name}: {error}") from None
+
+
+def plan_of(arguments: argparse.Namespace, experiment: Experiment, seed: int, folds: Sequence[Any] = ()) -> RunPlan:
+    """The plan of the experiment's script for these folds; for those of the command line where there are none."""
+    return plan_model(experiment.architecture, _parsed(arguments, experiment, seed, folds), experiment.is_classifier)
 
 
 def train(setup: Setup, experiment: Experiment, folds: list[Any]) -> None:
@@ -243,29 +244,32 @@ def train(setup: Setup, experiment: Experiment, folds: list[Any]) -> None:
     Raises:
         SystemExit: stopped, or a user's mistake, which the process has printed. A fold that fails raises nothing.
     """
-    script = zoo.ZOO / f"{'bottleneck' if experiment.is_classifier else experiment.architecture.name}.py"
     for seed in setup.seeds:
-        left = unfinished(setup, experiment, seed, folds)
-        jobs = limit = setup.arguments.jobs or 1
-        if left and not setup.arguments.jobs and not experiment.is_classifier:  # which would compute features twice
-            memory = needs.fold_memory(experiment.architecture, next(iter(left.values())).recipe)
-            jobs, limit = side_by_side(None, setup.arguments.quick, len(folds), memory)
-        record = lambda fold, why, left=left: leave_out(left[fold], why)  # noqa: E731
-        try:
-            run_folds(script, _words(setup.arguments, experiment, seed), list(left), jobs, record, limit)
-        except SystemExit as error:
-            if error.code != SOME_FAILED:
-                raise
+        plan = plan_of(setup.arguments, experiment, seed, folds)
+        jobs.run_jobs(plan, jobs.training_jobs(plan, setup.dataset, setup.folds_table))
 
 
-def _words(arguments: argparse.Namespace, experiment: Experiment, seed: int) -> list[str]:
-    """The command line of the experiment's script, without the fold."""
+def _parsed(arguments: argparse.Namespace, experiment: Experiment, seed: int, folds: Sequence[Any] = ()) -> Any:
+    """The experiment's settings, read as its script would read them."""
+
+    def refuse(message: str) -> NoReturn:
+        raise UserError(f"experiment {experiment.name}: {message}")
+
+    architecture, classifies = experiment.architecture, experiment.is_classifier
+    parser = options.bottleneck_parser(architecture, "", "") if classifies else options.model_parser(architecture)
+    parser.error = refuse  # type: ignore[method-assign]
+    return parser.parse_args(_words(arguments, experiment, seed, folds or arguments.fold or ()))
+
+
+def _words(arguments: argparse.Namespace, experiment: Experiment, seed: int, folds: Sequence[Any]) -> list[str]:
+    """The command line of the experiment's script."""
     own = {"seed": seed, "model_name": model_name(experiment, seed)}
-    names = ["run", "runs", "cache", "cache_limit", "weights", "precision", "workers", "data", "folds"]
-    names += [] if experiment.is_classifier else ["activations", "log_to"]
+    names = ["run", "runs", "cache", "cache_limit", "weights", "precision", "workers", "data", "folds", "folds_file"]
+    names += [] if experiment.is_classifier else ["activations", "log_to", "jobs"]
     shared = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
     words = ["--architecture", experiment.architecture.name] if experiment.is_classifier else []
     words += as_options(experiment.settings | own | shared)
+    words += ["--fold", *map(str, folds)] if folds else []
     return words + ["--quick"] * arguments.quick + ["--skip-broken"] * arguments.skip_broken
 
 

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 from common.competition import CLASSES
 from common.errors import UserError, run_command
 from common.files import written_whole
-from common.run_folder import CACHE
+from common.run_folder import CACHE, RunFolder
 from common.settings import CommandLine
-from tools.finished import FinishedPiece, add_choice, existing_run, networks_of
+from tools.finished import FinishedFold, add_choice, finished_folds
 
 if TYPE_CHECKING:
     import numpy as np
@@ -60,7 +60,7 @@ def main() -> None:
         raise UserError(f"--out {arguments.out}: expected the name of a picture, .jpg or .png.")
     if arguments.most < 1:
         raise UserError(f"--most {arguments.most}: expected at least 1.")
-    pieces = networks_of(existing_run(arguments.run, arguments.runs), arguments.model, arguments.fold)
+    fold_runs = finished_folds(RunFolder.existing(arguments.run, arguments.runs), arguments.model, arguments.fold)
 
     from tools import pictures
 
@@ -72,8 +72,8 @@ def main() -> None:
     from tools.drawing import encoded
 
     columns = [_photographs(photographs)]
-    for model in dict.fromkeys(piece.model for piece in pieces):
-        own = [piece for piece in pieces if piece.model == model]
+    for model in dict.fromkeys(fold_run.model for fold_run in fold_runs):
+        own = [fold_run for fold_run in fold_runs if fold_run.model == model]
         columns += _explained(photographs, own, arguments.classes, arguments.top)
     sheet = np.vstack([np.hstack(tiles) for tiles in zip(*columns, strict=True)])
     with written_whole(arguments.out) as temporary:
@@ -111,7 +111,7 @@ def _tile_sized(picture: np.ndarray) -> np.ndarray:
 
 
 def _explained(
-    photographs: list[Photograph], pieces: list[FinishedPiece], classes: list[int], top: int
+    photographs: list[Photograph], fold_runs: list[FinishedFold], classes: list[int], top: int
 ) -> list[list[np.ndarray]]:
     """The columns of one model: a tile for each photograph in each."""
     import numpy as np
@@ -121,11 +121,12 @@ def _explained(
     from tools.networks import MOST_AT_ONCE, in_batches, load
     from tools.words import class_words
 
-    networks = [HeatMaps(load(piece)) for piece in pieces]
-    crop = pieces[0].crop
+    networks = [HeatMaps(load(fold_run)) for fold_run in fold_runs]
+    crop = fold_runs[0].crop
     columns: list[list[np.ndarray]] = []
     for batch in in_batches(photographs, MOST_AT_ONCE):
-        seen = [network.predict(_stacked(batch, piece)) for network, piece in zip(networks, pieces, strict=True)]
+        pairs = zip(networks, fold_runs, strict=True)
+        seen = [network.predict(_stacked(batch, fold_run)) for network, fold_run in pairs]
         mean = np.mean([probabilities for _, probabilities in seen], axis=0)
         asked = np.tile(classes, (len(batch), 1)) if classes else np.argsort(-mean, axis=1, kind="stable")[:, :top]
         columns = columns or [[] for _ in range(asked.shape[1])]
@@ -134,16 +135,16 @@ def _explained(
             heat = mean_heat(found)
             for number, photograph in enumerate(batch):
                 which = int(asked[number, rank])
-                words = f"{pieces[0].model}: {class_words(which)} {mean[number, which]:.0%}"
+                words = f"{fold_runs[0].model}: {class_words(which)} {mean[number, which]:.0%}"
                 lit = drawing.lit(_tile_sized(photograph.whole()), heat[number], crop)
                 column.append(drawing.tile(lit, words, CAPTION, GAP))
     return columns
 
 
-def _stacked(photographs: list[Photograph], piece: FinishedPiece) -> np.ndarray:
+def _stacked(photographs: list[Photograph], fold_run: FinishedFold) -> np.ndarray:
     import numpy as np
 
-    return np.stack([photograph.seen(piece.image_size, piece.crop) for photograph in photographs])
+    return np.stack([photograph.seen(fold_run.image_size, fold_run.crop) for photograph in photographs])
 
 
 if __name__ == "__main__":

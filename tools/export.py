@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.errors import UserError, run_command
+from common.run_folder import RunFolder
 from common.settings import CommandLine
-from tools.finished import FinishedPiece, add_choice, existing_run, networks_of
+from tools.finished import FinishedFold, add_choice, finished_folds
 
 if TYPE_CHECKING:
     from tools.pictures import Photograph
@@ -39,26 +40,26 @@ def command_line() -> CommandLine:
 def main() -> None:
     arguments = command_line().parse_args()
     suffix = SUFFIXES[arguments.to]
-    run = existing_run(arguments.run, arguments.runs)
-    pieces = networks_of(run, arguments.model, arguments.fold)
-    out = arguments.out or run / ("-".join([run.name, *arguments.model, *arguments.fold]) + suffix)
+    run = RunFolder.existing(arguments.run, arguments.runs)
+    fold_runs = finished_folds(run, arguments.model, arguments.fold)
+    out = arguments.out or run.path / ("-".join([run.name, *arguments.model, *arguments.fold]) + suffix)
     if out.suffix != suffix:
         raise UserError(f"--out {out}: expected a name that ends in {suffix} for --to {arguments.to}.")
-    _require_one_size(pieces)
+    _require_one_size(fold_runs)
     _require_packages(arguments.to)
     photographs = _photographs(arguments.images)
     os.environ["KERAS_BACKEND"] = "tensorflow"  # what the converters start from; the networks are of any backend
 
     from tools.conversion import export
 
-    print(export(pieces, arguments.to, out, photographs))
+    print(export(fold_runs, arguments.to, out, photographs))
 
 
-def _require_one_size(pieces: list[FinishedPiece]) -> None:
+def _require_one_size(fold_runs: list[FinishedFold]) -> None:
     """Raises a UserError where the networks want to see different things."""
     kinds: dict[tuple[str, str], list[str]] = {}
-    for piece in pieces:
-        kinds.setdefault((str(piece.image_size), piece.crop), []).append(piece.model)
+    for fold_run in fold_runs:
+        kinds.setdefault((str(fold_run.image_size), fold_run.crop), []).append(fold_run.model)
     if len(kinds) > 1:
         listed = "; ".join(
             f"{', '.join(dict.fromkeys(names))}: {size}, {crop}" for (size, crop), names in kinds.items()

@@ -3,7 +3,8 @@
     python -m tools.kaggle_kernel /kaggle STARTED [options of run_all.sh]
 
 Started by kaggle/kernel.py. Under the root, input/ has the competition's data, weights, and perhaps the output of an
-earlier version, whose finished pieces are kept and whose unfinished ones go on; working/ gets runs/ and submission.csv.
+earlier version, whose finished fold runs are kept and whose unfinished ones resume. working/ gets runs/ and
+submission.csv.
 """
 
 import os
@@ -14,10 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from common.competition import DRIVER_LIST, SAMPLE_SUBMISSION
-from common.errors import UserError, run_command
-from common.finished import FINISHED
-from common.run_folder import REPOSITORY
-from tools.schedule import NOTHING_YET, STARTED
+from common.errors import NOTHING_FINISHED, UserError, run_command
+from common.run_folder import REPOSITORY, RunFolder
+from pipeline.plan import STARTED
 
 DEPTH = 5  # of folders under input/: input/competitions/NAME, input/datasets/USER/NAME, input/notebooks/USER/NAME
 NOT_LOOKED_INTO = ("imgs", "fold_")  # beginnings of names
@@ -61,18 +61,18 @@ def gather_weights(root: Path, into: Path) -> Path:
 def take_over(root: Path, runs: Path) -> list[str]:
     """Copies the runs of earlier versions, which lie under input/, into the working folder.
 
-    A run that several inputs have is taken from the one where most of its pieces are finished.
+    A run that several inputs have is taken from the one where most of its fold runs are finished.
 
     Returns:
         A line for each run.
     """
     best: dict[str, tuple[int, Path]] = {}
     for folder in folders(root):
-        if folder.parent.name == "runs" and (folder / "folds.csv").is_file():
-            finished = len(list(folder.glob(f"*/fold_*/{FINISHED}")))
+        if folder.parent.name == "runs" and RunFolder(folder).folds.is_file():
+            finished = len(RunFolder(folder).finished())
             if folder.name not in best or finished > best[folder.name][0]:
                 best[folder.name] = (finished, folder)
-    told = []
+    lines = []
     for name, (finished, source) in best.items():
         if (runs / name).exists():
             continue
@@ -81,8 +81,8 @@ def take_over(root: Path, runs: Path) -> list[str]:
                 target = runs / name / path.relative_to(source)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(path, target)
-        told.append(f"goes on with run {name} of {source}: {finished} pieces are finished")
-    return told
+        lines.append(f"resumes run {name} of {source}: {finished} fold runs are finished")
+    return lines
 
 
 def main() -> None:
@@ -112,10 +112,10 @@ def main() -> None:
     if submissions:
         shutil.copyfile(submissions[-1], working / "submission.csv")
         print(f"{working / 'submission.csv'}: written", flush=True)
-    if status == NOTHING_YET:
+    if status == NOTHING_FINISHED:
         print(
             "Nothing is finished yet, so there is no submission. Push the next version with this one's output attached "
-            "(kaggle/push.sh USER --continue): it goes on where this one stopped."
+            "(kaggle/push.sh USER --continue): it resumes where this one stopped."
         )
     elif status:
         sys.exit(status)

@@ -19,8 +19,8 @@ from models.finetuning import architecture as zoo
 from models.finetuning import runtime
 from models.finetuning.architecture import Architecture
 from models.finetuning.network import weights as pretrained
+from pipeline.options import DEFAULT_MODELS
 from tools.kaggle_push import WEIGHTS, checked_user, dataset_metadata, publish_dataset
-from tools.plan import DEFAULT_MODELS
 
 
 def pack(architecture: Architecture, weights: str, folder: Path) -> Path:

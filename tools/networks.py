@@ -11,11 +11,10 @@ import numpy as np
 
 from common.competition import NUMBER_OF_CLASSES
 from common.errors import UserError
-from common.finished import require_whole
 from common.settings import ImageSize
 from models.finetuning import runtime
 from preprocessing.unpack import unpacked_bytes
-from tools.finished import FinishedPiece
+from tools.finished import FinishedFold
 
 MOST_BYTES = 2 * 2**30  # of a network; the largest here, VGG19, has 80 MB
 MOST_AT_ONCE = 16  # pictures; small, so that what was found appears soon
@@ -24,10 +23,10 @@ See = Callable[[ImageSize, str], np.ndarray]  # size and crop -> a picture as a 
 
 
 class Networks:
-    """Networks of finished pieces, and how long they take.
+    """Networks of finished fold runs, and how long they take.
 
     Args:
-        pieces: each with a network.
+        fold_runs: each with a network.
         batch: pictures that they see at once; fewer are filled up, since another number would be compiled anew.
 
     Attributes:
@@ -39,22 +38,22 @@ class Networks:
         UserError: a file is damaged, or no network of ours.
     """
 
-    def __init__(self, pieces: Sequence[FinishedPiece], batch: int = MOST_AT_ONCE) -> None:
+    def __init__(self, fold_runs: Sequence[FinishedFold], batch: int = MOST_AT_ONCE) -> None:
         begun = time.monotonic()
-        self.pieces = list(pieces)
+        self.fold_runs = list(fold_runs)
         self.batch = min(batch, MOST_AT_ONCE)
-        self.models = [load(piece) for piece in self.pieces]
-        for piece, model in zip(self.pieces, self.models, strict=True):
-            size = piece.image_size
+        self.models = [load(fold_run) for fold_run in self.fold_runs]
+        for fold_run, model in zip(self.fold_runs, self.models, strict=True):
+            size = fold_run.image_size
             model.predict_on_batch(np.zeros((self.batch, size.height, size.width, 3), np.uint8))
         self.load_seconds = time.monotonic() - begun
         self.seconds = 0.0
         self.pictures = 0
 
     def __str__(self) -> str:
-        counts = Counter(piece.model for piece in self.pieces)
+        counts = Counter(fold_run.model for fold_run in self.fold_runs)
         parts = [f"{model} ({count} folds)" if count > 1 else model for model, count in counts.items()]
-        return f"{len(self.pieces)} network{'s' * (len(self.pieces) > 1)}: {', '.join(parts)}"
+        return f"{len(self.fold_runs)} network{'s' * (len(self.fold_runs) > 1)}: {', '.join(parts)}"
 
     def predict(self, sees: Sequence[See]) -> np.ndarray:
         """The mean over models of the mean over folds, as in the blend with equal weights.
@@ -66,16 +65,16 @@ class Networks:
             shape (pictures, 10), float64, rows summing to 1.
         """
         begun = time.monotonic()
-        by_model: dict[str, list[np.ndarray]] = {piece.model: [] for piece in self.pieces}
+        by_model: dict[str, list[np.ndarray]] = {fold_run.model: [] for fold_run in self.fold_runs}
         images: dict[tuple[ImageSize, str], np.ndarray] = {}
-        for piece, model in zip(self.pieces, self.models, strict=True):
-            key = piece.image_size, piece.crop
+        for fold_run, model in zip(self.fold_runs, self.models, strict=True):
+            key = fold_run.image_size, fold_run.crop
             if key not in images:
                 images[key] = np.zeros((self.batch, key[0].height, key[0].width, 3), np.uint8)
                 for place, see in enumerate(sees):
                     images[key][place] = see(*key)
             probabilities = model.predict_on_batch(images[key])
-            by_model[piece.model].append(np.asarray(probabilities, np.float64)[: len(sees)])
+            by_model[fold_run.model].append(np.asarray(probabilities, np.float64)[: len(sees)])
         mean = np.mean([np.mean(folds, axis=0) for folds in by_model.values()], axis=0)
         self.seconds += time.monotonic() - begun
         self.pictures += len(sees)
@@ -89,23 +88,27 @@ def in_batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
         yield part
 
 
-def load(piece: FinishedPiece) -> Any:
-    """The network of a piece, images -> probabilities.
+def load(fold_run: FinishedFold) -> Any:
+    """The network of a fold run, images -> probabilities.
 
     Raises:
         UserError: the file is damaged, or no network of ours.
     """
-    require_whole(piece.network)
-    if zipfile.is_zipfile(piece.network) and unpacked_bytes(piece.network) > MOST_BYTES:
-        raise UserError(f"{piece.network} would take more than {MOST_BYTES:,} bytes unpacked: no network of ours does.")
+    fold_run.folder.verified(fold_run.network.name)
+    if zipfile.is_zipfile(fold_run.network) and unpacked_bytes(fold_run.network) > MOST_BYTES:
+        raise UserError(
+            f"{fold_run.network} would take more than {MOST_BYTES:,} bytes unpacked: no network of ours does."
+        )
     keras = runtime.load_keras()
     try:
-        model = keras.saving.load_model(piece.network, compile=False, safe_mode=True)
+        model = keras.saving.load_model(fold_run.network, compile=False, safe_mode=True)
     except Exception as error:  # zip, JSON and HDF5 readers each fail in their own way on damaged bytes
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{piece.network} cannot be loaded ({reason}). Restore it, or train that again.") from error
-    size = piece.image_size
+        raise UserError(f"{fold_run.network} cannot be loaded ({reason}). Restore it, or train that again.") from error
+    size = fold_run.image_size
     expected = (None, size.height, size.width, 3)
     if tuple(model.input_shape) != expected or tuple(model.output_shape) != (None, NUMBER_OF_CLASSES):
-        raise UserError(f"{piece.network}: expected images {size} in and ten probabilities out, found another network.")
+        raise UserError(
+            f"{fold_run.network}: expected images {size} in and ten probabilities out, found another network."
+        )
     return model

@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING
 from common.competition import NUMBER_OF_CLASSES
 from common.errors import UserError, named, run_command
 from common.files import written_whole
+from common.run_folder import RunFolder
 from common.settings import CommandLine
-from tools.finished import add_choice, existing_run, networks_of
+from tools.finished import add_choice, finished_folds
 
 if TYPE_CHECKING:
     import argparse
@@ -70,7 +71,7 @@ def _seconds(text: str) -> float:
 
 def main() -> None:
     arguments = command_line().parse_args()
-    pieces = networks_of(existing_run(arguments.run, arguments.runs), arguments.model, arguments.fold)
+    fold_runs = finished_folds(RunFolder.existing(arguments.run, arguments.runs), arguments.model, arguments.fold)
 
     from tools import pictures
 
@@ -85,7 +86,7 @@ def main() -> None:
 
     from tools.networks import MOST_AT_ONCE, Networks
 
-    networks = Networks(pieces, MOST_AT_ONCE if videos else len(photographs))
+    networks = Networks(fold_runs, MOST_AT_ONCE if videos else len(photographs))
     names: list[str] = []
     tables: list[np.ndarray] = []
     incomplete: list[str] = []

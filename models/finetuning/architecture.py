@@ -9,7 +9,7 @@ from typing import Any
 from common.errors import UserError
 from common.settings import ImageSize, nearest
 from models.finetuning.network.weights import PublishedNetwork
-from models.finetuning.recipe import Kind, Recipe, check_contradictions, resolve
+from models.finetuning.recipe import QUICK, Bottleneck, Kind, Recipe, check_contradictions, resolve
 from preprocessing.augmentation_settings import Augmentation
 
 ZOO = Path(__file__).resolve().parent.parent
@@ -31,7 +31,7 @@ class Architecture(PublishedNetwork):
         augmentation: its default augmentation.
         scratch, quick, quick_scratch: what it changes of the tables of these names in `recipe` (random weights,
             miniature runs, both).
-        bottleneck: what it changes of the settings of a classifier on its features, `bottleneck.Bottleneck`.
+        bottleneck: what it changes of the settings of a classifier on its features, a `Bottleneck`.
     """
 
     preprocessing: str
@@ -78,6 +78,27 @@ class Architecture(PublishedNetwork):
         """As `settings_for`, unchecked."""
         own = {"scratch": self.scratch, "quick": self.quick, "quick_scratch": self.quick_scratch}
         return resolve(self.recipe, self.augmentation, kind, own, chosen)
+
+
+def bottleneck_settings(architecture: Architecture, quick: bool, given: Mapping[str, Any]) -> Bottleneck:
+    """The settings of a classifier on an architecture's features.
+
+    Its own, then those of a miniature run, then what the user chose; the later wins.
+
+    Raises:
+        UserError: the images are smaller than the network accepts, or settings contradict each other.
+    """
+    values: dict[str, Any] = dict(architecture.bottleneck)
+    if quick:
+        values["image_size"] = architecture.quick.get("image_size", QUICK["image_size"])
+    settings = dataclasses.replace(Bottleneck(), **{**values, **given})
+    architecture.check_image_size(settings.image_size)
+    if settings.classifier == "svm" and not settings.calibrate:
+        raise UserError(
+            "--no-calibrate with --classifier svm: its scores are no probabilities. Leave --no-calibrate out, or take "
+            "--classifier logistic."
+        )
+    return settings
 
 
 def names() -> list[str]:

@@ -1,68 +1,52 @@
-"""What `--dry-run` says: the network, what of it trains when, in how many steps, and what that needs."""
+"""What `--dry-run` prints of a model: the network, what of it trains when, and in how many steps."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import pandas as pd
 
-from models.finetuning import needs, runtime
-from models.finetuning.devices import find_devices
+from models.finetuning import runtime
+from models.finetuning.fold_run import FoldRun
 from models.finetuning.network.build import build
 from models.finetuning.network.network import Network, count_blocks, set_trainable, trainable_summary
-from models.finetuning.piece import Piece
 from models.finetuning.training.optimisation import stages
 
 
-def describe(pieces: Sequence[Piece], folds: pd.DataFrame, test_images: int, cache: Path, jobs: int) -> str:
-    """The plan of pieces that differ in their fold only, as lines for the terminal.
+def describe(work: FoldRun, numbers: Sequence[int | str], folds: pd.DataFrame, test_images: int) -> str:
+    """The plan of some folds of a model, as lines for the terminal.
 
     Args:
+        numbers: the folds.
         folds: frame img,subject,classname,fold.
         test_images: how many.
-        cache: the cache folder.
-        jobs: how many at a time.
 
     Raises:
-        UserError: a layer's name is unknown, or memory or disk cannot suffice.
+        UserError: a layer's name is unknown.
     """
-    piece = pieces[0]
-    policy, reason = runtime.choose_precision(piece.precision)
-    network = build(piece.architecture, piece.recipe, "none", "float32", piece.seed)
-    lines = [f"{piece.model_name} in run {piece.run.name}: {policy} ({reason}), weights {piece.weights}"]
-    lines += [piece.changes(), piece.configuration()]
+    policy, reason = runtime.choose_precision(work.precision)
+    network = build(work.architecture, work.recipe, "none", "float32", work.seed)
+    lines = [f"{work.model_name} in run {work.run.name}: {policy} ({reason}), weights {work.weights}"]
+    lines += [work.changes(), work.configuration()]
     layers = sum(bool(layer.weights) for layer in network.backbone.layers)
     lines.append(
-        f"network: {piece.recipe.image_size} pixels, {layers} layers with weights before the head, "
+        f"network: {work.recipe.image_size} pixels, {layers} layers with weights before the head, "
         f"{network.head.input_shape[-1]:,} features, {network.predictor.count_params():,} parameters"
     )
     steps = 0
-    for one in pieces:
-        held_out = int((folds["fold"] == one.fold).sum())
+    for fold in numbers:
+        held_out = int((folds["fold"] == fold).sum())
         training = len(folds) - held_out
-        training = min(training, piece.recipe.train_images or training)
-        steps = -(-training // piece.recipe.batch_size)
+        training = min(training, work.recipe.train_images or training)
+        steps = -(-training // work.recipe.batch_size)
         lines.append(
-            f"fold {one.fold}: {training:,} training images in {steps:,} steps of {piece.recipe.batch_size}, "
+            f"fold {fold}: {training:,} training images in {steps:,} steps of {work.recipe.batch_size}, "
             f"{held_out:,} of held-out drivers, {test_images:,} test images"
         )
-    lines += _stage_lines(piece, network, steps)
-    estimate = needs.estimate(
-        [(piece.architecture, piece.recipe, len(pieces))],
-        train_images=len(folds),
-        test_images=test_images,
-        folds=int(folds["fold"].nunique()),
-        bfloat16=policy == "mixed_bfloat16",
-        jobs=jobs,
-        devices=find_devices()[:1],
-    )
-    lines.append(needs.check(estimate, piece.run, cache))
-    lines.append("nothing was started (--dry-run)")
-    return "\n".join(lines)
+    return "\n".join(lines + _stage_lines(work, network, steps))
 
 
-def _stage_lines(piece: Piece, network: Network, steps: int) -> list[str]:
+def _stage_lines(work: FoldRun, network: Network, steps: int) -> list[str]:
     """A line for each stage: its epochs and steps, and what trains."""
-    recipe = piece.recipe
+    recipe = work.recipe
     planned = stages(recipe, count_blocks(network.backbone, recipe.trainable))
     if not planned:
         return ["the head alone is fitted, as a logistic regression; nothing else trains"]

@@ -1,9 +1,10 @@
-"""One piece from its first to its last file: network, head, training, predictions. Runs in a process of its own."""
+"""One fold run from its first to its last file: network, head, training, predictions. Runs in its own process."""
 
 import contextlib
 import os
 import time
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -12,19 +13,19 @@ import numpy as np
 import pandas as pd
 
 from common.competition import CLASSES, NUMBER_OF_CLASSES
-from common.errors import UserError
+from common.environment import LABEL
+from common.errors import UserError, last_line, masked
 from common.files import written_whole
-from common.run_folder import ALL_DRIVERS
-from models.finetuning import outputs, piece, runtime
+from common.run_folder import ALL_DRIVERS, CHECKPOINT, LOG, NETWORK, FoldFolder
+from models.finetuning import outputs, runtime
 from models.finetuning.data.pseudo_labels import SHA256, identity, soft_targets
 from models.finetuning.data.sources import ActivationCache, FoldData, Source, WithPseudoLabels
+from models.finetuning.fold_run import FoldRun
 from models.finetuning.network import head
 from models.finetuning.network import weights as pretrained
 from models.finetuning.network.build import build, prepare_random_weights, save_model
 from models.finetuning.network.frozen import split
 from models.finetuning.network.network import Network
-from models.finetuning.piece import Piece
-from models.finetuning.processes import LABEL
 from models.finetuning.training.tracking import watched
 from models.finetuning.training.trainer import Trainer
 from preprocessing.augmentation_settings import Augmentation
@@ -33,46 +34,42 @@ from preprocessing.driver_mixing import nobody
 from preprocessing.images import ImageStore
 
 
-def train_fold(
-    work: Piece, dataset: Dataset, folds: pd.DataFrame, settings: dict, cache: Path, cache_limit: int
-) -> None:
+def train_fold(work: FoldRun, dataset: Dataset, folds: pd.DataFrame) -> None:
     """Trains one fold and leaves its files in the run folder.
 
     Args:
         work: what to train.
         dataset: the checked data.
         folds: img, subject, classname, fold; in the order of `dataset.train`.
-        settings: `work.settings(...)`.
-        cache: the cache folder.
-        cache_limit: the most bytes of decoded images, activations and features in it.
 
     Raises:
         UserError: weights that do not fit, a loss that is no longer a number, a folder that cannot be written to.
     """
-    with piece.held(work):
-        if piece.is_finished(work, settings):  # by a process that was at it when this one started
+    with work.folder.locked():
+        settings = work.settings(dataset.test, dataset.broken_test)
+        if work.is_finished(settings):  # by a process that trained it when this one started
             return
-        with piece.failure_recorded([work]):
-            _train(work, dataset, folds, settings, cache, cache_limit)
+        with failure_recorded([work.folder]):
+            _train(work, dataset, folds, settings)
 
 
-def _train(work: Piece, dataset: Dataset, folds: pd.DataFrame, settings: dict, cache: Path, cache_limit: int) -> None:
-    begun = time.monotonic()
+def _train(work: FoldRun, dataset: Dataset, folds: pd.DataFrame, settings: dict[str, Any]) -> None:
+    started = time.monotonic()
     policy, reason = runtime.start(work.precision, work.seed)
-    piece.begin(work, settings, runtime.versions(), policy)
-    say = speaker(work.folder / piece.LOG)
+    work.start(settings, runtime.versions())
+    say = speaker(work.folder / LOG)
     say(f"{work.model_name}, fold {work.fold}: {policy} ({reason}), seed {work.seed}")
     say(work.changes())
     say(work.configuration())
 
     network = build(work.architecture, work.recipe, work.weights, policy, work.seed)
-    labelled, test = _stores(work, dataset, folds, cache, cache_limit, say)
+    labelled, test = _stores(work, dataset, folds, say)
     data = fold_data(work, folds, labelled)
     say(
         f"{len(data.training):,} training images, {len(data.held_out):,} of held-out drivers, {len(test):,} test images"
     )
 
-    trained_on, tested_on = _sources(work, network, data, test, policy, cache, cache_limit, say)
+    trained_on, tested_on = _sources(work, network, data, test, policy, say)
     trained_on = _with_pseudo_labels(work, dataset, settings, trained_on, tested_on, say)
     trainer = train_network(
         work,
@@ -80,29 +77,28 @@ def _train(work: Piece, dataset: Dataset, folds: pd.DataFrame, settings: dict, c
         data,
         trained_on,
         policy,
-        work.folder / piece.CHECKPOINT,
+        work.folder / CHECKPOINT,
         say,
         watch=lambda trainer: watched(work, settings, trainer),
     )
 
     results = outputs.leave_predictions(work, network, data, dataset, folds, trained_on, tested_on, say)
     outputs.leave_history(work, trainer.progress.history)
-    with written_whole(work.folder / "model.keras") as temporary:
+    with written_whole(work.folder / NETWORK) as temporary:
         save_model(network, lambda: build(work.architecture, work.recipe, "none", "float32", work.seed), temporary)
-    results |= {"best_epoch": trainer.progress.best_epoch, "seconds": round(time.monotonic() - begun, 1)}
-    piece.finish(work, results)
-    piece.drop_checkpoint(work)
-    judged = "nobody held out,"
+    results |= {"best_epoch": trainer.progress.best_epoch, "seconds": round(time.monotonic() - started, 1)}
+    work.folder.finish(results, work.outputs)
+    evaluated = "nobody held out,"
     if "log_loss" in results:
-        judged = f"held-out log loss {results['log_loss']:.4f}, accuracy {results['accuracy']:.1%}"
+        evaluated = f"held-out log loss {results['log_loss']:.4f}, accuracy {results['accuracy']:.1%}"
     say(
-        f"{work.model_name}, fold {work.fold}: {judged} with the weights of epoch {results['best_epoch']}, "
+        f"{work.model_name}, fold {work.fold}: {evaluated} with the weights of epoch {results['best_epoch']}, "
         f"{results['seconds']:.0f} s"
     )
 
 
 def train_network(
-    work: Piece,
+    work: FoldRun,
     network: Network,
     data: FoldData,
     source: Source,
@@ -139,13 +135,11 @@ def train_network(
 
 
 def _sources(
-    work: Piece,
+    work: FoldRun,
     network: Network,
     data: FoldData,
     test: ImageStore,
     policy: str,
-    cache: Path,
-    limit: int,
     say: Callable[[str], None],
 ) -> tuple[Source, Source]:
     """Where the inputs for the labelled and the test images come from: photographs, or activations of frozen layers.
@@ -167,12 +161,12 @@ def _sources(
         "pooled_layers": recipe.pooled_layers,
         "pooling": recipe.pooling,  # where the boundary is the features themselves
     }
-    activations = ActivationCache(parts, cache, limit, work.architecture.name, decides, say)
+    activations = ActivationCache(parts, work.cache, work.cache_limit, work.architecture.name, decides, say)
     return activations.sources(labelled, tested, data, recipe)
 
 
 def _with_pseudo_labels(
-    work: Piece, dataset: Dataset, settings: dict, labelled: Source, test: Source, say: Callable[[str], None]
+    work: FoldRun, dataset: Dataset, settings: dict, labelled: Source, test: Source, say: Callable[[str], None]
 ) -> Source:
     """The labelled images, and what an earlier run believes of the test images besides, where the recipe wants that."""
     tables = work.pseudo_tables()
@@ -203,17 +197,33 @@ def speaker(*logs: Path) -> Callable[[str], None]:
             except OSError as error:
                 raise UserError(
                     f"cannot write {log}: {error.strerror}. Free some space or make it writable; the same command "
-                    "goes on from here."
+                    "resumes."
                 ) from error
 
     return say
 
 
+@contextlib.contextmanager
+def failure_recorded(folders: Sequence[FoldFolder]) -> Iterator[None]:
+    """Writes what an exception says to failed.json of each fold run, and a bug's traceback to its log.txt."""
+    try:
+        yield
+    except Exception as error:
+        for folder in folders:
+            reason = f"failed: {error}"
+            if not isinstance(error, UserError):
+                with contextlib.suppress(OSError), (folder / LOG).open("a", encoding="utf-8") as stream:
+                    stream.write(masked(traceback.format_exc()))
+                reason = f"failed: {last_line(error)} (full traceback: {folder / LOG})"
+            folder.fail(reason)
+        raise
+
+
 def _stores(
-    work: Piece, dataset: Dataset, folds: pd.DataFrame, cache: Path, limit: int, say: Callable[[str], None]
+    work: FoldRun, dataset: Dataset, folds: pd.DataFrame, say: Callable[[str], None]
 ) -> tuple[ImageStore, ImageStore]:
     """Decoded images, labelled and test (unreadable test images left out)."""
-    labelled, test = stores(work.recipe, dataset, folds, cache, limit)
+    labelled, test = stores(work.recipe, dataset, folds, work.cache, work.cache_limit)
     labelled.prepare(work.workers, say, keep=[test])
     test.prepare(work.workers, say, keep=[labelled])
     return labelled, test
@@ -232,7 +242,7 @@ def stores(
     )
 
 
-def fold_data(work: Piece, folds: pd.DataFrame, store: ImageStore) -> FoldData:
+def fold_data(work: FoldRun, folds: pd.DataFrame, store: ImageStore) -> FoldData:
     """Which of the labelled images a fold trains on and which it holds out.
 
     Args:
@@ -257,7 +267,7 @@ def fold_data(work: Piece, folds: pd.DataFrame, store: ImageStore) -> FoldData:
     return FoldData(store, labels, training, np.flatnonzero(held_out), drivers)
 
 
-def _start_head(network: Network, source: Source, work: Piece, data: FoldData, say: Callable[[str], None]) -> None:
+def _start_head(network: Network, source: Source, work: FoldRun, data: FoldData, say: Callable[[str], None]) -> None:
     """Sets the head to the logistic regression on the network's features as they are before training."""
     _, features = source.predict(data.training, "features for the head")
     kernel, bias = head.fit_logistic(

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any, cast
 
 from common import machine
 from common.errors import UserError, named
-from common.run_folder import CACHE
+from common.run_folder import CACHE, RunFolder
 from common.settings import checked, nearest
 from models.finetuning import architecture as zoo
 from models.finetuning import runtime
 from models.finetuning.architecture import Architecture
+from models.finetuning.fold_run import FoldRun
 from models.finetuning.network import weights as pretrained
-from models.finetuning.piece import Piece
 from models.finetuning.recipe import Kind, Recipe
 from preprocessing.augmentation_settings import Augmentation
 
@@ -105,7 +105,7 @@ class Model:
             UserError: no such fold, data or weights that cannot be had, a loss that is no longer a number; or the model
                 that `finetune` was given has seen drivers whom this fold holds out.
         """
-        options, work = self.options, self._piece(fold)
+        options, work = self.options, self._fold_run(fold)
         from preprocessing import dataset, folds
 
         data = dataset.load(dataset.required(_path(options.data)), Path(options.cache), options.skip_broken)
@@ -179,13 +179,14 @@ class Model:
         table.insert(0, "img", store.names)
         return table
 
-    def _piece(self, fold: int) -> Piece:
-        return Piece(
-            run=Path(),
+    def _fold_run(self, fold: int) -> FoldRun:
+        return FoldRun(
+            run=RunFolder(Path()),
             model_name=self.architecture.name,
             architecture=self.architecture,
             recipe=self.recipe,
             augmentation=self.augmentation,
+            data=Path(),
             fold=fold,
             weights=str(self.options.weights),
             precision=self.options.precision,

@@ -1,4 +1,4 @@
-"""What a trained piece leaves: prediction tables, pooled features, history; each written whole or not at all."""
+"""What a trained fold run leaves: prediction tables, pooled features, history; each written whole or not at all."""
 
 import contextlib
 import itertools
@@ -12,19 +12,27 @@ import pandas as pd
 from common.competition import NUMBER_OF_CLASSES
 from common.files import written_whole
 from common.metric import accuracy, log_loss
+from common.run_folder import (
+    HISTORY,
+    OUT_OF_FOLD,
+    OUT_OF_FOLD_FEATURES,
+    OUT_OF_FOLD_WITHOUT_TTA,
+    TEST,
+    TEST_FEATURES,
+    TEST_WITHOUT_TTA,
+)
 from common.tables import write_predictions
-from models.finetuning import piece
 from models.finetuning.data.prediction import with_tta
 from models.finetuning.data.sources import FoldData, Source
+from models.finetuning.fold_run import FoldRun
 from models.finetuning.network.network import Network
-from models.finetuning.piece import Piece
 from preprocessing.dataset import Dataset
 
 PART = 4096  # images whose features are in memory at a time; whole batches of predictions
 
 
 def leave_predictions(
-    work: Piece,
+    work: FoldRun,
     network: Network,
     data: FoldData,
     dataset: Dataset,
@@ -41,7 +49,7 @@ def leave_predictions(
         probabilities = with_tta(network.predictor, data.store, data.held_out, plain, *tta)
         scores = leave_out_of_fold(work, data, folds, probabilities, features)
     if scores and work.recipe.tta:
-        without = leave_out_of_fold(work, data, folds, plain, name=piece.OUTPUTS_OF_TTA[0])
+        without = leave_out_of_fold(work, data, folds, plain, name=OUT_OF_FOLD_WITHOUT_TTA)
         scores |= {f"{score}_without_tta": value for score, value in without.items()}
         say(f"with --tta {work.recipe.tta}: {scores['log_loss']:.4f}, without: {without['log_loss']:.4f}")
     rows = np.arange(len(tested_on.images))
@@ -49,15 +57,15 @@ def leave_predictions(
     probabilities = with_tta(network.predictor, tested_on.images, rows, plain, *tta)
     leave_test(work, data, dataset, probabilities)
     if work.recipe.tta:
-        leave_test(work, data, dataset, plain, name=piece.OUTPUTS_OF_TTA[1])
+        leave_test(work, data, dataset, plain, name=TEST_WITHOUT_TTA)
     return scores
 
 
-def _predict_test(work: Piece, dataset: Dataset, source: Source) -> np.ndarray:
+def _predict_test(work: FoldRun, dataset: Dataset, source: Source) -> np.ndarray:
     """Probabilities of the readable test images, part by part; their features go to the disk on the way."""
     count, width = len(source.images), source.network.predictor.outputs[1].shape[-1]
     found = []
-    with _feature_file(work.folder / "test_features.npy", _readable(dataset), width) as append:
+    with _feature_file(work.folder / TEST_FEATURES, _readable(dataset), width) as append:
         for start in range(0, max(1, count), PART):
             title = "test images" + (f", part {start // PART + 1} of {-(-count // PART)}" if count > PART else "")
             probabilities, features = source.predict(np.arange(start, min(start + PART, count)), title)
@@ -67,30 +75,30 @@ def _predict_test(work: Piece, dataset: Dataset, source: Source) -> np.ndarray:
 
 
 def leave_out_of_fold(
-    work: Piece,
+    work: FoldRun,
     data: FoldData,
     folds: pd.DataFrame,
     probabilities: np.ndarray,
     features: np.ndarray | None = None,
-    name: str = "out_of_fold.csv",
+    name: str = OUT_OF_FOLD,
 ) -> dict[str, float]:
     """Writes the table and the features of the held-out drivers; returns their scores."""
     write_predictions(work.folder / name, folds["img"].iloc[data.held_out].tolist(), probabilities)
     if features is not None:
         readable = np.ones(len(features), bool)
-        with _feature_file(work.folder / "out_of_fold_features.npy", readable, features.shape[1]) as append:
+        with _feature_file(work.folder / OUT_OF_FOLD_FEATURES, readable, features.shape[1]) as append:
             append(features)
     labels = data.labels[data.held_out]
     return {"log_loss": log_loss(probabilities, labels), "accuracy": accuracy(probabilities, labels)}
 
 
 def leave_test(
-    work: Piece,
+    work: FoldRun,
     data: FoldData,
     dataset: Dataset,
     probabilities: np.ndarray,
     features: np.ndarray | None = None,
-    name: str = "test.csv",
+    name: str = TEST,
 ) -> None:
     """Writes the table and the features of the test images, of which the readable ones are given."""
     readable = _readable(dataset)
@@ -99,14 +107,14 @@ def leave_test(
     every[readable] = probabilities
     write_predictions(work.folder / name, dataset.test, every)
     if features is not None:
-        with _feature_file(work.folder / "test_features.npy", readable, features.shape[1]) as append:
+        with _feature_file(work.folder / TEST_FEATURES, readable, features.shape[1]) as append:
             append(features)
 
 
-def leave_history(work: Piece, epochs: Sequence[dict[str, Any]]) -> None:
+def leave_history(work: FoldRun, epochs: Sequence[dict[str, Any]]) -> None:
     """Writes history.csv: a row for each epoch, if there was any."""
     columns = ["epoch", "stage", "training_loss", "held_out_log_loss", "held_out_accuracy", "seconds"]
-    with written_whole(work.folder / "history.csv") as temporary:
+    with written_whole(work.folder / HISTORY) as temporary:
         pd.DataFrame(epochs, columns=columns).to_csv(temporary, index=False, lineterminator="\n")
 
 

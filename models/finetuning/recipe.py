@@ -102,6 +102,40 @@ class Recipe:
         return (epoch - 1) % self.augmented_copies + 1 if self.augmented_copies else epoch
 
 
+@dataclasses.dataclass(frozen=True)
+class Bottleneck:
+    """Which features of the frozen network, and which classifier on them."""
+
+    classifier: str = setting(
+        "logistic",
+        "multinomial logistic regression, or linear support vector machines (one class against the others)",
+        choices=("logistic", "svm"),
+    )
+    regularisation: float = setting(
+        0.0, "scikit-learn's C, smaller is stronger; 0 is chosen by held-out drivers of the training part", least=0
+    )
+    calibrate: bool = setting(
+        True,
+        "pass its scores through a small logistic regression fitted on held-out drivers of the training part; an svm "
+        "needs it",
+    )
+    image_size: ImageSize = setting(ImageSize(224, 224), "size that images are brought to")  # noqa: RUF009
+    crop: str = setting(WHOLE, "part of the photographs that is used", choices=tuple(REGIONS))
+    pooled_layers: tuple[str, ...] = setting((), "layers whose pooled outputs are the features; none is the last layer")
+    pooling: str = setting("avg", "how a feature map becomes features", choices=("avg", "max", "avgmax"))
+
+    def network_recipe(self) -> Recipe:
+        """The recipe of the network that gives these features and whose head holds the classifier."""
+        return Recipe(
+            image_size=self.image_size,
+            crop=self.crop,
+            pooled_layers=self.pooled_layers,
+            pooling=self.pooling,
+            dropout=0.0,
+            trainable="head",
+        )
+
+
 SCRATCH: Mapping[str, Any] = {
     "trainable": "all",
     "batch_norm": "training",

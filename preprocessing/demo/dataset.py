@@ -10,6 +10,7 @@ import multiprocessing
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +146,7 @@ def _render_clips(clips: Sequence[Clip], root: Path, workers: int) -> None:
                 bar.update(render(clip))
             return
         # 'spawn': a fork of a process in which TensorFlow runs threads can hang.
+        resource_tracker.ensure_running()  # its start would let the signal through
         with contextlib.ExitStack() as stack:
             with interrupts.held_back():
                 pool = multiprocessing.get_context("spawn").Pool(workers, initializer=_begin_worker)

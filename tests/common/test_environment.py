@@ -122,7 +122,7 @@ def test_figures_are_the_same_whatever_a_notebook_or_a_matplotlibrc_sets(tmp_pat
 def test_the_shell_scripts_keep_python_from_what_it_reads_first(name: str, tmp_path: Path) -> None:
     (tmp_path / "numpy.py").write_text("raise ImportError('another program\\'s')")
     value = {"PYTHONHASHSEED": "rubbish", "PYTHONPATH": str(tmp_path)}.get(name, str(tmp_path))
-    script = "source ./setup.sh requirements.txt && python -m tools.plan --help"
+    script = "source ./setup.sh requirements.txt && python -m pipeline --help"
     done = subprocess.run(
         ["bash", "-euc", script], cwd=REPOSITORY, env=os.environ | {name: value}, capture_output=True, text=True
     )

@@ -1,6 +1,5 @@
 """A small run folder as the training stage leaves it, with the data folder it was made of."""
 
-import json
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from hypothesis import strategies as st
 from common.competition import CLASSES
 from common.run_folder import REPOSITORY
 from common.tables import write_predictions
+from tests.fold_runs import finish_fold
 
 SEEDS = st.integers(0, 2**32 - 1)
 FOLDS = 3
@@ -86,14 +86,14 @@ class SmallRun:
             test = self.test_labels.sample(frac=1, random_state=seed + fold)
             labels = test["classname"].map(CLASSES.index).to_numpy()
             write_predictions(self.piece(model, fold) / "test.csv", test["img"], informed(random, labels, skill))
-            configuration = {"settings": {"architecture": architecture or model}}
-            (self.piece(model, fold) / "config.json").write_text(json.dumps(configuration))
-            (self.piece(model, fold) / "finished.json").write_text("{}")
+            finish_fold(self.run, model, fold, {"architecture": architecture or model})
 
     def change(self, path: Path, change: object) -> Path:
-        """Rewrites a table through a function of the frame."""
+        """Rewrites a table through a function of the frame, as if it had been written so."""
         assert callable(change)
         change(pd.read_csv(path)).to_csv(path, index=False)
+        if path.parent.name.startswith("fold_"):
+            finish_fold(self.run, path.parts[-3], int(path.parent.name.removeprefix("fold_")))
         return path
 
     @property

@@ -16,6 +16,7 @@ from ensemble.options import Options
 from ensemble.score import score_text
 from ensemble.submission import check_submission, read_sample_images, write_submission
 from tests.ensemble.conftest import run_command
+from tests.fold_runs import finish_fold
 
 
 def refused(small, **changes) -> str:
@@ -37,17 +38,10 @@ def test_missing_fold_names_the_command(small) -> None:
     message = refused(small)
     runs = small.run.parent
     assert f"vgg16 lacks fold 1, 2: python models/vgg16.py --run trial --runs {runs} --fold 1 2" in message
-    configuration = small.piece("vgg16", 0) / "config.json"
-    record = json.loads(configuration.read_text()) | {"command": ["python", "models/vgg16.py", "--epochs", "9"]}
-    configuration.write_text(json.dumps(record))
-    assert f"python models/vgg16.py --epochs 9 --run trial --runs {runs} --fold 1 2" in refused(small)
+    job = small.run / "vgg16" / "training.json"
+    job.write_text(json.dumps({"architecture": "vgg19", "classifies_features": False}))
+    assert f"python models/vgg19.py --config {job} --fold 1 2" in refused(small)
     assert "--allow-missing" in message and "resnet50" not in message
-
-
-def test_missing_fold_of_a_renamed_training(small) -> None:
-    small.add_model("vgg16-large", 1.0, 9, architecture="vgg16")
-    shutil.rmtree(small.piece("vgg16-large", 0))
-    assert "python models/vgg16.py" in refused(small) and "--model-name vgg16-large --fold 0" in refused(small)
 
 
 def test_nothing_to_blend(small) -> None:
@@ -61,9 +55,7 @@ def test_nothing_to_blend(small) -> None:
 
 def test_folds_that_changed_since_the_training_are_refused(small) -> None:
     path = small.piece("resnet50", 1) / "config.json"
-    record = json.loads(path.read_text())
-    record["settings"]["folds_sha256"] = sha256_of(small.run / "folds.csv")
-    path.write_text(json.dumps(record))
+    finish_fold(small.run, "resnet50", 1, {"folds_sha256": sha256_of(small.run / "folds.csv")})
     blend_run(Request(small.run, small.sample, small.submission, ("resnet50",), options=Options(figures=False)))
     small.submission.unlink()
     shutil.rmtree(small.run / "ensemble")
@@ -89,21 +81,29 @@ def test_fold_that_the_run_does_not_have(small) -> None:
 @pytest.mark.parametrize("name", ["out_of_fold.csv", "test.csv"])
 def test_table_is_gone_or_lacks_images_or_has_others(small, name: str) -> None:
     path = small.piece("resnet50", 1) / name
-    whole = path.read_text()
     first, last = pd.read_csv(path)["img"].iloc[[0, -1]]
     small.change(path, lambda table: table.iloc[:-1])
     message = refused(small)
     assert str(path) in message and f"1 missing ({last})" in message
-    path.write_text(whole)
     small.change(path, lambda table: table.assign(img=table["img"].replace({first: "strange.jpg"})))
     message = refused(small)
-    assert f"1 missing ({first})" in message and "do not belong there (strange.jpg)" in message
+    assert f"2 missing ({first}" in message and "do not belong there (strange.jpg)" in message
     path.unlink()
-    assert f"{path}: not found" in refused(small)
+    assert "resnet50 lacks fold 1" in refused(small)
+
+
+def test_a_changed_byte_is_reported_and_that_fold_is_not_finished_any_more(small) -> None:
+    path = small.piece("resnet50", 1) / "test.csv"
+    content = bytearray(path.read_bytes())
+    content[-9] ^= 1
+    path.write_bytes(content)
+    assert f"{path} is corrupted" in refused(small)
+    assert "resnet50 lacks fold 1" in refused(small)
 
 
 def test_out_of_fold_table_of_another_fold(small) -> None:
     shutil.copy(small.piece("vgg16", 0) / "out_of_fold.csv", small.piece("vgg16", 1) / "out_of_fold.csv")
+    finish_fold(small.run, "vgg16", 1)
     message = refused(small)
     assert (
         str(small.piece("vgg16", 1) / "out_of_fold.csv") in message and "the images of fold 1 in folds.csv" in message

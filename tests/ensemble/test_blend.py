@@ -18,6 +18,7 @@ from ensemble.figures import FIGURES
 from ensemble.members import find_members, read_members
 from ensemble.options import Options
 from tests.ensemble.conftest import run_command
+from tests.fold_runs import finish_fold
 from tests.imports import heavy_packages
 
 
@@ -200,7 +201,7 @@ def test_a_model_trained_on_all_drivers_is_left_alone(small) -> None:
     (small.run / "notes").mkdir()
     one = request_of(small, models=("vgg16",))
     assert "fold_all" not in blend_run(one)
-    (small.run / "vgg16" / "fold_all" / "finished.json").write_text("{}")
+    finish_fold(small.run, "vgg16", "all")
     assert "fold_all of vgg16 is not used" in blend_run(one)
 
 
@@ -209,6 +210,7 @@ def test_a_network_of_all_drivers_stands_beside_or_instead_of_the_folds_on_the_t
         blend_run(request_of(small, options=Options(figures=False, all_drivers="beside")))
     shutil.copytree(small.piece("resnet50", 0), small.run / "vgg16" / "fold_all")
     (small.run / "vgg16" / "fold_all" / "out_of_fold.csv").unlink()
+    finish_fold(small.run, "vgg16", "all")
     images = pd.Index(pd.read_csv(small.sample)["img"])
     found = {}
     for how in ("no", "beside", "instead"):

@@ -173,10 +173,11 @@ def test_the_kernel_takes_over_the_run_that_has_come_furthest_and_gathers_all_we
         for fold in range(2):
             (run / "vgg16" / f"fold_{fold}").mkdir(parents=True)
             if fold < finished:
-                (run / "vgg16" / f"fold_{fold}" / "finished.json").write_text(name)
+                (run / "vgg16" / f"fold_{fold}" / "config.json").write_text("{}")
+                (run / "vgg16" / f"fold_{fold}" / "finished.json").write_text('{"sha256": {"config.json": ""}}')
         (run / "folds.csv").write_text(name)
     (told,) = take_over(inputs, tmp_path / "working" / "runs")
-    assert "2 pieces are finished" in told
+    assert "2 fold runs are finished" in told
     taken = tmp_path / "working" / "runs" / "full"
     assert (taken / "folds.csv").read_text() == "statefarm-drivers"
     assert (taken / "vgg16" / "fold_1" / "finished.json").exists()

@@ -13,17 +13,14 @@ import pandas as pd
 import pytest
 
 from common.files import read_json
-from common.run_folder import REPOSITORY
+from common.run_folder import REPOSITORY, RunFolder
 from common.tables import read_predictions
-from models.finetuning.devices import Device
 from tests.trees import make_tree
 from tools.kaggle_push import build_code, build_kernel, revision
-from tools.schedule import RECORD, Places
 
 ISOLATED = ["unshare", "--mount", "--net", "bash", "-euc"]
 MOUNTED = 'mount --bind "$0" "$0"; mount -o remount,bind,ro "$0"; ! touch "$0/x" 2>/dev/null; exec "$@"'
 OPTIONS = "--quick --image-size 32x32 --epochs 1 --run rehearsal --precision float32"
-PLACES = Places(2, (Device("0"), Device("1")))
 
 
 @pytest.fixture
@@ -57,19 +54,19 @@ def run_version(root: Path, tmp_path: Path, options: str) -> str:
     home = tmp_path / "home"
     home.mkdir(exist_ok=True)
     environment = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": str(home), "STATEFARM_KAGGLE": str(root)}
-    environment |= {"STATEFARM_DEVICES": ",".join(device.name for device in PLACES.devices)}
+    environment |= {"STATEFARM_DEVICES": "0,1"}
     environment |= {name: os.environ[name] for name in ("KERAS_BACKEND",) if name in os.environ}
     done = subprocess.run(
         command, cwd=root / "working", env=environment, capture_output=True, text=True, timeout=900, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    rooms = [str(REPOSITORY / room) for room in ("models", "preprocessing", "ensemble", "tools", "kaggle")]
+    rooms = [str(REPOSITORY / room) for room in ("models", "pipeline", "preprocessing", "ensemble", "tools", "kaggle")]
     assert not [room for room in rooms if room in done.stdout], f"another copy was used:\n{done.stdout}"
     return done.stdout
 
 
-def next_version(root: Path) -> Path:
-    """Mounts the output as the next version finds it, and empties the working folder; returns where the run lies."""
+def next_version(root: Path) -> RunFolder:
+    """Mounts the output as the next version finds it, and empties the working folder; returns the run that it has."""
     mounted = root / "input" / "notebooks" / "someone" / "statefarm-drivers"
     mounted.parent.mkdir(parents=True, exist_ok=True)
     if mounted.exists():
@@ -78,7 +75,7 @@ def next_version(root: Path) -> Path:
     (root / "working").mkdir()
     if (root / "tmp").exists():
         (root / "tmp").rename(root / f"scratch_{len(list(root.iterdir()))}")
-    return mounted / "runs" / "rehearsal"
+    return RunFolder(mounted / "runs" / "rehearsal")
 
 
 def check_submission(root: Path) -> bytes:
@@ -90,48 +87,38 @@ def check_submission(root: Path) -> bytes:
     return path.read_bytes()
 
 
-def finished_rows(run: Path) -> list[dict]:
-    """Of the record of what ran; a piece that was begun once more has a row that is none of these."""
-    return [row for row in read_json(run / RECORD) if row["ended"] == "finished"]
-
-
 @pytest.mark.slow
-def test_a_kernel_runs_offline_and_goes_on_where_the_last_version_stopped(kaggle: Path, tmp_path: Path) -> None:
+def test_a_kernel_runs_offline_and_resumes_where_the_last_version_stopped(kaggle: Path, tmp_path: Path) -> None:
+    run = RunFolder(kaggle / "working" / "runs" / "rehearsal")
     told = run_version(kaggle, tmp_path, "--models mobilenet --time-budget 2h")
-    assert "2 of 2 pieces are finished" in told
     first = check_submission(kaggle)
-    pieces = {path.parent for path in (kaggle / "working" / "runs").glob("*/*/fold_*/config.json")}
-    assert len(pieces) == 2
-    stamps = {read_json(piece / "config.json")["git_revision"] for piece in pieces}
+    assert [str(folder) for folder in run.finished()] == ["mobilenet, fold 0", "mobilenet, fold 1"]
+    stamps = {read_json(folder / "config.json")["git_revision"] for folder in run.finished()}
     assert len(stamps) == 1 and stamps.pop().startswith(revision(allow_changes=True)[:7])
     assert sorted(path.name for path in (kaggle / "working").iterdir()) == ["runs", "submission.csv"]
 
-    run = next_version(kaggle)
-    rows = finished_rows(run)
+    earlier = next_version(kaggle)
+    rows = read_json(earlier.durations)
     assert len(rows) == 2
-    slow = rows[0] | {"model": "mobilenet_v2", "fold": 7, "seconds": 10_000.0}
-    (run / RECORD).write_text(json.dumps([*rows, slow]))  # as if this machine were slow with this network
+    slow = rows[0] | {"model": "mobilenet_v2", "fold": "7", "seconds": 10_000.0}
+    earlier.durations.write_text(json.dumps([*rows, slow]))  # as if this machine were slow with this network
     told = run_version(kaggle, tmp_path, "--models 'mobilenet mobilenet_v2' --time-budget 30m")
-    assert "goes on with run rehearsal" in told
+    assert "resumes run rehearsal" in told
     assert "no time for: mobilenet_v2, fold 0; mobilenet_v2, fold 1" in told
     assert "not in the blend yet: mobilenet_v2" in told
     assert check_submission(kaggle) == first
 
     next_version(kaggle)
     told = run_version(kaggle, tmp_path, "--models 'mobilenet mobilenet_v2' --time-budget 9h")
-    assert "4 of 4 pieces are finished" in told
+    assert "mobilenet: 2 of 2 folds are finished already" in told
     assert "INCOMPLETE" not in told
     check_submission(kaggle)
-    blend = read_json(kaggle / "working" / "runs" / "rehearsal" / "ensemble" / "blend.json")
+    assert len(run.finished()) == 4
+    blend = read_json(run.ensemble / "blend.json")
     assert set(blend["weights"]) == {"mobilenet", "mobilenet_v2"}  # one of two untrained networks may get no weight
-    finished = [row for row in finished_rows(kaggle / "working" / "runs" / "rehearsal") if row["fold"] != 7]
-    assert sorted((row["model"], row["fold"]) for row in finished) == [
-        ("mobilenet", 0),
-        ("mobilenet", 1),
-        ("mobilenet_v2", 0),
-        ("mobilenet_v2", 1),
-    ]
-    assert {row["on"] for row in finished} == {PLACES.kind}
+    finished = [row for row in read_json(run.durations) if row["ended"] == "finished" and row["fold"] != "7"]
+    assert len(finished) == 4
+    assert all(row["on"].startswith("2 x ") for row in finished), "two GPUs"
 
 
 @pytest.mark.slow

@@ -21,8 +21,8 @@ from common.run_folder import REPOSITORY
 from common.settings import ImageSize
 from common.tables import read_predictions
 from models.finetuning import architecture as zoo
+from models.finetuning.architecture import bottleneck_settings
 from models.finetuning.bottleneck import linear
-from models.finetuning.bottleneck.command import settings_for
 from models.finetuning.bottleneck.folds import inner_folds
 from models.finetuning.bottleneck.linear import Linear, Search, calibration, fit_path, softmax
 from models.finetuning.data import features as features_of_images
@@ -292,4 +292,4 @@ def test_help_shows_the_defaults_of_the_architecture_and_loads_nothing_heavy() -
     for text in ("[mixed4,mixed7,mixed8]", "[224x224]", "--regularisation", "--cache-limit"):
         assert text in told
     assert "[mixed4,mixed7,mixed8]" not in type_command("--architecture", "vgg16", "--help").stdout
-    assert settings_for(zoo.find("inception_v3"), True, {}).image_size == ImageSize(75, 100)
+    assert bottleneck_settings(zoo.find("inception_v3"), True, {}).image_size == ImageSize(75, 100)

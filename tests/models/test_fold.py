@@ -10,12 +10,13 @@ import pytest
 
 from common.competition import CLASSES, DRIVER_LIST, TRAIN_FOLDER
 from common.metric import log_loss
+from common.run_folder import RunFolder
 from common.settings import ImageSize
 from common.tables import geometric_mean, read_predictions
 from models.finetuning import architecture as zoo
 from models.finetuning.data.prediction import TTA
 from models.finetuning.fold import fold_data, train_fold
-from models.finetuning.piece import Piece, outputs_of
+from models.finetuning.fold_run import FoldRun
 from models.finetuning.recipe import Kind
 from preprocessing import dataset
 from preprocessing.batches import Augmented
@@ -36,7 +37,7 @@ SETTINGS = {
 class Trained:
     """A finished fold, its data, and the network that it saved."""
 
-    work: Piece
+    work: FoldRun
     dataset: Dataset
     folds: pd.DataFrame
     network: keras.Model
@@ -74,12 +75,12 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     broken = pd.read_csv(root / "sample_submission.csv")["img"][1]
     (root / "imgs" / "test" / broken).write_bytes(b"")
     found = dataset.load(root, folder / "cache", skip_broken=True, progress=False)
-    folds = ensure_folds(folder / "run", found.train, 3)
+    folds = ensure_folds(folder / "run" / "folds.csv", found.train, 3)
     vgg16 = zoo.find("vgg16")
     recipe, augmentation = vgg16.settings_for(Kind(scratch=True, quick=True), SETTINGS)
-    places = (folder / "run", "vgg16", vgg16, recipe)
-    work = Piece(*places, 1, "none", "float32", 0, 2, augmentation, outputs_of(recipe))
-    train_fold(work, found, folds, work.settings(found.test, found.broken_test), folder / "cache", 2**30)
+    places = (RunFolder(folder / "run"), "vgg16", vgg16, recipe, augmentation, root)
+    work = FoldRun(*places, weights="none", precision="float32", cache=folder / "cache", workers=2, fold=1)
+    train_fold(work, found, folds)
     return Trained(work, found, folds, keras.saving.load_model(work.folder / "model.keras", safe_mode=True))
 
 
@@ -120,7 +121,7 @@ def test_test_time_augmentation_averages_views_of_the_same_image(trained: Traine
         ("out_of_fold.csv", labelled, held_out, trained.held_out["img"].tolist()),
         ("test.csv", [trained.dataset.test_path(img) for img in readable], range(len(readable)), readable),
     ):
-        store = ImageStore(paths, SIZE, trained.work.run / "none", "", 0)
+        store = ImageStore(paths, SIZE, trained.work.run.path / "none", "", 0)
         seen = [store, Augmented(store, TTA, trained.work.seed, 1)]
         tables = [trained.predict(np.stack([view.read(int(row)) for row in rows]))[0] for view in seen]
         np.testing.assert_allclose(trained.table(table, images), geometric_mean(tables), atol=1e-5)
@@ -136,7 +137,7 @@ def test_a_test_image_that_cannot_be_read_gets_the_training_images_class_shares(
 
 
 def test_no_driver_who_is_held_out_is_trained_on(trained: Trained) -> None:
-    data = fold_data(trained.work, trained.folds, ImageStore([], SIZE, trained.work.run, "", 0))
+    data = fold_data(trained.work, trained.folds, ImageStore([], SIZE, trained.work.run.path, "", 0))
     drivers = trained.folds["subject"].to_numpy()
     assert set(drivers[data.held_out]) == set(trained.held_out["subject"])
     assert set(drivers[data.training]) == set(drivers) - set(drivers[data.held_out])

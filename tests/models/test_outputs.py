@@ -1,4 +1,4 @@
-"""What a piece leaves: written part by part, the same as at once."""
+"""What a fold run leaves: written part by part, the same as at once."""
 
 import shutil
 from pathlib import Path
@@ -6,12 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from common.run_folder import RunFolder
 from common.settings import ImageSize
 from models.finetuning import architecture as zoo
 from models.finetuning import outputs
 from models.finetuning.data.sources import Source
+from models.finetuning.fold_run import FoldRun
 from models.finetuning.network.build import build
-from models.finetuning.piece import Piece
 from models.finetuning.recipe import Kind
 from preprocessing import dataset
 from preprocessing.images import ImageStore
@@ -33,14 +34,14 @@ def test_features_of_many_test_images_are_written_some_at_a_time(
         Kind(), {"image_size": ImageSize(32, 32), "pooled_layers": ("block3_pool",)}
     )
     source = Source(build(vgg16, recipe, "none", "float32", 0), store, augmentation, seed=0, workers=2)
-    work = Piece(tmp_path / "run", "vgg16", vgg16, recipe, 0, "none", "float32", 0, 1, augmentation)
+    work = FoldRun(RunFolder(tmp_path / "run"), "vgg16", vgg16, recipe, augmentation, root, weights="none")
     left = []
     for part in (4096, 2):
         monkeypatch.setattr(outputs, "PART", part)
-        work.folder.mkdir(parents=True)
+        work.folder.path.mkdir(parents=True)
         probabilities = outputs._predict_test(work, found, source)
         left.append((probabilities, np.load(work.folder / "test_features.npy")))
-        shutil.rmtree(work.folder)
+        shutil.rmtree(work.folder.path)
     (whole, features), (parts, same_features) = left
     assert len(whole) == len(paths) > 2 * 2
     np.testing.assert_allclose(parts, whole, atol=1e-5)

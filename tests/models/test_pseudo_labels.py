@@ -11,17 +11,17 @@ import pytest
 
 from common.errors import UserError
 from common.files import sha256_of
-from common.run_folder import ALL_DRIVERS
+from common.run_folder import ALL_DRIVERS, RunFolder
 from common.settings import ImageSize
 from common.tables import geometric_mean, read_predictions, write_predictions
 from models.finetuning import architecture as zoo
-from models.finetuning.command import unfinished
 from models.finetuning.data.pseudo_labels import find_tables, identity, soft_targets
 from models.finetuning.data.sources import Source, WithPseudoLabels
+from models.finetuning.fold_run import FoldRun
 from models.finetuning.interface import finetune
 from models.finetuning.network.network import Network
-from models.finetuning.piece import Piece, begin, require_made_as_others
 from models.finetuning.recipe import Kind
+from pipeline.train import unfinished
 from preprocessing import dataset
 from preprocessing.batches import training_order
 from preprocessing.driver_mixing import nobody
@@ -34,14 +34,22 @@ from tests.trees import make_tree, write_image
 IMAGES = [f"img_{number}.jpg" for number in range(12)]
 
 
-def write_piece(run: Path, model: str, fold: int | str, seed: int, images: list[str] = IMAGES) -> Path:
-    """A finished piece with test predictions; returns their table."""
-    folder = run / model / f"fold_{fold}"
-    folder.mkdir(parents=True)
+def write_fold(run: Path, model: str, fold: int | str, seed: int, images: list[str] = IMAGES, **settings: str) -> Path:
+    """A finished fold run with test predictions; returns their table."""
+    folder = RunFolder(run).fold(model, fold)
+    folder.path.mkdir(parents=True, exist_ok=True)
     probabilities = np.random.default_rng(seed).dirichlet(np.full(10, 0.3), len(images))
     write_predictions(folder / "test.csv", images[::-1], probabilities)
-    (folder / "finished.json").write_text("{}")
+    folder.start({"settings": settings})
+    folder.finish({}, ["test.csv"])
     return folder / "test.csv"
+
+
+def learner(runs: Path, fold: int | str = 0) -> FoldRun:
+    recipe, augmentation = zoo.find("vgg16").settings_for(Kind(), {"pseudo_labels": "first"})
+    return FoldRun(
+        *(RunFolder(runs / "second"), "mine", zoo.find("vgg16"), recipe, augmentation, runs), weights="none", fold=fold
+    )
 
 
 @pytest.fixture
@@ -52,31 +60,32 @@ def runs(tmp_path: Path) -> Path:
         (tmp_path / name / "folds.csv").write_text("img,subject,classname,fold\nimg_1.jpg,p1,c0,0\n")
     for number, model in enumerate(("vgg16", "mobilenet")):
         for fold in (0, 1):
-            write_piece(tmp_path / "first", model, fold, 10 * number + fold)
+            write_fold(tmp_path / "first", model, fold, 10 * number + fold)
     return tmp_path
 
 
 def test_a_fold_reads_its_own_fold_of_every_model_in_log_space(runs: Path) -> None:
-    tables = find_tables(runs / "second", "vgg16", 1, "first")
+    tables = find_tables(RunFolder(runs / "second").fold("vgg16", 1), "first")
     assert tables == [runs / "first" / model / "fold_1" / "test.csv" for model in ("mobilenet", "vgg16")]
     soft = soft_targets(tables, IMAGES)
     expected = geometric_mean([read_predictions(path).loc[IMAGES].to_numpy() for path in tables])
     np.testing.assert_allclose(soft, expected, rtol=1e-6)
     assert soft.dtype == np.float32
-    assert find_tables(runs / "second", "vgg16", 1, "first/vgg16") == tables[1:]
-    assert find_tables(runs / "first", "again", 0, "first/vgg16") == [runs / "first/vgg16/fold_0/test.csv"]
+    assert find_tables(RunFolder(runs / "second").fold("vgg16", 1), "first/vgg16") == tables[1:]
+    assert find_tables(RunFolder(runs / "first").fold("again", 0), "first/vgg16") == [
+        runs / "first/vgg16/fold_0/test.csv"
+    ]
 
 
 def test_poisoned_tables_of_other_folds_change_nothing_and_are_not_read(runs: Path) -> None:
-    tables = find_tables(runs / "second", "vgg16", 0, "first")
+    tables = find_tables(RunFolder(runs / "second").fold("vgg16", 0), "first")
     before, known = soft_targets(tables, IMAGES), identity(tables)
     for fold in (1, "all"):
         folder = runs / "first" / "vgg16" / f"fold_{fold}"
-        folder.mkdir(exist_ok=True)
+        write_fold(runs / "first", "vgg16", fold, 98)
         (folder / "test.csv").write_text("poison")
-        (folder / "finished.json").write_text("{}")
-    write_piece(runs / "first", "ensemble", 0, 99)  # made from all folds
-    again = find_tables(runs / "second", "vgg16", 0, "first")
+    write_fold(runs / "first", "ensemble", 0, 99)  # made from all folds
+    again = find_tables(RunFolder(runs / "second").fold("vgg16", 0), "first")
     assert again == tables
     assert identity(again) == known
     np.testing.assert_array_equal(soft_targets(again, IMAGES), before)
@@ -87,18 +96,17 @@ def test_poisoned_tables_of_other_folds_change_nothing_and_are_not_read(runs: Pa
 def test_a_table_of_other_folds_than_its_run_has_now_is_refused(runs: Path) -> None:
     folder = runs / "first" / "vgg16" / "fold_1"
     for folds, refused in ((runs / "second" / "folds.csv", False), (folder / "test.csv", True)):
-        record = {"settings": {"folds_sha256": sha256_of(folds)}}
-        (folder / "config.json").write_text(json.dumps(record))
+        write_fold(runs / "first", "vgg16", 1, 98, folds_sha256=sha256_of(folds))
         if not refused:
-            assert len(find_tables(runs / "second", "vgg16", 1, "first")) == 2
+            assert len(find_tables(RunFolder(runs / "second").fold("vgg16", 1), "first")) == 2
             continue
         with pytest.raises(UserError, match="fold_1 was trained on other folds than its run's"):
-            find_tables(runs / "second", "vgg16", 1, "first")
-        assert len(find_tables(runs / "second", "vgg16", 0, "first")) == 2
+            find_tables(RunFolder(runs / "second").fold("vgg16", 1), "first")
+        assert len(find_tables(RunFolder(runs / "second").fold("vgg16", 0), "first")) == 2
 
 
 def test_a_training_on_all_drivers_reads_every_fold(runs: Path) -> None:
-    assert len(find_tables(runs / "second", "vgg16", "all", "first")) == 4
+    assert len(find_tables(RunFolder(runs / "second").fold("vgg16", "all"), "first")) == 4
 
 
 WRONG = {
@@ -114,15 +122,15 @@ WRONG = {
 def test_what_cannot_be_read_is_one_line(runs: Path, case: str) -> None:
     source, message = WRONG[case]
     with pytest.raises(UserError, match=message):
-        find_tables(runs / "second", "mine", 0, source)
+        find_tables(RunFolder(runs / "second").fold("mine", 0), source)
 
 
 def test_a_run_that_lacks_the_fold_or_has_other_folds_is_refused(runs: Path) -> None:
     with pytest.raises(UserError, match=r"expected a finished .*fold_2, found mobilenet/fold_0"):
-        find_tables(runs / "second", "mine", 2, "first")
+        find_tables(RunFolder(runs / "second").fold("mine", 2), "first")
     (runs / "second" / "folds.csv").write_text("img,subject,classname,fold\nimg_1.jpg,p1,c0,1\n")
     with pytest.raises(UserError, match="may have seen drivers that are held out here"):
-        find_tables(runs / "second", "mine", 0, "first")
+        find_tables(RunFolder(runs / "second").fold("mine", 0), "first")
     with pytest.raises(UserError, match=r"lacks 1: img_99\.jpg"):
         soft_targets([runs / "first" / "vgg16" / "fold_0" / "test.csv"], [*IMAGES, "img_99.jpg"])
 
@@ -137,44 +145,36 @@ def test_contradictions_are_refused(runs: Path) -> None:
 
 
 def test_what_was_read_is_part_of_the_settings(runs: Path) -> None:
-    recipe, augmentation = zoo.find("vgg16").settings_for(Kind(), {"pseudo_labels": "first"})
-    piece = Piece(runs / "second", "mine", zoo.find("vgg16"), recipe, 0, "none", "float32", 0, 1, augmentation)
-    before = piece.settings(IMAGES)
+    work = learner(runs)
+    before = work.settings(IMAGES)
     assert before["pseudo_labels"] == "first"
-    table = runs / "first" / "vgg16" / "fold_0" / "test.csv"
-    shutil.copy(runs / "first" / "vgg16" / "fold_1" / "test.csv", table)
-    after = piece.settings(IMAGES)
+    write_fold(runs / "first", "vgg16", 0, 99)
+    after = work.settings(IMAGES)
     assert {name for name in before if before[name] != after[name]} == {"pseudo_labels_sha256"}
     assert after["pseudo_labels_models"] == ["mobilenet", "vgg16"]
-    plain = dataclasses.replace(piece, recipe=dataclasses.replace(recipe, pseudo_labels=""))
+    plain = dataclasses.replace(work, recipe=dataclasses.replace(work.recipe, pseudo_labels=""))
     assert "pseudo_labels_sha256" not in plain.settings(IMAGES)
 
 
 def test_folds_that_would_learn_from_other_models_than_finished_ones_are_refused(runs: Path) -> None:
-    recipe, augmentation = zoo.find("vgg16").settings_for(Kind(), {"pseudo_labels": "first"})
-    first = Piece(runs / "second", "mine", zoo.find("vgg16"), recipe, 0, "none", "float32", 0, 1, augmentation)
-    first.folder.mkdir(parents=True)
-    begin(first, first.settings(IMAGES), {}, "float32")
-    (first.folder / "finished.json").write_text("{}")
-    second = dataclasses.replace(first, fold=1)
-    require_made_as_others(second, second.settings(IMAGES))
+    first, second = learner(runs), learner(runs, 1)
+    first.folder.path.mkdir(parents=True)
+    first.start(first.settings(IMAGES), {})
+    first.folder.finish({}, [])
+    second.require_same_settings(second.settings(IMAGES))
     shutil.rmtree(runs / "first" / "mobilenet" / "fold_1")
     with pytest.raises(UserError, match=r"pseudo_labels_models was \['mobilenet', 'vgg16'\], is now \['vgg16'\]"):
-        require_made_as_others(second, second.settings(IMAGES))
+        second.require_same_settings(second.settings(IMAGES))
 
 
 def test_folds_that_would_learn_from_other_models_than_each_other_are_refused_before_any_trains(runs: Path) -> None:
-    recipe, augmentation = zoo.find("vgg16").settings_for(Kind(), {"pseudo_labels": "first"})
-    pieces = [
-        Piece(runs / "second", "mine", zoo.find("vgg16"), recipe, fold, "none", "float32", 0, 1, augmentation)
-        for fold in (0, 1, ALL_DRIVERS)
-    ]
+    work, folds = learner(runs), [0, 1, ALL_DRIVERS]
     checked = dataset.Dataset(runs, pd.DataFrame(), IMAGES, frozenset(), pd.DataFrame(), "")
     shutil.rmtree(runs / "first" / "mobilenet" / "fold_0")
     with pytest.raises(UserError, match=r"fold 0 from vgg16; fold 1 from mobilenet and vgg16\. Finish") as caught:
-        unfinished(pieces, checked)
+        unfinished(work, folds, checked)
     assert "--pseudo-labels first/MODEL" in str(caught.value)
-    assert len(unfinished(pieces[1:], checked)) == 2, "who learns from all drivers may have more teachers"
+    assert len(unfinished(work, folds[1:], checked)) == 2, "who learns from all drivers may have more teachers"
 
 
 @pytest.mark.parametrize(("ratio", "besides"), [(2.0, 4), (0.5, 16), (100.0, 1)])
@@ -229,28 +229,28 @@ def test_poison_in_other_folds_leaves_the_same_bytes_and_all_drivers_leave_test_
     tmp_path: Path,
 ) -> None:
     data = dataset.load(make_tree(tmp_path / "data"), tmp_path / "cache", progress=False)
-    ensure_folds(tmp_path / "runs" / "first", data.train, 2)
+    ensure_folds(tmp_path / "runs" / "first" / "folds.csv", data.train, 2)
     for fold in (0, 1):
-        write_piece(tmp_path / "runs" / "first", "vgg16", fold, fold, data.test)
+        write_fold(tmp_path / "runs" / "first", "vgg16", fold, fold, data.test)
     shutil.copytree(tmp_path / "runs", tmp_path / "poisoned")
-    write_piece(tmp_path / "poisoned" / "first", "mobilenet", 1, 77, data.test)
+    write_fold(tmp_path / "poisoned" / "first", "mobilenet", 1, 77, data.test)
     shutil.rmtree(tmp_path / "poisoned" / "first" / "vgg16" / "fold_1")
-    write_piece(tmp_path / "poisoned" / "first", "vgg16", 1, 78, data.test)
+    write_fold(tmp_path / "poisoned" / "first", "vgg16", 1, 78, data.test)
     shutil.copytree(tmp_path / "runs", tmp_path / "own_poisoned")
     shutil.rmtree(tmp_path / "own_poisoned" / "first" / "vgg16" / "fold_0")
-    write_piece(tmp_path / "own_poisoned" / "first", "vgg16", 0, 78, data.test)
+    write_fold(tmp_path / "own_poisoned" / "first", "vgg16", 0, 78, data.test)
     for runs in ("runs", "poisoned", "own_poisoned"):
         train(tmp_path, runs, "--fold", "0", "--pseudo-labels", "first", "--tta", "2", "--driver-mixing", "0.5")
-    pieces = [tmp_path / runs / "second" / "mobilenet" / "fold_0" for runs in ("runs", "poisoned", "own_poisoned")]
+    folders = [tmp_path / runs / "second" / "mobilenet" / "fold_0" for runs in ("runs", "poisoned", "own_poisoned")]
     names = ["out_of_fold.csv", "test.csv", "out_of_fold_without_tta.csv", "test_without_tta.csv", "test_features.npy"]
     for name in names:
-        assert (pieces[0] / name).read_bytes() == (pieces[1] / name).read_bytes()
-    assert (pieces[0] / "test.csv").read_bytes() != (pieces[0] / "test_without_tta.csv").read_bytes()
-    losses = [pd.read_csv(piece / "history.csv")["training_loss"].tolist() for piece in pieces]
+        assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes()
+    assert (folders[0] / "test.csv").read_bytes() != (folders[0] / "test_without_tta.csv").read_bytes()
+    losses = [pd.read_csv(folder / "history.csv")["training_loss"].tolist() for folder in folders]
     assert losses[0] == losses[1], "what was learned, even where no epoch was better than none"
     assert losses[0] != losses[2], "the fold's own table is learned from"
-    assert "pseudo-labels of 6 test images from 1 tables" in (pieces[0] / "log.txt").read_text()
-    results = json.loads((pieces[0] / "finished.json").read_text())
+    assert "pseudo-labels of 6 test images from 1 tables" in (folders[0] / "log.txt").read_text()
+    results = json.loads((folders[0] / "finished.json").read_text())
     assert {"log_loss", "log_loss_without_tta", "accuracy_without_tta"} <= set(results)
 
     for _ in range(2):  # the second time there is nothing to do

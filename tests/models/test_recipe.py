@@ -64,8 +64,8 @@ def test_settings_that_contradict_each_other_are_told_in_one_line(chosen: dict, 
 
 @pytest.mark.parametrize("text", ["1", "-0.1", "nan", "half"])
 def test_momentum_of_the_mean_is_below_one(text: str, capsys: pytest.CaptureFixture[str]) -> None:
-    from models.finetuning.command import make_parser
+    from pipeline.options import model_parser
 
     with pytest.raises(SystemExit):
-        make_parser(zoo.find("vgg16")).parse_args(["--ema", text])
+        model_parser(zoo.find("vgg16")).parse_args(["--ema", text])
     assert "--ema: expected" in capsys.readouterr().err

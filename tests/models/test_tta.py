@@ -11,8 +11,6 @@ from hypothesis import strategies as st
 from common.settings import ImageSize
 from common.tables import geometric_mean
 from models.finetuning.data.prediction import TTA, with_tta
-from models.finetuning.piece import OUTPUTS, outputs_of
-from models.finetuning.recipe import Recipe
 from preprocessing.batches import Augmented
 from preprocessing.images import ImageStore
 from tests.preprocessing.test_augmentation import likeness
@@ -63,11 +61,6 @@ def test_views_are_small_and_no_mirror_images(images: ImageStore) -> None:
         assert not np.array_equal(seen, image)
         assert likeness(seen, image) > 0.9
         assert likeness(seen, image) > likeness(seen, image[:, ::-1]) + 0.5
-
-
-def test_the_tables_without_are_outputs_only_where_there_are_views() -> None:
-    assert outputs_of(Recipe()) == OUTPUTS
-    assert {*outputs_of(Recipe(tta=4))} - {*OUTPUTS} == {"out_of_fold_without_tta.csv", "test_without_tta.csv"}
 
 
 @given(st.lists(st.lists(st.floats(0, 1), min_size=4, max_size=4), min_size=1, max_size=4))

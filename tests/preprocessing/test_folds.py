@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from common.competition import CLASSES, DRIVER_LIST
 from common.errors import UserError
-from common.run_folder import REPOSITORY, folds_path
+from common.run_folder import REPOSITORY
 from preprocessing.folds import ensure_folds, make_folds, number_of_folds, read_folds, summary
 
 
@@ -75,11 +75,11 @@ def test_what_is_written_is_read_again(
 ) -> None:
     train, number_of_folds = case
     run = tmp_path_factory.mktemp("run")
-    made = ensure_folds(run, train, number_of_folds)
-    content = folds_path(run).read_bytes()
-    pd.testing.assert_frame_equal(read_folds(folds_path(run), train), made)
-    pd.testing.assert_frame_equal(ensure_folds(run, train, number_of_folds), made)
-    assert folds_path(run).read_bytes() == content
+    made = ensure_folds(run / "folds.csv", train, number_of_folds)
+    content = (run / "folds.csv").read_bytes()
+    pd.testing.assert_frame_equal(read_folds(run / "folds.csv", train), made)
+    pd.testing.assert_frame_equal(ensure_folds(run / "folds.csv", train, number_of_folds), made)
+    assert (run / "folds.csv").read_bytes() == content
 
 
 @pytest.mark.skipif(not os.environ.get("STATEFARM_SAMPLE"), reason="needs the real list")
@@ -137,17 +137,17 @@ def train() -> pd.DataFrame:
 
 @pytest.fixture
 def run(tmp_path: Path, train: pd.DataFrame) -> Path:
-    ensure_folds(tmp_path, train, 2)
+    ensure_folds(tmp_path / "folds.csv", train, 2)
     return tmp_path
 
 
 def test_another_number_of_folds_is_refused_and_nothing_is_changed(run: Path, train: pd.DataFrame) -> None:
-    before = folds_path(run).read_bytes()
+    before = (run / "folds.csv").read_bytes()
     with pytest.raises(
         UserError, match=r"has 2 folds, --folds 3 was asked for\. Go on with --folds 2, or .*--run NAME"
     ):
-        ensure_folds(run, train, 3)
-    assert folds_path(run).read_bytes() == before
+        ensure_folds(run / "folds.csv", train, 3)
+    assert (run / "folds.csv").read_bytes() == before
 
 
 def test_folds_of_other_images_say_what_differs(run: Path, train: pd.DataFrame) -> None:
@@ -155,7 +155,7 @@ def test_folds_of_other_images_say_what_differs(run: Path, train: pd.DataFrame) 
     other.loc[0, "img"] = "img_new.jpg"
     other.loc[5, "subject"] = "p003"
     with pytest.raises(UserError) as caught:
-        ensure_folds(run, other, 2)
+        ensure_folds(run / "folds.csv", other, 2)
     for words in (
         "images that are not in the data: 1 (img_0_0_0.jpg)",
         "images of the data that are not in it: 1 (img_new.jpg)",
@@ -166,9 +166,9 @@ def test_folds_of_other_images_say_what_differs(run: Path, train: pd.DataFrame) 
 
 
 def test_row_order_a_byte_order_mark_and_crlf_do_not_matter(run: Path, train: pd.DataFrame) -> None:
-    header, *rows = folds_path(run).read_text().splitlines()
-    folds_path(run).write_bytes(b"\xef\xbb\xbf" + "\r\n".join([header, *reversed(rows)]).encode() + b"\r\n")
-    assert len(ensure_folds(run, train, 2)) == len(train)
+    header, *rows = (run / "folds.csv").read_text().splitlines()
+    (run / "folds.csv").write_bytes(b"\xef\xbb\xbf" + "\r\n".join([header, *reversed(rows)]).encode() + b"\r\n")
+    assert len(ensure_folds(run / "folds.csv", train, 2)) == len(train)
 
 
 def leak(folds: pd.DataFrame) -> pd.DataFrame:
@@ -195,7 +195,7 @@ def leak(folds: pd.DataFrame) -> pd.DataFrame:
 def test_what_is_no_fold_table_is_refused(
     run: Path, change: Callable[[pd.DataFrame], pd.DataFrame], words: str
 ) -> None:
-    path = folds_path(run)
+    path = run / "folds.csv"
     change(pd.read_csv(path)).to_csv(path, index=False)
     with pytest.raises(UserError, match=words) as caught:
         read_folds(path)
@@ -213,21 +213,21 @@ def test_a_damaged_file_is_a_message(tmp_path: Path, content: bytes) -> None:
 
 
 def test_a_table_of_the_users_is_used_and_never_replaced(run: Path, train: pd.DataFrame) -> None:
-    automatic = folds_path(run).read_bytes()
-    own = pd.read_csv(folds_path(run))
+    automatic = (run / "folds.csv").read_bytes()
+    own = pd.read_csv(run / "folds.csv")
     own["fold"] = own["subject"].map({"p000": 2, "p001": 0, "p002": 1, "p003": 1})
-    own.to_csv(folds_path(run), index=False)
-    content = folds_path(run).read_bytes()
-    pd.testing.assert_frame_equal(ensure_folds(run, train), own, check_dtype=False)
+    own.to_csv(run / "folds.csv", index=False)
+    content = (run / "folds.csv").read_bytes()
+    pd.testing.assert_frame_equal(ensure_folds(run / "folds.csv", train), own, check_dtype=False)
     for change in (b"p003", b"img_3_9_1.jpg", b",c9,", b",1\n"):
         damaged = content.replace(change, b"\x00" * len(change), 1)
-        folds_path(run).write_bytes(damaged)
+        (run / "folds.csv").write_bytes(damaged)
         with pytest.raises(UserError, match=r"folds\.csv.* Correct it, or delete it"):
-            ensure_folds(run, train)
-        assert folds_path(run).read_bytes() == damaged
-    folds_path(run).unlink()
-    ensure_folds(run, train, 2)
-    assert folds_path(run).read_bytes() == automatic
+            ensure_folds(run / "folds.csv", train)
+        assert (run / "folds.csv").read_bytes() == damaged
+    (run / "folds.csv").unlink()
+    ensure_folds(run / "folds.csv", train, 2)
+    assert (run / "folds.csv").read_bytes() == automatic
     assert [path.name for path in run.iterdir() if not path.name.startswith(".")] == ["folds.csv"]
 
 
@@ -256,20 +256,20 @@ def test_a_file_by_image_or_by_driver_gives_the_same_folds(tmp_path: Path, train
     tables = []
     for number, content in enumerate(contents):
         run = tmp_path / str(number)
-        assert number_of_folds(run, None, own_file(tmp_path, content), 5) == 3
-        tables.append(ensure_folds(run, train, file=tmp_path / "own.csv"))
-        assert number_of_folds(run, None, None, 5) == 3
-        ensure_folds(run, train, file=tmp_path / "own.csv")
-        assert folds_path(run).read_bytes() == folds_path(tmp_path / "0").read_bytes()
+        assert number_of_folds(run / "folds.csv", None, own_file(tmp_path, content), 5) == 3
+        tables.append(ensure_folds(run / "folds.csv", train, file=tmp_path / "own.csv"))
+        assert number_of_folds(run / "folds.csv", None, None, 5) == 3
+        ensure_folds(run / "folds.csv", train, file=tmp_path / "own.csv")
+        assert (run / "folds.csv").read_bytes() == (tmp_path / "0" / "folds.csv").read_bytes()
     assert dict(zip(tables[0]["subject"], tables[0]["fold"], strict=True)) == OWN
     assert list(tables[0]["img"]) == list(make_folds(train, 2)["img"])
 
 
 def test_another_table_than_the_runs_is_refused(run: Path, tmp_path: Path, train: pd.DataFrame) -> None:
-    content = folds_path(run).read_bytes()
+    content = (run / "folds.csv").read_bytes()
     with pytest.raises(UserError, match=r"has other folds than --folds-file .*own\.csv\. Leave --folds-file out"):
-        ensure_folds(run, train, file=own_file(tmp_path, by_driver()))
-    assert folds_path(run).read_bytes() == content
+        ensure_folds(run / "folds.csv", train, file=own_file(tmp_path, by_driver()))
+    assert (run / "folds.csv").read_bytes() == content
 
 
 @pytest.mark.parametrize(
@@ -297,7 +297,7 @@ def test_a_file_of_folds_with_a_mistake_is_refused(
 ) -> None:
     path = own_file(tmp_path, change(by_image(train), by_driver()))
     with pytest.raises(UserError, match=words) as caught:
-        ensure_folds(tmp_path / "run", train, file=path)
+        ensure_folds(tmp_path / "run" / "folds.csv", train, file=path)
     assert str(path) in str(caught.value)
     assert not (tmp_path / "run").exists()
 
@@ -323,7 +323,7 @@ def test_a_class_of_one_fold_is_refused(tmp_path: Path) -> None:
     counts = np.full((4, 10), 2)
     counts[[0, 1], 6] = 0
     with pytest.raises(UserError, match="training part of fold 1 has no image of c6"):
-        ensure_folds(tmp_path / "run", table(counts), file=own_file(tmp_path, by_driver()))
+        ensure_folds(tmp_path / "run" / "folds.csv", table(counts), file=own_file(tmp_path, by_driver()))
 
 
 # For people

@@ -4,8 +4,8 @@
 
 The disk is a tmpfs of a few pages (mounting needs root). Where a stage fails, it must say so in one line and leave what
 was finished as it was; then the disk grows by a few pages and the same stage is started again, until all are through.
-The results must be the bytes of a run that had room. The stages' own commands are run, since `tools.plan` would
-refuse such a disk before anything is begun.
+The results must be the bytes of a run that had room. The stages' own commands are run, since `run_all.sh` would
+refuse such a disk before it starts anything.
 """
 
 import argparse
@@ -20,8 +20,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from common.run_folder import REPOSITORY
-from tests.reliability.kills import differing
-from tests.reliability.pipeline import DEMO, FOLDS, MODEL, RECIPE, RUN, Place
+from tests.reliability.pipeline import FOLDS, MODEL, RECIPE, Place, differing
 
 PAGE = 4096  # bytes, of which a tmpfs has whole ones
 ROOMY = 2**28  # bytes
@@ -57,23 +56,19 @@ def mount(folder: Path, options: str, *words: str) -> None:
 
 
 def stages(place: Place) -> dict[str, list[str]]:
-    """The commands that run_all.sh runs, by name."""
-    recipe = [word for word in RECIPE if word != "--no-figures"]
-    recipe = recipe[2:]  # without --models
-    where = ["--data", str(place.data), "--run", RUN, "--runs", str(place.run.parent)]
-    cached = [*where, "--cache", str(place.root / "cache")]
-    train = [f"models/{MODEL}.py", *cached, *recipe, "--fold"]
-    blend = ["-m", "ensemble.blend", *where, "--no-figures", "--submissions", str(place.submission.parent)]
+    """The commands of the stages, by name."""
+    cached = [*place.where, "--cache", str(place.root / "cache")]
+    train = [f"models/{MODEL}.py", *cached, *RECIPE, "--fold"]
     return {
         "folds": ["-m", "preprocessing.folds", *cached, "--folds", str(FOLDS)],
         **{f"fold {fold}": [*train, str(fold)] for fold in range(FOLDS)},
-        "blend": blend,
+        "blend": ["-m", "ensemble.blend", *place.where, "--no-figures", "--submissions", str(place.submissions)],
     }
 
 
 def attempt(stage: str, command: Sequence[str], place: Place) -> Failure | None:
     """Runs a stage; None where it succeeded."""
-    before = finished_pieces(place)
+    before = finished_results(place)
     done = subprocess.run([sys.executable, *command], cwd=REPOSITORY, capture_output=True, text=True, timeout=600)
     if not done.returncode:
         return None
@@ -82,28 +77,17 @@ def attempt(stage: str, command: Sequence[str], place: Place) -> Failure | None:
         f"exit status {done.returncode}": done.returncode != 2,
         f"{len(lines)} lines: {done.stderr[-1500:]!r}": len(lines) != 1,
         "a traceback": "Traceback" in done.stderr,
-        f"not told what to do: {lines[-1:]}": not (lines and lines[-1].startswith("error: cannot write ")),
-        "something finished was lost": before.items() > finished_pieces(place).items(),
+        f"did not say what to do: {lines[-1:]}": not (lines and lines[-1].startswith("error: cannot write ")),
+        "something finished was lost": before.items() > finished_results(place).items(),
         f"left {place.temporaries()}": bool(place.temporaries()),
     }
     return Failure(stage, lines[-1] if lines else "", tuple(words for words, wrong in found.items() if wrong))
 
 
-def finished_pieces(place: Place) -> dict[str, bytes]:
+def finished_results(place: Place) -> dict[str, bytes]:
     """The results of the stages that are finished."""
-    done = {f"runs/{RUN}/folds.csv"} | {
-        f"runs/{RUN}/{MODEL}/fold_{fold}/{name}"
-        for fold in range(FOLDS)
-        if (place.fold(fold) / "finished.json").exists()
-        for name in ("out_of_fold.csv", "test.csv", "history.csv")
-    }
-    return {name: content for name, content in place.results().items() if name in done}
-
-
-def render(data: Path) -> None:
-    """Renders the tiny set."""
-    command = [sys.executable, "-m", "preprocessing.demo", "--out", str(data), *DEMO, "--workers", "1"]
-    subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True)
+    done = {str(folder.path.relative_to(place.root)) for folder in place.run.finished()}
+    return {name: content for name, content in place.results().items() if str(Path(name).parent) in done}
 
 
 def run(root: Path, points: int, read_only: bool = True) -> list[Failure]:
@@ -112,8 +96,8 @@ def run(root: Path, points: int, read_only: bool = True) -> list[Failure]:
     Returns:
         The failures that were not as they should be, and one for results that differ.
     """
-    data = root / "data"
-    render(data)
+    data = Place(root).data
+    subprocess.run(Place(root).render(), cwd=REPOSITORY, check=True, capture_output=True)
     roomy, tight = root / "roomy", root / "tight"
     growth = dict[str, int]()
     with small_disk(roomy, ROOMY):

@@ -27,20 +27,21 @@ import numpy as np
 
 from common.competition import CLASSES, DRIVER_LIST, SAMPLE_SUBMISSION
 from common.errors import UserError
-from common.files import write_json
-from common.finished import damaged_outputs, recorded_sha256, why_it_failed
+from common.files import sha256_of
+from common.run_folder import CONFIG, FAILED, FINISHED, HISTORY, NETWORK, OUT_OF_FOLD, TEST, RunFolder
 from common.tables import read_predictions
 from ensemble import blend_run, members
 from ensemble.submission import read_sample_images
 from models.finetuning import architecture as zoo
-from models.finetuning.piece import OUTPUTS, Piece, is_finished
+from models.finetuning import fold_run
+from models.finetuning.fold_run import FoldRun
+from models.finetuning.recipe import Kind
 from preprocessing import competition_files, jpeg
 from preprocessing.competition_files import Fault, read_driver_list, read_sample_submission
 from preprocessing.folds import read_folds
 from tests.reliability.mutations import mutated, mutated_json
 from tests.trees import write_image
-from tools.finished import finished_pieces
-from tools.verify import damaged_blend, damaged_pieces
+from tools.finished import FinishedFold
 
 CASE_SECONDS = 5.0
 MEMORY = 2**30  # bytes beyond what the process has when it begins
@@ -141,36 +142,36 @@ def _prediction_table(content: bytes, folder: Path) -> bool:
 
 
 def _record(content: bytes, folder: Path) -> bool:
-    """config.json, finished.json and blend.json, and whoever reads them."""
-    run = folder / "run"
-    fold = run / "vgg16" / "fold_0"
-    fold.mkdir(parents=True, exist_ok=True)
-    piece = Piece(run, "vgg16", zoo.find("vgg16"), zoo.find("vgg16").recipe, 0, "none", "auto", 0, 1)
-    names = ("config.json", "finished.json", "failed.json")
-    for name in names:
-        (fold / name).write_bytes(b'{"settings": {}, "sha256": {}, "bytes": {}}')
-    (fold / names[len(content) % 3]).write_bytes(content)
-    refused = 0
-    for ask in (
-        lambda: is_finished(piece, {"seed": 0}),
-        lambda: [(p.image_size, p.crop, p.results.get("seconds")) for p in finished_pieces(run)],
-        lambda: members.find_members(run, [0, 1]),
-        lambda: members.command_for(run, members.Member("vgg16", (), (0,))),
-        lambda: recorded_sha256(fold / "test.csv"),
-        lambda: damaged_outputs(fold),
-        lambda: why_it_failed(fold),
-    ):
-        try:
-            ask()
-        except UserError:
-            refused += 1
-    blend = run / "ensemble" / "blend.json"
+    """config.json, finished.json, failed.json, training.json, blend.json, and whoever reads them."""
+    run = RunFolder(folder / "run")
+    own = run.fold("vgg16", 0)
+    own.path.mkdir(parents=True, exist_ok=True)
+    for name in (OUT_OF_FOLD, TEST):
+        (own / name).touch()
+    changed = (CONFIG, FINISHED, FAILED)[len(content) % 3]
+    (own / CONFIG).write_bytes(content if changed == CONFIG else b'{"settings": {"seed": 0, "image_size": "9x9"}}')
+    (own / FAILED).write_bytes(content)
+    sums = {CONFIG: sha256_of(own / CONFIG), TEST: sha256_of(own / TEST)}
+    (own / FINISHED).write_bytes(content if changed == FINISHED else json.dumps({"sha256": sums}).encode())
+    run.job_file("vgg16").write_bytes(content)
+    blend = run.ensemble / "blend.json"
     blend.parent.mkdir(exist_ok=True)
     blend.write_bytes(content)
+    work = work_in(folder)
+    for ask in (
+        lambda: work.is_finished({"seed": 0}),
+        lambda: work.require_same_settings({"seed": 0, "weights": "none"}),
+        lambda: [FinishedFold(one, one.settings(), one.finished() or {}).image_size for one in run.finished()],
+        lambda: members.lacks(run.path, members.find_members(run.path, [0, 1])[0]),
+        lambda: members.command_for(run.path, members.Member("vgg16", (), (0,))),
+        lambda: own.has_other_folds("0"),
+        lambda: own.corrupted(),
+        lambda: own.verified(TEST),
+    ):
+        with contextlib.suppress(UserError):
+            ask()
     assert not blend_run.is_done(blend, {"code": "x"}, {}, {"folds": folder / "folds.csv"})
-    damaged_blend(run)
-    damaged_pieces(run, only_for_blend=True)  # the last: it sets aside what is damaged
-    return refused < 2  # one for the image size, which is there only where config.json is the case
+    return fold_run.load(run.job_file("vgg16")).architecture in zoo.find_all(zoo.names())
 
 
 def _jpeg_header(content: bytes, folder: Path) -> bool:
@@ -182,18 +183,21 @@ def _jpeg_header(content: bytes, folder: Path) -> bool:
     return True
 
 
+def work_in(folder: Path) -> FoldRun:
+    architecture = zoo.find("vgg16")
+    recipe, augmentation = architecture.settings_for(Kind(), {})
+    return FoldRun(RunFolder(folder / "run"), "vgg16", architecture, recipe, augmentation, folder)
+
+
 def _records(folder: Path) -> list[bytes]:
-    config = {
-        "settings": {"image_size": "224x224", "crop": "whole", "seed": 0, "architecture": "vgg16"},
-        "versions": {},
-    }
-    sums = dict.fromkeys(OUTPUTS, "0" * 64)
-    finished = {"log_loss": 0.5, "seconds": 3.0, "bytes": dict.fromkeys(OUTPUTS, 7), "sha256": sums}
+    work = work_in(folder)
+    config = {"settings": {"image_size": "224x224", "crop": "whole", "seed": 0, "weights": "none"}, "versions": {}}
+    sums = dict.fromkeys((CONFIG, HISTORY, NETWORK, OUT_OF_FOLD, TEST), "0" * 64)
+    finished = {"log_loss": 0.5, "seconds": 3.0, "sha256": sums}
     stamp = {"size": 1, "mtime_ns": 2, "sha256": "0" * 64}
     blend = {"code": "x", "inputs": {}, "outputs": {"folds": stamp}}
-    write_json(folder / "sealed.json", config)
-    contents = [json.dumps(value, indent=2).encode() for value in (config, finished, blend, {"what": "was killed"})]
-    return [(folder / "sealed.json").read_bytes(), *contents]
+    contents = [json.dumps(value, indent=2).encode() for value in (config, finished, blend, {"reason": "was killed"})]
+    return [*[work.save().read_bytes()] * 3, *contents]
 
 
 def _jpegs(folder: Path) -> list[bytes]:

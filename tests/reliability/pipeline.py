@@ -1,7 +1,7 @@
 """The whole pipeline on a tiny rendered set: the command that is killed and started again, and what it leaves.
 
-Nothing here stands for anything: it is `preprocessing.demo` and `run_all.sh` as a person types them, with a network of
-two layers and images of 32x32 pixels, so that a start costs imports and little else.
+It is `preprocessing.demo` and `run_all.sh` as a person types them, with a network of two layers and images of 32x32
+pixels, so that a start costs imports and little else.
 """
 
 import contextlib
@@ -9,23 +9,19 @@ import dataclasses
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from common.run_folder import REPOSITORY
+from common.run_folder import REPOSITORY, RunFolder
 
-RUN, MODEL, FOLDS = "tiny", "mobilenet", 2
+MODEL, FOLDS = "mobilenet", 2
 DEMO = ("--drivers", "2", "--images-per-class", "1", "--test-drivers", "1", "--test-images-per-class", "1")
 RECIPE = (
-    *("--models", MODEL, "--folds", str(FOLDS), "--weights", "none", "--precision", "float32"),
+    *("--folds", str(FOLDS), "--weights", "none", "--precision", "float32"),
     *("--image-size", "32x32", "--pooled-layers", "conv_pw_1_relu", "--head-start", "random", "--dropout", "0.1"),
     *("--epochs", "6", "--patience", "3", "--ema", "0.8", "--learning-rate", "0.003"),
-    "--no-figures",
 )
-# The order of the stages; what a process does is told by the words of its command line.
-STAGES = ("demo", "plan", "check", "folds", "ready", "models", *(f"fold {k}" for k in range(FOLDS)), "blend")
-WORDS = {"preprocessing.demo": "demo", "tools.plan": "plan", "preprocessing.check": "check"}
-WORDS |= {"preprocessing.folds": "folds", "tools.ready": "ready", "ensemble.blend": "blend"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,22 +40,28 @@ class Place:
         return self.root / "data"
 
     @property
-    def run(self) -> Path:
-        return self.root / "runs" / RUN
+    def run(self) -> RunFolder:
+        return RunFolder(self.root / "runs" / "tiny")
 
     @property
-    def submission(self) -> Path:
-        return self.root / "submissions" / f"{RUN}.csv"
+    def submissions(self) -> Path:
+        return self.root / "submissions"
 
-    def fold(self, number: int) -> Path:
-        return self.run / MODEL / f"fold_{number}"
+    @property
+    def where(self) -> list[str]:
+        """The options that say where the data and the run are."""
+        return ["--data", str(self.data), "--run", self.run.name, "--runs", str(self.run.path.parent)]
 
-    def command(self) -> list[str]:
+    def render(self) -> list[str]:
+        """The command that makes the data."""
+        return [sys.executable, "-m", "preprocessing.demo", "--out", str(self.data), *DEMO, "--workers", "1"]
+
+    def command(self, *options: str) -> list[str]:
         """What comes next: the data where there is none, then all stages."""
         if not self.data.is_dir():
-            return ["python", "-m", "preprocessing.demo", "--out", str(self.data), *DEMO, "--workers", "1"]
-        places = [word for name in ("runs", "cache", "submissions") for word in (f"--{name}", str(self.root / name))]
-        return ["./run_all.sh", "--data", str(self.data), "--run", RUN, *places, *RECIPE, "--jobs", str(self.jobs)]
+            return self.render()
+        places = ["--cache", str(self.root / "cache"), "--submissions", str(self.submissions), "--no-figures"]
+        return ["./run_all.sh", *self.where, *places, "--models", MODEL, *RECIPE, "--jobs", str(self.jobs), *options]
 
     def temporaries(self) -> set[str]:
         """Files and folders that are being written, or that somebody left when they were."""
@@ -67,10 +69,15 @@ class Place:
 
     def results(self) -> dict[str, bytes]:
         """Every table and array that decides the submission, and the submission, by their names."""
-        files = [self.submission, self.run / "folds.csv"]
-        for number in range(FOLDS):
-            files += sorted(self.fold(number).glob("*.csv")) + sorted(self.fold(number).glob("*.npy"))
+        files = [self.submissions / f"{self.run.name}.csv", self.run.folds]
+        for folder in self.run.fold_folders():
+            files += [*folder.path.glob("*.csv"), *folder.path.glob("*.npy")]
         return {str(path.relative_to(self.root)): _content(path) for path in files if path.is_file()}
+
+
+def differing(expected: dict[str, bytes], found: dict[str, bytes]) -> list[str]:
+    """Names of results that are not the same bytes, or not there."""
+    return sorted(name for name in {*expected, *found} if expected.get(name) != found.get(name))
 
 
 def _temporaries(folder: Path | str) -> Iterator[str]:
@@ -94,10 +101,9 @@ def _content(path: Path) -> bytes:
 
 
 class Pipeline:
-    """A started pipeline, in a session and so in a process group of its own."""
+    """A started command, in a session and so in a process group of its own."""
 
     def __init__(self, command: list[str], log: Path) -> None:
-        command = ["bash", "-c", 'source ./setup.sh requirements.txt; exec "$@"', "pipeline", *command]
         environment = {name: value for name, value in os.environ.items() if name != "STATEFARM_DATA"}
         self.log = log
         with log.open("ab") as stream:
@@ -108,12 +114,13 @@ class Pipeline:
     def running(self) -> bool:
         return self.process.poll() is None
 
-    def stage(self) -> str:
-        """What the youngest of its processes does; '' between two stages."""
-        found = ""
-        for pid in (self.process.pid, *descendants(self.process.pid)):
-            found = _stage_of(pid) or found
-        return found
+    def fold(self) -> str:
+        """The fold that one of its processes trains; '' where none does."""
+        for pid in descendants(self.process.pid):
+            words = command_line(pid)
+            if "--config" in words and "--fold" in words:
+                return words[words.index("--fold") + 1]
+        return ""
 
     def stop(self, number: signal.Signals) -> None:
         """Sends a signal to the group, as Ctrl-C does; SIGTERM to the first process only, as `kill` does."""
@@ -129,9 +136,6 @@ class Pipeline:
             if self.running():
                 self.stop(signal.SIGKILL)
             raise
-
-    def wait(self, seconds: float | None = None) -> int:
-        return self.process.wait(seconds)
 
     def left_behind(self) -> list[int]:
         """Living processes of its session."""
@@ -158,13 +162,9 @@ def descendants(pid: int) -> Iterator[int]:
         yield from descendants(int(child))
 
 
-def _stage_of(pid: int) -> str:
+def command_line(pid: int) -> list[str]:
+    """The words of a process's command line."""
     try:
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
+        return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
     except OSError:
-        return ""
-    if len(words) < 3 or "python" not in words[0]:
-        return ""
-    if words[1].startswith("models/") or words[1].endswith(f"/{MODEL}.py"):
-        return f"fold {words[words.index('--fold') + 1]}" if "--fold" in words else "models"
-    return WORDS.get(words[2], "") if words[1] == "-m" else ""
+        return []

@@ -1,16 +1,17 @@
-"""Many pieces one after another: does the process that starts them grow, or leave anything behind?
+"""Many jobs one after another: does the process that starts them grow, or leave anything behind?
 
-    python -m tests.reliability.soak --pieces 1000 --folds 100
+    python -m tests.reliability.soak --jobs 1000 --folds 100
 
-The pieces' work is a stand-in command that writes one file; the folds are real, on a tiny rendered set, and their
-results are deleted for the next ones. Both are started by `models.finetuning.processes`, as every fold is. Prints the
-parent's memory and open files over time; exit status 1 if they grew, or if a process or a temporary file is left.
+The jobs' work is a stand-in command that writes one file; the folds are real, on a tiny rendered set, and their
+results are deleted for the next ones. The executor of `run_all.sh` starts both. Prints the parent's memory and open
+files over time; exit status 1 if they grew, or if a process or a temporary file is left.
 """
 
 import argparse
 import contextlib
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 import threading
@@ -19,8 +20,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from common.run_folder import REPOSITORY
-from models.finetuning.processes import run_folds
-from tests.reliability.full_disk import render, stages
+from pipeline.jobs import Job
+from pipeline.local import LocalExecutor
+from pipeline.schedule import Durations
 from tests.reliability.pipeline import FOLDS, MODEL, Place, descendants
 
 MAY_GROW = 2**20  # bytes, from a tenth of the way on
@@ -29,14 +31,14 @@ import sys
 sys.path.insert(0, {repository!r})
 from pathlib import Path
 from common.files import write_text
-write_text(Path(__file__).parent / "piece.txt", " ".join(sys.argv))
+write_text(Path(__file__).parent / "output.txt", " ".join(sys.argv))
 """
 
 
 class Measure(NamedTuple):
     """This process at one moment of a soak."""
 
-    pieces: int
+    jobs: int
     resident: int  # bytes
     files: int  # open ones
     children: frozenset[int] = frozenset()  # process ids of all its descendants
@@ -52,15 +54,15 @@ def measured(done: int) -> Measure:
     )
 
 
-def soak(pieces: int, run: Callable[[int], None], every: int) -> list[Measure]:
+def soak(jobs: int, run: Callable[[int], None], every: int) -> list[Measure]:
     """Runs that many pieces; measures this process at the beginning, after every few, and at the end."""
     curve = [measured(0)]
-    for number in range(1, pieces + 1):
+    for number in range(1, jobs + 1):
         run(number)
-        if number % every == 0 or number == pieces:
+        if number % every == 0 or number == jobs:
             curve.append(measured(number))
             now = curve[-1]
-            print(f"{number:>6} pieces {now.resident / 2**20:>8.1f} MiB {now.files:>4} open files", flush=True)
+            print(f"{number:>6} jobs {now.resident / 2**20:>8.1f} MiB {now.files:>4} open files", flush=True)
     return curve
 
 
@@ -79,25 +81,39 @@ def faults(curve: list[Measure], folder: Path) -> list[str]:
     return [words for words, wrong in found.items() if wrong]
 
 
+class StandIn(Job):
+    """A job with another command."""
+
+    @property
+    def words(self) -> list[str]:
+        return [str(self.config), *map(str, self.folds)]
+
+
 def stand_ins(folder: Path) -> Callable[[int], None]:
-    """Runs a piece whose work is to write a file."""
+    """Runs a job whose work is to write a file."""
     script = folder / "stand_in.py"
     script.write_text(STAND_IN.format(repository=str(REPOSITORY)))
-    return lambda number: run_folds(script, ["--piece", str(number)], [0], 1)
+    return lambda number: execute(StandIn("stand-in", (number,), "", script, (), ()), folder)
+
+
+def execute(job: Job, folder: Path) -> None:
+    """Runs a job as `run_all.sh` does."""
+    (result,) = LocalExecutor(Durations(folder / "durations.json", "soak")).run([job])
+    assert result.ended == "finished", result
 
 
 def real_folds(folder: Path) -> Callable[[int], None]:
     """Trains the folds of a tiny set in turn, again and again."""
     place = Place(folder)
-    render(place.data)
-    words = stages(place)["fold 0"][1:-2]
+    for _ in ("the data", "the jobs' configuration"):
+        subprocess.run(place.command("--list-jobs"), cwd=REPOSITORY, check=True, stdout=subprocess.DEVNULL)
 
     def run(number: int) -> None:
-        fold = number % FOLDS
-        shutil.rmtree(place.fold(fold), ignore_errors=True)
+        output = place.run.fold(MODEL, number % FOLDS)
+        shutil.rmtree(output.path, ignore_errors=True)
         with silenced():
-            run_folds(REPOSITORY / "models" / f"{MODEL}.py", words, [fold], 1)
-        assert (place.fold(fold) / "finished.json").exists()
+            execute(Job(MODEL, (output.fold,), MODEL, place.run.job_file(MODEL), (), (output,)), folder)
+        assert output.is_finished()
 
     return run
 
@@ -118,11 +134,11 @@ def silenced() -> Iterator[None]:
 def main() -> None:
     """Parses the command line and soaks."""
     parser = argparse.ArgumentParser(prog="python -m tests.reliability.soak", description=__doc__)
-    parser.add_argument("--pieces", type=int, default=1000, help="whose work is a stand-in command [1000]")
+    parser.add_argument("--jobs", type=int, default=1000, help="whose work is a stand-in command [1000]")
     parser.add_argument("--folds", type=int, default=100, help="real ones, on a tiny set [100]")
     arguments = parser.parse_args()
     wrong: list[str] = []
-    for count, work in ((arguments.pieces, stand_ins), (arguments.folds, real_folds)):
+    for count, work in ((arguments.jobs, stand_ins), (arguments.folds, real_folds)):
         if count:
             with tempfile.TemporaryDirectory(prefix="soak_") as folder:
                 curve = soak(count, work(Path(folder)), max(1, count // 20))

@@ -18,7 +18,7 @@ import pandas as pd
 import pytest
 
 from common.errors import UserError, run_command
-from common.run_folder import REPOSITORY
+from common.run_folder import REPOSITORY, RunFolder
 from common.tables import read_predictions, write_predictions
 from ensemble.neighbours import load_features
 from ensemble.submit import Entry, Leaderboard
@@ -27,7 +27,7 @@ from models.finetuning.network import weights as pretrained
 from preprocessing import competition_files, dataset, jpeg
 from preprocessing.kaggle_client import last_words
 from preprocessing.unpack import unpack
-from tools.finished import FinishedPiece
+from tools.finished import FinishedFold
 from tools.networks import load
 
 
@@ -41,12 +41,15 @@ class Trap:
         return os.mkdir, (str(self.path),)
 
 
-def piece_in(folder: Path) -> FinishedPiece:
-    return FinishedPiece("vgg16", "0", folder, {"image_size": "8x8"}, {})
+@pytest.fixture
+def fold(tmp_path: Path) -> FinishedFold:
+    folder = RunFolder(tmp_path).fold("vgg16", 0)
+    folder.path.mkdir(parents=True)
+    return FinishedFold(folder, {"image_size": "8x8"}, {})
 
 
 def test_no_code_of_ours_lets_numpy_or_keras_run_what_they_load() -> None:
-    rooms = ("preprocessing", "models", "ensemble", "tools", "benchmarks")
+    rooms = ("common", "preprocessing", "models", "ensemble", "pipeline", "tools", "benchmarks")
     for path in (p for room in rooms for p in (REPOSITORY / room).rglob("*.py")):
         text = path.read_text(encoding="utf-8")
         assert not re.search(r"^\s*(import|from) (pickle|marshal|shelve|dill|joblib)\b", text, re.MULTILINE), path
@@ -67,25 +70,25 @@ def test_an_array_with_a_pickle_in_it_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "sprung").exists()
 
 
-def test_a_network_with_code_in_it_is_refused(tmp_path: Path) -> None:
+def test_a_network_with_code_in_it_is_refused(fold: FinishedFold, tmp_path: Path) -> None:
     inputs = keras.Input((8, 8, 3))
     sprung = tmp_path / "sprung"
     place = str(sprung)
     trap = keras.layers.Lambda(lambda x: (__import__("os").mkdir(place), x)[1], output_shape=(8, 8, 3))
     hostile = keras.Model(inputs, trap(inputs))
-    hostile.save(tmp_path / "model.keras")
+    hostile.save(fold.network)
     with pytest.raises(UserError, match="cannot be loaded"):
-        load(piece_in(tmp_path))
+        load(fold)
     assert not sprung.exists()
 
 
 @pytest.mark.parametrize(("module", "name"), [("os", "mkdir"), ("builtins", "exec"), ("keras.src.utils", "get_file")])
 def test_a_network_whose_description_names_a_function_of_python_is_refused(
-    tmp_path: Path, module: str, name: str
+    fold: FinishedFold, tmp_path: Path, module: str, name: str
 ) -> None:
     inputs = keras.Input((8, 8, 3))
     keras.Model(inputs, keras.layers.Rescaling(1.0)(inputs)).save(tmp_path / "good.keras")
-    with zipfile.ZipFile(tmp_path / "good.keras") as good, zipfile.ZipFile(tmp_path / "model.keras", "w") as bad:
+    with zipfile.ZipFile(tmp_path / "good.keras") as good, zipfile.ZipFile(fold.network, "w") as bad:
         for entry in good.namelist():
             content = good.read(entry)
             if entry == "config.json":
@@ -96,22 +99,22 @@ def test_a_network_whose_description_names_a_function_of_python_is_refused(
                 content = json.dumps(config).encode()
             bad.writestr(entry, content)
     with pytest.raises(UserError, match="cannot be loaded"):
-        load(piece_in(tmp_path))
+        load(fold)
     assert not (tmp_path / "sprung").exists()
 
 
-def test_a_network_that_would_fill_the_memory_is_refused(tmp_path: Path) -> None:
-    with zipfile.ZipFile(tmp_path / "model.keras", "w", zipfile.ZIP_DEFLATED) as bomb:
+def test_a_network_that_would_fill_the_memory_is_refused(fold: FinishedFold) -> None:
+    with zipfile.ZipFile(fold.network, "w", zipfile.ZIP_DEFLATED) as bomb:
         bomb.writestr("config.json", "{}")
         for number in range(3):
             with bomb.open(zipfile.ZipInfo(f"{number}.h5"), "w", force_zip64=True) as stream:
                 stream.write(b"")
-    content = (tmp_path / "model.keras").read_bytes()
+    content = (fold.network).read_bytes()
     place = content.index(b"PK\x01\x02") + 24
     size = (2**32 - 2).to_bytes(4, "little")
-    (tmp_path / "model.keras").write_bytes(content[:place] + size + content[place + 4 :])
+    (fold.network).write_bytes(content[:place] + size + content[place + 4 :])
     with pytest.raises(UserError, match="bytes unpacked"):
-        load(piece_in(tmp_path))
+        load(fold)
 
 
 def test_weights_that_lie_in_other_files_are_refused(tmp_path: Path) -> None:

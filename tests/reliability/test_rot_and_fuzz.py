@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.reliability.fuzz import fuzz, readers
-from tests.reliability.rot import kinds, make_run, rot
+from tests.reliability.rot import Run, kinds, rot
 
 READERS = ("driver_list", "sample_submission", "fold_table", "prediction_table", "record", "jpeg_header")
 
@@ -18,9 +18,9 @@ def test_mutated_files_are_read_or_refused(name: str, tmp_path: Path) -> None:
     assert counts["refused"] > 30
 
 
-def test_every_changed_byte_is_found_before_use(tmp_path: Path) -> None:
-    make_run(tmp_path)
-    every = kinds(tmp_path)
-    found, missed = rot(every, 5 * len(every), 3)
+@pytest.mark.parametrize("of_cache", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_no_changed_byte_reaches_a_submission(of_cache: bool, tmp_path: Path) -> None:
+    every = {name: kind for name, kind in kinds(Run(tmp_path)).items() if of_cache == name.startswith("cached")}
+    found, missed = rot(every, 2 * len(every), 3)
     assert not missed
     assert set(found) == set(every)

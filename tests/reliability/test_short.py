@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.reliability import full_disk, kills, soak
-from tests.reliability.pipeline import Place
+from tests.reliability.pipeline import MODEL, Place, differing
 
 pytestmark = pytest.mark.slow
 
@@ -28,7 +28,7 @@ def test_a_full_disk_is_told_and_loses_nothing(tmp_path: Path, capsys: pytest.Ca
     assert full_disk.run(tmp_path, points=3) == [], capsys.readouterr().out
 
 
-def test_pieces_leave_nothing_behind_and_their_parent_as_it_was(tmp_path: Path) -> None:
+def test_jobs_leave_nothing_behind_and_their_parent_as_it_was(tmp_path: Path) -> None:
     for count, work in ((12, soak.stand_ins), (2, soak.real_folds)):
         folder = tmp_path / str(count)
         folder.mkdir()
@@ -38,23 +38,24 @@ def test_pieces_leave_nothing_behind_and_their_parent_as_it_was(tmp_path: Path) 
 
 def test_the_harness_sees_what_differs_and_what_is_left(tmp_path: Path) -> None:
     place = Place(tmp_path)
-    (place.run / "mobilenet" / "fold_0" / "checkpoint").mkdir(parents=True)
-    (place.run / "folds.csv").write_text("img,subject,classname,fold\n")
-    (place.fold(0) / "history.csv").write_text("epoch,seconds\n1,0.5\n")
+    folder = place.run.fold(MODEL, 0)
+    (folder / "checkpoint").mkdir(parents=True)
+    place.run.folds.write_text("img,subject,classname,fold\n")
+    (folder / "history.csv").write_text("epoch,seconds\n1,0.5\n")
     first = place.results()
     assert set(first) == {"runs/tiny/folds.csv", "runs/tiny/mobilenet/fold_0/history.csv"}
-    (place.fold(0) / "history.csv").write_text("epoch,seconds\n1,0.7\n")
-    assert kills.differing(first, place.results()) == []
-    (place.fold(0) / "history.csv").write_text("epoch,seconds\n2,0.7\n")
-    (place.run / "folds.csv").unlink()
-    assert kills.differing(first, place.results()) == sorted(first)
-    half = place.fold(0) / "checkpoint" / ".state.npz.part-abcdefgh.npz"
+    (folder / "history.csv").write_text("epoch,seconds\n1,0.7\n")
+    assert differing(first, place.results()) == []
+    (folder / "history.csv").write_text("epoch,seconds\n2,0.7\n")
+    place.run.folds.unlink()
+    assert differing(first, place.results()) == sorted(first)
+    half = folder / "checkpoint/.state.npz.part-abcdefgh.npz"
     half.touch()
-    (place.run / ".folds.lock").touch()
+    (place.run.path / ".folds.lock").touch()
     assert place.temporaries() == {str(half)}
     hits = [kills.Hit(signal.SIGKILL, "fold 0, epochs", (half.name,), 0.1), kills.Hit(signal.SIGKILL, "blend", (), 0.1)]
     assert kills.histogram(hits).splitlines()[1:] == [
-        *("    1  fold 0, epochs #", "    1  blend #"),
+        *("    1  blend #", "    1  fold 0, epochs #"),
         *("    1  of them between a write and its rename:", "        1  state.npz"),
     ]
     others = frozenset({7})  # of this process, from before the soak

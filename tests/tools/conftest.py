@@ -25,7 +25,7 @@ class TrainedRun:
     runs: Path
 
     @property
-    def piece(self) -> Path:
+    def folder(self) -> Path:
         return self.runs / "tiny" / "mobilenet" / "fold_0"
 
     @property

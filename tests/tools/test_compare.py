@@ -1,6 +1,5 @@
 """The comparison of runs: which is better, by how much, and whether that may be chance."""
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +15,7 @@ from common.errors import UserError
 from common.metric import log_loss
 from common.run_folder import REPOSITORY
 from common.tables import write_predictions
+from tests.fold_runs import finish_fold
 from tools import comparison, curves
 
 DRIVERS, IMAGES = 6, 20  # of each driver
@@ -32,18 +32,17 @@ def make_run(folder: Path, skill: float, seed: int = 0, folds: int = 3, epochs: 
     folder.mkdir(parents=True)
     table.to_csv(folder / "folds.csv", index=False)
     for fold in range(folds):
-        piece = folder / "vgg16" / f"fold_{fold}"
-        piece.mkdir(parents=True)
+        own = folder / "vgg16" / f"fold_{fold}"
+        own.mkdir(parents=True)
         part = table[table["fold"] == fold]
         logits = np.random.default_rng([seed, fold]).normal(size=(len(part), 10))
         logits[np.arange(len(part)), part["classname"].map(CLASSES.index)] += skill
         probabilities = np.exp(logits)
-        write_predictions(piece / "out_of_fold.csv", part["img"], probabilities / probabilities.sum(1, keepdims=True))
-        made_with = {"architecture": "vgg16", "fold": fold, "learning_rate": 1e-5, "epochs": epochs} | changes
-        (piece / "config.json").write_text(json.dumps({"settings": made_with}))
+        write_predictions(own / "out_of_fold.csv", part["img"], probabilities / probabilities.sum(1, keepdims=True))
+        trained_with = {"architecture": "vgg16", "fold": fold, "learning_rate": 1e-5, "epochs": epochs} | changes
         history = pd.DataFrame({"epoch": range(1, epochs + 1), "training_loss": 2.0, "held_out_log_loss": 1.9})
-        history.to_csv(piece / "history.csv", index=False)
-        (piece / "finished.json").write_text(json.dumps({"seconds": 10.0 * (fold + 1)}))
+        history.to_csv(own / "history.csv", index=False)
+        finish_fold(folder, "vgg16", fold, trained_with, {"seconds": 10.0 * (fold + 1)})
     return folder
 
 

@@ -10,16 +10,16 @@ import pytest
 
 from common.competition import CLASSES
 from common.errors import UserError
-from common.files import write_json
 from common.metric import log_loss_per_image, paired_difference
 from common.run_folder import REPOSITORY
 from common.tables import write_predictions
 from models.finetuning.recipe import NoEffectError
+from tests.fold_runs import finish_fold
 from tests.tools.conftest import run_python
 from tests.trees import make_tree
 from tools import experiment_file, experiment_table
 from tools.experiment_file import Experiment, Plan, read_plan
-from tools.experiments import changed, make_job, make_parser
+from tools.experiments import changed, make_parser, work_of
 
 FILES = sorted((REPOSITORY / "docs" / "experiments").glob("*.toml"))
 HEAD = 'architecture = "vgg16"\n'
@@ -119,7 +119,7 @@ def test_the_files_that_come_along_are_right(file: Path) -> None:
         arguments = make_parser().parse_args([str(file), "--run", "tried", *words])
         for experiment in plan.experiments.values():
             try:
-                make_job(arguments, experiment, 0)
+                work_of(arguments, experiment, 0)
             except NoEffectError:  # random weights change defaults, so that one is left out of the list
                 assert words
 
@@ -187,7 +187,7 @@ def test_differences_are_paired_by_image_with_an_error_over_drivers(tmp_path: Pa
             rows = np.flatnonzero(images["fold"] == fold)[::-1]  # in another order than the fold table's
             folder = tmp_path / model / f"fold_{fold}"
             write_predictions(folder / "out_of_fold.csv", [names[row] for row in rows], table[rows])
-            write_json(folder / "finished.json", {"seconds": 10.0 * (fold + 1)})
+            finish_fold(tmp_path, model, fold, {}, {"seconds": 10.0 * (fold + 1)})
     plan = plan_of(HEAD + "[experiments.reference]\n[experiments.other]\n[experiments.later]", tmp_path)
     results: dict[Experiment, pd.DataFrame | str] = {
         one: experiment_table.result(tmp_path, [one.name], images) for one in plan.experiments.values()
@@ -203,7 +203,18 @@ def test_differences_are_paired_by_image_with_an_error_over_drivers(tmp_path: Pa
 
 def test_a_second_seed_is_a_model_of_its_own(tmp_path: Path) -> None:
     plan = plan_of(HEAD + "[experiments.a]", tmp_path)
-    arguments = make_parser().parse_args([str(tmp_path / "file.toml"), "--run", "tried", "--weights", "none"])
-    jobs = [make_job(arguments, plan.experiments["a"], seed) for seed in (0, 1)]
+    arguments = make_parser().parse_args(
+        [
+            str(tmp_path / "file.toml"),
+            "--run",
+            "tried",
+            "--weights",
+            "none",
+            "--data",
+            str(make_tree(tmp_path / "data")),
+        ]
+    )
+
+    jobs = [work_of(arguments, plan.experiments["a"], seed) for seed in (0, 1)]
     assert [(job.model_name, job.seed) for job in jobs] == [("a", 0), ("a_seed1", 1)]
-    assert make_job(arguments, changed(plan.experiments["a"], "b", {"dropout": 0.1}), 0).recipe.dropout == 0.1
+    assert work_of(arguments, changed(plan.experiments["a"], "b", {"dropout": 0.1}), 0).recipe.dropout == 0.1

@@ -12,13 +12,14 @@ import pytest
 
 from common.competition import CLASSES
 from common.errors import UserError
+from common.run_folder import RunFolder
 from common.settings import ImageSize
 from models.finetuning import architecture as zoo
 from models.finetuning.network.build import build, save_model
 from models.finetuning.network.network import Network
 from tests.tools.conftest import TrainedRun, run_python
 from tools import drawing, explain
-from tools.finished import networks_of
+from tools.finished import finished_folds
 from tools.heat import HeatMaps
 from tools.networks import load
 
@@ -76,17 +77,17 @@ def test_the_heat_on_jax_is_that_on_tensorflow(trained: TrainedRun, tmp_path: Pa
     code = (
         "import sys, numpy as np\n"
         "from pathlib import Path\n"
-        "from tools.finished import networks_of\n"
+        "from common.run_folder import RunFolder\nfrom tools.finished import finished_folds\n"
         "from tools.networks import load\n"
         "from tools.heat import HeatMaps\n"
-        "network = HeatMaps(load(networks_of(Path(sys.argv[1]))[0]))\n"
+        "network = HeatMaps(load(finished_folds(RunFolder(Path(sys.argv[1])))[0]))\n"
         "images = np.random.default_rng(0).integers(0, 256, (10, 32, 48, 3), dtype=np.uint8)\n"
         "maps, probabilities = network.predict(images)\n"
         "np.save(sys.argv[2], network.heat(maps, np.arange(10)))\n"
     )
     told = run_python("-c", code, trained.runs / "tiny", tmp_path / "jax.npy", KERAS_BACKEND="jax")
     assert told.returncode == 0, told.stderr
-    network = HeatMaps(load(networks_of(trained.runs / "tiny")[0]))
+    network = HeatMaps(load(finished_folds(RunFolder(trained.runs / "tiny"))[0]))
     maps, _ = network.predict(np.random.default_rng(0).integers(0, 256, (10, 32, 48, 3), dtype=np.uint8))
     heat = network.heat(maps, np.arange(10))
     assert heat.max() > 0

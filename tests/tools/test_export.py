@@ -12,10 +12,12 @@ import pytest
 
 from common.errors import UserError
 from common.files import read_json
+from common.run_folder import RunFolder
 from common.tables import read_predictions
+from tests.fold_runs import finish_fold
 from tests.tools.conftest import TrainedRun
 from tools import conversion, export
-from tools.finished import networks_of
+from tools.finished import finished_folds
 from tools.networks import Networks, load
 from tools.pictures import find
 
@@ -45,9 +47,9 @@ def test_the_file_predicts_the_test_table_from_pixels_alone(
     assert "checked on 6 photographs" in capsys.readouterr().out
     predict = {"onnx": conversion.onnx_predictor, "litert": conversion.litert_predictor}[to](out)
     photographs = find([trained.data / "imgs" / "test"]).photographs
-    (piece,) = networks_of(trained.runs / "tiny")
-    images = np.stack([photograph.seen(piece.image_size, piece.crop) for photograph in photographs])
-    expected = read_predictions(trained.piece / "test.csv").loc[[photograph.name for photograph in photographs]]
+    (fold_run,) = finished_folds(RunFolder(trained.runs / "tiny"))
+    images = np.stack([photograph.seen(fold_run.image_size, fold_run.crop) for photograph in photographs])
+    expected = read_predictions(trained.folder / "test.csv").loc[[photograph.name for photograph in photographs]]
     np.testing.assert_allclose(predict(images), expected, atol=1e-5)
     np.testing.assert_allclose(predict(images[:1]), expected[:1], atol=1e-5)
     if to == "onnx":
@@ -64,7 +66,7 @@ def test_a_file_that_predicts_something_else_is_not_written(
 ) -> None:
     import onnx
 
-    def as_a_broken_converter(path: Path, pieces: list) -> None:
+    def as_a_broken_converter(path: Path, fold_runs: list) -> None:
         model = onnx.load(str(path))
         for tensor in model.graph.initializer:
             if tensor.data_type == onnx.TensorProto.FLOAT:
@@ -86,33 +88,31 @@ def small_network(folder: Path, seed: int) -> None:
     logits = keras.layers.Dense(10, kernel_initializer=kernel)(features)
     folder.mkdir(parents=True)
     keras.Model(images, keras.layers.Softmax(name="probabilities")(logits)).save(folder / "model.keras")
-    (folder / "config.json").write_text(json.dumps({"settings": {"image_size": "16x24", "crop": "whole"}}))
-    (folder / "finished.json").write_text("{}")
+    settings = {"image_size": "16x24", "crop": "whole"}
+    finish_fold(folder.parents[1], folder.parent.name, int(folder.name.removeprefix("fold_")), settings)
 
 
 def test_the_mean_network_is_the_mean_that_predict_gives_of_folds_then_of_models(tmp_path: Path) -> None:
-    for seed, piece in enumerate(("a/fold_0", "a/fold_1", "b/fold_0")):
-        small_network(tmp_path / piece, seed)
-    pieces = networks_of(tmp_path)
-    assert [str(piece) for piece in pieces] == ["a, fold 0", "a, fold 1", "b, fold 0"]
+    for seed, name in enumerate(("a/fold_0", "a/fold_1", "b/fold_0")):
+        small_network(tmp_path / name, seed)
+    fold_runs = finished_folds(RunFolder(tmp_path))
+    assert [str(one) for one in fold_runs] == ["a, fold 0", "a, fold 1", "b, fold 0"]
     images = np.random.default_rng(0).integers(0, 256, (3, 16, 24, 3), dtype=np.uint8)
-    of_a, also_of_a, of_b = (np.asarray(load(piece).predict_on_batch(images)) for piece in pieces)
+    of_a, also_of_a, of_b = (np.asarray(load(one).predict_on_batch(images)) for one in fold_runs)
     expected = ((of_a + also_of_a) / 2 + of_b) / 2
-    networks = Networks(pieces, batch=4)
+    networks = Networks(fold_runs, batch=4)
     np.testing.assert_allclose(networks.predict([lambda size, crop, i=i: i for i in images]), expected, atol=1e-6)
     assert networks.pictures == 3
-    np.testing.assert_allclose(conversion.mean_network(pieces).predict_on_batch(images), expected, atol=1e-6)
+    np.testing.assert_allclose(conversion.mean_network(fold_runs).predict_on_batch(images), expected, atol=1e-6)
 
 
 def test_networks_that_see_different_images_cannot_be_one_file(
     trained: TrainedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shutil.copytree(trained.piece, tmp_path / "runs" / "two" / "a" / "fold_0")
-    shutil.copytree(trained.piece, tmp_path / "runs" / "two" / "b" / "fold_0")
-    config = tmp_path / "runs" / "two" / "b" / "fold_0" / "config.json"
-    changed = read_json(config)
-    changed["settings"]["crop"] = "upper_body"
-    config.write_text(json.dumps(changed))
+    shutil.copytree(trained.folder, tmp_path / "runs" / "two" / "a" / "fold_0")
+    shutil.copytree(trained.folder, tmp_path / "runs" / "two" / "b" / "fold_0")
+    changed = read_json(tmp_path / "runs" / "two" / "b" / "fold_0" / "config.json")["settings"]
+    finish_fold(tmp_path / "runs" / "two", "b", 0, changed | {"crop": "upper_body"})
     monkeypatch.setattr(sys, "argv", ["export", "--run", "two", "--runs", str(tmp_path / "runs"), "--to", "onnx"])
     with pytest.raises(UserError, match=r"a: 32x48, whole; b: 32x48, upper_body.*Choose with --model"):
         export.main()

@@ -16,10 +16,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import UserError
+from common.run_folder import RunFolder
 from common.settings import ImageSize
 from common.tables import read_predictions
 from tests.tools.conftest import TrainedRun, run_python
-from tools import drawing, filming, finished, pictures, predict, words
+from tools import drawing, filming, pictures, predict, words
+from tools.finished import finished_folds
 
 
 def run_predict(
@@ -45,7 +47,7 @@ def test_a_folder_of_test_images_gets_the_predictions_of_the_run_itself(
     out, copies = tmp_path / "table.csv", tmp_path / "copies"
     folder = trained.data / "imgs" / "test"
     told = run_predict(monkeypatch, capsys, trained, folder, "--out", out, "--annotate", copies)
-    expected = read_predictions(trained.piece / "test.csv")
+    expected = read_predictions(trained.folder / "test.csv")
     found = read_predictions(out).loc[expected.index]
     np.testing.assert_allclose(found, expected, atol=1e-5)
     best = expected.to_numpy().argmax(axis=1)[0]
@@ -335,10 +337,10 @@ def test_bad_input_is_told_before_keras_is_loaded(
 def test_a_run_without_finished_models_says_what_was_begun(tmp_path: Path) -> None:
     (tmp_path / "begun" / "vgg16" / "fold_0").mkdir(parents=True)
     (tmp_path / "begun" / "vgg16" / "fold_0" / "config.json").write_text("{}")
-    with pytest.raises(UserError, match=r"holds no finished model. Begun, but not finished: vgg16"):
-        finished.finished_pieces(finished.existing_run("begun", tmp_path))
+    with pytest.raises(UserError, match=r"holds no finished model. Started, but not finished: vgg16"):
+        finished_folds(RunFolder.existing("begun", tmp_path))
     with pytest.raises(UserError, match="holds no runs yet"):
-        finished.existing_run("any", tmp_path / "nowhere")
+        RunFolder.existing("any", tmp_path / "nowhere")
 
 
 def test_annotated_copies_never_replace_the_originals(trained: TrainedRun, monkeypatch: pytest.MonkeyPatch) -> None:

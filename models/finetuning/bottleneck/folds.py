@@ -2,8 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -14,70 +13,68 @@ from common import machine
 from common.competition import CLASSES, NUMBER_OF_CLASSES
 from common.errors import UserError
 from common.files import written_whole
+from common.run_folder import LOG, NETWORK, REGULARISATION
 from models.finetuning import fold as engine
-from models.finetuning import needs, outputs, piece, runtime
-from models.finetuning.bottleneck.command import network_recipe
+from models.finetuning import outputs, runtime
 from models.finetuning.bottleneck.linear import GRIDS, Choice, Search, softmax
 from models.finetuning.data.features import FeatureStore
 from models.finetuning.data.sources import FoldData
+from models.finetuning.fold_run import FoldRun
 from models.finetuning.network import head
 from models.finetuning.network import weights as pretrained
 from models.finetuning.network.build import build, plain_copy, prepare_random_weights
 from models.finetuning.network.network import Network
-from models.finetuning.piece import Piece
 from preprocessing import folds as driver_folds
 from preprocessing.dataset import Dataset
 from preprocessing.images import ImageStore
 
 COPIES_IN_A_FIT = 5  # of the features, at most
 INNER_FOLDS = 4  # at most; the other folds of the run where there are at least three of them
-Work = list[tuple[Piece, dict[str, Any]]]
 
 
-def make_folds(work: Work, dataset: Dataset, folds: pd.DataFrame, cache: Path, cache_limit: int) -> None:
-    """Makes pieces that differ in their fold only, and leaves their files in the run folder.
+def train_folds(works: Sequence[FoldRun], dataset: Dataset, folds: pd.DataFrame) -> None:
+    """Trains fold runs that differ in their fold only, and leaves their files in the run folder.
 
     Args:
-        work: the pieces, each with `piece.settings(...)`.
+        works: the fold runs; those that are finished are skipped.
         dataset: the checked data.
         folds: img, subject, classname, fold; in the order of `dataset.train`.
-        cache: the cache folder.
-        cache_limit: the most bytes of decoded images, activations and features in it.
 
     Raises:
         UserError: an unknown layer, weights that do not fit, too few drivers, a folder that cannot be written to.
     """
     with contextlib.ExitStack() as held:
-        for own, _ in work:
-            held.enter_context(piece.held(own))
-        left = [(own, settings) for own, settings in work if not piece.is_finished(own, settings)]
-        if left:  # another process may have been at them when this one started
-            with piece.failure_recorded([own for own, _ in left]):
-                _make(left, dataset, folds, cache, cache_limit)
+        for own in works:
+            held.enter_context(own.folder.locked())
+        settings = [(own, own.settings(dataset.test, dataset.broken_test)) for own in works]
+        left = [(own, values) for own, values in settings if not own.is_finished(values)]
+        if left:  # another process may have trained them when this one started
+            with engine.failure_recorded([own.folder for own, _ in left]):
+                _train(left, dataset, folds)
 
 
-def _make(work: Work, dataset: Dataset, folds: pd.DataFrame, cache: Path, cache_limit: int) -> None:
-    begun = time.monotonic()
+def _train(work: Sequence[tuple[FoldRun, dict[str, Any]]], dataset: Dataset, folds: pd.DataFrame) -> None:
+    started = time.monotonic()
     first = work[0][0]
-    settings, recipe = first.recipe, network_recipe(first.recipe)
+    settings, recipe = first.recipe, first.recipe.network_recipe()
     numbers, labels = folds["fold"].to_numpy(), folds["classname"].map(CLASSES.index).to_numpy()
     searched = not settings.regularisation or settings.calibrate
     inner = [inner_folds(folds, int(own.fold)) if searched else np.where(numbers == own.fold, -1, 0) for own, _ in work]
     policy, reason = runtime.start(first.precision, first.seed)
     for own, own_settings in work:
-        piece.begin(own, own_settings, runtime.versions(), policy)
-    say = engine.speaker(*(own.folder / "log.txt" for own, _ in work))
+        own.start(own_settings, runtime.versions())
+    say = engine.speaker(*(own.folder / LOG for own, _ in work))
     which = " ".join(str(own.fold) for own, _ in work)
     say(f"{first.model_name}, folds {which}: {policy} ({reason}), seed {first.seed}")
 
-    labelled, test = engine.stores(settings, dataset, folds, cache, cache_limit)
+    labelled, test = engine.stores(settings, dataset, folds, first.cache, first.cache_limit)
     network = build(first.architecture, recipe, first.weights, policy, first.seed)
     if first.weights == "none":
         prepare_random_weights(network, labelled, np.arange(len(labelled)))
-    features, test_features = _features(first, policy, network, [labelled, test], cache, cache_limit, say)
+    features, test_features = _features(first, policy, network, [labelled, test], say)
     grid = (settings.regularisation,) if settings.regularisation else GRIDS[settings.classifier]
     search = Search(np.asarray(features), labels, settings.classifier, grid, settings.calibrate)
-    workers = needs.at_a_time(min(first.workers, machine.cores()), COPIES_IN_A_FIT * search.features.nbytes)
+    workers = machine.at_a_time(min(first.workers, machine.cores()), COPIES_IN_A_FIT * search.features.nbytes)
     with search.fitting(inner, workers) as choices:
         model = plain_copy(network, lambda: build(first.architecture, recipe, "none", "float32", first.seed))
         for (own, _), choosing in zip(work, choices, strict=True):
@@ -85,9 +82,9 @@ def _make(work: Work, dataset: Dataset, folds: pd.DataFrame, cache: Path, cache_
             choice = choosing.result()
             head.set_head(model.get_layer("head"), choice.linear.kernel, choice.linear.bias)
             results: dict[str, Any] = dict(_leave(own, choice, model, data, dataset, folds, features, test_features))
-            results |= {"regularisation": choice.regularisation, "seconds": round(time.monotonic() - begun, 1)}
-            piece.finish(own, results)
-            engine.speaker(own.folder / "log.txt")(
+            results |= {"regularisation": choice.regularisation, "seconds": round(time.monotonic() - started, 1)}
+            own.folder.finish(results, own.outputs)
+            engine.speaker(own.folder / LOG)(
                 f"{own.model_name}, fold {own.fold}: held-out log loss {results['log_loss']:.4f}, accuracy "
                 f"{results['accuracy']:.1%} with C {choice.regularisation:g}"
             )
@@ -132,12 +129,10 @@ def _lacks_a_class(table: pd.DataFrame) -> bool:
 
 
 def _features(
-    work: Piece,
+    work: FoldRun,
     policy: str,
     network: Network,
     stores: list[ImageStore],
-    cache: Path,
-    limit: int,
     say: Callable[[str], None],
 ) -> list[np.ndarray]:
     """Features of labelled and test images, from the cache or by one pass."""
@@ -151,7 +146,7 @@ def _features(
         "precision": policy,
         "versions": runtime.versions(),
     }
-    store = FeatureStore(f"{name}_{settings.image_size}", decides, stores, cache, limit)
+    store = FeatureStore(f"{name}_{settings.image_size}", decides, stores, work.cache, work.cache_limit)
     begun = time.monotonic()
     features = store.read(network, work.workers, say)
     seconds = time.monotonic() - begun
@@ -165,7 +160,7 @@ def _features(
 
 
 def _leave(
-    work: Piece,
+    work: FoldRun,
     choice: Choice,
     model: keras.Model,
     data: FoldData,
@@ -180,8 +175,8 @@ def _leave(
     outputs.leave_test(work, data, dataset, softmax(choice.linear(test_features)), test_features)
     outputs.leave_history(work, [])
     columns = ["regularisation", "inner_log_loss", "inner_accuracy"]
-    with written_whole(work.folder / "regularisation.csv") as temporary:
+    with written_whole(work.folder / REGULARISATION) as temporary:
         pd.DataFrame(choice.tried, columns=columns).to_csv(temporary, index=False, lineterminator="\n")
-    with written_whole(work.folder / "model.keras") as temporary:
+    with written_whole(work.folder / NETWORK) as temporary:
         model.save(temporary)
     return scores

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from common.errors import UserError, named
 from common.files import sha256_of
-from common.finished import FINISHED, require_whole, trained_on_other_folds
-from common.run_folder import ALL_DRIVERS, RESERVED_MODEL_NAMES, checked_name, fold_folder, folds_path, run_folder
+from common.run_folder import ALL_DRIVERS, TEST, FoldFolder, RunFolder, checked_name, verified
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,13 +19,11 @@ if TYPE_CHECKING:
 MODELS, SHA256 = "pseudo_labels_models", "pseudo_labels_sha256"  # in config.json
 
 
-def find_tables(run: Path, model: str, fold: int | str, source: str) -> list[Path]:
-    """The prediction tables of the test set that a piece learns from.
+def find_tables(folder: FoldFolder, source: str) -> list[Path]:
+    """The prediction tables of the test set that a fold run learns from.
 
     Args:
-        run: the folder of the piece's own run.
-        model: the piece's own.
-        fold: the piece's own, a number or 'all'.
+        folder: the fold run.
         source: what --pseudo-labels says: RUN, or RUN/MODEL for one of its models.
 
     Raises:
@@ -34,47 +31,37 @@ def find_tables(run: Path, model: str, fold: int | str, source: str) -> list[Pat
     """
     option = f"--pseudo-labels {source}"
     name, _, wanted = source.partition("/")
-    earlier = run_folder(checked_name(name, option), run.parent)
+    own, earlier = RunFolder(folder.run), RunFolder(folder.run.parent / checked_name(name, option))
     if wanted:
         checked_name(wanted, option)
-    if not folds_path(earlier).is_file():
-        raise UserError(f"{option}: {earlier} is no run. Expected the name of one that has finished this fold.")
-    if earlier.resolve() == run.resolve() and wanted in ("", model):
+    if not earlier.folds.is_file():
+        raise UserError(f"{option}: {earlier.path} is no run. Expected the name of one that has finished this fold.")
+    if earlier.path.resolve() == own.path.resolve() and wanted in ("", folder.model):
         raise UserError(
             f"{option}: that is this run itself. Name a model of it (--pseudo-labels {name}/MODEL) or another --run."
         )
-    folds_sha256 = sha256_of(folds_path(run))
-    if sha256_of(folds_path(earlier)) != folds_sha256:
+    folds_sha256 = sha256_of(own.folds)
+    if sha256_of(earlier.folds) != folds_sha256:
         raise UserError(
-            f"{option}: its folds.csv is another one, so its networks may have seen drivers that are held out here. "
-            "Take a run of the same data and the same --folds."
+            f"{option}: its folds.csv differs from this run's, so its networks may have seen drivers that are held out "
+            "here. Take a run of the same data and the same --folds."
         )
-    folds = "*" if fold == ALL_DRIVERS else str(fold)
-    finished = sorted(earlier.glob(f"{wanted or '*'}/fold_{folds}/{FINISHED}"))
-    found = [path.parent / "test.csv" for path in finished]
-    found = [path for path in found if path.parts[-3] not in RESERVED_MODEL_NAMES]
+    finished = earlier.finished([wanted] if wanted else [])
+    found = [one for one in finished if folder.fold in (ALL_DRIVERS, one.fold)]
     if not found:
-        there = sorted({f"{path.parts[-3]}/{path.parts[-2]}" for path in earlier.glob(f"*/fold_*/{FINISHED}")})
+        there = [f"{one.model}/{one.path.name}" for one in earlier.finished()]
         raise UserError(
-            f"{option}: expected a finished {fold_folder(earlier, wanted or 'MODEL', fold)}, found "
+            f"{option}: expected a finished {earlier.fold(wanted or 'MODEL', folder.fold).path}, found "
             f"{named(there, 5) or 'nothing finished'}. Train it first."
         )
-    for path in found:
-        _require_same_folds(path.parent, folds_sha256, option)
-    return found
-
-
-def _require_same_folds(folder: Path, folds_sha256: str, option: str) -> None:
-    """Compares a fold run with the fold table: its run's folds.csv may have changed since.
-
-    Raises:
-        UserError: it was trained on others.
-    """
-    if trained_on_other_folds(folder, folds_sha256):
-        raise UserError(
-            f"{option}: {folder} was trained on other folds than its run's folds.csv has now, so it may have seen "
-            "drivers that are held out here. Delete that model's folder and train it again, or name another run."
-        )
+    for one in found:
+        if one.has_other_folds(folds_sha256):
+            raise UserError(
+                f"{option}: {one.path} was trained on other folds than its run's folds.csv has now, so it may have "
+                "seen drivers that are held out here. Delete that model's folder and train it again, or name another "
+                "run."
+            )
+    return [one / TEST for one in found]
 
 
 def require_same_models(settings: Mapping[int | str, dict[str, Any]]) -> None:
@@ -103,7 +90,7 @@ def settings_of(tables: Sequence[Path]) -> dict[str, Any]:
 
 
 def identity(tables: Sequence[Path]) -> str:
-    """SHA-256 over the content of the tables: tells whether a piece was made from these."""
+    """SHA-256 over the content of the tables: tells whether a fold run learned from these."""
     return hashlib.sha256("".join(sha256_of(path) for path in tables).encode()).hexdigest()
 
 
@@ -120,7 +107,7 @@ def soft_targets(tables: Sequence[Path], images: Sequence[str]) -> "np.ndarray":
 
     found = []
     for path in tables:
-        table = read_predictions(require_whole(path))
+        table = read_predictions(verified(path))
         missing = sorted(set(images).difference(table.index))
         if missing:
             raise UserError(f"{path}: expected every test image, it lacks {len(missing):,}: {named(missing)}.")

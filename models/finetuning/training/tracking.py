@@ -15,7 +15,7 @@ from common.errors import UserError, masked
 from common.settings import nearest
 
 if TYPE_CHECKING:
-    from models.finetuning.piece import Piece
+    from models.finetuning.fold_run import FoldRun
 
 NAMES = ("tensorboard", "wandb", "mlflow")
 PROJECT = "distracted-drivers"
@@ -49,7 +49,7 @@ def check_installed(names: Sequence[str]) -> None:
 
 
 @contextlib.contextmanager
-def watched(work: "Piece", settings: dict[str, Any], trainer: Any) -> Iterator[None]:
+def watched(work: "FoldRun", settings: dict[str, Any], trainer: Any) -> Iterator[None]:
     """Within, every row of the `Trainer`'s history goes to where `work.log_to` says; those made before go there first.
 
     Raises:
@@ -100,7 +100,7 @@ def as_logs(row: dict[str, Any]) -> dict[str, float]:
     }
 
 
-def _opened(name: str, work: "Piece", settings: dict[str, Any], opened: contextlib.ExitStack) -> Any:
+def _opened(name: str, work: "FoldRun", settings: dict[str, Any], opened: contextlib.ExitStack) -> Any:
     """The Keras callback of one of `NAMES`; what must be closed goes to `opened`."""
     title = f"{work.run.name}/{work.model_name}/fold_{work.fold}"
     try:
@@ -111,7 +111,7 @@ def _opened(name: str, work: "Piece", settings: dict[str, Any], opened: contextl
         raise UserError(f"--log-to {name}: {reason}{hint} The same command without it goes on from here.") from error
 
 
-def _tensorboard(work: "Piece", settings: dict[str, Any], title: str, opened: contextlib.ExitStack) -> Any:
+def _tensorboard(work: "FoldRun", settings: dict[str, Any], title: str, opened: contextlib.ExitStack) -> Any:
     """Into runs/NAME/MODEL/fold_K/tensorboard; 'tensorboard --logdir runs' finds them all."""
     import keras
 
@@ -120,25 +120,27 @@ def _tensorboard(work: "Piece", settings: dict[str, Any], title: str, opened: co
     return keras.callbacks.TensorBoard(folder, write_graph=False)
 
 
-def _wandb(work: "Piece", settings: dict[str, Any], title: str, opened: contextlib.ExitStack) -> Any:
+def _wandb(work: "FoldRun", settings: dict[str, Any], title: str, opened: contextlib.ExitStack) -> Any:
     """A run of its own in the project; the folds of a model are a group."""
     import wandb
     from wandb.integration.keras import WandbMetricsLogger
 
     group = f"{work.run.name}/{work.model_name}"
-    run = wandb.init(project=PROJECT, name=title, group=group, config=settings, dir=str(work.folder), save_code=False)
+    run = wandb.init(
+        project=PROJECT, name=title, group=group, config=settings, dir=str(work.folder.path), save_code=False
+    )
     opened.callback(run.finish)
     return WandbMetricsLogger()
 
 
-def _mlflow(work: "Piece", settings: dict[str, Any], title: str, opened: contextlib.ExitStack) -> Any:
+def _mlflow(work: "FoldRun", settings: dict[str, Any], title: str, opened: contextlib.ExitStack) -> Any:
     """A run of its own in the experiment; in runs/.mlflow unless MLFLOW_TRACKING_URI says where."""
     import mlflow
     from mlflow.keras import MlflowCallback
 
     experiment = PROJECT
     if not os.environ.get("MLFLOW_TRACKING_URI"):
-        folder = work.run.parent.resolve() / ".mlflow"
+        folder = work.run.path.parent.resolve() / ".mlflow"
         folder.mkdir(parents=True, exist_ok=True)
         mlflow.set_tracking_uri(f"sqlite:///{folder / 'mlflow.db'}")
         if mlflow.get_experiment_by_name(experiment) is None:
