@@ -103,7 +103,8 @@ def blend_run(request: Request) -> str:
         tables = tables_of(result)
         text = report(request.run.name, request.options, result, tables, remarks)
         _write(request, result, tables, text)
-        write_json(folder / RECORD, identity | result.as_json() | {"inputs": inputs, "outputs": stamps(outputs)})
+        files = {"inputs": inputs, "outputs": stamps(outputs)}
+        write_json(folder / RECORD, identity | result.as_json() | {"remarks": remarks} | files)
     return text
 
 

@@ -3,10 +3,12 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from itertools import zip_longest
+from pathlib import Path
 
 import pandas as pd
 
 from common.competition import COMPLETE_TRAIN_IMAGES
+from common.files import read_json
 from common.metric import log_loss
 from ensemble.calibration import Sharpening
 from ensemble.expectation import expectation_text
@@ -15,6 +17,7 @@ from ensemble.result import BlendResult
 from ensemble.tables import formatted
 
 MOST_FOLDS_SHOWN = 6  # more do not fit beside each other; scores.csv has them all
+MOST_MODELS_SHOWN = 12  # in the summary
 LONGEST_NAME = 24
 SHOWN_COSTLIEST = 10  # costliest.csv has more
 
@@ -47,6 +50,38 @@ def report(
     parts += [by_driver_text(tables["by_driver"]), by_class_text(tables["by_class"])]
     parts.append(costliest_text(tables["costliest"][:SHOWN_COSTLIEST]))
     return "\n\n".join(parts) + "\n"
+
+
+def summary(folder: Path) -> str:
+    """The outcome of a blend in a few lines, from the files in its folder: models, blend, expected loss, remarks."""
+    record = read_json(folder / "blend.json")
+    scores = pd.read_csv(folder / "scores.csv", dtype={"fold": str})
+    losses = scores[scores["fold"] == "all"].set_index("name")["log_loss"]
+    weights = sorted(record["weights"].items(), key=lambda item: losses[item[0]])
+    rows = [
+        [_shortened(name), f"{losses[name]:.3f} out of fold", f"weight {weight:.2f}"]
+        for name, weight in weights[:MOST_MODELS_SHOWN]
+    ]
+    models = formatted(["models", "", ""], rows)
+    if len(weights) > MOST_MODELS_SHOWN:
+        models += f"\n... and {len(weights) - MOST_MODELS_SHOWN} more"
+    steps = [record["method"]]
+    steps += ["prior matched"] if record["prior"] else []
+    steps += ["neighbours smoothed"] if record["neighbours"] else []
+    expected, interval = record["expectation"], ""
+    if expected:
+        interval = (
+            f"; {expected['level']:.0%} interval {expected['lowest']:.3f} to {expected['highest']:.3f} "
+            f"for {expected['test_drivers']} new drivers"
+        )
+    return "\n".join(
+        [
+            *record["remarks"],
+            models,
+            f"blend       {', '.join(steps)}",
+            f"expected    log loss {record['nested_log_loss']:.3f}{interval}; accuracy {record['nested_accuracy']:.1%}",
+        ]
+    )
 
 
 def steps_text(options: Options, result: BlendResult) -> str:

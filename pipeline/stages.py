@@ -120,19 +120,21 @@ def train_and_blend(plan: Plan, dataset: "Dataset", folds: "pd.DataFrame", jobs:
 def blend(plan: Plan) -> None:
     """Blends the models of the run, writes the submission, and scores it where the test labels are known."""
     from ensemble.blend import shown
-    from ensemble.blend_run import Request, blend_run
+    from ensemble.blend_run import REPORT, Request, blend_run
+    from ensemble.report import summary
 
     models = [model.work.model_name for model in plan.models]
     if plan.deadline:
         models = blendable(plan, models)
     sample = plan.data / SAMPLE_SUBMISSION
     request = Request(plan.run.path, sample, plan.submission, tuple(models), plan.allow_missing, plan.blending)
-    print(blend_run(request))
+    blend_run(request)
+    print(f"\n{summary(plan.run.ensemble)}")
     if plan.labels is not None:
         from ensemble.score import score_text
 
-        print(score_text(plan.submission, plan.labels), end="\n\n")
-    print(shown(plan.submission))
+        print(f"score       {score_text(plan.submission, plan.labels).splitlines()[0]}")
+    print(f"report      {shown(plan.run.ensemble / REPORT)}\nsubmission  {shown(plan.submission)}")
 
 
 def blendable(plan: Plan, models: Sequence[str]) -> list[str]:

@@ -53,7 +53,12 @@ def test_the_whole_path_and_again_and_after_a_lost_submission(
     table = read_predictions(submission)
     assert list(table.index) == list(sample["img"])
     assert "Traceback" not in done.stderr
-    assert str(submission) in done.stdout.splitlines()[-1]
+    lines = done.stdout.splitlines()
+    assert str(submission) in lines[-1]
+    ending = lines[lines.index("") + 1 :] if "" in lines else lines
+    assert len(ending) <= 25
+    for word in ("models", "blend", "expected    log loss", "report", "submission"):
+        assert any(line.startswith(word) for line in ending), ending
     piece = tmp_path / "runs" / "tiny" / "vgg16" / "fold_1"
     names = {path.name for path in piece.iterdir()}
     assert names == {
