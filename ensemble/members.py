@@ -13,7 +13,7 @@ import pandas as pd
 
 from common.competition import CLASSES, SAMPLE_SUBMISSION
 from common.errors import UserError, named
-from common.files import read_json, sha256_of
+from common.files import read_record, sha256_of
 from common.run_folder import (
     ALL_DRIVERS,
     OUT_OF_FOLD,
@@ -261,7 +261,7 @@ def command_for(run: Path, member: Member, runs: Path | None = None) -> str:
     if not path.is_file():
         elsewhere = f" --runs {runs}" if runs else ""
         return f"python models/{member.name}.py --run {run.name}{elsewhere} --fold {folds}"
-    job = read_json(path)
+    job = read_record(path)
     script = "bottleneck" if job.get("classifies_features") else job.get("architecture", member.name)
     return f"python models/{script}.py --config {path} --fold {folds}"
 
