@@ -26,7 +26,7 @@ setup_environment() {
     fi
     unset BASH_ENV CDPATH
     export PYTHONUTF8=1  # whatever the locale
-    lock="installed-$(cksum < requirements.lock | tr ' ' '-')"
+    lock="installed-$(cksum < requirements/lock.txt | tr ' ' '-')"
     packages="$lock-$(cat "$@" | cksum | tr ' ' '-')"
     check_chosen_python || return 1
     version="$(python_version 2>/dev/null)" || version=
@@ -34,7 +34,7 @@ setup_environment() {
         make_environment || return 1
         for file in "$@"; do requirements+=(-r "$file"); done
         if ! .venv/bin/python -m pip install --quiet --disable-pip-version-check \
-            -c requirements.lock "${requirements[@]}"; then
+            -c requirements/lock.txt "${requirements[@]}"; then
             echo "error: the packages could not be installed (see above). The same command tries again." >&2
             return 1
         fi

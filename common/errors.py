@@ -108,7 +108,7 @@ def _to_install() -> str:
     """What to type where a package is missing, for the Python that runs this."""
     environment = Path(__file__).resolve().parent.parent / ".venv"
     if Path(sys.prefix).resolve() == environment.resolve():
-        return "Install it: .venv/bin/python -m pip install -c requirements.lock -r requirements.txt"
+        return "Install it: .venv/bin/python -m pip install -c requirements/lock.txt -r requirements.txt"
     return "Start ./run_all.sh --help once: it sets up .venv. Then type .venv/bin/python instead of python."
 
 

@@ -3,7 +3,7 @@
     python -m ensemble.submit full
     python -m ensemble.submit full --check          # only validate it and show what to expect
 
-Checks submissions/NAME.csv against the sample submission, uploads it with Kaggle's own client (requirements-kaggle.txt)
+Checks submissions/NAME.csv against the sample submission, uploads it with Kaggle's own client (requirements/kaggle.txt)
 and appends the scores to submissions/leaderboard.csv. The same file is not uploaded twice, unless --again is given;
 after an interruption the same command waits on.
 """

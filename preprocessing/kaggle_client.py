@@ -15,7 +15,7 @@ from common.run_folder import REPOSITORY
 
 PAGE = f"https://www.kaggle.com/competitions/{SLUG}"
 SECRET_FIELDS = ("key", "token", "access_token", "refresh_token")  # of a credential file; the user's name is none
-REQUIREMENTS = "requirements-kaggle.txt"
+REQUIREMENTS = "requirements/kaggle.txt"
 INSTALL = f"Install the client: .venv/bin/python -m pip install -r {REQUIREMENTS}"
 LOG_IN = (
     "Get a token at https://www.kaggle.com/settings/api ('Generate New Token') and save it as ~/.kaggle/access_token, "
@@ -37,7 +37,7 @@ def install() -> None:
         return
     print("installing Kaggle's client", file=sys.stderr)
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    command += ["-c", str(REPOSITORY / "requirements.lock"), "-r", str(REPOSITORY / REQUIREMENTS)]
+    command += ["-c", str(REPOSITORY / "requirements" / "lock.txt"), "-r", str(REPOSITORY / REQUIREMENTS)]
     if subprocess.run(command, check=False).returncode:
         raise UserError(f"Kaggle's client could not be installed (see above). {INSTALL}")
 

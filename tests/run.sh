@@ -4,7 +4,7 @@
 set -euo pipefail
 CDPATH="" builtin cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 
-source ./setup.sh requirements.txt requirements-dev.txt
+source ./setup.sh requirements.txt requirements/dev.txt
 
 if [ "${1:-}" = --all ]; then
     shift

@@ -73,7 +73,8 @@ def checkout(tmp_path: Path) -> Path:
     for name in ("setup.sh", "run_all.sh"):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(REPOSITORY / name, root / name)
-    for name in ("requirements.txt", "requirements.lock"):
+    (root / "requirements").mkdir()
+    for name in ("requirements.txt", "requirements/lock.txt"):
         (root / name).write_text("")
     (tmp_path / "pip").mkdir()
     (tmp_path / "pip" / "__init__.py").write_text("")
@@ -302,12 +303,24 @@ def test_scripts_keep_their_line_ends_in_a_clone_for_windows(tmp_path: Path) -> 
         ]
         subprocess.run(["git", *identity, *map(str, words)], cwd=tmp_path, check=True, capture_output=True)
 
-    names = ["run_all.sh", "setup.sh", "requirements.lock"]
+    names = ["run_all.sh", "setup.sh", "requirements/lock.txt"]
     git("init", "source")
+    (tmp_path / "source" / "requirements").mkdir()
     for name in (*names, ".gitattributes"):
-        shutil.copy(REPOSITORY / name, tmp_path / "source")
+        shutil.copy(REPOSITORY / name, tmp_path / "source" / name)
     git("-C", "source", "add", "-A")
     git("-C", "source", "commit", "-m", "x")
     git("clone", "source", "clone")
     for name in names:
         assert (tmp_path / "clone" / name).read_bytes() == (REPOSITORY / name).read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", ["dev.txt", "export.txt", "kaggle.txt", "logging.txt"])
+def test_the_packages_for_one_purpose_fit_beside_the_lock(file: str) -> None:
+    command = [sys.executable, "-m", "pip", "install", "--dry-run", "--quiet", "--disable-pip-version-check"]
+    command += ["--retries", "0", "-c", "requirements/lock.txt", "-r", f"requirements/{file}"]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    if "Failed to establish a new connection" in done.stderr:
+        pytest.skip("needs a package index")
+    assert done.returncode == 0, done.stderr

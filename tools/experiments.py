@@ -3,7 +3,7 @@
     python -m tools.experiments docs/experiments/inception_v3.toml --data DIR --weights DIR
     python -m tools.experiments FILE.toml --only dropout_none dropout_less   # these two and the reference
     python -m tools.experiments FILE.toml --report                           # only the table of what is finished
-    python -m tools.experiments FILE.toml --search                           # with Optuna: requirements-search.txt
+    python -m tools.experiments FILE.toml --search                           # with Optuna
 
 The docstring of tools/experiment_file.py describes FILE.toml. Each experiment is a model of the run (NAME, with another
 seed NAME_seed1): finished folds are skipped, and every other command works on it. runs/RUN/experiments.csv has each
@@ -130,7 +130,7 @@ def search(setup: Setup, plan: Plan) -> None:
         from sqlalchemy.exc import SQLAlchemyError
     except ModuleNotFoundError:
         raise UserError(
-            "--search needs Optuna. Install it: .venv/bin/python -m pip install -r requirements-search.txt"
+            "--search needs Optuna. Install it: .venv/bin/python -m pip install -c requirements/lock.txt optuna"
         ) from None
     from tools import experiment_table as table
 

@@ -4,7 +4,7 @@
     python -m tools.export --run full --model inception_v3 --to litert --out phone.tflite
 
 Several networks of one image size become one file that gives their mean. It is written only if it predicts what Keras
-predicts, on real photographs: those of --images, else of the competition's test set. Needs requirements-export.txt.
+predicts, on real photographs: those of --images, else of the competition's test set. Needs requirements/export.txt.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def _require_packages(to: str) -> None:
     if missing:
         raise UserError(
             f"--to {to} needs {', '.join(name.replace('_', '-') for name in missing)}, which is not installed: "
-            ".venv/bin/python -m pip install -r requirements-export.txt"
+            ".venv/bin/python -m pip install -r requirements/export.txt"
         )
 
 

@@ -49,7 +49,7 @@ def test_what_is_asked_for_is_read_and_wrong_names_are_told_with_the_nearest() -
 def test_a_package_that_is_not_there_is_told_before_anything_is_read(name: str, tmp_path: Path) -> None:
     if installed(name):
         pytest.skip(f"{name} is installed")
-    with pytest.raises(UserError, match=f"pip install -c requirements-logging.txt {name}"):
+    with pytest.raises(UserError, match=f"pip install -c requirements/logging.txt {name}"):
         watching.check_installed([name])
     told = train(tmp_path / "no data", tmp_path, "--log-to", name)
     assert told.returncode == 2
@@ -57,7 +57,7 @@ def test_a_package_that_is_not_there_is_told_before_anything_is_read(name: str, 
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not installed(*watching.NAMES), reason="requirements-logging.txt is not installed")
+@pytest.mark.skipif(not installed(*watching.NAMES), reason="requirements/logging.txt is not installed")
 def test_every_epoch_arrives_at_all_of_them_and_decides_nothing(tiny_tree: Callable[..., Path], tmp_path: Path) -> None:
     from mlflow import MlflowClient
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

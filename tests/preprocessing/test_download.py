@@ -173,7 +173,7 @@ def test_without_credentials_every_step_is_told(machine: pytest.MonkeyPatch, tmp
         "no Kaggle credentials",
         f"https://www.kaggle.com/competitions/{SLUG}/rules",
         "https://www.kaggle.com/settings/api",
-        "pip install -r requirements-kaggle.txt",
+        "pip install -r requirements/kaggle.txt",
         "--archive",
     ):
         assert words in message
@@ -202,7 +202,7 @@ def test_a_user_name_needs_its_key(machine: pytest.MonkeyPatch, tmp_path: Path) 
 
 def test_without_the_client_the_command_that_installs_it_is_told(machine: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "site" / "kaggle" / "__main__.py").write_text("import a_module_that_is_not_there")
-    assert "pip install -r requirements-kaggle.txt" in complaint(tmp_path / "data")
+    assert "pip install -r requirements/kaggle.txt" in complaint(tmp_path / "data")
 
 
 @pytest.mark.parametrize(

@@ -83,7 +83,7 @@ def test_it_trains_compares_records_what_fails_and_resumes(tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(importlib.util.find_spec("optuna") is None, reason="needs requirements-search.txt")
+@pytest.mark.skipif(importlib.util.find_spec("optuna") is None, reason="needs Optuna")
 def test_a_search_proposes_records_and_resumes(tmp_path: Path) -> None:
     make_tree(tmp_path / "data")
     file = tmp_path / "file.toml"

@@ -23,11 +23,11 @@ from tools.pictures import find
 
 needs_onnx = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in export.NEEDED["onnx"]),
-    reason="requirements-export.txt is not installed",
+    reason="requirements/export.txt is not installed",
 )
 needs_litert = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in export.NEEDED["litert"]),
-    reason="requirements-export.txt is not installed",
+    reason="requirements/export.txt is not installed",
 )
 
 
@@ -121,7 +121,7 @@ def test_networks_that_see_different_images_cannot_be_one_file(
 def test_what_is_not_installed_is_told_with_the_command(trained: TrainedRun, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(export.NEEDED, "litert", ("no_such_runtime",))
     with pytest.raises(
-        UserError, match=r"no-such-runtime, which is not installed: .*pip install -r requirements-export"
+        UserError, match=r"no-such-runtime, which is not installed: .*pip install -r requirements/export"
     ):
         run_export(monkeypatch, trained, "--to", "litert")
     with pytest.raises(UserError, match=r"expected a name that ends in \.onnx"):

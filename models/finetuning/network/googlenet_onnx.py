@@ -1,6 +1,6 @@
 """GoogLeNet's published ImageNet weights: from an ONNX file to one that `--weights DIR` reads.
 
-    .venv/bin/python -m pip install -r requirements-import.txt
+    .venv/bin/python -m pip install -c requirements/lock.txt onnx
     python -m models.finetuning.network.googlenet_onnx googlenet-12.onnx --out weights
 
 The file is that of the ONNX model zoo (https://github.com/onnx/models, inception_and_googlenet, BSD licence): the BVLC
@@ -50,7 +50,7 @@ def _tensors(source: Path) -> dict[str, Any]:
     try:
         import onnx
     except ImportError as error:
-        raise UserError("no onnx: .venv/bin/python -m pip install -r requirements-import.txt") from error
+        raise UserError("no onnx: .venv/bin/python -m pip install -c requirements/lock.txt onnx") from error
     if not source.is_file():
         raise UserError(f"{source}: no such file. Expected GoogLeNet as an ONNX file.")
     if source.stat().st_size > LIMIT_BYTES:
