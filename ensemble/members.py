@@ -3,7 +3,7 @@
 This is the only module of the package that reads a run folder.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -338,20 +338,6 @@ def read_members(
     labels = images["classname"].map(CLASSES.index).to_numpy(dtype=np.int64)
     names = tuple(member.name for member in members)
     return Predictions(names, images, labels, out_of_fold, test_images, test, tuple(fold_means), tuple(spaces))
-
-
-def single_networks(predictions: Predictions, name: str, inputs: Iterable[Path]) -> list[np.ndarray]:
-    """The test predictions of each of a member's networks whose fold is evaluated, not averaged.
-
-    Args:
-        inputs: the files that `predictions` were read from.
-    """
-    folders = {f"fold_{fold}" for fold in predictions.images["fold"].unique()}
-    return [
-        aligned(read_predictions(path), predictions.test_images)
-        for path in inputs
-        if path.name == TEST and path.parts[-3] == name and path.parent.name in folders
-    ]
 
 
 def read_exactly(path: Path, images: pd.Index, what: str, also: Sequence[str] = ()) -> pd.DataFrame:

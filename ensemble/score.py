@@ -8,16 +8,12 @@ labelled; labels of other images are left out, and counted.
 
 With --run, blends as `ensemble.blend` does, without writing anything, and compares each method's loss out of fold with
 its loss on the labelled test set. For reports, not for choosing: what is chosen by this table is no longer measured by
-it. Where the labels name the drivers, it also shows whether each model's single networks score alike on held-out and on
-test drivers.
+it.
 """
 
 from __future__ import annotations
 
 import argparse
-import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,7 +25,6 @@ from ensemble.options import Options
 if TYPE_CHECKING:
     import pandas as pd
 
-    from ensemble.members import Predictions
     from ensemble.result import BlendResult
 
 CLEAR = 2.0  # standard errors
@@ -159,78 +154,6 @@ def comparison(result: BlendResult, truth: pd.DataFrame) -> str:
     return formatted(["predictions", "out of fold", "test", "to the uniform mean", "accuracy"], cells)
 
 
-@dataclass(frozen=True)
-class Agreement:
-    """A model's single networks on drivers that they were not trained on: losses in nats, with errors over drivers.
-
-    Attributes:
-        out_of_fold: the mean loss of each fold's network on the fold's held-out drivers, and its error.
-        test: the mean loss of the same networks, not averaged, on the test set, and its error.
-    """
-
-    name: str
-    out_of_fold: tuple[float, float]
-    test: tuple[float, float]
-
-    @property
-    def worse(self) -> float:
-        """How much worse the loss on the test drivers is, in standard errors of the difference; negative: better."""
-        difference = self.test[0] - self.out_of_fold[0]
-        return difference and difference / max(math.hypot(self.out_of_fold[1], self.test[1]), 1e-12)
-
-
-def agreements(predictions: Predictions, truth: pd.DataFrame, inputs: Iterable[Path]) -> list[Agreement]:
-    """Compares each member's networks out of fold with the same networks on the test set.
-
-    Args:
-        truth: classname and subject of each test image, in the order of `predictions.test_images`.
-        inputs: the files that the predictions were read from.
-    """
-    import numpy as np
-
-    from common.competition import CLASSES
-    from common.metric import log_loss_per_image, paired_difference
-    from ensemble.members import single_networks
-
-    labels = truth["classname"].map(CLASSES.index).to_numpy(dtype=np.int64)
-    drivers, test_drivers = predictions.images["subject"].to_numpy(), truth["subject"].fillna("unknown").to_numpy()
-    found = []
-    for name, table in zip(predictions.names, predictions.out_of_fold, strict=True):
-        networks = single_networks(predictions, name, inputs)
-        test = np.mean([log_loss_per_image(network, labels) for network in networks], axis=0)
-        held_out = log_loss_per_image(table, predictions.labels)
-        means = [
-            paired_difference(losses, np.zeros_like(losses), who)
-            for losses, who in ((held_out, drivers), (test, test_drivers))
-        ]
-        found.append(Agreement(name, means[0], means[1]))
-    return found
-
-
-def agreement_text(rows: Sequence[Agreement], drivers: int, test_drivers: int) -> str:
-    """The table, and a sentence about it: a leak between folds, or choosing too often by them, lowers their loss."""
-    from ensemble.tables import formatted
-
-    headers = ["one network alone", f"{drivers} drivers out of fold", f"{test_drivers} test drivers", "apart by"]
-    cells = [
-        [
-            row.name,
-            *(f"{mean:.3f} +- {error:.3f}" for mean, error in (row.out_of_fold, row.test)),
-            f"{abs(row.worse):.1f} errors",
-        ]
-        for row in rows
-    ]
-    found = []
-    for sign, word, why in (
-        (1, "worse", "a leak, too many choices, or harder drivers"),
-        (-1, "better", "these drivers are easier; a leak would do the opposite"),
-    ):
-        if names := [row.name for row in rows if sign * row.worse > CLEAR]:
-            found.append(f"{word} on the test drivers by more than two standard errors: {', '.join(names)}: {why}")
-    alike = "within two standard errors (over drivers): no sign of a leak, nor of choosing too often by these drivers"
-    return "\n".join([formatted(headers, cells), *(found or [alike])])
-
-
 def run_text(arguments: argparse.Namespace) -> str:
     """The scores of every blending method of a run.
 
@@ -249,12 +172,7 @@ def run_text(arguments: argparse.Namespace) -> str:
     predictions, _ = source.read()
     _require_labels(arguments.labels, known, predictions.test_images, "the test set")
     truth = known.loc[list(predictions.test_images)]
-    text = comparison(blended(predictions, options), truth)
-    if "subject" not in truth or truth["subject"].nunique(dropna=False) < 2:
-        return text
-    rows = agreements(predictions, truth, source.inputs.values())
-    drivers, test_drivers = predictions.images["subject"].nunique(), truth["subject"].nunique(dropna=False)
-    return f"{text}\n\n{agreement_text(rows, drivers, test_drivers)}"
+    return comparison(blended(predictions, options), truth)
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import dataclasses
+import functools
 import os
 import sys
 import time
@@ -34,6 +35,7 @@ from pipeline import resources
 from pipeline.resources import GIBIBYTE, Device
 from pipeline.schedule import Deadline
 from preprocessing.augmentation_settings import Augmentation
+from preprocessing.folds import number_of_folds
 
 TYPED_IN = "CALLED_FROM"  # the folder that relative paths on the command line are relative to
 STARTED = "RUN_STARTED"  # when the clock of --time-budget was started, in seconds since 1970
@@ -66,8 +68,9 @@ class Plan:
 
     Attributes:
         source: of the data: 'found', 'download' or 'demo'.
-        folds: how many the data is split into.
+        folds: how many the data is split into, as a person asked.
         folds_file: a person's own fold table.
+        number_of_folds: that the fold table has, or will have.
         wanted: the folds to train; None is every fold.
         devices: accelerators.
         jobs: folds at a time, as a person asked.
@@ -80,6 +83,7 @@ class Plan:
     run: RunFolder
     folds: int | None
     folds_file: Path | None
+    number_of_folds: int
     models: tuple[Model, ...]
     wanted: tuple[int | str, ...] | None
     quick: bool
@@ -94,12 +98,7 @@ class Plan:
     allow_missing: bool = False
     blending: Options = dataclasses.field(default_factory=Options)
 
-    @property
-    def number_of_folds(self) -> int:
-        """As far as it is known before the fold table is there."""
-        return self.folds or (2 if self.quick else 5)
-
-    @property
+    @functools.cached_property
     def rate(self) -> float:
         """Operations a second of the whole machine."""
         return sum(one.rate or 0.0 for one in self.devices) or resources.processor_rate(self.bfloat16)
@@ -195,7 +194,7 @@ def _plan(
 ) -> Plan:
     """Divides the machine among the folds of each model, or, against the clock, among those of all models alike."""
     devices = resources.find_devices()
-    folds = arguments.folds or (2 if arguments.quick else 5)
+    folds = number_of_folds(works[0].run.folds, arguments.folds, arguments.folds_file, 2 if arguments.quick else 5)
     asked = getattr(arguments, "jobs", None)
     count = folds if wanted is None else len(set(wanted))
     models = [Model(work, 1, memory_of(work)) for work in works]
@@ -228,6 +227,7 @@ def _plan(
         run=works[0].run,
         folds=arguments.folds,
         folds_file=arguments.folds_file,
+        number_of_folds=folds,
         models=resolved,
         wanted=None if wanted is None else tuple(wanted),
         quick=arguments.quick,

@@ -56,7 +56,6 @@ def training_jobs(plan: Plan, dataset: "Dataset", folds: "pd.DataFrame") -> list
         UserError: a fold was trained with other settings, or there is no such fold, or weights are not available.
     """
     count = int(folds["fold"].max()) + 1
-    rate = plan.rate
     jobs = []
     for model in plan.models:
         wanted = wanted_folds(plan, folds)
@@ -67,7 +66,7 @@ def training_jobs(plan: Plan, dataset: "Dataset", folds: "pd.DataFrame") -> list
             continue
         weights.check_available(model.work.architecture, model.work.weights)
         counts = len(folds), len(dataset.test), count
-        seconds = resources.job_seconds(model.work.architecture, model.recipe, *counts, rate / model.side_by_side)
+        seconds = resources.job_seconds(model.work.architecture, model.recipe, *counts, plan.rate / model.side_by_side)
         together = [left] if isinstance(model.work.recipe, Bottleneck) else [[fold] for fold in left]
         jobs += [
             make_job(
@@ -222,7 +221,11 @@ def _main(parser: CommandLine, architecture: Architecture, words: list[str], bot
 
     data = dataset.load(plan.data, plan.cache, plan.skip_broken)
     if arguments.dry_run and not plan.run.folds.exists():
-        table = folds.make_folds(data.train, plan.number_of_folds)
+        table = (
+            folds.read_folds_file(plan.folds_file, data.train, data.left_out)
+            if plan.folds_file
+            else folds.make_folds(data.train, plan.number_of_folds)
+        )
         _describe(plan, data, table, wanted_folds(plan, table))
         return
     table = fold_table(plan, data)
