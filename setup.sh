@@ -34,8 +34,10 @@ setup_environment() {
         make_environment || return 1
         for file in "$@"; do requirements+=(-r "$file"); done
         if ! .venv/bin/python -m pip install --quiet --disable-pip-version-check \
-            -c requirements/lock.txt "${requirements[@]}"; then
-            echo "error: the packages could not be installed (see above). The same command tries again." >&2
+            -c requirements/lock.txt "${requirements[@]}" >.venv/setup.log 2>&1; then
+            tail -n 5 .venv/setup.log >&2
+            echo "error: the packages could not be installed (all of pip's output: .venv/setup.log). The same command" \
+                "tries again." >&2
             return 1
         fi
         find .venv/ -maxdepth 1 -name 'installed-*' ! -name "$lock-*" -delete  # they have been replaced
