@@ -1,15 +1,21 @@
-"""The cache folder, bounded: decoded images, features and activations of frozen networks; the oldest give way."""
+"""The cache folder, bounded: decoded images, features and activations of frozen networks; the oldest give way.
+
+Its arrays are .npy files with a checksum, verified when they are opened.
+"""
 
 import contextlib
 import os
 import shutil
+import sys
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+
+import numpy as np
 
 from common import locks
 from common.errors import UserError
-from common.files import free_bytes
+from common.files import append_checksum, cannot_write, free_bytes, is_intact, written_whole
 
 IMAGES, FEATURES, ACTIVATIONS = BOUNDED = "images", "features", "activations"  # its parts; each entry is a folder
 FREE_DISK_KEPT = 2 * 2**30  # bytes that the cache leaves free for everything else
@@ -48,56 +54,32 @@ def make_room(folder: Path, needed: int, limit: int, keep: Sequence[Path] = ()) 
     Raises:
         UserError: the cache cannot be written to.
     """
-    cache = _made(folder)
-    kept, others = _sizes(cache, {folder, *keep})
-    if needed > _room(cache, limit, kept, others):
+    cache = folder.parent.parent
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_write(folder.parent, error) from error
+    entries = [path for part in BOUNDED for path in (cache / part).glob("*") if path.is_dir()]
+    used: list[tuple[float, Path]] = []
+    for path in set(entries).difference([folder, *keep]):
+        with contextlib.suppress(FileNotFoundError):  # another process has removed it
+            used.append((path.stat().st_mtime, path))
+    others = {path: _bytes_in(path) for _, path in sorted(used)}  # the least recently used first
+    kept = sum(map(_bytes_in, {folder, *keep}))
+
+    def room() -> int:
+        return min(limit - kept - sum(others.values()), free_bytes(cache) - FREE_DISK_KEPT)
+
+    if needed > min(limit - kept, free_bytes(cache) + sum(others.values()) - FREE_DISK_KEPT):
         return False
-
-    def fits() -> bool:
-        return kept + sum(others.values()) + needed <= limit and free_bytes(cache) >= needed + FREE_DISK_KEPT
-
     for path in list(others):
-        if fits():
+        if needed <= room():
             break
         if not _is_in_use(path):
             shutil.rmtree(path, ignore_errors=True)
         if not path.exists():
             others.pop(path)
-    return fits()
-
-
-def room(folder: Path, limit: int, keep: Sequence[Path] = ()) -> int:
-    """The most bytes that `make_room` could free, if no other process used the cache. Arguments as there.
-
-    Raises:
-        UserError: the cache cannot be written to.
-    """
-    cache = _made(folder)
-    return _room(cache, limit, *_sizes(cache, {folder, *keep}))
-
-
-def _room(cache: Path, limit: int, kept: int, others: Mapping[Path, int]) -> int:
-    return min(limit - kept, free_bytes(cache) + sum(others.values()) - FREE_DISK_KEPT)
-
-
-def _sizes(cache: Path, kept: set[Path]) -> tuple[int, dict[Path, int]]:
-    """Bytes in the entries that stay, and in each that may give way, the least recently used first."""
-    others: list[tuple[float, Path]] = []
-    for path in (path for part in BOUNDED for path in (cache / part).glob("*") if path.is_dir() and path not in kept):
-        with contextlib.suppress(FileNotFoundError):  # another process has removed it
-            others.append((path.stat().st_mtime, path))
-    return sum(map(_bytes_in, kept)), {path: _bytes_in(path) for _, path in sorted(others)}
-
-
-def _made(folder: Path) -> Path:
-    """The cache that an entry is of; makes the part that the entry belongs to."""
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"cannot write the cache {folder.parent}: {error.strerror}. Choose another with --cache."
-        ) from error
-    return folder.parent.parent
+    return needed <= room()
 
 
 def _bytes_in(folder: Path) -> int:
@@ -106,3 +88,36 @@ def _bytes_in(folder: Path) -> int:
         with contextlib.suppress(FileNotFoundError):  # another process has removed or renamed it
             total += path.stat().st_size
     return total
+
+
+def write_array(path: Path, array: np.ndarray) -> None:
+    """Writes an array with its checksum, completely or not at all.
+
+    Raises:
+        UserError: the folder cannot be written to, or the disk is full.
+    """
+    with written_whole(path) as temporary:
+        with temporary.open("wb") as stream:  # np.save would not say that the disk is full
+            np.lib.format.write_array_header_1_0(stream, np.lib.format.header_data_from_array_1_0(array))
+            stream.write(np.ascontiguousarray(array).data)
+        append_checksum(temporary)
+
+
+def open_array(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray | None:
+    """Maps an array into memory, read only; None where it is not there or not intact, and so must be made again.
+
+    A corrupted file, or one of another shape or dtype, is deleted.
+    """
+    try:
+        if is_intact(path):
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+            if array.shape == shape and array.dtype == dtype:
+                return np.asarray(array)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError):
+        pass
+    print(f"note: {path} is corrupted, or cannot be read: it is deleted and made again", file=sys.stderr)
+    with contextlib.suppress(OSError):  # of a cache that is only read
+        path.unlink()
+    return None

@@ -4,6 +4,7 @@ What people set on purpose stays: KERAS_BACKEND, KERAS_HOME, CUDA_VISIBLE_DEVICE
 """
 
 import locale
+import logging
 import os
 import sys
 from collections.abc import Mapping
@@ -12,7 +13,6 @@ from pathlib import Path
 from common import machine
 
 THREADS = "STATEFARM_THREADS"  # that one process computes with; decides how sums are rounded
-LESS_MEMORY = "STATEFARM_LESS_MEMORY"  # set in a process that is tried again after it ran out of memory
 _OF_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "TF_NUM_INTRAOP_THREADS")
 LABEL = "STATEFARM_LINE_LABEL"  # what a process prints before each line, for whoever reads the lines of two at once
 LESS_MEMORY = "STATEFARM_LESS_MEMORY"  # set in the process of a job that is tried again
@@ -74,3 +74,18 @@ def keras_home() -> Path:
     home = Path(os.environ.get("KERAS_HOME") or "~/.keras").expanduser()
     there = next((folder for folder in (home, *home.absolute().parents) if folder.exists()), home)
     return home if os.access(there, os.W_OK) else Path("/tmp/.keras")  # noqa: S108, as Keras has it
+
+
+def load_matplotlib() -> None:
+    """Imports matplotlib without a display and with its own defaults. Call it before other imports of matplotlib.
+
+    Keras imports matplotlib too. A notebook's kernel keeps its backend and styles: its user draws there.
+    """
+    if "ipykernel" in sys.modules:
+        return
+    os.environ["MPLBACKEND"] = "Agg"  # one that notebooks set may not be installed here
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
+    import matplotlib
+
+    matplotlib.use("Agg")
+    matplotlib.rcdefaults()  # nothing of a matplotlibrc

@@ -1,7 +1,12 @@
-"""Files and folders are written completely or not at all: under a temporary name beside their own, then renamed."""
+"""Files: written completely or not at all, under a temporary name and then renamed; JSON and CSV, read strictly.
+
+In a CSV file, a row of another length than the header is an error and never shifts the columns.
+"""
 
 import contextlib
+import csv
 import hashlib
+import io
 import json
 import os
 import platform
@@ -9,12 +14,15 @@ import re
 import shutil
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from common.errors import UserError
+from common.errors import UserError, named
 
+QUOTES = "Look for a quotation mark too many"
+_FORMULA = re.compile(r"[=+\-@]|[\x00-\x1f\x7f]")  # what spreadsheets take for a formula when a cell begins with it
 _CHECKSUM_BYTES = 4
 _writing: set[str] = set()  # the names of this process's temporary files and folders
 
@@ -37,7 +45,9 @@ def written_whole(path: Path) -> Iterator[Path]:
 
     with _temporary(path, make) as temporary:
         yield temporary
-        temporary.chmod(0o666 & ~_umask())
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
         with temporary.open("rb+") as stream:
             os.fsync(stream.fileno())
         temporary.replace(path)
@@ -82,10 +92,7 @@ def _temporary(path: Path, make: Callable[[str], str]) -> Iterator[Path]:
         _writing.add(Path(name).name)
         yield Path(name)
     except OSError as error:
-        raise UserError(
-            f"cannot write {path}: {error.strerror or error}. Expected a folder that can be written to, with free "
-            "space; fix it or choose another, and start the same command again."
-        ) from error
+        raise cannot_write(path, error) from error
     finally:
         if name:
             _remove(Path(name))
@@ -110,17 +117,19 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
+def cannot_write(path: Path, error: OSError) -> UserError:
+    """The error to raise where a file or folder cannot be written."""
+    return UserError(
+        f"cannot write {path}: {error.strerror or error}. Expected a folder that can be written to, with free space; "
+        "fix it or choose another, and start the same command again."
+    )
+
+
 def check_writable(folder: Path) -> None:
     """Raises a UserError unless files can be written to the folder, which is made where it is not there."""
     with written_whole(folder / ".probe"):
         pass
     (folder / ".probe").unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current
 
 
 def write_text(path: Path, text: str) -> None:
@@ -134,40 +143,104 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2) + "\n")
 
 
-class DamagedRecordError(UserError):
-    """A JSON file is not as this program writes it."""
-
-
-class UnreadableError(UserError):
-    """A file is missing, or the disk does not give its bytes now; the file may be intact."""
-
-
 def read_json(path: Path) -> Any:
     """Reads a JSON file.
 
     Raises:
-        DamagedRecordError (a UserError): the file is not JSON.
-        UnreadableError (a UserError): it is missing, or cannot be read.
+        UserError: it is missing, cannot be read, or is not JSON.
     """
-    expected = "Expected a JSON file as this program writes it."
     try:
-        return json.loads(Path(path).read_bytes().decode("utf-8"))
-    except OSError as error:
-        raise UnreadableError(f"cannot read {path}: {error}. {expected}") from error
-    except (ValueError, RecursionError) as error:
-        raise DamagedRecordError(f"cannot read {path}: {error}. {expected}") from error
+        return json.loads(Path(path).read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"cannot read {path}: {error}. Expected a JSON file as this program writes it.") from error
 
 
 def read_record(path: Path) -> dict[str, Any]:
     """Reads a JSON file that holds an object.
 
     Raises:
-        DamagedRecordError, UnreadableError (UserErrors): as `read_json`; also where it holds something else.
+        UserError: as `read_json`; also where it holds something else.
     """
     value = read_json(path)
     if not isinstance(value, dict):
-        raise DamagedRecordError(f"cannot read {path}: expected a JSON object, found {type(value).__name__}.")
+        raise UserError(f"cannot read {path}: expected a JSON object, found {type(value).__name__}.")
     return value
+
+
+def read_rows(path: Path, what: str) -> tuple[list[str], list[list[str]]]:
+    """The header and the rows of a CSV file; a byte order mark and CRLF are accepted, empty lines passed over.
+
+    Args:
+        what: it should be, for the message, such as 'a fold table'.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        UserError: it cannot be read, is not UTF-8 or not CSV, or has rows of another length than its header.
+    """
+    try:
+        content = Path(path).read_bytes()
+        reader = csv.reader(io.StringIO(content.decode("utf-8-sig"), newline=""), strict=True)
+        header = next(reader, [])
+        lines = [(reader.line_num, row) for row in reader if row]
+    except FileNotFoundError:
+        raise
+    except csv.Error as error:
+        place = f"line {reader.line_num:,} is not CSV ({error}). {QUOTES}."
+        raise UserError(f"{path}: cannot be read as {what}: {place}") from error
+    except UnicodeDecodeError as error:
+        place = f"byte {error.start + 1:,} is not UTF-8 text. Save it as 'CSV UTF-8'."
+        raise UserError(f"{path}: cannot be read as {what}: {place}") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read as {what}: {error}") from error
+    ragged = [f"line {number:,} has {len(row)}" for number, row in lines if len(row) != len(header)]
+    if ragged:
+        found = f"{len(ragged):,} rows without the header's {len(header)} fields ({named(ragged)})."
+        raise UserError(f"{path}: cannot be read as {what}: {found}")
+    if listed_again(header):
+        columns = named(listed_again(header))
+        raise UserError(f"{path}: cannot be read as {what}: it has the column {columns} more than once.")
+    return header, [row for _, row in lines]
+
+
+def check_image_names(path: Path, images: Sequence[str]) -> None:
+    """Raises a UserError unless every row of a table has an image name, and each name stands there once."""
+    nameless = [f"row {number:,}" for number, name in enumerate(images, 1) if not name.strip()]
+    if nameless:
+        raise UserError(f"{path}: {len(nameless):,} rows have no image name ({named(nameless)} below the header).")
+    if listed_again(images):
+        again = listed_again(images)
+        raise UserError(f"{path}: images listed more than once: {len(again):,} ({named(again)}). Keep one row of each.")
+
+
+def listed_again(names: Sequence[str]) -> list[str]:
+    """Those names that are listed more than once, each once, in their order."""
+    return [name for name, count in Counter(names).items() if count > 1]
+
+
+def write_rows(path: Path, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Writes a CSV file, whole or not at all; lines end with a newline alone.
+
+    Raises:
+        UserError: the folder cannot be written to, or the disk is full.
+    """
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([header, *rows])
+    write_text(path, text.getvalue())
+
+
+def is_formula(text: str) -> bool:
+    """Whether a spreadsheet might take a cell for a formula; or whether it begins with a control character."""
+    return bool(_FORMULA.match(text))
+
+
+def as_cell(text: str) -> str:
+    """Text for a cell of a file that people open in a spreadsheet: never a formula."""
+    return f"'{text}" if is_formula(text) else text
+
+
+def from_cell(text: str) -> str:
+    """What `as_cell` was given."""
+    return text[1:] if text.startswith("'") and is_formula(text[1:]) else text
 
 
 def append_checksum(path: Path) -> None:

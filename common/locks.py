@@ -5,7 +5,6 @@ A lock file that is left over therefore means nothing. It names the process that
 
 import contextlib
 import errno
-import fcntl
 import functools
 import os
 import platform
@@ -14,7 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common.errors import UserError, run_command
+from common.errors import UserError
+from common.files import cannot_write
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
@@ -24,7 +24,7 @@ _NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.
 
 @contextlib.contextmanager
 def held(path: Path, doing: str, wait: bool = False) -> Iterator[None]:
-    """Holds a lock; another process that wants it is told which process has it.
+    """Holds a lock; another process that wants it prints which process has it.
 
     Args:
         path: the lock file; it is there while the block runs, and after it only if the process was killed.
@@ -36,7 +36,10 @@ def held(path: Path, doing: str, wait: bool = False) -> Iterator[None]:
     """
     lock = acquire(path)
     if lock is None:
-        message = f"{doing} by another process: {_holder(path)}."
+        holder = "unknown"
+        with contextlib.suppress(OSError):
+            holder = path.read_text(errors="replace").strip() or holder
+        message = f"{doing} by another process: {holder}."
         if not wait:
             raise UserError(f"{message} Wait for it, or stop it.")
         print(f"{message} Waiting for it (Ctrl-C ends this).", file=sys.stderr, flush=True)
@@ -57,9 +60,10 @@ def divide(files: Sequence[Path], is_there: Callable[[Path], bool], make: Callab
     Raises:
         UserError: the folder cannot be written to.
     """
+    lock_of = {file: file.with_name(f".{file.name}.lock") for file in files}
     busy = []
     for file in files:
-        lock = acquire(_lock_of(file))
+        lock = acquire(lock_of[file])
         if lock is None:
             busy.append(file)
             continue
@@ -69,7 +73,7 @@ def divide(files: Sequence[Path], is_there: Callable[[Path], bool], make: Callab
         finally:
             release(lock)
     for file in busy:
-        with held(_lock_of(file), f"{file} is being written", wait=True):
+        with held(lock_of[file], f"{file} is being written", wait=True):
             if not is_there(file):
                 make(file)
 
@@ -77,7 +81,7 @@ def divide(files: Sequence[Path], is_there: Callable[[Path], bool], make: Callab
 def acquire(path: Path, wait: bool = False) -> "BaseFileLock | None":
     """Takes a lock, to be given to `release`; None where another process has it.
 
-    A file system without locks stops nothing: a note says that it has none.
+    A file system without locks stops nothing: a note is printed.
 
     Raises:
         UserError: the folder cannot be written to.
@@ -92,12 +96,10 @@ def acquire(path: Path, wait: bool = False) -> "BaseFileLock | None":
         return None
     except OSError as error:
         if error.errno not in _NO_LOCKS:
-            raise UserError(
-                f"cannot write {path.parent}: {error.strerror}. Expected a folder that can be written to, with free "
-                "space; fix it or choose another, and start the same command again."
-            ) from error
+            raise cannot_write(path.parent, error) from error
         _report_no_locks(error.strerror or str(error))
-    _sign(path, os.getpid())
+    with contextlib.suppress(OSError):  # a full disk: the lock holds all the same
+        path.write_text(f"process {os.getpid()} on {platform.node()}\n")
     return lock
 
 
@@ -109,38 +111,6 @@ def release(lock: "BaseFileLock | None") -> None:
         lock.release()
 
 
-def _lock_of(file: Path) -> Path:
-    return file.with_name(f".{file.name}.lock")
-
-
 @functools.cache
 def _report_no_locks(why: str) -> None:
     print(f"note: no locks on this file system ({why}): start nothing twice.", file=sys.stderr)
-
-
-def _holder(path: Path) -> str:
-    with contextlib.suppress(OSError):
-        return path.read_text(errors="replace").strip() or "unknown"
-    return "unknown"
-
-
-def _sign(path: Path, process: int) -> None:
-    with contextlib.suppress(OSError):  # a full disk: the lock holds all the same
-        path.write_text(f"process {process} on {platform.node()}\n")
-
-
-def main() -> None:
-    """python -m common.locks DESCRIPTOR FILE RUN: locks an open file for the shell that started this."""
-    descriptor, path, run = int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        message = f"the run {run} is being made by another run_all.sh: {_holder(path)}."
-        raise UserError(f"{message} Wait for it, stop it, or choose another --run.") from None
-    except OSError as error:
-        _report_no_locks(error.strerror or str(error))
-    _sign(path, os.getppid())
-
-
-if __name__ == "__main__":
-    run_command(main)

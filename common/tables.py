@@ -11,9 +11,8 @@ import numpy as np
 import pandas as pd
 
 from common.competition import CLASSES
-from common.csv_files import as_cell, check_image_names, is_formula, read_rows
 from common.errors import UserError, named
-from common.files import written_whole
+from common.files import as_cell, check_image_names, is_formula, read_rows, written_whole
 from common.metric import SMALLEST_PROBABILITY
 
 LARGEST_SUM_ERROR = 1e-3  # every row is divided by its sum; rows further from 1 than this get a warning

@@ -13,9 +13,8 @@ from typing import Any
 import pandas as pd
 
 from common import locks
-from common.csv_files import as_cell
 from common.errors import UserError
-from common.files import read_json, sha256_of, write_json, write_text, written_whole
+from common.files import as_cell, read_json, sha256_of, write_json, write_text, written_whole
 from common.settings import as_json
 from common.tables import write_predictions
 from ensemble.loose_tables import LooseTables

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 
 from common.competition import CLASS_NAMES, CLASSES
+from common.environment import load_matplotlib
 from common.files import written_whole
-from preprocessing.drawing import load_matplotlib
 
 FIGURES = (
     "reliability.png",

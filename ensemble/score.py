@@ -42,7 +42,7 @@ def read_labels(path: Path) -> pd.DataFrame:
     import pandas as pd
 
     from common.competition import CLASSES
-    from common.csv_files import check_image_names, read_rows
+    from common.files import check_image_names, read_rows
 
     try:
         header, rows = read_rows(path, "labels")

@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 
 from common.competition import CLASSES
-from common.csv_files import check_image_names, read_rows
 from common.errors import UserError, named
+from common.files import check_image_names, read_rows
 from common.tables import read_predictions, write_predictions
 from preprocessing.competition_files import SAMPLE_COLUMNS, is_image_name
 

@@ -24,9 +24,8 @@ from typing import Any
 
 from common import locks
 from common.competition import COMPLETE_TEST_IMAGES, SAMPLE_SUBMISSION, SLUG
-from common.csv_files import as_cell, from_cell
 from common.errors import UserError, named, run_command
-from common.files import read_json, sha256_of, written_whole
+from common.files import as_cell, from_cell, read_json, sha256_of, written_whole
 from common.run_folder import RUNS, SUBMISSIONS, RunFolder
 from common.settings import CommandLine, nearest
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from common.competition import CLASSES, DRIVER_LIST, SAMPLE_SUBMISSION, TEST_FOLDER, TRAIN_FOLDER
-from common.csv_files import QUOTES, listed_again, write_rows
 from common.errors import UserError, named
+from common.files import QUOTES, listed_again, write_rows
 
 DRIVER_LIST_COLUMNS = ("subject", "classname", "img")
 SAMPLE_COLUMNS = ("img", *CLASSES)

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from common import locks
 from common.competition import CLASS_NAMES, CLASSES
-from common.csv_files import check_image_names, is_formula, listed_again, read_rows
 from common.errors import UserError, named, run_command
-from common.files import written_whole
+from common.files import check_image_names, is_formula, listed_again, read_rows, written_whole
 from common.run_folder import CACHE, RUNS, RunFolder
 from common.settings import CommandLine, whole_number
 

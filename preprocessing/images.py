@@ -17,8 +17,7 @@ import PIL.ImageOps
 from tqdm import tqdm
 
 from common import locks
-from common.arrays import open_array, write_array
-from common.cache import IMAGES, InUse, make_room
+from common.cache import IMAGES, InUse, make_room, open_array, write_array
 from common.errors import UserError
 from common.settings import ImageSize
 from preprocessing import jpeg

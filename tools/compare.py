@@ -10,9 +10,8 @@ that both have, with the standard error of that difference: less than twice its 
 
 from pathlib import Path
 
-from common.csv_files import as_cell
 from common.errors import UserError, run_command
-from common.files import written_whole
+from common.files import as_cell, written_whole
 from common.run_folder import CACHE
 from common.settings import CommandLine
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from common.environment import load_matplotlib
 from common.files import written_whole
-from preprocessing.drawing import load_matplotlib
 from tools.comparison import Row
 
 MOST_CURVES = 10  # colours that can be told apart

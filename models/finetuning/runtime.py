@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from common import environment
+from common.environment import load_matplotlib
 from common.errors import UserError
-from preprocessing.drawing import load_matplotlib
 
 BACKENDS = ("tensorflow", "jax")
 PRECISIONS = ("auto", "float32", "mixed_bfloat16", "mixed_float16")

@@ -182,25 +182,6 @@ def test_half_a_folder_goes_when_it_is_made_again_and_nothing_else_does(start: S
     assert [path.name for path in (tmp_path / "data").iterdir()] == ["whole"]
 
 
-def test_a_shell_holds_the_lock_of_its_run(tmp_path: Path) -> None:
-    path = tmp_path / ".tiny.lock"
-    script = f'exec 9>>{path}; {sys.executable} -m common.locks 9 {path} tiny || exit; echo "ready $$"; read'
-    first = subprocess.Popen(
-        ["bash", "-c", script], cwd=REPOSITORY, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert first.stdout.readline() == f"ready {first.pid}\n"
-    second = subprocess.run(["bash", "-c", script], cwd=REPOSITORY, capture_output=True, text=True, check=False)
-    assert second.returncode == 2
-    expected = f"the run tiny is being made by another run_all.sh: process {first.pid} on {platform.node()}. "
-    assert expected in second.stderr
-    first.kill()
-    first.communicate()
-    third = subprocess.run(
-        ["bash", "-c", script], cwd=REPOSITORY, capture_output=True, text=True, input="\n", check=False
-    )
-    assert third.returncode == 0, third.stderr
-
-
 def test_what_a_living_process_uses_of_the_cache_does_not_give_way(
     start: Start, tiny_tree: Callable[..., Path], tmp_path: Path
 ) -> None:

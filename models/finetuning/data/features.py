@@ -17,7 +17,7 @@ import numpy as np
 
 from models.finetuning.network.network import Network
 from models.finetuning.data.prediction import predict
-from common.arrays import open_array
+from common.cache import open_array
 from common.cache import FEATURES, InUse, make_room
 from common.files import append_checksum, written_whole
 from preprocessing.images import ImageStore
