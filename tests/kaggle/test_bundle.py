@@ -101,6 +101,7 @@ def test_a_dry_run_builds_the_same_bytes_each_time_and_pushes_nothing(tmp_path: 
     revision = type_command("git", "rev-parse", "HEAD").stdout.strip()
     assert version["revision"].split("-")[0] == revision
     assert {"run_all.sh", "setup.sh", "models/vgg16.py", "tools/kaggle_kernel.py", "models/__init__.py"} <= names
+    assert "tools/report.html.jinja" in names
     assert not [name for name in names if name.startswith(("tests/", "data/", "cache/", "."))]
     metadata = json.loads((tmp_path / "one" / "kernel" / "kernel-metadata.json").read_text())
     assert metadata["id"] == "someone/statefarm-drivers"

@@ -1,0 +1,270 @@
+"""The report of a run: complete, escaped, self-contained; correct for odd runs; in a real browser."""
+
+import json
+import shutil
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from common.errors import UserError
+from common.run_folder import RunFolder
+from ensemble.blend_run import Request as Blend
+from ensemble.blend_run import blend_run
+from ensemble.options import Options
+from tests.ensemble.conftest import FOLDS, SmallRun, make_small, run_command
+from tests.fold_runs import finish_fold
+from tools.report import Request, write_report
+
+SECTIONS = ["headline", "sound", "models", "blend", "fails", "made"]
+VOID = {"meta", "link", "br", "img", "input", "hr"}
+STRANGE_IMAGE = """<script>alert("x")&'<b>.jpg"""
+STRANGE_DRIVER = "\"><img src=x onerror='alert(1)'>"
+HISTORY = """epoch,stage,training_loss,held_out_log_loss,held_out_accuracy,seconds
+1,head,2.0,2.1,0.2,1
+2,network,1,,,1
+"""
+WIDER_THAN_THE_PAGE = """
+    [...document.querySelectorAll("figure, .cards > div, li")]
+        .filter(element => element.getBoundingClientRect().right > innerWidth).length
+"""
+
+
+class Page(HTMLParser):
+    """What a browser makes of a page: its sections, text, tags, and attributes; unclosed elements are an error."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.sections: list[str] = []
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str, str]] = []
+        self.open: list[str] = []
+        self.text = ""
+        self.feed(path.read_text(encoding="utf-8"))
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += [(tag, name, value or "") for name, value in attrs]
+        self.sections += [value or "" for name, value in attrs if tag == "section" and name == "id"]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag, self.getpos()
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] not in ("style", "script"):
+            self.text += data
+
+    def require_self_contained(self) -> None:
+        """Nothing is fetched, no attribute is a script, and ids differ."""
+        assert self.tags.count("script") == 1
+        for tag, name, value in self.attributes:
+            assert not name.startswith("on"), (tag, name)
+            if name in ("src", "href", "xlink:href", "data", "action"):
+                assert value.startswith(("data:", "#")), (tag, name, value)
+            assert "http" not in value.removeprefix("http-equiv"), (tag, name, value)
+        ids = [value for _, name, value in self.attributes if name == "id"]
+        assert len(ids) == len(set(ids))
+
+
+def blend(small: SmallRun, *models: str, allow_missing: bool = False) -> None:
+    options = Options(figures=False)
+    blend_run(Blend(small.run, small.sample, small.submission, models, allow_missing, options))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> SmallRun:
+    """A blended run with an image and a driver of strange names, features, learning curves, and photographs."""
+    small = make_small(tmp_path_factory.mktemp("report"))
+    first = small.folds["img"][0]
+    strange = small.folds["subject"].replace("p000", STRANGE_DRIVER)
+    small.folds = small.folds.assign(subject=strange).replace({"img": {first: STRANGE_IMAGE}})
+    small.folds.to_csv(small.run / "folds.csv", index=False)
+    random = np.random.default_rng(0)
+    for model in ("vgg16", "resnet50", "inception_v3"):
+        for fold in range(FOLDS):
+            folder = small.run / model / f"fold_{fold}"
+            table = pd.read_csv(folder / "out_of_fold.csv").replace({"img": {first: STRANGE_IMAGE}})
+            row = table["img"] == STRANGE_IMAGE
+            table.loc[row, [f"c{number}" for number in range(10)]] = [1e-9, *[0.0] * 8, 1 - 1e-9]
+            table.to_csv(folder / "out_of_fold.csv", index=False)
+            (folder / "history.csv").write_text(HISTORY)
+            if model == "vgg16":
+                np.save(folder / "out_of_fold_features.npy", random.normal(size=(len(table), 6)).astype(np.float16))
+                np.save(folder / "test_features.npy", random.normal(size=(45, 6)).astype(np.float16))
+            results = {"seconds": 90.0, "log_loss": 1.0}
+            finish_fold(small.run, model, fold, results=results)
+    for image, classname in zip(small.folds["img"], small.folds["classname"], strict=True):
+        folder = small.data / "imgs" / "train" / classname
+        folder.mkdir(exist_ok=True)
+        Image.new("RGB", (64, 48), "navy").save(folder / image, "JPEG")
+    blend(small)
+    return small
+
+
+@pytest.fixture
+def copy(finished: SmallRun, tmp_path: Path) -> SmallRun:
+    """The same run, to change."""
+    shutil.copytree(finished.root, tmp_path / "copy")
+    return SmallRun(tmp_path / "copy", folds=finished.folds, test_labels=finished.test_labels)
+
+
+def report(small: SmallRun, photographs: bool = True, labels: Path | None = None) -> Page:
+    path = write_report(Request(RunFolder(small.run), small.data, labels, photographs))
+    assert path == small.run / "report.html"
+    assert path.stat().st_size < 5e6
+    page = Page(path)
+    page.require_self_contained()
+    assert page.sections == SECTIONS
+    return page
+
+
+def test_a_report_has_all_parts_and_needs_nothing_else(finished: SmallRun) -> None:
+    page = report(finished)
+    record = json.loads((finished.run / "ensemble" / "blend.json").read_text())
+    sha256 = record["outputs"][str(finished.submission.resolve())]["sha256"]
+    for words in (
+        *(f"{record['nested_log_loss']:.3f}", sha256, str(finished.submission), record["method"]),
+        *("No driver is in two folds: 9 drivers and 180 images in 3 folds", "this is no claim to a place"),
+        *("A random split would report", "Nothing: every model has finished every fold"),
+        *("vgg16: held-out log loss 2.100 at best, in 2 epochs", "may not be passed on", "--no-photographs"),
+        *("1.5", "python -m ensemble.blend --run trial"),
+    ):
+        assert words in page.text
+    assert "on the labelled test set" not in page.text
+    assert page.tags.count("img") == 24
+    assert page.tags.count("svg") == 11
+    assert all(value for tag, name, value in page.attributes if (tag, name) in (("img", "alt"), ("svg", "aria-label")))
+    matrix = [value for tag, name, value in page.attributes if tag == "td" and name == "tabindex"]
+    assert sorted(matrix) == ["-1"] * 99 + ["0"]
+
+
+def test_strange_names_are_escaped(finished: SmallRun) -> None:
+    page = report(finished)
+    assert STRANGE_IMAGE in page.text
+    assert STRANGE_DRIVER in page.text
+    assert any(
+        STRANGE_IMAGE in value and STRANGE_DRIVER in value for tag, name, value in page.attributes if tag == "img"
+    )
+
+
+def test_labels_add_the_score(copy: SmallRun) -> None:
+    page = report(copy, labels=copy.labels)
+    assert "Log loss on the labelled test set" in page.text
+    pd.read_csv(copy.labels).iloc[1:].to_csv(copy.labels, index=False)
+    with pytest.raises(UserError, match=r"expected a label for each test image, found none for 1"):
+        report(copy, labels=copy.labels)
+
+
+def test_no_photographs_leaves_them_out(copy: SmallRun) -> None:
+    page = report(copy, photographs=False)
+    assert "img" not in page.tags
+    assert "file names stand for them" in page.text
+    assert STRANGE_IMAGE in page.text
+    shutil.rmtree(copy.data)
+    assert "The photographs were not found here" in report(copy).text
+
+
+def test_an_unchanged_report_is_not_written_again(copy: SmallRun) -> None:
+    report(copy)
+    path = copy.run / "report.html"
+    before = path.stat().st_mtime_ns
+    report(copy)
+    assert path.stat().st_mtime_ns == before
+    report(copy, photographs=False)
+    assert path.stat().st_mtime_ns > before
+
+
+def test_a_run_without_a_blend_is_one_clear_line(copy: SmallRun) -> None:
+    (copy.run / "ensemble" / "blend.json").unlink()
+    done = run_command("tools.report", "--run", copy.name, "--runs", copy.run.parent)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "python -m ensemble.blend --run trial --allow-missing" in done.stderr
+
+
+def test_one_model_of_one_fold_without_features(copy: SmallRun) -> None:
+    for name in ("resnet50", "inception_v3", "vgg16/fold_1", "vgg16/fold_2"):
+        shutil.rmtree(copy.run / name)
+    for name in ("out_of_fold_features.npy", "test_features.npy", "history.csv"):
+        (copy.run / "vgg16" / "fold_0" / name).unlink()
+    finish_fold(copy.run, "vgg16", 0)
+    blend(copy, allow_missing=True)
+    page = report(copy)
+    for words in ("vgg16: fold 1, 2 not finished", "Not measured", "No model of this run trains in epochs", "1 model,"):
+        assert words in page.text
+
+
+def test_two_hundred_models(copy: SmallRun) -> None:
+    folder = copy.run / "ensemble"
+    record = json.loads((folder / "blend.json").read_text())
+    names = [f"model_{number}_{'x' * 40}" for number in range(197)]
+    record["weights"] |= dict.fromkeys(names, 0.0)
+    (folder / "blend.json").write_text(json.dumps(record))
+    members, scores = (pd.read_csv(folder / f"{name}.csv") for name in ("members", "scores"))
+    own = scores[scores["name"] == "vgg16"]
+    scores = pd.concat([*(own.assign(name=name) for name in names), scores])
+    pd.concat([members, *(members[:1].assign(name=name) for name in names)]).to_csv(folder / "members.csv", index=False)
+    scores.to_csv(folder / "scores.csv", index=False)
+    correlation = pd.DataFrame(0.5, index=range(200), columns=[*record["weights"]])
+    correlation.insert(0, "name", correlation.columns)
+    correlation.to_csv(folder / "correlation.csv", index=False)
+    page = report(copy)
+    assert "200 models" in page.text
+    assert "The first 20 of 200 models" in page.text
+    assert names[-1] in page.text
+
+
+def browser() -> str:
+    found = shutil.which("chromium") or shutil.which("chromium-browser")
+    if not found:
+        pytest.skip("needs chromium")
+    return found
+
+
+@pytest.mark.slow
+def test_in_a_real_browser(finished: SmallRun) -> None:
+    playwright: Callable = pytest.importorskip("playwright.sync_api").sync_playwright
+    path = write_report(Request(RunFolder(finished.run), finished.data))
+    with playwright() as driver:
+        chromium = driver.chromium.launch(executable_path=browser(), args=["--no-sandbox"])
+        backgrounds = set()
+        for scheme in ("light", "dark"):
+            for width in (390, 1440):
+                context = chromium.new_context(
+                    viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True
+                )
+                page, said, asked = context.new_page(), [], []
+                page.on("console", lambda message, said=said: said.append(message.text))
+                page.on("pageerror", lambda error, said=said: said.append(str(error)))
+                page.on("request", lambda request, asked=asked: asked.append(request.url[:60]))
+                page.goto(path.as_uri())
+                assert said == []
+                assert [url for url in asked if not url.startswith("data:")] == [path.as_uri()[:60]]
+                assert page.evaluate("document.documentElement.scrollWidth") == width
+                assert all(page.locator(f"#{name}").is_visible() for name in SECTIONS)
+                assert page.evaluate(WIDER_THAN_THE_PAGE) == 0
+                backgrounds.add((scheme, page.evaluate("getComputedStyle(document.body).backgroundColor")))
+                cell = "document.activeElement.closest('#confusion td') !== null"
+                presses = 0
+                while not page.evaluate(cell):
+                    page.keyboard.press("Tab")
+                    presses += 1
+                    assert presses < 60
+                page.keyboard.press("ArrowDown")
+                page.keyboard.press("ArrowRight")
+                assert page.locator("#cell").inner_text().startswith("c1 texting - right, recognised:")
+                context.close()
+        assert len({colour for _, colour in backgrounds}) == 2
+        chromium.close()
