@@ -124,6 +124,9 @@ def add_run_options(parser: argparse.ArgumentParser, default_run: str = "full; q
         "--precision", default="auto", choices=runtime.PRECISIONS, help="dtype policy [auto, by hardware]"
     )
     group.add_argument("--seed", type=whole_number(0, 2**31 - 1), default=0, metavar="N", help="random seed [0]")
+    group.add_argument(
+        "--cluster", metavar="A", help="train on a Ray cluster: auto, or HOST:PORT of its head [this machine alone]"
+    )
     group.add_argument("--quick", action="store_true", help="a miniature: small images, few epochs, two folds")
     group.add_argument("--skip-broken", action="store_true", help="leave unreadable images out instead of stopping")
     group.add_argument(

@@ -73,6 +73,7 @@ class Plan:
         number_of_folds: that the fold table has, or will have.
         wanted: the folds to train; None is every fold.
         devices: accelerators.
+        nodes: of the cluster that trains; none for this machine.
         jobs: folds at a time, as a person asked.
         deadline: of --time-budget.
         labels: of the test images, to score the submission on.
@@ -92,6 +93,7 @@ class Plan:
     cache: Path
     devices: tuple[Device, ...]
     jobs: int | None
+    nodes: tuple[Any, ...] = ()
     deadline: Deadline | None = None
     submission: Path = Path()
     labels: Path | None = None
@@ -209,7 +211,12 @@ def _plan(
         largest = max(model.memory for model in models)
         shared = resources.side_by_side(asked, arguments.quick, len(works) * folds, largest, devices)
         sides = [shared if asked or arguments.quick or devices else 1] * len(models)
-    precision = resources.resolve_precision(arguments.precision, devices)
+    precision, nodes = resources.resolve_precision(arguments.precision, devices), []
+    if arguments.cluster:
+        from pipeline import ray as cluster
+
+        nodes = cluster.connect(arguments.cluster)
+        precision = cluster.resolve_precision(nodes, arguments.precision, precision)
     cores = machine.cores()
     resolved = tuple(
         dataclasses.replace(
@@ -236,6 +243,7 @@ def _plan(
         cache=arguments.cache,
         devices=tuple(devices),
         jobs=asked,
+        nodes=tuple(nodes),
     )
 
 

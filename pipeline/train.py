@@ -79,8 +79,22 @@ def training_jobs(plan: Plan, dataset: "Dataset", folds: "pd.DataFrame") -> list
             )
             for some in together
         ]
+    if plan.nodes and jobs:
+        from pipeline import ray as cluster
+
+        cluster.check_nodes(plan.nodes, plan.models[0].work, dataset.fingerprint, jobs)
     durations = Durations(plan.run.durations, plan.machine)
     return [durations.resumed(job) for job in jobs]
+
+
+def make_executor(plan: Plan) -> Executor:
+    """What runs the jobs of a plan: this machine, or a cluster."""
+    durations = Durations(plan.run.durations, plan.machine)
+    if plan.nodes:
+        from pipeline.ray import RayExecutor
+
+        return RayExecutor(durations, plan.nodes, {model.work.model_name: model.work for model in plan.models})
+    return LocalExecutor(durations, plan.devices, plan.jobs)
 
 
 def expected_jobs(plan: Plan, model: Model, folds: Sequence[int | str]) -> list[Job]:
@@ -160,8 +174,7 @@ def run_jobs(plan: Plan, jobs: Sequence[Job], executor: Executor | None = None) 
     Raises:
         SystemExit: with status 2 where one met a user's mistake, 130 where one was stopped.
     """
-    durations = Durations(plan.run.durations, plan.machine)
-    executor = executor or LocalExecutor(durations, plan.devices, plan.jobs)
+    executor = executor or make_executor(plan)
     if plan.deadline:
         say(planned(plan, jobs, executor))
     results = executor.run(jobs, plan.deadline)
@@ -178,11 +191,10 @@ def run_jobs(plan: Plan, jobs: Sequence[Job], executor: Executor | None = None) 
 
 def planned(plan: Plan, jobs: Sequence[Job], executor: Executor | None = None) -> str:
     """The timetable as lines."""
-    durations = Durations(plan.run.durations, plan.machine)
-    executor = executor or LocalExecutor(durations, plan.devices, plan.jobs)
+    executor = executor or make_executor(plan)
     slots = max([job.side_by_side for job in jobs], default=1)
     names = [executor.slot_name(jobs[0], slot) for slot in range(slots)] if jobs else ["CPU"]
-    pace, deadline = durations.pace(), plan.deadline
+    pace, deadline = executor.durations.pace(), plan.deadline
     if deadline is None:
         return schedule.described(*schedule.timetable(jobs, pace, slots, None), names)
     entries, left_out = schedule.timetable(jobs, pace, slots, deadline.left)

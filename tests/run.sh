@@ -4,14 +4,14 @@
 set -euo pipefail
 CDPATH="" builtin cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 
-source ./setup.sh requirements.txt requirements/dev.txt
-
+requirements=(requirements.txt requirements/dev.txt)
+marks="not slow"
 if [ "${1:-}" = --all ]; then
     shift
     marks=""
-else
-    marks="not slow"
+    requirements+=(requirements/ray.txt)
 fi
+source ./setup.sh "${requirements[@]}"
 python -m ruff check .
 python -m ruff format --check .
 python -m mypy

@@ -23,8 +23,7 @@ import numpy as np
 from tqdm import tqdm
 
 from common import locks
-from common.cache import open_array, write_array
-from common.cache import ACTIVATIONS, InUse
+from common.cache import ACTIVATIONS, InUse, open_array, write_array
 from common.errors import UserError
 from models.finetuning.data.prediction import PREDICTION_BATCH
 from preprocessing.batches import plain_batches

@@ -15,11 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from models.finetuning.network.network import Network
-from models.finetuning.data.prediction import predict
-from common.cache import open_array
-from common.cache import FEATURES, InUse, make_room
+from common.cache import FEATURES, InUse, make_room, open_array
 from common.files import append_checksum, written_whole
+from models.finetuning.data.prediction import predict
+from models.finetuning.network.network import Network
 from preprocessing.images import ImageStore
 
 PART = 2048  # images whose features are held in memory before they are written
