@@ -10,7 +10,7 @@ from common.competition import CLASSES
 from common.errors import UserError, named
 from common.files import check_image_names, read_rows
 from common.tables import read_predictions, write_predictions
-from preprocessing.competition_files import SAMPLE_COLUMNS, is_image_name
+from preprocessing.dataset import SAMPLE_COLUMNS, is_image_name
 
 
 def read_sample_images(path: Path) -> pd.Index:

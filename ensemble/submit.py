@@ -98,7 +98,7 @@ class Entry:
                 continue
             status = str(row.get("status", "")).rpartition(".")[2].upper()
             if status == "ERROR":
-                from preprocessing.kaggle_client import PAGE
+                from preprocessing.download import PAGE
 
                 raise UserError(f"Kaggle could not score the submission; see {PAGE}/submissions. To try again: --again")
             if status == "COMPLETE":
@@ -293,7 +293,7 @@ def upload(run: str, path: Path, expected: Estimate, message: str) -> Entry:
     Raises:
         UserError: whatever keeps it from Kaggle.
     """
-    from preprocessing.kaggle_client import last_words, run_client
+    from preprocessing.download import last_words, run_client
 
     submitted = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime())
     promised = f", out of fold {expected.log_loss:.4f}" if expected.images else ""
@@ -320,7 +320,7 @@ def wait_for_score(entry: Entry, longest: float) -> Entry:
     Raises:
         UserError: Kaggle could not score it, or takes longer.
     """
-    from preprocessing.kaggle_client import PAGE, run_client
+    from preprocessing.download import PAGE, run_client
 
     started = time.monotonic()
     while True:
@@ -341,7 +341,7 @@ def wait_for_score(entry: Entry, longest: float) -> Entry:
 
 
 def _browser(path: Path) -> str:
-    from preprocessing.kaggle_client import PAGE
+    from preprocessing.download import PAGE
 
     return f"Or upload {path} in a browser: {PAGE}/submit"
 

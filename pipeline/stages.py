@@ -59,8 +59,7 @@ def print_plan(plan: Plan, dry_run: bool) -> None:
 def get_data(plan: Plan) -> None:
     """Downloads the competition's archive, or renders the demo set, where the plan says so."""
     if plan.source == "download":
-        from preprocessing.download import download
-        from preprocessing.kaggle_client import install
+        from preprocessing.download import download, install
 
         install()
         download(plan.data)

@@ -1,37 +1,65 @@
-"""The competition's folder: found, checked as a whole before anything is trained, and read into tables.
+"""The competition's folder: found, checked completely before anything is trained, and read into tables.
 
 It is read only. What the check of the images' headers found is remembered under the cache folder, so that a second
-start only looks at sizes and dates.
+start only looks at sizes and dates. Faults are gathered, so that all of them can be listed at once.
 """
 
 import hashlib
 import os
+import re
+import stat
 import sys
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 
-from common.competition import DRIVER_LIST, SAMPLE_SUBMISSION, SLUG, TEST_FOLDER, TRAIN_FOLDER
+from common.competition import CLASSES, DRIVER_LIST, SAMPLE_SUBMISSION, SLUG, TEST_FOLDER, TRAIN_FOLDER
 from common.errors import UserError, named
-from common.files import read_json, write_json
+from common.files import listed_again, read_json, read_rows, write_json, write_rows
 from common.run_folder import CACHE, REPOSITORY
-from preprocessing.competition_files import (
-    Fault,
-    FileStat,
-    compare,
-    list_files,
-    read_driver_list,
-    read_sample_submission,
-)
 from preprocessing.jpeg import NOT_JPEG, UNREADABLE, broken_images
 
 VARIABLE = "STATEFARM_DATA"
 KAGGLE_MOUNTS = (Path("/kaggle/input") / SLUG, Path("/kaggle/input/competitions") / SLUG)
 DEFAULT_FOLDER = REPOSITORY / "data"
+DRIVER_LIST_COLUMNS = ("subject", "classname", "img")
+SAMPLE_COLUMNS = ("img", *CLASSES)
 
 _CHECK_VERSION = 4  # raised whenever the header check learns or unlearns something, so that old findings are not used
+# A plain file name, in no other folder, and without what spreadsheets divide cells at.
+_IMAGE_NAME = re.compile(r"\w[^/\\:;,\"|\x00-\x1f\x7f-\x9f\u2028\u2029]{0,250}\.jpe?g", re.IGNORECASE)
+_DRIVER = re.compile(r"\w(?:[\w .-]{0,62}[\w.-])?")  # goes into tables that people open in a spreadsheet: no formula
+_OTHER_IMAGES = (".png", ".webp", ".heic", ".heif", ".avif", ".gif", ".bmp", ".tif", ".tiff")
+_JUNK = {"thumbs.db", "desktop.ini", "__macosx"}  # what file managers leave; names that start with '.' are junk too
+
+STRAY = "files or folders that do not belong there"
+OUTSIDE = "images that are a link out of the folder, which is not followed"
+DANGLING = "links to files that are not there"
+EXPECTED = {
+    STRAY: f"expected images in {TRAIN_FOLDER}/c0 to {TRAIN_FOLDER}/c9 and {TEST_FOLDER} alone",
+    OUTSIDE: "copy the files themselves: cp -rL DATA COPY, then --data COPY",
+    DANGLING: "get the files (git annex get, dvc pull), then copy them: cp -rL DATA COPY, then --data COPY",
+}
+UNIQUE = "each name must be unique, over all classes and drivers: rename files that share one, or remove the other rows"
+
+
+class Fault(NamedTuple):
+    """One line for the user. `skippable`: --skip-broken may continue in spite of it."""
+
+    text: str
+    skippable: bool = False
+
+
+class ImageRow(NamedTuple):
+    """One row of driver_imgs_list.csv."""
+
+    subject: str
+    classname: str
+    img: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,6 +171,176 @@ def _require_complete(root: Path) -> None:
     raise UserError(f"{root} is incomplete, it has no {named(missing, 4)}. {hint}")
 
 
+def is_image_name(name: str) -> bool:
+    """Whether it is a plain file name of a JPEG, which leads out of no folder."""
+    return bool(_IMAGE_NAME.fullmatch(name))
+
+
+def _add(faults: list[Fault], what: str, found: Sequence[str], expected: str = "", skippable: bool = False) -> None:
+    """Adds a fault that counts what was found, if anything was."""
+    if found:
+        expected = f"; {expected}" if expected else ""
+        faults.append(Fault(f"{what}: {len(found):,} ({named(found)}){expected}", skippable))
+
+
+def read_driver_list(root: Path, faults: list[Fault]) -> list[ImageRow] | None:
+    """The usable rows of driver_imgs_list.csv in its order; None where it cannot be read as such a table at all."""
+    rows = _read_table(root / DRIVER_LIST, DRIVER_LIST_COLUMNS, faults)
+    if rows is None:
+        return None
+    images = [ImageRow(*row) for row in rows]
+    _check_names(DRIVER_LIST, [row.img for row in images], faults)
+    unknown = [f"{row.classname!r} of {row.img}" for row in images if row.classname not in CLASSES]
+    what = f"{DRIVER_LIST}: rows with a class other than c0..c9"
+    _add(faults, what, unknown, "expected one of these, without spaces")
+    nameless = [f"{row.subject!r} of {row.img}" for row in images if not _DRIVER.fullmatch(row.subject)]
+    expected = "expected an ID such as p002, which begins with a letter or digit, without spaces around it"
+    _add(faults, f"{DRIVER_LIST}: rows with a missing or malformed driver ID", nameless, expected)
+    return [row for row in images if row.classname in CLASSES and is_image_name(row.img)]
+
+
+def read_sample_submission(root: Path, faults: list[Fault]) -> list[str] | None:
+    """The usable image names of sample_submission.csv in its order; None where it cannot be read at all."""
+    rows = _read_table(root / SAMPLE_SUBMISSION, SAMPLE_COLUMNS, faults)
+    if rows is None:
+        return None
+    names = [row[0] for row in rows]
+    _check_names(SAMPLE_SUBMISSION, names, faults)
+    return [name for name in names if is_image_name(name)]
+
+
+def _read_table(path: Path, columns: Sequence[str], faults: list[Fault]) -> list[list[str]] | None:
+    """The values of `columns` of every row, in that order of columns."""
+    try:
+        header, rows = read_rows(path, "a table of the competition")
+    except UserError as error:
+        faults.append(Fault(str(error)))
+        return None
+    wanted = f"expected a first line with the columns {','.join(columns)}, separated by commas, without spaces"
+    lacking = [column for column in columns if column not in header]
+    if lacking:
+        found = named([repr(column[:40]) for column in header], 12) or "an empty file"
+        faults.append(Fault(f"{path.name}: has no column {named(lacking, 12)} ({wanted}, found {found})"))
+        return None
+    if not rows:
+        faults.append(Fault(f"{path.name}: has no rows ({wanted} and a row for each image)"))
+        return None
+    places = [header.index(column) for column in columns]
+    return [[row[place] for place in places] for row in rows]
+
+
+def _check_names(table: str, names: Sequence[str], faults: list[Fault]) -> None:
+    expected = "expected the plain name of a JPEG file such as img_1.jpg, without a folder or spaces around it"
+    if any(name.lower().endswith(_OTHER_IMAGES) for name in names):
+        expected += ". Only JPEG is read: convert other formats, and change the names in the tables"
+    refused = [repr(name) for name in names if not is_image_name(name)]
+    _add(faults, f"{table}: refused image names", refused, expected)
+    _add(faults, f"{table}: images listed more than once", listed_again(names), UNIQUE)
+
+
+def write_tables(
+    folder: Path, train: Sequence[tuple[str, str, str]], test: Sequence[tuple[str, str, str]], labels: Path
+) -> None:
+    """Writes the tables of a data folder that is being made, and last, outside of it, the labels of its test images.
+
+    Args:
+        train: subject, classname, img.
+        test: img, subject, classname; the sample submission gives each class the same probability.
+        labels: the file of columns img, subject, classname.
+
+    Raises:
+        UserError: one cannot be written.
+    """
+    uniform = (1 / len(CLASSES),) * len(CLASSES)
+    write_rows(folder / DRIVER_LIST, DRIVER_LIST_COLUMNS, train)
+    write_rows(folder / SAMPLE_SUBMISSION, SAMPLE_COLUMNS, [(img, *uniform) for img, _, _ in test])
+    write_rows(labels, ("img", "subject", "classname"), test)
+
+
+def list_files(root: Path, faults: list[Fault]) -> dict[str, os.stat_result]:
+    """Every file under the ten training folders and the test folder, by its path relative to `root` with '/'."""
+    files: dict[str, os.stat_result] = {}
+    wrong = defaultdict(list)
+    folders = [TEST_FOLDER]
+    for name, entry in _entries(root / TRAIN_FOLDER):
+        if name in CLASSES and entry.is_dir():
+            folders.append(f"{TRAIN_FOLDER}/{name}")
+        else:
+            wrong[STRAY].append(f"{TRAIN_FOLDER}/{name}")
+    for folder in folders:
+        inside = (root.resolve(), (root / folder).resolve())  # the folder itself may be a link to another disk
+        for name, entry in _entries(root / folder):
+            path = f"{folder}/{name}"
+            try:
+                status = entry.stat()
+            except OSError:
+                wrong[DANGLING].append(path)
+                continue
+            if entry.is_symlink() and not any(Path(entry.path).resolve().is_relative_to(place) for place in inside):
+                wrong[OUTSIDE].append(path)
+            elif stat.S_ISREG(status.st_mode):
+                files[path] = status
+            else:
+                wrong[STRAY].append(path)
+    for what, found in wrong.items():
+        _add(faults, what, sorted(found), EXPECTED[what], skippable=True)
+    return files
+
+
+def _entries(folder: Path) -> Iterable[tuple[str, os.DirEntry[str]]]:
+    """The folder's entries without the junk of file managers, sorted by name."""
+    try:
+        with os.scandir(folder) as found:
+            entries = [entry for entry in found if entry.name[0] != "." and entry.name.lower() not in _JUNK]
+    except OSError as error:
+        raise UserError(f"cannot list {folder}: {error.strerror or error}. Expected a folder of images.") from None
+    # A name that is not UTF-8 cannot be printed; no row can have it either, so a replacement does no harm.
+    printable = [(os.fsencode(entry.name).decode("utf-8", "replace"), entry) for entry in entries]
+    return sorted(printable, key=lambda pair: pair[0])
+
+
+def compare(
+    rows: Sequence[ImageRow] | None, test: Sequence[str] | None, files: Iterable[str], faults: list[Fault]
+) -> tuple[set[str], set[str]]:
+    """Compares the rows with the files, both ways.
+
+    Returns:
+        The names of the training images, and of the test images, that have no file where it belongs.
+    """
+    folders_of = defaultdict(list)  # by the name of an image
+    for path in files:
+        folder, _, name = path.rpartition("/")
+        folders_of[name].append(folder.removeprefix(f"{TRAIN_FOLDER}/"))
+    lacking_train: set[str] = set()
+    lacking_test: set[str] = set()
+    if rows is not None:
+        belongs = {row.img: row.classname for row in rows}
+        misplaced, copies, missing = [], [], []
+        for name, classname in belongs.items():
+            found = [folder for folder in folders_of[name] if folder != TEST_FOLDER]
+            others = [f"{name} is in {other}, its row says {classname}" for other in found if other != classname]
+            if classname in found:
+                copies += others
+            else:
+                lacking_train.add(name)
+                misplaced += others
+                missing += [] if others else [f"{classname}/{name}"]
+        strange = [(name, folders) for name, folders in folders_of.items() if name not in belongs]
+        extra = [f"{folder}/{name}" for name, folders in strange for folder in folders if folder != TEST_FOLDER]
+        _add(faults, f"training images of {DRIVER_LIST} without a file", missing, skippable=True)
+        _add(faults, "training images that lie in another class's folder", misplaced, skippable=True)
+        _add(faults, "training images that lie in a second class's folder too", copies, UNIQUE, skippable=True)
+        _add(faults, f"files under {TRAIN_FOLDER} without a row in {DRIVER_LIST}", extra, skippable=True)
+    if test is not None:
+        present = {name for name, folders in folders_of.items() if TEST_FOLDER in folders}
+        lacking_test = set(test) - present
+        absent = [name for name in dict.fromkeys(test) if name in lacking_test]
+        _add(faults, f"test images of {SAMPLE_SUBMISSION} without a file", absent, skippable=True)
+        unlisted = sorted(present.difference(test))
+        _add(faults, f"files under {TEST_FOLDER} without a row in {SAMPLE_SUBMISSION}", unlisted, skippable=True)
+    return lacking_train, lacking_test
+
+
 def load(root: Path, cache: Path = CACHE, skip_broken: bool = False, progress: bool = True) -> Dataset:
     """Checks the whole folder and reads it.
 
@@ -169,13 +367,13 @@ def load(root: Path, cache: Path = CACHE, skip_broken: bool = False, progress: b
     broken = _broken_images(root, listed, fingerprint, cache, progress)
     lacking_train |= {img for img, path in train_paths.items() if path in broken}
     lacking_test |= {img for img, path in test_paths.items() if path in broken}
-    by_reason: dict[str, list[str]] = {}
+    by_reason = defaultdict(list)
     for path, why in broken.items():
         reason, _, detail = why.partition(": ")
-        by_reason.setdefault(reason, []).append(f"{path}: {detail}" if detail else path)
+        by_reason[reason].append(f"{path}: {detail}" if detail else path)
     for reason, paths in sorted(by_reason.items()):
-        way_out = "; only JPEG is read: convert other formats, get damaged files again" if reason == NOT_JPEG else ""
-        faults.append(Fault(f"images that are {reason}: {len(paths):,} ({named(paths)}){way_out}", skippable=True))
+        way_out = "only JPEG is read: convert other formats, get damaged files again" if reason == NOT_JPEG else ""
+        _add(faults, f"images that are {reason}", paths, way_out, skippable=True)
 
     if rows is None or test is None or any(not fault.skippable for fault in faults) or (faults and not skip_broken):
         raise UserError(_report(root, faults))
@@ -206,11 +404,11 @@ def _report(root: Path, faults: Sequence[Fault]) -> str:
     return f"{root} has {count}, and nothing was started:\n{listing}\nWhat to do: {fix}"
 
 
-def _fingerprint(root: Path, files: dict[str, FileStat]) -> str:
+def _fingerprint(root: Path, files: dict[str, os.stat_result]) -> str:
     digest = hashlib.sha256()
     for name in (DRIVER_LIST, SAMPLE_SUBMISSION):
         digest.update(hashlib.sha256((root / name).read_bytes()).digest())
-    lines = [f"{path}\0{status.size}\0{status.modified}\n" for path, status in sorted(files.items())]
+    lines = [f"{path}\0{status.st_size}\0{status.st_mtime_ns}\n" for path, status in sorted(files.items())]
     digest.update("".join(lines).encode())
     return digest.hexdigest()
 

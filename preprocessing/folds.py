@@ -5,15 +5,13 @@ A random split would let a network recognise the drivers and would promise a sco
 
 import re
 import sys
-from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common import locks
 from common.competition import CLASS_NAMES, CLASSES
 from common.errors import UserError, named, run_command
-from common.files import check_image_names, is_formula, listed_again, read_rows, written_whole
+from common.files import is_formula, listed_again, read_rows, written_whole
 from common.run_folder import CACHE, RUNS, RunFolder
 from common.settings import CommandLine, whole_number
 
@@ -71,14 +69,12 @@ def make_folds(train: "pd.DataFrame", number_of_folds: int) -> "pd.DataFrame":
 
 def _check_training_parts(table: "pd.DataFrame", where: str, advice: str) -> None:
     """Every class must have images outside every fold: a network cannot learn a class that it never sees."""
-    there = set(zip(table["fold"], table["classname"], strict=True))
-    for fold in sorted({number for number, _ in there}):
-        seen = {name for number, name in there if number != fold}
-        lacking = [name for name in CLASSES if name not in seen]
+    for fold in range(table["fold"].max() + 1):
+        seen = set(table["classname"][table["fold"] != fold])
+        lacking = [f"{name} ({words})" for name, words in CLASS_NAMES.items() if name not in seen]
         if lacking:
-            words = named([f"{name} ({CLASS_NAMES[name]})" for name in lacking], 10)
             raise UserError(
-                f"{where}: the training part of fold {fold} has no image of {words}. "
+                f"{where}: the training part of fold {fold} has no image of {named(lacking, 10)}. "
                 f"Every class needs images of drivers in at least two folds. {advice}"
             )
 
@@ -95,88 +91,83 @@ def read_folds(path: Path, train: "pd.DataFrame | None" = None) -> "pd.DataFrame
     Raises:
         UserError: not a fold table, or a driver is in two folds, or it is of other images.
     """
-    path = Path(path)
-    try:
-        header, rows = read_rows(path, "a fold table")
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such fold table. Make it: python -m preprocessing.folds --run NAME") from None
-    except UserError as error:
-        raise UserError(f"{error} {ADVICE}") from None
-    if not set(COLUMNS) <= set(header):
+    if not path.exists():
+        raise UserError(f"{path}: no such fold table. Make it: python -m preprocessing.folds --run NAME")
+    table = _read(path, ADVICE)
+    if not set(COLUMNS) <= set(table):
         raise UserError(
-            f"{path}: expected the columns {','.join(COLUMNS)}, found {named(header, 12)}. {ADVICE} "
+            f"{path}: expected the columns {','.join(COLUMNS)}, found {named(list(table), 12)}. {ADVICE} "
             "(--folds-file FILE accepts img,fold and subject,fold too.)"
         )
-    places = [header.index(column) for column in COLUMNS]
-    return _checked(path, [tuple(row[place] for place in places) for row in rows], train, ADVICE)
+    table = _checked(path, table[list(COLUMNS)], ADVICE)
+    if train is not None:
+        _check_images(path, table, train)
+    return table
 
 
-def _checked(path: Path, rows: "list[tuple[str, ...]]", train: "pd.DataFrame | None", advice: str) -> "pd.DataFrame":
-    """The rows img, subject, classname, fold as a table, if they are one."""
+def _read(path: Path, advice: str) -> "pd.DataFrame":
+    """A CSV file as text."""
     import pandas as pd
 
-    images, drivers, classes, folds = zip(*rows, strict=True) if rows else ((), (), (), ())
     try:
-        check_image_names(path, images)
+        header, rows = read_rows(path, "a fold table")
     except UserError as error:
         raise UserError(f"{error} {advice}") from None
-    formulas = [repr(text) for text in (*images, *drivers) if not text.strip() or is_formula(text)]
+    return pd.DataFrame(rows, columns=header, dtype="str")
+
+
+def _checked(path: Path, table: "pd.DataFrame", advice: str) -> "pd.DataFrame":
+    """The columns img, subject, classname, fold, all text, with a number for the fold, if they are a fold table."""
+    names = [*table["img"], *table["subject"]]
+    formulas = [repr(text) for text in names if not text.strip() or is_formula(text)]
     if formulas:
-        raise UserError(
-            f"{path}: images or drivers without a name, or with a formula for one: {named(formulas)}. {advice}"
-        )
-    unknown = sorted(set(classes).difference(CLASSES))
+        found = f"images or drivers without a name, or with a formula for one: {named(formulas)}"
+        raise UserError(f"{path}: {found}. {advice}")
+    again = listed_again(list(table["img"]))
+    if again:
+        raise UserError(f"{path}: images listed more than once: {len(again):,} ({named(again)}). {advice}")
+    unknown = sorted(set(table["classname"]).difference(CLASSES))
     if unknown:
         raise UserError(f"{path}: expected the classes c0..c9, found {named(unknown)}. {advice}")
-    _check_numbers(path, folds, advice)
-    pairs = Counter(driver for driver, _ in set(zip(drivers, map(int, folds), strict=True)))
-    leaking = sorted(driver for driver, count in pairs.items() if count > 1)
+    table = table.assign(fold=_numbers(path, table["fold"], advice))
+    folds_of = table.groupby("subject")["fold"].nunique()
+    leaking = sorted(folds_of.index[folds_of > 1])
     if leaking:
         raise UserError(
             f"{path}: a leak: the drivers {named(leaking, 10)} are in more than one fold, so scores would be too "
             f"good. Expected all images of a driver in one fold. {advice}"
         )
-    table = pd.DataFrame({"img": images, "subject": drivers, "classname": classes})
-    table["fold"] = pd.Series(map(int, folds), dtype="int64")
     _check_training_parts(table, str(path), advice)
-    if train is not None:
-        _check_images(path, table, train, advice)
     return table
 
 
-def _check_numbers(path: Path, folds: Sequence[str], advice: str) -> int:
-    """The number of folds, which must be 0, 1, ... without a gap."""
+def _numbers(path: Path, folds: "pd.Series", advice: str) -> "pd.Series":
+    """The folds as numbers, which must be 0, 1, ... without a gap."""
     wrong = sorted({repr(text) for text in folds if not re.fullmatch(r"[0-9]{1,4}", text)})
     if wrong:
         raise UserError(f"{path}: expected folds numbered from 0, found {named(wrong)}. {advice}")
-    numbers = sorted(set(map(int, folds)))
-    if numbers != list(range(len(numbers))) or len(numbers) < 2:
-        found = named([str(number) for number in numbers], 12) or "no rows"
-        raise UserError(
-            f"{path}: expected folds numbered 0, 1, ... without a gap and at least two, found {found}. {advice}"
-        )
-    return len(numbers)
+    numbers = folds.astype("int64")
+    there = sorted(set(numbers))
+    if there != list(range(len(there))) or len(there) < 2:
+        found = named([str(number) for number in there], 12) or "no rows"
+        expected = "expected folds numbered 0, 1, ... without a gap and at least two"
+        raise UserError(f"{path}: {expected}, found {found}. {advice}")
+    return numbers
 
 
-def _check_images(path: Path, table: "pd.DataFrame", train: "pd.DataFrame", advice: str) -> None:
+def _check_images(path: Path, table: "pd.DataFrame", train: "pd.DataFrame") -> None:
     here, there = table.set_index("img"), train.set_index("img")
-    gone, new = here.index.difference(there.index), there.index.difference(here.index)
-    both = there.index.intersection(here.index)
-    labels = ["subject", "classname"]
-    other = both[(here.loc[both, labels] != there.loc[both, labels]).any(axis=1)]
-    differences = [
-        f"{what}: {len(images):,} ({named(sorted(images))})"
-        for images, what in (
-            (gone, "images that are not in the data"),
-            (new, "images of the data that are not in it"),
-            (other, "images with another driver or class"),
-        )
-        if len(images)
-    ]
-    if differences:
+    both, labels = there.index.intersection(here.index), ["subject", "classname"]
+    different = {
+        "images that are not in the data": here.index.difference(there.index),
+        "images of the data that are not in it": there.index.difference(here.index),
+        "images with another driver or class": both[(here.loc[both, labels] != there.loc[both, labels]).any(axis=1)],
+    }
+    found = [f"{what}: {len(names):,} ({named(sorted(names))})" for what, names in different.items() if len(names)]
+    if found:
         raise UserError(
-            f"{path} was made of other data: {'; '.join(differences)}. "
-            f"Use the data it was made of, or another --run NAME. {advice}"
+            f"{path} was made of other data: {'; '.join(found)}. "
+            f"Use the data it was made of, or another --run NAME. {ADVICE}"
         )
 
 
@@ -194,46 +185,41 @@ def read_folds_file(path: Path, train: "pd.DataFrame", left_out: "pd.DataFrame |
     Raises:
         UserError: not such a table, an image or driver is missing or unknown, or as `read_folds`.
     """
-    key, columns = _columns_of_file(path)
-    fold_of = dict(zip(columns[key], columns["fold"], strict=True))
-    table = train[["img", "subject", "classname"]].sort_values(["subject", "classname", "img"], ignore_index=True)
-    known, words = set(table[key]), "images" if key == "img" else "drivers"
-    ignored = sorted(set(fold_of).intersection(() if left_out is None else left_out[key]).difference(known))
-    if ignored:
-        print(
-            f"note: {path}: {words} that --skip-broken leaves out: {len(ignored):,} ({named(ignored)})", file=sys.stderr
-        )
-        fold_of = {name: fold for name, fold in fold_of.items() if name not in ignored}
-    for names, what in (
-        ([name for name in fold_of if name not in known], f"{words} that are not in the data"),
-        (sorted(known.difference(fold_of)), f"{words} of the data that are not in it"),
-    ):
-        if names:
-            raise UserError(f"{path}: {what}: {len(names):,} ({named([repr(name) for name in names])}). {CORRECT}")
-    for column in {"subject", "classname"} & set(columns) - {key} if key == "img" else ():
-        theirs = dict(zip(columns[key], columns[column], strict=True))
-        other = [row.img for row in table.itertuples() if theirs[row.img] != getattr(row, column)]
-        if other:
-            raise UserError(f"{path}: images with another {column} than in the data: {named(other)}. {CORRECT}")
-    rows = zip(*(table[name] for name in COLUMNS[:3]), table[key].map(fold_of), strict=True)
-    return _checked(path, list(rows), None, CORRECT)
+    own = _own_folds(path)
+    key = str(own.index.name)
+    words = "images" if key == "img" else "drivers"
+    table = train[list(COLUMNS[:3])].sort_values(["subject", "classname", "img"], ignore_index=True)
+    missing = table.set_index(key).index.unique().difference(own.index)
+    unknown = own.index.difference(table[key])
+    ignored = unknown.intersection([] if left_out is None else left_out[key])
+    if len(ignored):
+        names = named(sorted(ignored))
+        print(f"note: {path}: {words} that --skip-broken leaves out: {len(ignored):,} ({names})", file=sys.stderr)
+    for found, where in ((unknown.difference(ignored), "not in the data"), (missing, "of the data that are not in it")):
+        if len(found):
+            what = f"{words} {where}" if found is missing else f"{words} that are {where}"
+            raise UserError(f"{path}: {what}: {len(found):,} ({named([repr(name) for name in found])}). {CORRECT}")
+    matched = own.loc[table[key]].reset_index()
+    for column in {"subject", "classname"} & set(own) if key == "img" else ():
+        other = table["img"][matched[column] != table[column]]
+        if len(other):
+            raise UserError(f"{path}: images with another {column} than in the data: {named(list(other))}. {CORRECT}")
+    return _checked(path, table.assign(fold=matched["fold"]), CORRECT)
 
 
-def _columns_of_file(path: Path) -> tuple[str, dict[str, list[str]]]:
-    """'img' or 'subject', which tells the fold, and the columns of a --folds-file by name."""
-    try:
-        header, rows = read_rows(path, "a fold table")
-    except FileNotFoundError:
-        raise UserError(f"--folds-file {path}: no such file.") from None
-    key = next((name for name in ("img", "subject") if name in header), None)
-    if key is None or "fold" not in header:
-        raise UserError(f"{path}: expected the columns img,fold or subject,fold, found {named(header, 12)}.")
-    columns = {name: [row[place] for row in rows] for place, name in enumerate(header)}
-    twice = listed_again(columns[key])
+def _own_folds(path: Path) -> "pd.DataFrame":
+    """A --folds-file as text, by 'img' or 'subject'."""
+    if not path.exists():
+        raise UserError(f"--folds-file {path}: no such file.")
+    table = _read(path, CORRECT)
+    key = next((name for name in ("img", "subject") if name in table), None)
+    if key is None or "fold" not in table:
+        raise UserError(f"{path}: expected the columns img,fold or subject,fold, found {named(list(table), 12)}.")
+    twice = listed_again(list(table[key]))
     if twice:
         raise UserError(f"{path}: listed more than once: {named(twice)}. {CORRECT}")
-    _check_numbers(path, columns["fold"], CORRECT)
-    return key, columns
+    _numbers(path, table["fold"], CORRECT)
+    return table.set_index(key)
 
 
 def number_of_folds(path: Path, number: int | None, file: Path | None, default: int) -> int:
@@ -245,7 +231,7 @@ def number_of_folds(path: Path, number: int | None, file: Path | None, default: 
     if number is not None:
         return number
     if file is not None:
-        return len(set(map(int, _columns_of_file(file)[1]["fold"])))
+        return int(_own_folds(file)["fold"].astype(int).nunique())
     return int(read_folds(path)["fold"].nunique()) if path.exists() else default
 
 

@@ -13,10 +13,8 @@ from typing import TYPE_CHECKING
 
 from common.competition import CLASSES, TEST_FOLDER, TRAIN_FOLDER, held_out_labels_path
 from common.errors import UserError, run_command
-from common.files import link_or_copy
 from common.run_folder import CACHE
 from common.settings import CommandLine, nearest
-from preprocessing.competition_files import write_tables
 
 if TYPE_CHECKING:
     from preprocessing.dataset import Dataset
@@ -38,10 +36,16 @@ def hold_out(data: "Dataset", drivers: Sequence[str], out: Path, seed: int = 0) 
     Raises:
         UserError: an unknown driver, no driver left to train on, or `out` is there already.
     """
-    from common.files import folder_written_whole
+    from common.files import folder_written_whole, link_or_copy
+    from preprocessing.dataset import write_tables
 
-    _judge_drivers(drivers, sorted(data.train["subject"].unique()))
-    out = Path(out)
+    known = sorted(data.train["subject"].unique())
+    unknown = [driver for driver in drivers if driver not in known]
+    if unknown:
+        words = "".join(f"{driver!r} is not in the data{nearest(driver, known) or '.'} " for driver in unknown)
+        raise UserError(f"--drivers: {words}All drivers: {' '.join(known)}")
+    if not drivers or set(drivers) == set(known):
+        raise UserError(f"--drivers: expected some of {' '.join(known)}; at least one must be left to train on.")
     labels = held_out_labels_path(out)
     for path in (out, labels):
         if path.exists():
@@ -67,17 +71,6 @@ def hold_out(data: "Dataset", drivers: Sequence[str], out: Path, seed: int = 0) 
         # Last and only then renamed: no practice set is ever left without its labels.
         write_tables(folder, kept, truth, labels)
     return labels
-
-
-def _judge_drivers(drivers: Sequence[str], known: Sequence[str]) -> None:
-    unknown = [driver for driver in drivers if driver not in known]
-    if unknown:
-        words = "".join(f"{driver!r} is not in the data{nearest(driver, known) or '.'} " for driver in unknown)
-        raise UserError(f"--drivers: {words}All drivers: {' '.join(known)}")
-    if not drivers:
-        raise UserError(f"--drivers: expected at least one of {' '.join(known)}")
-    if set(drivers) == set(known):
-        raise UserError("--drivers: these are all the drivers; leave at least one to train on, two to validate too.")
 
 
 def main() -> None:

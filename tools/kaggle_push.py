@@ -22,7 +22,7 @@ from common.errors import UserError, named, run_command
 from common.files import sha256_of, write_json, write_text, written_whole
 from common.run_folder import BUNDLE_MANIFEST, CACHE, REPOSITORY
 from common.settings import CommandLine
-from preprocessing.kaggle_client import last_words, run_client, secrets
+from preprocessing.download import last_words, run_client, secrets
 
 CODE, WEIGHTS = "statefarm-code", "statefarm-weights"
 ARCHIVE = "statefarm_code.zip"

@@ -13,7 +13,7 @@ from common.competition import NUMBER_OF_CLASSES
 from common.errors import UserError
 from common.settings import ImageSize
 from models.finetuning import runtime
-from preprocessing.unpack import unpacked_bytes
+from preprocessing.download import unpacked_bytes
 from tools.finished import FinishedFold
 
 MOST_BYTES = 2 * 2**30  # of a network; the largest here, VGG19, has 80 MB

@@ -262,7 +262,7 @@ def test_what_is_no_such_table_is_refused(root: Path, cache: Path, table: str, c
 @pytest.mark.parametrize(
     ("row", "words"),
     [
-        ("p011,c0,img_1.jpg,more", "fields: 1 (line 22 has 4)"),
+        ("p011,c0,img_1.jpg,more", "fields (line 22 has 4)"),
         ("p011,c10,img_9000.jpg", "rows with a class other than c0..c9: 1 ('c10' of img_9000.jpg)"),
         ("p011, c0,img_9000.jpg", "1 (' c0' of img_9000.jpg); expected one of these, without spaces"),
         (",c0,img_9000.jpg", "rows with a missing or malformed driver ID: 1 ('' of img_9000.jpg)"),

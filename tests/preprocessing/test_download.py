@@ -16,8 +16,7 @@ from common.competition import DRIVER_LIST, SAMPLE_SUBMISSION, SLUG
 from common.errors import UserError
 from common.run_folder import REPOSITORY
 from preprocessing import dataset
-from preprocessing.download import download
-from preprocessing.unpack import unpack
+from preprocessing.download import download, unpack
 from tests.stand_in import install_client
 
 STAND_IN = """
@@ -106,7 +105,7 @@ def test_an_archive_that_arrived_damaged_is_removed_so_that_the_client_gets_it_a
 ) -> None:
     whole = archive.read_bytes()
     archive.write_bytes(whole[: len(whole) // 2])
-    assert "It was removed: the same command downloads it anew" in complaint(tmp_path / "new" / "data")
+    assert "It was removed: the same command downloads it again" in complaint(tmp_path / "new" / "data")
     assert not list((tmp_path / "new").rglob("*.zip"))
     archive.write_bytes(whole)
     download(tmp_path / "new" / "data", needed_gigabytes=0)

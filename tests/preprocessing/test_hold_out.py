@@ -72,7 +72,7 @@ def test_an_unknown_driver_is_answered_with_the_nearest_and_all(data: Dataset, t
 
 
 def test_somebody_must_be_left_to_train_on(data: Dataset, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="leave at least one"):
+    with pytest.raises(UserError, match="at least one must be left"):
         hold_out(data, ["p011", "p012", "p013", "p014"], tmp_path / "practice")
 
 

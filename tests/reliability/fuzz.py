@@ -36,8 +36,8 @@ from models.finetuning import architecture as zoo
 from models.finetuning import fold_run
 from models.finetuning.fold_run import FoldRun
 from models.finetuning.recipe import Kind
-from preprocessing import competition_files, jpeg
-from preprocessing.competition_files import Fault, read_driver_list, read_sample_submission
+from preprocessing import dataset, jpeg
+from preprocessing.dataset import Fault, read_driver_list, read_sample_submission
 from preprocessing.folds import read_folds
 from tests.reliability.mutations import mutated, mutated_json
 from tests.trees import write_image
@@ -96,7 +96,7 @@ def _driver_list(content: bytes, folder: Path) -> bool:
     assert rows is not None or faults
     for row in rows or ():
         assert row.classname in CLASSES
-        assert competition_files.is_image_name(row.img)
+        assert dataset.is_image_name(row.img)
         assert "/" not in row.img
         assert row.img[0] not in "=+-@."
     return not faults

@@ -24,9 +24,8 @@ from ensemble.neighbours import load_features
 from ensemble.submit import Entry, Leaderboard
 from models.finetuning import architecture as zoo
 from models.finetuning.network import weights as pretrained
-from preprocessing import competition_files, dataset, jpeg
-from preprocessing.kaggle_client import last_words
-from preprocessing.unpack import unpack
+from preprocessing import dataset, jpeg
+from preprocessing.download import last_words, unpack
 from tools.finished import FinishedFold
 from tools.networks import load
 
@@ -266,5 +265,5 @@ def test_no_secret_is_repeated(
 
 
 def test_names_are_judged_in_no_time() -> None:
-    assert not competition_files.is_image_name("a" * 1_000_000)
-    assert competition_files.is_image_name("img_1.jpg")
+    assert not dataset.is_image_name("a" * 1_000_000)
+    assert dataset.is_image_name("img_1.jpg")
