@@ -87,7 +87,7 @@ def test_table_is_gone_or_lacks_images_or_has_others(small, name: str) -> None:
     assert str(path) in message and f"1 missing ({last})" in message
     small.change(path, lambda table: table.assign(img=table["img"].replace({first: "strange.jpg"})))
     message = refused(small)
-    assert f"2 missing ({first}" in message and "do not belong there (strange.jpg)" in message
+    assert "2 missing (" in message and first in message and "do not belong there (strange.jpg)" in message
     path.unlink()
     assert "resnet50 lacks fold 1" in refused(small)
 

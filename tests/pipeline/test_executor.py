@@ -207,6 +207,8 @@ def test_who_stops_it_stops_its_jobs(tmp_path: Path, deaf: bool, number: int) ->
     ignore = "signal.signal(signal.SIGTERM, signal.SIG_IGN); " if deaf else ""  # as one in the middle of a long step
     body = f"{ignore}open(f'{tmp_path}/pid_{{fold}}', 'w').write(str(os.getpid())); time.sleep(60)"
     code = f"""
+        import signal
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
         from pathlib import Path
         from common.errors import run_command
         from tests.pipeline.test_executor import ScriptJob, executor
