@@ -30,6 +30,7 @@ def main() -> None:
             return
         # photographs + folds.csv -> runs/NAME/MODEL/fold_K/ -> runs/NAME/ensemble/ and submissions/NAME.csv
         stages.train_and_blend(plan, dataset, folds, jobs)
+        stages.report(plan)  # all of it on one page: runs/NAME/report.html
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+import traceback
 from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -118,8 +119,7 @@ def train_and_blend(plan: Plan, dataset: "Dataset", folds: "pd.DataFrame", jobs:
 
 def blend(plan: Plan) -> None:
     """Blends the models of the run, writes the submission, and scores it where the test labels are known."""
-    from ensemble.blend import shown
-    from ensemble.blend_run import REPORT, Request, blend_run
+    from ensemble.blend_run import Request, blend_run
     from ensemble.report import summary
 
     models = [model.work.model_name for model in plan.models]
@@ -133,7 +133,23 @@ def blend(plan: Plan) -> None:
         from ensemble.score import score_text
 
         print(f"score       {score_text(plan.submission, plan.labels).splitlines()[0]}")
-    print(f"report      {shown(plan.run.ensemble / REPORT)}\nsubmission  {shown(plan.submission)}")
+
+
+def report(plan: Plan) -> None:
+    """Writes runs/NAME/report.html, and prints where it is. Whatever fails there, the submission is written already."""
+    from ensemble.blend import shown
+    from ensemble.blend_run import REPORT
+
+    path = plan.run.ensemble / REPORT
+    try:
+        from tools.report import Request, write_report
+
+        path = write_report(Request(plan.run, plan.data, plan.labels))
+    except UserError as error:
+        say(f"warning: report.html was not written: {error}")
+    except Exception:
+        say(f"warning: report.html was not written:\n{traceback.format_exc()}")
+    print(f"report      {shown(path)}\nsubmission  {shown(plan.submission)}")
 
 
 def blendable(plan: Plan, models: Sequence[str]) -> list[str]:

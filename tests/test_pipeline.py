@@ -59,6 +59,7 @@ def test_the_whole_path_and_again_and_after_a_lost_submission(
     assert len(ending) <= 25
     for word in ("models", "blend", "expected    log loss", "report", "submission"):
         assert any(line.startswith(word) for line in ending), ending
+    assert "Nothing: every model has finished every fold." in (tmp_path / "runs/tiny/report.html").read_text()
     piece = tmp_path / "runs" / "tiny" / "vgg16" / "fold_1"
     names = {path.name for path in piece.iterdir()}
     assert names == {

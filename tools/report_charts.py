@@ -16,6 +16,7 @@ from ensemble.expectation import PUBLISHED
 
 WIDTH = 4.6  # inches; a phone shows it at about its size
 MOST_CURVES = 30  # models that get learning curves
+TICKS = (0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)  # of a logarithmic axis, nats
 MOST_ROWS = 40  # of a dot plot; the tables beside it have all
 LONGEST_NAME = 32
 SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe and Ito's: for colour-blind people
@@ -53,10 +54,9 @@ def chart(drawing: Drawing, title: str, number: int) -> str:
         stream = StringIO()
         figure.savefig(stream, format="svg", metadata=_METADATA)
     text = stream.getvalue()
-    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
-    text = (
-        re.sub(r' (xmlns(:\w+)?|version|width|height)="[^"]*"', "", text[: text.index(">")]) + text[text.index(">") :]
-    )
+    root, text = text[text.index("<svg") :].split(">", 1)
+    root = re.sub(r' (xmlns(:\w+)?|version|width|height)="[^"]*"', "", root)
+    text = f"{root}>" + re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r'\bid="', f'id="chart{number}-', text)
     text = re.sub(r'(href="|url\()#', rf"\g<1>#chart{number}-", text).replace("xlink:href", "href")
     text = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", text)
@@ -108,11 +108,7 @@ def dots(
 
 
 def curves(histories: Mapping[Any, pd.DataFrame]) -> Drawing:
-    """Held-out and training loss of each fold by epoch.
-
-    Args:
-        histories: by fold, as history.csv.
-    """
+    """Held-out and training loss by epoch: of each fold, as history.csv."""
 
     def draw(axes: Any) -> None:
         for number, (fold, history) in enumerate(histories.items()):
@@ -164,8 +160,6 @@ def expectation(expected: Mapping[str, float], score: float | None) -> Drawing:
     loss, lowest, highest = (expected[name] for name in ("loss", "lowest", "highest"))
 
     def draw(axes: Any) -> None:
-        from matplotlib.ticker import NullFormatter, ScalarFormatter
-
         axes.plot([lowest, highest], [0, 0], color=SERIES[0], linewidth=5, alpha=0.5, solid_capstyle="butt")
         axes.plot([loss], [0], "o", color=SERIES[0], markersize=8)
         axes.annotate("expected", (loss, 0), (0, 9), textcoords="offset points", ha="center")
@@ -176,18 +170,10 @@ def expectation(expected: Mapping[str, float], score: float | None) -> Drawing:
             axes.plot([value] * 2, [-1.0, -0.75], color=INK, linewidth=1)
             if place in (12, 50, 182):
                 axes.annotate(f"#{place}", (value, -0.72), ha="center", va="bottom", fontsize=8)
-        axes.set(
-            xscale="log",
-            ylim=(-1, 0.8),
-            xlabel="log loss on new drivers, nats (log scale); #: places",
-        )
-        ticks = [
-            t for t in (0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5) if min(lowest, 0.12) * 0.8 <= t <= max(highest, 0.4) * 1.2
-        ]
+        axes.set(xscale="log", ylim=(-1, 0.8), yticks=[], xlabel="log loss on new drivers, nats (log scale); #: places")
+        ticks = [tick for tick in TICKS if min(lowest, 0.12) * 0.8 <= tick <= max(highest, 0.4) * 1.2]
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-        axes.xaxis.set_minor_formatter(NullFormatter())
-        axes.xaxis.set_major_formatter(ScalarFormatter())
-        axes.set_yticks([])
+        axes.set_xticks([], minor=True)
         axes.spines["left"].set_visible(False)
 
     return draw, 1.5
@@ -212,8 +198,8 @@ def charts_of(
     if record["expectation"]:
         score = context["score"]["log_loss"] if context["score"] else None
         drawings["expectation"] = expectation(record["expectation"], score), "Expected log loss among published scores"
-    rows = sorted(context["scores"], key=lambda row: (row["name"] in record["weights"], row["log_loss"]))
-    rows = [row for row in rows if row["name"] != context["fitted"]]
+    rows = [row for row in context["scores"] if row["name"] != context["fitted"]]
+    rows.sort(key=lambda row: (row["name"] in record["weights"], row["log_loss"]))
     by_fold = [[value for fold, value in row["by_fold"].items() if fold != "all"] for row in rows]
     blends = [number for number, row in enumerate(rows) if row["name"] not in record["weights"]]
     names = [row["name"] for row in rows]

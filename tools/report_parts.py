@@ -36,22 +36,17 @@ def findings(tables: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, 
     row, column = np.unravel_index(counts.argmax(), counts.shape)
     found["confusion"] = "Every image out of fold is recognised"
     if counts[row, column]:
-        pair = (
-            f"{CLASS_NAMES[CLASSES[row]]} ({CLASSES[row]}) taken for {CLASS_NAMES[CLASSES[column]]} ({CLASSES[column]})"
-        )
-        found["confusion"] = f"The most frequent mistake: {pair}, {counts[row, column]:,} images"
+        true, taken = (f"{CLASSES[number]} {CLASS_NAMES[CLASSES[number]]}" for number in (row, column))
+        found["confusion"] = f"The most frequent mistake: {true}, taken for {taken}, {counts[row, column]:,} images"
     scores = tables["scores"]
     last = scores[scores["name"] == scores["name"].iloc[-1]]  # the last step of the blend
     folds = last.loc[last["fold"] != "all", "log_loss"]
     found["folds"] = f"The blend's log loss is {folds.min():.2f} in the easiest fold, {folds.max():.2f} in the hardest"
-    if len(folds) == 1:
-        found["folds"] = f"The blend's log loss is {folds.iloc[0]:.3f}; there is one fold"
     best = tables["members"].sort_values("adds").iloc[-1]
     found["members"] = "No model adds to the blend"
     if best["adds"] > 0:
         found["members"] = f"{best['name']} adds most: without it the log loss is {best['adds']:.3f} higher"
-    count = len(tables["methods"])
-    found["methods"] = f"{record['method']} is chosen among {count} methods" if count > 1 else "One method is possible"
+    found["methods"] = f"{record['method']} is chosen among {len(tables['methods'])} methods"
     part = tables["reliability"]
     part = part[part["name"] == part["name"].iloc[-1]]
     error = np.average((part["confidence"] - part["frequency"]).abs(), weights=part["predictions"])
@@ -75,9 +70,7 @@ def score(labels: Path, test: Any) -> dict[str, float]:
     """
     truth = read_labels(labels)["classname"].reindex(test["img"])
     if truth.isna().any():
-        raise UserError(
-            f"{labels}: expected a label for each test image, found none for {truth.isna().sum():,} of them."
-        )
+        raise UserError(f"{labels}: expected a label for each test image, found none for {truth.isna().sum():,}.")
     numbers = truth.map(CLASSES.index).to_numpy(dtype="int64")
     probabilities = test[list(CLASSES)].to_numpy()
     return {"log_loss": log_loss(probabilities, numbers), "accuracy": accuracy(probabilities, numbers)}
@@ -92,9 +85,8 @@ def missing(run: RunFolder, record: Mapping[str, Any], folds: Any) -> list[str]:
         lacking = [fold for fold in wanted if not run.fold(model, fold).is_finished()]
         if lacking:
             reasons = {reason for fold in lacking if (reason := run.fold(model, fold).failure())}
-            lines.append(
-                f"{model}: fold {', '.join(map(str, lacking))} not finished. {' '.join(sorted(reasons))}".strip()
-            )
+            numbers = ", ".join(map(str, lacking))
+            lines.append(" ".join([f"{model}: fold {numbers} not finished.", *sorted(reasons)]))
         elif model not in record["weights"]:
             lines.append(f"{model}: finished, but not in the blend.")
     return lines
@@ -121,10 +113,8 @@ def leak(finished: Sequence[FoldFolder]) -> dict[str, Any] | None:
         return None
     truth = read_folds(RunFolder(with_features[0].run).folds).set_index("img")
     frozen = [one for one in with_features if "classifier" in (one.config() or {}).get("settings", {})]
-    if frozen:
-        parts = [one for one in frozen if one.model == frozen[0].model]
-    else:
-        parts = [max(with_features, key=lambda one: truth[truth["fold"] == one.fold]["subject"].nunique())]
+    largest = max(with_features, key=lambda one: truth[truth["fold"] == one.fold]["subject"].nunique())
+    parts = [one for one in frozen if one.model == frozen[0].model] or [largest]
     try:
         features = np.concatenate([np.load(one / OUT_OF_FOLD_FEATURES) for one in parts]).astype(np.float32)
         images = pd.concat([pd.read_csv(one / OUT_OF_FOLD, usecols=["img"], dtype="str") for one in parts])["img"]
@@ -169,18 +159,16 @@ def costliest_images(tables: Mapping[str, Any], data: Path | None) -> list[dict[
 
 def _thumbnail(folder: Path, name: str) -> str | None:
     """A data URI; None where there is no such photograph."""
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
-    if Path(name).name != name:
-        return None
     try:
-        with Image.open(folder / name) as image:
+        with Image.open(folder / Path(name).name) as image:
             image.draft("RGB", THUMBNAIL_SIZE)
             small = image.convert("RGB")
         small.thumbnail(THUMBNAIL_SIZE)
         stream = io.BytesIO()
         small.save(stream, "JPEG", quality=72)
-    except (OSError, ValueError, UnidentifiedImageError):
+    except (OSError, ValueError):
         return None
     return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()
 
@@ -193,6 +181,9 @@ def training(run: RunFolder, models: Sequence[str]) -> list[dict[str, Any]]:
         config = folders[0].config() or {}
         settings, machine = config.get("settings", {}), config.get("machine", {})
         seconds = [float((one.finished() or {}).get("seconds", "nan")) for one in folders]
+        words = [f"{name} {version}" for name, version in config.get("versions", {}).items()]
+        words += [f"revision {str(config.get('git_revision', 'unknown'))[:12]}"]
+        words += [f"{machine.get('cores', '?')} cores", str(machine.get("system", "unknown system"))]
         options, command = _command(run, model)
         found.append(
             {
@@ -203,13 +194,7 @@ def training(run: RunFolder, models: Sequence[str]) -> list[dict[str, Any]]:
                 "command": command,
                 "folds": len(folders),
                 "seconds": sum(seconds) / len(seconds),
-                "environment": ", ".join(
-                    [
-                        *(f"{name} {version}" for name, version in config.get("versions", {}).items()),
-                        f"revision {str(config.get('git_revision', 'unknown'))[:12]}",
-                        f"{machine.get('cores', '?')} cores, {machine.get('system', 'unknown system')}",
-                    ]
-                ),
+                "environment": ", ".join(words),
             }
         )
     return found
@@ -217,13 +202,14 @@ def training(run: RunFolder, models: Sequence[str]) -> list[dict[str, Any]]:
 
 def _command(run: RunFolder, model: str) -> tuple[list[str], str]:
     """The options that differ from the defaults, and the command that trains the model; none where no record is."""
+    from models.finetuning.architecture import bottleneck_settings
     from models.finetuning.fold_run import load
 
     if not run.job_file(model).is_file():
         return [], ""
     work = load(run.job_file(model))
     count = read_folds(run.folds)["fold"].nunique()
-    default = work.architecture.recipe if work.augmentation else type(work.recipe)()
+    default = work.architecture.recipe if work.augmentation else bottleneck_settings(work.architecture, False, {})
     options = _differing(work.recipe, default) + _differing(work.augmentation, work.architecture.augmentation)
     words = ["python", f"models/{work.script}.py", "--run", run.name, "--data", "DIR", "--folds", str(count)]
     words += ["--architecture", work.architecture.name] if work.script == "bottleneck" else []
@@ -241,4 +227,5 @@ def _differing(ours: Any, default: Any) -> list[str]:
 
 
 def blend_options(record: Mapping[str, Any]) -> list[str]:
+    """The options of the blend that differ from the defaults."""
     return as_options({n: v for n, v in record["options"].items() if n != "figures" and v != getattr(Options(), n)})

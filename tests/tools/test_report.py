@@ -16,6 +16,8 @@ from common.run_folder import RunFolder
 from ensemble.blend_run import Request as Blend
 from ensemble.blend_run import blend_run
 from ensemble.options import Options
+from pipeline import stages
+from pipeline.plan import Plan
 from tests.ensemble.conftest import FOLDS, SmallRun, make_small, run_command
 from tests.fold_runs import finish_fold
 from tools.report import Request, write_report
@@ -192,6 +194,37 @@ def test_a_run_without_a_blend_is_one_clear_line(copy: SmallRun) -> None:
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert "python -m ensemble.blend --run trial --allow-missing" in done.stderr
+
+
+@pytest.mark.parametrize("fault", ["a folder in its place", "a table of another version"])
+def test_a_report_that_fails_does_not_fail_the_run(fault: str, copy: SmallRun, capsys: pytest.CaptureFixture) -> None:
+    (copy.run / "report.html").unlink(missing_ok=True)
+    if fault == "a folder in its place":
+        (copy.run / "report.html").mkdir()
+    else:
+        (copy.run / "ensemble" / "reliability.csv").write_text("name\nblend\n")
+    plan = Plan(
+        data=copy.data,
+        source="found",
+        run=RunFolder(copy.run),
+        folds=3,
+        folds_file=None,
+        number_of_folds=3,
+        models=(),
+        wanted=None,
+        quick=False,
+        skip_broken=False,
+        seed=0,
+        cache=copy.root,
+        devices=(),
+        jobs=None,
+        submission=copy.submission,
+    )
+    stages.report(plan)
+    said = capsys.readouterr()
+    assert "warning: report.html was not written" in said.err
+    assert [line.split()[0] for line in said.out.splitlines()] == ["report", "submission"]
+    assert "ensemble/report.txt" in said.out
 
 
 def test_one_model_of_one_fold_without_features(copy: SmallRun) -> None:
