@@ -74,9 +74,9 @@ def pipeline(arguments: argparse.Namespace) -> None:
 
     from common.settings import ImageSize
     from preprocessing import dataset
-    from preprocessing.augmentation_settings import Augmentation
     from preprocessing.batches import training_batches, training_order
     from preprocessing.images import ImageStore, read_image
+    from preprocessing.settings import Augmentation
 
     found = dataset.load(arguments.data, arguments.cache, progress=False)
     paths = [found.train_path(row.img, row.classname) for row in found.train.itertuples()]

@@ -16,7 +16,7 @@ from models.finetuning.recipe import Recipe
 from models.finetuning.training import tracking
 from pipeline.schedule import read_budget
 from preprocessing import folds
-from preprocessing.augmentation_settings import Augmentation
+from preprocessing.settings import Augmentation
 
 DEFAULT_MODELS = "vgg16 inception_v3 resnet50"
 EVERYDAY = (

@@ -34,8 +34,8 @@ from models.finetuning.training import tracking
 from pipeline import resources
 from pipeline.resources import GIBIBYTE, Device
 from pipeline.schedule import Deadline
-from preprocessing.augmentation_settings import Augmentation
 from preprocessing.folds import number_of_folds
+from preprocessing.settings import Augmentation
 
 TYPED_IN = "CALLED_FROM"  # the folder that relative paths on the command line are relative to
 STARTED = "RUN_STARTED"  # when the clock of --time-budget was started, in seconds since 1970

@@ -1,17 +1,25 @@
 """Random changes of a photograph that leave its label true. Never a flip: left and right hands are different classes.
 
 Every change is drawn from a generator seeded by (run seed, epoch, row of the image), so that the augmented
-image is the same whatever thread makes it and whenever. What mixes two images, and so their labels, is in `mixing`.
+image is the same whatever thread makes it and whenever.
+
+Images can also be mixed: mixup and cutmix mix two of a batch, and their labels with them. Driver mixing joins two
+drivers who do the same, as the competition's 5th place did: the label stays true, and the driver tells less about it.
+What comes from another image stays at its place: a left hand stays a left hand.
 """
 
+import dataclasses
 import math
 
 import cv2
 import numpy as np
 
-from preprocessing.augmentation_settings import Augmentation
+from preprocessing.images import Rows
+from preprocessing.settings import Augmentation
 
 SMALLEST_BLUR = 0.3  # pixels of standard deviation; below it a Gaussian kernel is one pixel
+JOINING = 2  # seeds the draws of driver mixing apart from those of the augmentation and of `mix`
+CUT = (0.35, 0.65)  # least and largest share of the width or height at which the images of two drivers are joined
 ERASED_AREA = (0.02, 0.15)  # least and largest share of the image (Zhong et al. 2017 have up to 0.4: a whole driver)
 
 
@@ -110,3 +118,125 @@ def _erased(image: np.ndarray, draw: np.ndarray) -> np.ndarray:
     image = image.copy()
     image[top : top + tall, left : left + wide] = np.rint(mean)
     return image
+
+
+def mix(
+    images: np.ndarray, targets: np.ndarray, settings: Augmentation, generator: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mixes each image of a batch with one other of the same batch.
+
+    With probability `cutmix` an image receives a rectangle of its partner at the same place, of an area drawn evenly
+    (Yun et al. 2019); the others are blended with theirs, in a share drawn from Beta(mixup, mixup) (Zhang et al. 2018).
+    A target becomes the mean of both targets, weighted by the shares of the pixels.
+
+    Args:
+        images: shape (batch, height, width, 3), uint8; not modified.
+        targets: shape (batch, classes), float32, rows sum to 1; not modified.
+        settings: already multiplied by the strength (`Augmentation.scaled`).
+        generator: where the randomness comes from.
+
+    Returns:
+        images and targets of the same shapes and dtypes; the arguments themselves where nothing is to mix.
+    """
+    count = len(images)
+    if count < 2 or not (settings.cutmix or settings.mixup):
+        return images, targets
+    partners = np.roll(np.arange(count), int(generator.integers(1, count)))  # never an image with itself
+    draw = generator.uniform(size=(count, 4))
+    own = generator.beta(settings.mixup, settings.mixup, size=count) if settings.mixup else np.ones(count)
+    mixed = np.empty_like(images)
+    for position, partner in enumerate(partners):
+        image, other = images[position], images[partner]
+        if draw[position, 0] < settings.cutmix:
+            mixed[position] = image
+            part = rectangle(image.shape[0], image.shape[1], draw[position, 1:])
+            mixed[position][part] = other[part]
+            own[position] = 1.0 - other[part].size / other.size
+        else:
+            cv2.addWeighted(image, own[position], other, 1.0 - own[position], 0.0, dst=mixed[position])
+    share = own[:, None].astype(np.float32)
+    return mixed, share * targets + (1.0 - share) * targets[partners]
+
+
+def rectangle(height: int, width: int, draw: np.ndarray) -> tuple[slice, slice]:
+    """A rectangle of the image's own shape, anywhere, cut off at the borders.
+
+    Args:
+        draw: share of the area before it is cut off, and the centre as shares of height and width; each 0 to 1.
+
+    Returns:
+        the rows and the columns.
+    """
+    side = math.sqrt(draw[0])
+    tall, wide = side * height, side * width
+    top, left = draw[1] * height - tall / 2, draw[2] * width - wide / 2
+    rows = slice(max(0, round(top)), min(height, round(top + tall)))
+    return rows, slice(max(0, round(left)), min(width, round(left + wide)))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Companions:
+    """What an image may be joined with.
+
+    Attributes:
+        drivers: shape (rows of the store,), integers: who is on each; below 0 is unknown, and such a row stays alone.
+        rows: the only rows that are mixed in: those that are trained on, never a held-out driver's.
+    """
+
+    drivers: np.ndarray
+    rows: np.ndarray
+
+
+def nobody(count: int) -> Companions:
+    """Of so many images whose drivers are unknown: nothing is joined."""
+    return Companions(np.full(count, -1), np.empty(0, np.int64))
+
+
+class Joined:
+    """Rows of a store, of which some are joined with one of the same class and another driver.
+
+    Which, and with what, depends on (seed, epoch, row) and the companions alone.
+
+    Args:
+        store: the photographs, uint8.
+        classes: shape (len(store),), integers.
+        companions: what may be mixed in.
+        probability: that an image is joined, where there is another driver of its class.
+    """
+
+    def __init__(
+        self,
+        store: Rows,
+        classes: np.ndarray,
+        companions: Companions,
+        probability: float,
+        seed: int,
+        epoch: int,
+    ) -> None:
+        self.shape, self.dtype = store.shape, store.dtype
+        self._store, self._classes, self._drivers = store, classes, companions.drivers
+        self._probability, self._seed, self._epoch = probability, seed, epoch
+        known = companions.rows[companions.drivers[companions.rows] >= 0]
+        self._of_class = {int(number): known[classes[known] == number] for number in np.unique(classes[known])}
+
+    def __len__(self) -> int:
+        return len(self._store)
+
+    def read(self, row: int) -> np.ndarray:
+        """Shape (height, width, 3), uint8. Do not modify it."""
+        image = self._store.read(row)
+        draw = np.random.default_rng([self._seed, self._epoch, row, JOINING]).uniform(size=5)
+        if draw[0] >= self._probability:
+            return image
+        same = self._of_class.get(int(self._classes[row]), np.empty(0, np.int64))
+        others = same[self._drivers[same] != self._drivers[row]]
+        if self._drivers[row] < 0 or not len(others):
+            return image
+        other = self._store.read(int(others[int(draw[1] * len(others))]))
+        axis = 1 if draw[2] < 0.5 else 0  # beside each other, or one above the other
+        cut = round((CUT[0] + (CUT[1] - CUT[0]) * draw[4]) * image.shape[axis])
+        part = slice(0, cut) if draw[3] < 0.5 else slice(cut, None)
+        where = (slice(None), part) if axis else part
+        result = image.copy()
+        result[where] = other[where]
+        return result

@@ -10,11 +10,9 @@ from typing import TypeVar
 
 import numpy as np
 
-from preprocessing.augmentation import augment
-from preprocessing.augmentation_settings import Augmentation
-from preprocessing.driver_mixing import Companions, Joined
+from preprocessing.augmentation import Companions, Joined, augment, mix
 from preprocessing.images import Rows
-from preprocessing.mixing import mix
+from preprocessing.settings import Augmentation
 
 AHEAD = 4  # batches in the making while the network works
 MIXING = 1  # tells a batch's generator from those of its rows; not 0, which a seed sequence is padded with

@@ -21,10 +21,11 @@ from common.cache import IMAGES, InUse, make_room, open_array, write_array
 from common.errors import UserError
 from common.settings import ImageSize
 from preprocessing import jpeg
-from preprocessing.crops import REGIONS, WHOLE
+from preprocessing.settings import REGIONS, WHOLE
 
 BLOCK = 256  # images in one cache file
 VERSION = 4  # of the decoding and of the files; raise it when the pixels change
+REDUCED = {8: cv2.IMREAD_REDUCED_COLOR_8, 4: cv2.IMREAD_REDUCED_COLOR_4, 2: cv2.IMREAD_REDUCED_COLOR_2}
 Source = str | os.PathLike[str] | PIL.Image.Image | np.ndarray
 _HEIC = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
 
@@ -37,7 +38,7 @@ def read_image(image: Source, size: ImageSize, crop: str = WHOLE) -> np.ndarray:
 
     Args:
         image: a path, a PIL image or an array of uint8 RGB; `checked_source` checks it.
-        crop: the region of the photograph that is brought to the size, one of `crops.REGIONS`.
+        crop: the region of the photograph that is brought to the size, one of `settings.REGIONS`.
 
     Returns:
         shape (size.height, size.width, 3), uint8, RGB.
@@ -63,10 +64,36 @@ def decode(image: Source, least_height: int = 0, least_width: int = 0) -> np.nda
         return image
     if not isinstance(image, (str, os.PathLike)):
         return _rgb(image, "the PIL image")
-    data, name = jpeg.read_bytes(Path(image)), os.fspath(image)
+    name = os.fspath(image)
+    try:
+        data = Path(image).read_bytes()
+    except OSError as error:
+        raise jpeg.BrokenImageError(name, jpeg.UNREADABLE, error.strerror or str(error)) from None
     if data.startswith(jpeg.START_OF_IMAGE):
-        return jpeg.decode_bytes(data, name, least_height, least_width)
+        return _decode_jpeg(data, name, least_height, least_width)
     return _decode_other(data, name)
+
+
+def _decode_jpeg(data: bytes, name: str, least_height: int, least_width: int) -> np.ndarray:
+    """Grey and CMYK become RGB, and it is turned as its EXIF orientation says.
+
+    It is decoded at the smallest of 1/1, 1/2, 1/4 and 1/8 scale that is large enough in both axes, which is faster.
+    """
+    header, tries = jpeg.parse(io.BytesIO(data), name), [cv2.IMREAD_COLOR]
+    for scale, reduced in REDUCED.items() if least_height > 0 and least_width > 0 else ():
+        if -(-header.height // scale) >= least_height and -(-header.width // scale) >= least_width:
+            tries.insert(0, reduced)
+            break
+    for flags in tries:
+        try:
+            pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+        except cv2.error:
+            pixels = None
+        if pixels is None:
+            raise jpeg.BrokenImageError(name, jpeg.UNDECODABLE)
+        if pixels.shape[0] >= least_height and pixels.shape[1] >= least_width:
+            break  # else it was turned on its side, and is too small now
+    return cv2.cvtColor(np.asarray(pixels), cv2.COLOR_BGR2RGB)
 
 
 def checked_source(image: object, name: str) -> Source:
@@ -179,7 +206,7 @@ class ImageStore:
         cache: the cache folder.
         fingerprint: changes whenever a file, its size or its time changes.
         limit: the most bytes that the cache may hold; images that would not fit are decoded on demand.
-        crop: the region of the photographs that is used, one of `crops.REGIONS`.
+        crop: the region of the photographs that is used, one of `settings.REGIONS`.
     """
 
     def __init__(

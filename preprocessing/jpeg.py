@@ -1,20 +1,15 @@
-"""JPEG files: headers read without decoding, and the one decoder that every stage uses."""
+"""JPEG files without decoding: their headers, and whether the picture is complete."""
 
 import io
 import os
 import re
-import sys
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from common.errors import UserError
-
-if TYPE_CHECKING:
-    import numpy as np
 
 LARGEST_SIDE = 20_000  # pixels
 LARGEST_AREA = 100_000_000  # pixels
@@ -42,8 +37,7 @@ _IN_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # a marker among compressed
 _BLOCK = 2**17  # bytes read at a time
 
 
-@dataclass(frozen=True)
-class JpegHeader:
+class JpegHeader(NamedTuple):
     """The size of a JPEG in pixels, as stored: before it is turned as EXIF says."""
 
     width: int
@@ -59,11 +53,11 @@ class BrokenImageError(UserError):
 
     def __str__(self) -> str:
         detail = f" ({self.detail})" if self.detail else ""
-        return f"{self.path} is {self.reason}{detail}. {self._way_out()}"
-
-    def _way_out(self) -> str:
         convert = " convert it," if self.reason == NOT_JPEG else ""
-        return f"Expected a complete JPEG:{convert} get the file again, or leave it out."
+        return (
+            f"{self.path} is {self.reason}{detail}. "
+            f"Expected a complete JPEG:{convert} get the file again, or leave it out."
+        )
 
 
 def read_header(path: str | os.PathLike[str]) -> JpegHeader:
@@ -77,13 +71,16 @@ def read_header(path: str | os.PathLike[str]) -> JpegHeader:
     """
     try:
         with open(path, "rb") as stream:  # noqa: PTH123  (for 100,000 files, Path costs as much as the reading)
-            return _parse(stream, os.fspath(path))
+            return parse(stream, os.fspath(path))
     except OSError as error:
         raise BrokenImageError(os.fspath(path), UNREADABLE, error.strerror or str(error)) from None
 
 
-def _parse(stream: BinaryIO, name: str) -> JpegHeader:
-    """Pillow reads the header. Whether the picture is complete it does not check: its end marker must follow."""
+def parse(stream: BinaryIO, name: str) -> JpegHeader:
+    """As `read_header`, of an open file; `name` is for messages.
+
+    Pillow reads the header. Whether the picture is complete it does not check: its end marker must follow.
+    """
     from PIL.JpegImagePlugin import JpegImageFile
 
     start = stream.read(32)
@@ -147,94 +144,24 @@ def broken_images(root: Path, paths: Sequence[str], progress: bool = True) -> di
     """
     from tqdm import tqdm
 
-    def reasons(chunk: Sequence[str]) -> dict[str, str]:
-        found = {}
+    def check(chunk: Sequence[str]) -> None:
         for path in chunk:
             try:
                 read_header(os.path.join(root, path))  # noqa: PTH118
             except BrokenImageError as error:
-                found[path] = f"{error.reason}: {error.detail}" if error.detail else error.reason
-        return found
+                broken[path] = f"{error.reason}: {error.detail}" if error.detail else error.reason
+        bar.update(len(chunk))
 
-    chunks = [paths[start : start + 64] for start in range(0, len(paths), 64)]
     broken: dict[str, str] = {}
+    chunks = [paths[start : start + 64] for start in range(0, len(paths), 64)]
     # More threads than cores: what takes the time is a network drive's or a spinning disk's answer.
     pool = ThreadPoolExecutor(max_workers=16)
-    interval = 0.5 if sys.stderr.isatty() else 30  # seconds; a log file wants few lines
-    bar = tqdm(
-        total=len(paths),
-        desc="checking images",
-        unit=" files",
-        disable=None if progress else True,
-        mininterval=interval,
-    )
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # Pillow's, of damaged EXIF data, which are not used here
-            for chunk, found in zip(chunks, pool.map(reasons, chunks), strict=True):
-                broken |= found
-                bar.update(len(chunk))
-    finally:
-        pool.shutdown(cancel_futures=True)
-        bar.close()
-    return broken
-
-
-def read_bytes(path: Path) -> bytes:
-    """A whole image file.
-
-    Raises:
-        BrokenImageError (a UserError): missing or not readable.
-    """
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise BrokenImageError(str(path), UNREADABLE, error.strerror or str(error)) from None
-
-
-def decode(path: Path, least_height: int = 0, least_width: int = 0) -> "np.ndarray":
-    """Decodes a JPEG: grey and CMYK become RGB, and it is turned as its EXIF orientation says.
-
-    Args:
-        least_height, least_width: pixels that will be needed. Where both are given, the decoder works at the smallest
-            of 1/1, 1/2, 1/4 and 1/8 scale that is still at least as large in both axes, which is faster.
-
-    Returns:
-        uint8 RGB of shape (height, width, 3).
-
-    Raises:
-        BrokenImageError (a UserError): missing, truncated or not decodable.
-    """
-    return decode_bytes(read_bytes(path), str(path), least_height, least_width)
-
-
-def decode_bytes(data: bytes, name: str, least_height: int = 0, least_width: int = 0) -> "np.ndarray":
-    """As `decode`, of a file's content; `name` is for messages."""
-    import cv2
-
-    header = _parse(io.BytesIO(data), name)
-    if least_height > 0 and least_width > 0:
-        for scale, reduced in (
-            (8, cv2.IMREAD_REDUCED_COLOR_8),
-            (4, cv2.IMREAD_REDUCED_COLOR_4),
-            (2, cv2.IMREAD_REDUCED_COLOR_2),
-        ):
-            if -(-header.height // scale) >= least_height and -(-header.width // scale) >= least_width:
-                pixels = _decode_bytes(data, reduced, name)
-                if pixels.shape[0] >= least_height and pixels.shape[1] >= least_width:
-                    return pixels
-                break  # turned on its side, and now too small
-    return _decode_bytes(data, cv2.IMREAD_COLOR, name)
-
-
-def _decode_bytes(data: bytes, flags: int, name: str) -> "np.ndarray":
-    import cv2
-    import numpy as np
-
-    try:
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    except cv2.error:
-        pixels = None
-    if pixels is None:
-        raise BrokenImageError(name, UNDECODABLE)
-    return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
+    hidden = None if progress else True  # None: where stderr is no terminal
+    with tqdm(total=len(paths), desc="checking images", unit=" files", disable=hidden) as bar:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # Pillow's, of damaged EXIF data, which are not used here
+                list(pool.map(check, chunks))
+        finally:
+            pool.shutdown(cancel_futures=True)
+    return {path: broken[path] for path in paths if path in broken}

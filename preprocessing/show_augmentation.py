@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 from common.errors import UserError, run_command
 from common.run_folder import CACHE
 from common.settings import CommandLine, ImageSize, add_settings, chosen, setting
-from preprocessing.augmentation_settings import Augmentation
-from preprocessing.crops import REGIONS, WHOLE
+from preprocessing.settings import REGIONS, WHOLE, Augmentation
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,8 +44,8 @@ def make_sheet(data: "Dataset", sheet: Sheet, augmentation: Augmentation) -> "np
     import pandas as pd
 
     from common.competition import CLASSES, NUMBER_OF_CLASSES
+    from preprocessing.augmentation import Companions
     from preprocessing.batches import training_batches
-    from preprocessing.driver_mixing import Companions
     from preprocessing.images import ImageStore
 
     table, every = _choose(data, sheet), data.train

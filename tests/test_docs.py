@@ -10,8 +10,8 @@ import pytest
 from common.run_folder import REPOSITORY
 from ensemble.options import Options
 from models.finetuning.recipe import Bottleneck, Recipe
-from preprocessing.augmentation_settings import Augmentation
 from preprocessing.demo import DemoSettings
+from preprocessing.settings import Augmentation
 
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
 OF_OTHER_PROGRAMS = {"--array", "--wrap"}  # SLURM

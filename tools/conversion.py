@@ -12,7 +12,7 @@ from common.competition import CLASS_NAMES, CLASSES
 from common.errors import UserError
 from common.files import written_whole
 from models.finetuning import runtime
-from preprocessing.crops import REGIONS, WHOLE
+from preprocessing.settings import REGIONS, WHOLE
 from tools.finished import FinishedFold
 from tools.networks import load
 from tools.pictures import Photograph

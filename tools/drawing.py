@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from common.competition import CLASS_NAMES, CLASSES
-from preprocessing.crops import REGIONS
+from preprocessing.settings import REGIONS
 
 PAPER, INK, FAINT = (24, 26, 30), (238, 238, 238), (132, 136, 144)  # RGB
 CALM, ALARMING, BAR = (96, 200, 120), (255, 170, 60), (70, 74, 82)

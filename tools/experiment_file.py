@@ -35,7 +35,7 @@ from common.settings import nearest, word
 from models.finetuning import architecture as zoo
 from models.finetuning.architecture import Architecture
 from models.finetuning.recipe import Bottleneck, Recipe
-from preprocessing.augmentation_settings import Augmentation
+from preprocessing.settings import Augmentation
 
 CLASSIFIER = [field.name for field in dataclasses.fields(Bottleneck)]
 NETWORK = [field.name for part in (Recipe, Augmentation) for field in dataclasses.fields(part)]

@@ -8,7 +8,7 @@ from typing import Any
 from common.errors import UserError, named
 from common.run_folder import CONFIG, NETWORK, RUNS, FoldFolder, RunFolder
 from common.settings import CommandLine, ImageSize, names_in, nearest
-from preprocessing.crops import WHOLE
+from preprocessing.settings import WHOLE
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from common.errors import UserError
 from common.settings import ImageSize, nearest
 from models.finetuning.network.weights import PublishedNetwork
 from models.finetuning.recipe import QUICK, Bottleneck, Kind, Recipe, check_contradictions, resolve
-from preprocessing.augmentation_settings import Augmentation
+from preprocessing.settings import Augmentation
 
 ZOO = Path(__file__).resolve().parent.parent
 NOT_ARCHITECTURES = ("__init__", "bottleneck")

@@ -28,10 +28,10 @@ from models.finetuning.network.frozen import split
 from models.finetuning.network.network import Network
 from models.finetuning.training.tracking import watched
 from models.finetuning.training.trainer import Trainer
-from preprocessing.augmentation_settings import Augmentation
+from preprocessing.augmentation import nobody
 from preprocessing.dataset import Dataset
-from preprocessing.driver_mixing import nobody
 from preprocessing.images import ImageStore
+from preprocessing.settings import Augmentation
 
 
 def train_fold(work: FoldRun, dataset: Dataset, folds: pd.DataFrame) -> None:

@@ -40,7 +40,7 @@ from models.finetuning.architecture import Architecture
 from models.finetuning.data import pseudo_labels
 from models.finetuning.network import weights as pretrained
 from models.finetuning.recipe import Bottleneck, Recipe
-from preprocessing.augmentation_settings import Augmentation
+from preprocessing.settings import Augmentation
 
 OWN_OF_FOLD = {"fold", pseudo_labels.SHA256}  # settings in which the folds of a model differ
 

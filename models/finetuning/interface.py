@@ -24,7 +24,7 @@ from models.finetuning.architecture import Architecture
 from models.finetuning.fold_run import FoldRun
 from models.finetuning.network import weights as pretrained
 from models.finetuning.recipe import Kind, Recipe
-from preprocessing.augmentation_settings import Augmentation
+from preprocessing.settings import Augmentation
 
 if TYPE_CHECKING:
     import numpy as np

@@ -10,8 +10,7 @@ from typing import Any
 
 from common.errors import UserError
 from common.settings import ImageSize, setting
-from preprocessing.augmentation_settings import Augmentation
-from preprocessing.crops import REGIONS, WHOLE
+from preprocessing.settings import REGIONS, WHOLE, Augmentation
 
 
 @dataclasses.dataclass(frozen=True)

@@ -25,8 +25,8 @@ from models.finetuning.network.frozen import split
 from models.finetuning.network.network import Network, set_trainable
 from models.finetuning.recipe import Kind, Recipe
 from preprocessing import dataset
-from preprocessing.augmentation_settings import Augmentation
 from preprocessing.images import ImageStore
+from preprocessing.settings import Augmentation
 from tests.trees import make_tree
 
 SIZE = ImageSize(48, 64)

@@ -22,8 +22,8 @@ from models.finetuning.network.network import Network, set_trainable
 from models.finetuning.recipe import Recipe
 from models.finetuning.training.optimisation import Stage, make_optimizer, stages
 from models.finetuning.training.trainer import DivergedError, Trainer
-from preprocessing.augmentation_settings import Augmentation
 from preprocessing.images import ImageStore
+from preprocessing.settings import Augmentation
 from tests.trees import make_tree
 
 LARGEST = float(np.finfo(np.float32).max)

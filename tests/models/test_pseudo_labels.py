@@ -23,8 +23,8 @@ from models.finetuning.network.network import Network
 from models.finetuning.recipe import Kind
 from pipeline.train import unfinished
 from preprocessing import dataset
+from preprocessing.augmentation import nobody
 from preprocessing.batches import training_order
-from preprocessing.driver_mixing import nobody
 from preprocessing.folds import ensure_folds
 from preprocessing.images import ImageStore
 from tests.preprocessing.test_augmentation import only

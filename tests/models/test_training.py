@@ -22,8 +22,8 @@ from models.finetuning.training import checkpoint
 from models.finetuning.training.optimisation import learning_rate, stages
 from models.finetuning.training.trainer import DivergedError, Trainer
 from preprocessing import dataset
-from preprocessing.augmentation_settings import Augmentation
 from preprocessing.images import ImageStore
+from preprocessing.settings import Augmentation
 from tests.trees import make_tree
 
 SIZE = ImageSize(32, 40)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from preprocessing.augmentation import augment
-from preprocessing.augmentation_settings import Augmentation
+from preprocessing.settings import Augmentation
 
 NAMES = [field.name for field in dataclasses.fields(Augmentation) if field.name != "augmentation"]
 OF_ONE_IMAGE = [name for name in NAMES if name not in ("mixup", "cutmix", "driver_mixing")]

@@ -9,8 +9,8 @@ import pytest
 
 from common.settings import ImageSize, as_json
 from models.finetuning.recipe import Recipe
-from preprocessing.crops import REGIONS
 from preprocessing.images import ImageStore, read_image
+from preprocessing.settings import REGIONS
 from tests.trees import write_image
 
 UPPER = REGIONS["upper_body"]

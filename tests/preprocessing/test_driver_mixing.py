@@ -8,10 +8,10 @@ import pytest
 
 from common.settings import ImageSize
 from preprocessing import dataset
-from preprocessing.augmentation_settings import Augmentation
+from preprocessing.augmentation import CUT, Companions, Joined
 from preprocessing.batches import training_batches, training_order
-from preprocessing.driver_mixing import CUT, Companions, Joined
 from preprocessing.images import ImageStore
+from preprocessing.settings import Augmentation
 from preprocessing.show_augmentation import Sheet, make_sheet
 from tests.preprocessing.test_augmentation import MODERATE, only
 from tests.preprocessing.test_show_augmentation import tiles

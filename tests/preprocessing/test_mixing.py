@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from common.settings import ImageSize
-from preprocessing.augmentation_settings import Augmentation
+from preprocessing.augmentation import mix
 from preprocessing.batches import training_batches, training_order
 from preprocessing.images import ImageStore
-from preprocessing.mixing import mix
+from preprocessing.settings import Augmentation
 from tests.preprocessing.test_augmentation import MODERATE, only
 from tests.trees import write_image
 

@@ -11,7 +11,7 @@ import pytest
 from common.errors import UserError
 from common.settings import ImageSize
 from preprocessing import dataset, show_augmentation
-from preprocessing.augmentation_settings import Augmentation
+from preprocessing.settings import Augmentation
 from preprocessing.show_augmentation import CAPTION_HEIGHT, GAP, Sheet, caption, make_sheet
 
 SHEET = Sheet(rows=10, columns=3, image_size=ImageSize(24, 32))

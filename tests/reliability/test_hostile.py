@@ -24,7 +24,7 @@ from ensemble.neighbours import load_features
 from ensemble.submit import Entry, Leaderboard
 from models.finetuning import architecture as zoo
 from models.finetuning.network import weights as pretrained
-from preprocessing import dataset, jpeg
+from preprocessing import dataset, images, jpeg
 from preprocessing.download import last_words, unpack
 from tools.finished import FinishedFold
 from tools.networks import load
@@ -176,7 +176,7 @@ def test_an_image_of_absurd_size_is_refused_before_it_is_decoded(
     path.write_bytes(content[: frame + 5] + b"\xff\xff\xff\xff" + content[frame + 9 :])
     monkeypatch.setattr("cv2.imdecode", lambda *_: pytest.fail("it was decoded"))
     with pytest.raises(jpeg.BrokenImageError, match="absurd size"):
-        jpeg.decode(path)
+        images.decode(path)
 
 
 @pytest.mark.parametrize(

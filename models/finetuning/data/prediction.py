@@ -13,9 +13,9 @@ from tqdm import tqdm
 
 from common.environment import LESS_MEMORY
 from common.tables import geometric_mean
-from preprocessing.augmentation_settings import Augmentation
 from preprocessing.batches import Augmented, plain_batches
 from preprocessing.images import Rows
+from preprocessing.settings import Augmentation
 
 # A quarter where the process before ran out of memory: features and predictions are rounded differently, no more.
 PREDICTION_BATCH = 16 if os.environ.get(LESS_MEMORY) else 64

@@ -13,10 +13,10 @@ from models.finetuning.data.activations import PLAIN, ActivationStore
 from models.finetuning.data.prediction import predict
 from models.finetuning.network.network import Network, Split
 from models.finetuning.recipe import Recipe
-from preprocessing.augmentation_settings import Augmentation
+from preprocessing.augmentation import Companions
 from preprocessing.batches import Augmented, plain_batches, training_batches
-from preprocessing.driver_mixing import Companions
 from preprocessing.images import ImageStore
+from preprocessing.settings import Augmentation
 
 Batches = Iterator[tuple[np.ndarray, np.ndarray]]
 
