@@ -73,7 +73,7 @@ def _stamp(request: Request, data: Path | None) -> str:
     """SHA-256 of what the report is made of."""
     from ensemble.blend_run import RECORD
 
-    digest = hashlib.sha256(str([request.photographs, data, request.labels]).encode())
+    digest = hashlib.sha256(str([request.run.name, request.photographs, data, request.labels]).encode())
     sources = [*sorted(Path(__file__).parent.glob("report*.*")), request.run.ensemble / RECORD]
     for path in [*sources, *([request.labels] if request.labels else [])]:
         digest.update(sha256_of(path).encode())
