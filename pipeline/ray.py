@@ -82,7 +82,7 @@ def connect(address: str) -> list[Node]:
             ray.init(address, runtime_env=environment, log_to_driver=False, logging_level=logging.ERROR)
             for number, handler in handlers.items():  # Ray sets its own
                 signal.signal(number, handler)
-        except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
             reason = " ".join(str(error).split())[:300]
             raise UserError(f"--cluster {address}: {reason} {expected}.") from error
     found = []
