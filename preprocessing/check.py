@@ -3,19 +3,13 @@
 python -m preprocessing.check [--data DIR] [--skip-broken]
 """
 
-from pathlib import Path
-from typing import TYPE_CHECKING
-
 from common.competition import CLASS_NAMES, COMPLETE_TEST_IMAGES, COMPLETE_TRAIN_IMAGES
 from common.errors import run_command
-from common.run_folder import CACHE
 from common.settings import CommandLine
-
-if TYPE_CHECKING:
-    from preprocessing.dataset import Dataset
+from preprocessing.dataset import Dataset, add_data_options, load_chosen
 
 
-def describe(data: "Dataset") -> str:
+def describe(data: Dataset) -> str:
     """What the folder holds: numbers of images and drivers, and a line for each class."""
     images, drivers = len(data.train), data.train["subject"].nunique()
     complete = images == COMPLETE_TRAIN_IMAGES and len(data.test) == COMPLETE_TEST_IMAGES
@@ -34,15 +28,8 @@ def describe(data: "Dataset") -> str:
 def main() -> None:
     """python -m preprocessing.check"""
     parser = CommandLine(prog="python -m preprocessing.check", description="Checks the whole data folder.")
-    parser.add_argument("--data", type=Path, metavar="DIR", help="the competition's folder [found by itself]")
-    parser.add_argument("--cache", type=Path, default=CACHE, metavar="DIR", help="what may be remembered [cache]")
-    parser.add_argument("--skip-broken", action="store_true", help="leave out missing and broken images")
-    arguments = parser.parse_args()
-
-    from preprocessing import dataset
-
-    root = dataset.required(arguments.data)
-    print(describe(dataset.load(root, arguments.cache, arguments.skip_broken)))
+    add_data_options(parser)
+    print(describe(load_chosen(parser.parse_args())))
 
 
 if __name__ == "__main__":

@@ -13,15 +13,16 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from common.competition import CLASSES, DRIVER_LIST, SAMPLE_SUBMISSION, SLUG, TEST_FOLDER, TRAIN_FOLDER
 from common.errors import UserError, named
 from common.files import listed_again, read_json, read_rows, write_json, write_rows
 from common.run_folder import CACHE, REPOSITORY
 from preprocessing.jpeg import NOT_JPEG, UNREADABLE, broken_images
+
+if TYPE_CHECKING:
+    import pandas as pd  # which --help need not load
 
 VARIABLE = "STATEFARM_DATA"
 KAGGLE_MOUNTS = (Path("/kaggle/input") / SLUG, Path("/kaggle/input/competitions") / SLUG)
@@ -76,10 +77,10 @@ class Dataset:
     """
 
     root: Path
-    train: pd.DataFrame
+    train: "pd.DataFrame"
     test: list[str]
     broken_test: frozenset[str]
-    left_out: pd.DataFrame
+    left_out: "pd.DataFrame"
     fingerprint: str
 
     def train_path(self, img: str, classname: str) -> Path:
@@ -341,6 +342,18 @@ def compare(
     return lacking_train, lacking_test
 
 
+def add_data_options(parser: Any) -> None:
+    """Adds --data, --cache and --skip-broken to a command that reads the data with `load_chosen`."""
+    parser.add_argument("--data", type=Path, metavar="DIR", help="the competition's folder [found by itself]")
+    parser.add_argument("--cache", type=Path, default=CACHE, metavar="DIR", help="what may be remembered [cache]")
+    parser.add_argument("--skip-broken", action="store_true", help="leave out missing and broken images")
+
+
+def load_chosen(arguments: Any) -> Dataset:
+    """`load` with the options of `add_data_options`."""
+    return load(required(arguments.data), arguments.cache, arguments.skip_broken)
+
+
 def load(root: Path, cache: Path = CACHE, skip_broken: bool = False, progress: bool = True) -> Dataset:
     """Checks the whole folder and reads it.
 
@@ -352,6 +365,8 @@ def load(root: Path, cache: Path = CACHE, skip_broken: bool = False, progress: b
     Raises:
         UserError: everything that is wrong, listed at once.
     """
+    import pandas as pd
+
     root = Path(root)
     _require_complete(root)
     faults: list[Fault] = []

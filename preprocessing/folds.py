@@ -12,8 +12,9 @@ from common import locks
 from common.competition import CLASS_NAMES, CLASSES
 from common.errors import UserError, named, run_command
 from common.files import is_formula, listed_again, read_rows, written_whole
-from common.run_folder import CACHE, RUNS, RunFolder
+from common.run_folder import RUNS, RunFolder
 from common.settings import CommandLine, whole_number
+from preprocessing.dataset import add_data_options, load_chosen
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -315,18 +316,13 @@ def summary(folds: "pd.DataFrame") -> str:
 def main() -> None:
     """python -m preprocessing.folds"""
     parser = CommandLine(prog="python -m preprocessing.folds", description="Splits the training images by driver.")
-    parser.add_argument("--data", type=Path, metavar="DIR", help="the competition's folder [found by itself]")
+    add_data_options(parser)
     parser.add_argument("--run", default="full", metavar="NAME", help="the run it is for [full]")
     parser.add_argument("--runs", type=Path, default=RUNS, metavar="DIR", help="the folder of all runs [runs]")
     add_fold_options(parser, "5")
-    parser.add_argument("--cache", type=Path, default=CACHE, metavar="DIR", help="what may be remembered [cache]")
-    parser.add_argument("--skip-broken", action="store_true", help="leave out missing and broken images")
     arguments = parser.parse_args()
-
-    from preprocessing import dataset
-
     path = RunFolder.of(arguments.run, arguments.runs).folds
-    data = dataset.load(dataset.required(arguments.data), arguments.cache, arguments.skip_broken)
+    data = load_chosen(arguments)
     table = ensure_folds(path, data.train, arguments.folds, arguments.folds_file, left_out=data.left_out)
     print(f"{path}\n{summary(table)}")
 

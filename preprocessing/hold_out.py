@@ -9,20 +9,17 @@ links where the file system has them and copies elsewhere. The original test ima
 import random
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from common.competition import CLASSES, TEST_FOLDER, TRAIN_FOLDER, held_out_labels_path
 from common.errors import UserError, run_command
-from common.run_folder import CACHE
+from common.files import folder_written_whole, link_or_copy
 from common.settings import CommandLine, nearest
-
-if TYPE_CHECKING:
-    from preprocessing.dataset import Dataset
+from preprocessing.dataset import Dataset, add_data_options, load_chosen, write_tables
 
 FIRST_NUMBER = 200_000  # of the renamed images; the competition's own end before 110,000
 
 
-def hold_out(data: "Dataset", drivers: Sequence[str], out: Path, seed: int = 0) -> Path:
+def hold_out(data: Dataset, drivers: Sequence[str], out: Path, seed: int = 0) -> Path:
     """Writes the practice competition.
 
     Args:
@@ -36,9 +33,6 @@ def hold_out(data: "Dataset", drivers: Sequence[str], out: Path, seed: int = 0) 
     Raises:
         UserError: an unknown driver, no driver left to train on, or `out` is there already.
     """
-    from common.files import folder_written_whole, link_or_copy
-    from preprocessing.dataset import write_tables
-
     known = sorted(data.train["subject"].unique())
     unknown = [driver for driver in drivers if driver not in known]
     if unknown:
@@ -76,17 +70,12 @@ def hold_out(data: "Dataset", drivers: Sequence[str], out: Path, seed: int = 0) 
 def main() -> None:
     """python -m preprocessing.hold_out"""
     parser = CommandLine(prog="python -m preprocessing.hold_out", description=__doc__)
-    parser.add_argument("--data", type=Path, metavar="DIR", help="the competition's folder [found by itself]")
+    add_data_options(parser)
     parser.add_argument("--drivers", nargs="+", required=True, metavar="DRIVER", help="who becomes the test set")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the new folder")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the new names of the test images [0]")
-    parser.add_argument("--cache", type=Path, default=CACHE, metavar="DIR", help="what may be remembered [cache]")
-    parser.add_argument("--skip-broken", action="store_true", help="leave out missing and broken images")
     arguments = parser.parse_args()
-
-    from preprocessing import dataset
-
-    data = dataset.load(dataset.required(arguments.data), arguments.cache, arguments.skip_broken)
+    data = load_chosen(arguments)
     labels = hold_out(data, arguments.drivers, arguments.out, arguments.seed)
     held = data.train["subject"].isin(arguments.drivers).sum()
     print(f"{arguments.out}: {len(data.train) - held:,} training images, {held:,} test images; their labels: {labels}")

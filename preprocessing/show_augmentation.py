@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING
 from common.errors import UserError, run_command
 from common.run_folder import CACHE
 from common.settings import CommandLine, ImageSize, add_settings, chosen, setting
+from preprocessing.dataset import Dataset, add_data_options, load_chosen
 from preprocessing.settings import REGIONS, WHOLE, Augmentation
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
-
-    from preprocessing.dataset import Dataset
 
 CAPTION_HEIGHT, GAP = 20, 4  # pixels
 PAPER, INK = (255, 255, 255), (30, 30, 30)  # RGB
@@ -34,7 +33,7 @@ class Sheet:
     seed: int = setting(0, "of the choice of photographs and of the augmentation", least=0, most=2**31 - 1)
 
 
-def make_sheet(data: "Dataset", sheet: Sheet, augmentation: Augmentation) -> "np.ndarray":
+def make_sheet(data: Dataset, sheet: Sheet, augmentation: Augmentation) -> "np.ndarray":
     """Draws the sheet. The augmented images come from the batches that training reads, one batch for each column.
 
     Returns:
@@ -83,7 +82,7 @@ def caption(target: "np.ndarray") -> str:
     return " + ".join(f"{name} {CLASS_NAMES[name]} {share:.0%}" for share, name in parts)
 
 
-def _choose(data: "Dataset", sheet: Sheet) -> "pd.DataFrame":
+def _choose(data: Dataset, sheet: Sheet) -> "pd.DataFrame":
     """Rows of `data.train`: a photograph of each behaviour in turn, of a driver not shown yet where there is one."""
     table = data.train.sample(frac=1, random_state=sheet.seed)
     shown: Counter[str] = Counter()
@@ -117,10 +116,8 @@ def _tile(image: "np.ndarray", text: str) -> "np.ndarray":
 def main() -> None:
     """python -m preprocessing.show_augmentation"""
     parser = CommandLine(prog="python -m preprocessing.show_augmentation", description=__doc__)
-    parser.add_argument("--data", type=Path, metavar="DIR", help="the competition's folder [found by itself]")
+    add_data_options(parser)
     parser.add_argument("--out", type=Path, metavar="FILE.jpg", help="the sheet [augmentation.jpg in the cache]")
-    parser.add_argument("--cache", type=Path, default=CACHE, metavar="DIR", help="what may be remembered [cache]")
-    parser.add_argument("--skip-broken", action="store_true", help="leave out missing and broken images")
     add_settings(parser, Sheet(), "sheet")
     add_settings(parser, Augmentation(), "augmentation")
     arguments = parser.parse_args()
@@ -131,9 +128,8 @@ def main() -> None:
     import cv2
 
     from common.files import written_whole
-    from preprocessing import dataset
 
-    data = dataset.load(dataset.required(arguments.data), arguments.cache, arguments.skip_broken)
+    data = load_chosen(arguments)
     sheet, augmentation = Sheet(**chosen(arguments, Sheet)), Augmentation(**chosen(arguments, Augmentation))
     picture = make_sheet(data, sheet, augmentation)
     encoded = cv2.imencode(out.suffix, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))[1]

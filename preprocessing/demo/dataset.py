@@ -18,6 +18,7 @@ from common import interrupts, locks, machine
 from common.competition import CLASSES, TEST_FOLDER, TRAIN_FOLDER, held_out_labels_path
 from common.files import folder_written_whole
 from common.settings import setting
+from preprocessing.dataset import write_tables
 
 VERSION = 2  # raise it whenever the pictures change: a cached set of another version is not used
 JPEG_QUALITY = 88
@@ -103,8 +104,6 @@ def render_demo(root: Path, seed: int = 0, settings: DemoSettings | None = None)
     Raises:
         UserError: `root` holds something already, or cannot be written.
     """
-    from preprocessing.dataset import write_tables
-
     root = Path(root)
     settings = dataclasses.replace(settings or DemoSettings(), seed=seed)
     with folder_written_whole(root) as folder:
