@@ -24,14 +24,7 @@ OUT_OF_MEMORY = 5
 NOTHING_FINISHED = 6  # in the time budget; the next start resumes
 STOPPED = 130  # by Ctrl-C or SIGTERM
 
-OWN = (
-    "common",
-    "preprocessing",
-    "models",
-    "ensemble",
-    "pipeline",
-    "tools",
-)  # packages that are not installed but lie here
+OWN = ("common", "preprocessing", "models", "ensemble", "pipeline", "tools")  # packages of this repository
 OF_THE_SYSTEM = {  # what no command can help: disks, mounts, permissions
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ENOSPC, errno.EDQUOT),
     *(errno.ESTALE, errno.ENOTCONN, errno.EHOSTDOWN, errno.ETIMEDOUT, errno.ENODEV, errno.ENXIO),

@@ -2,7 +2,6 @@
 
 import io
 import os
-import re
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -33,8 +32,6 @@ _OTHER_FORMATS = {  # by the first bytes of a file
     b"version https://git-lfs": "a Git LFS pointer: git lfs pull",
 }
 START_OF_IMAGE, _END_OF_IMAGE = b"\xff\xd8\xff", b"\xff\xd9"
-_IN_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # a marker among compressed pixels that is not part of them
-_BLOCK = 2**17  # bytes read at a time
 
 
 class JpegHeader(NamedTuple):
@@ -107,29 +104,9 @@ def parse(stream: BinaryIO, name: str) -> JpegHeader:
     stream.seek(max(scan, size - END_SEARCHED))
     if _END_OF_IMAGE not in stream.read():
         stream.seek(scan)
-        if not _ends(stream):
+        if _END_OF_IMAGE not in stream.read():
             raise BrokenImageError(name, TRUNCATED)
     return JpegHeader(width, height)
-
-
-def _ends(stream: BinaryIO) -> bool:
-    """Whether an end marker closes the picture whose first scan begins here, whatever follows it."""
-    block = b""
-    while True:
-        found = _IN_SCAN.search(block)
-        if found is None:
-            more = stream.read(_BLOCK)
-            if not more:
-                return False
-            block = block[-1:] + more  # a marker may lie in two blocks
-            continue
-        marker = found[0][1]
-        if marker in (0xD8, 0xD9):  # the start of another picture means that this one was cut
-            return marker == 0xD9
-        stream.seek(found.end() - len(block), io.SEEK_CUR)
-        if marker != 0x01:  # which alone has no length: a table, or another scan
-            stream.seek(max(0, int.from_bytes(stream.read(2), "big") - 2), io.SEEK_CUR)
-        block = b""
 
 
 def broken_images(root: Path, paths: Sequence[str], progress: bool = True) -> dict[str, str]:
