@@ -4,7 +4,7 @@ They are joined by `img`, never by position.
 """
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -57,60 +57,41 @@ def read_predictions(path: Path, also: Sequence[str] = ()) -> pd.DataFrame:
     beside = [column for column in also if column in header]
     if sorted(header) != sorted(("img", *CLASSES, *beside)):
         raise UserError(f"{path}: expected the columns img,c0,...,c9, found {named(header, 12)}.")
-    columns = dict(zip(header, zip(*rows, strict=True) if rows else [()] * len(header), strict=True))
-    images = np.array(columns["img"], dtype=object)
-    _judge_names(path, columns["img"])
-    values = _numbers([columns[name] for name in CLASSES])
-    with np.errstate(over="ignore", invalid="ignore"):  # checked below
-        sums = values.sum(axis=1)
-    _require_numbers(path, columns, values, sums)
-    off = np.abs(sums - 1) > LARGEST_SUM_ERROR
-    if off.any():
-        first = int(off.argmax())
-        print(
-            f"warning: {path}: {off.sum():,} of {len(off):,} rows do not sum to 1 (the first is {images[first]}: "
-            f"{sums[first]:.6g}). Each row is divided by its sum, as the competition does.",
-            file=sys.stderr,
-        )
-    index = pd.Index(columns["img"], name="img", dtype="str")
-    read = pd.DataFrame(values / sums[:, None], index=index, columns=list(CLASSES))
-    return read.assign(**{column: list(columns[column]) for column in beside}) if beside else read
-
-
-def _require_numbers(path: Path, columns: Mapping[str, Sequence[str]], values: np.ndarray, sums: np.ndarray) -> None:
-    """Every value must be finite and at least 0, and every row must have one above 0."""
-    wrong = ~np.isfinite(values) | (values < 0)
-    rows = wrong.any(axis=1)
-    if rows.any():
-        row = int(rows.argmax())
-        name = CLASSES[int(wrong[row].argmax())]
-        raise UserError(
-            f"{path}: expected finite numbers of at least 0, found {columns[name][row]!r} for {name} of "
-            f"{columns['img'][row]} ({rows.sum():,} such rows). Correct the table."
-        )
-    rows = ~np.isfinite(sums) | (sums <= 0)
-    if rows.any():
-        row = int(rows.argmax())
-        what = "only zeros" if sums[row] == 0 else "values too large to add"
-        raise UserError(
-            f"{path}: expected probabilities, found {what} for {columns['img'][row]} ({rows.sum():,} such rows). "
-            "Correct the table."
-        )
-
-
-def _judge_names(path: Path, images: Sequence[str]) -> None:
-    """Names must be there, once each, and no formulas: they go into tables that people open in a spreadsheet."""
+    table = pd.DataFrame(rows, columns=header, dtype=object)
+    images, text = table["img"].tolist(), table[list(CLASSES)]
     check_image_names(path, images)
     formulas = [repr(name) for name in images if is_formula(name)]
-    if formulas:
+    if formulas:  # they go into tables that people open in a spreadsheet
         raise UserError(f"{path}: image names that a spreadsheet would take for formulas: {named(formulas)}.")
-
-
-def _numbers(columns: Sequence[Sequence[str]]) -> np.ndarray:
-    """Columns of text as numbers, shape (rows, columns), float64; nan for what is none."""
-    flat = np.array([value for column in columns for value in column], dtype=object)
-    found = np.asarray(pd.to_numeric(flat, errors="coerce"), dtype=np.float64)
-    return found.reshape(len(columns), -1).T if len(flat) else np.zeros((0, len(columns)))
+    values = text.apply(pd.to_numeric, errors="coerce").to_numpy(np.float64)
+    wrong = ~np.isfinite(values) | (values < 0)
+    if wrong.any():
+        row, column = np.argwhere(wrong)[0]
+        raise UserError(
+            f"{path}: expected finite numbers of at least 0, found {text.iat[row, column]!r} for {CLASSES[column]} of "
+            f"{images[row]} ({wrong.any(axis=1).sum():,} such rows). Correct the table."
+        )
+    with np.errstate(over="ignore"):
+        sums = values.sum(axis=1)
+    unusable = ~np.isfinite(sums) | (sums <= 0)
+    if unusable.any():
+        row = int(unusable.argmax())
+        what = "only zeros" if sums[row] == 0 else "values too large to add"
+        raise UserError(
+            f"{path}: expected probabilities, found {what} for {images[row]} ({unusable.sum():,} such rows). "
+            "Correct the table."
+        )
+    off = np.abs(sums - 1) > LARGEST_SUM_ERROR
+    if off.any():
+        row = int(off.argmax())
+        print(
+            f"warning: {path}: {off.sum():,} of {len(off):,} rows do not sum to 1 (the first is {images[row]}: "
+            f"{sums[row]:.6g}). Each row is divided by its sum, as the competition does.",
+            file=sys.stderr,
+        )
+    index = pd.Index(images, name="img", dtype="str")
+    read = pd.DataFrame(values / sums[:, None], index=index, columns=list(CLASSES))
+    return read.assign(**{column: table[column].tolist() for column in beside})
 
 
 def geometric_mean(tables: Sequence[np.ndarray]) -> np.ndarray:
