@@ -1,8 +1,6 @@
 """The data folder: found, checked as a whole, and every fault told at once in the user's words."""
 
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,10 +12,10 @@ from PIL import Image
 
 from common.competition import DRIVER_LIST, SAMPLE_SUBMISSION, TEST_FOLDER, TRAIN_FOLDER
 from common.errors import UserError
-from common.run_folder import REPOSITORY
 from preprocessing import dataset
 from preprocessing.check import describe
 from preprocessing.dataset import Dataset, load, locate
+from tests.commands import module
 from tests.trees import write_image
 
 Factory = Callable[..., Path]
@@ -78,11 +76,10 @@ def test_the_folder_itself_is_never_written_to(root: Path, cache: Path) -> None:
 
 
 def test_the_command_prints_what_it_found(root: Path, cache: Path) -> None:
-    command = [sys.executable, "-m", "preprocessing.check", "--data", str(root), "--cache", str(cache)]
-    good = subprocess.run(command, capture_output=True, text=True, check=True, cwd=REPOSITORY)
+    good = module("preprocessing.check", "--data", root, "--cache", cache)
     assert "4 test images" in good.stdout
     training_image(root).unlink()
-    bad = subprocess.run(command, capture_output=True, text=True, check=False, cwd=REPOSITORY)
+    bad = module("preprocessing.check", "--data", root, "--cache", cache)
     assert bad.returncode == 2
     assert bad.stderr.startswith("error: ") or "\nerror: " in bad.stderr.replace("\r", "\n")
     assert "without a file: 1 (" in bad.stderr

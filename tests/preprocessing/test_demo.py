@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -27,6 +28,7 @@ from common.competition import (
 from common.errors import UserError
 from common.metric import log_loss
 from preprocessing.demo import DemoSettings, dataset, ensure_demo, render_demo
+from tests.commands import module
 
 TINY = DemoSettings(drivers=2, test_drivers=1, images_per_class=1, test_images_per_class=1, workers=1)
 
@@ -163,10 +165,7 @@ def test_ensure_demo_renders_once_and_never_leaves_half_a_set(tmp_path: Path, mo
 
 
 def test_command_line(tmp_path: Path) -> None:
-    def run(*options: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "preprocessing.demo", *options]
-        return subprocess.run(command, capture_output=True, text=True, check=False)
-
+    run = partial(module, "preprocessing.demo")
     assert run().returncode == 2
     assert "--out" in run().stderr
     assert "no option beside --seed" in run("--cache", str(tmp_path), "--drivers", "3").stderr

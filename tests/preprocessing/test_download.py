@@ -4,8 +4,6 @@ import errno
 import io
 import shutil
 import stat
-import subprocess
-import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -14,9 +12,9 @@ import pytest
 
 from common.competition import DRIVER_LIST, SAMPLE_SUBMISSION, SLUG
 from common.errors import UserError
-from common.run_folder import REPOSITORY
 from preprocessing import dataset
 from preprocessing.download import download, unpack
+from tests.commands import module
 from tests.stand_in import install_client
 
 STAND_IN = """
@@ -80,8 +78,7 @@ def test_it_downloads_and_unpacks_and_a_second_start_does_nothing(
 
 def test_the_command_fails_with_a_message_and_without_a_traceback(machine: pytest.MonkeyPatch, tmp_path: Path) -> None:
     machine.setenv("STAND_IN_SAYS", f"{CREDENTIAL} is odd")
-    command = [sys.executable, "-m", "preprocessing.download", "--out", str(tmp_path / "data"), "--free-space", "0"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=REPOSITORY)
+    done = module("preprocessing.download", "--out", tmp_path / "data", "--free-space", 0)
     assert done.returncode == 2
     assert "error: the Kaggle client failed. It said: *** is odd" in done.stderr
     assert "Traceback" not in done.stderr

@@ -1,8 +1,6 @@
 """Folds: a partition of the images in which no driver stands on both sides, the same whatever the order of the rows."""
 
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,8 +12,8 @@ from hypothesis import strategies as st
 
 from common.competition import CLASSES, DRIVER_LIST
 from common.errors import UserError
-from common.run_folder import REPOSITORY
 from preprocessing.folds import ensure_folds, make_folds, number_of_folds, read_folds, summary
+from tests.commands import module
 
 
 def table(counts: np.ndarray) -> pd.DataFrame:
@@ -339,9 +337,8 @@ def test_the_summary_counts_images_drivers_and_classes(train: pd.DataFrame) -> N
 
 def test_the_command_writes_the_table_and_prints_it(tiny_tree: Callable[..., Path], tmp_path: Path) -> None:
     root = tiny_tree(drivers=3, images_per_class=1, test_images=1)
-    places = ["--data", str(root), "--runs", str(tmp_path / "runs"), "--cache", str(tmp_path / "cache")]
-    command = [sys.executable, "-m", "preprocessing.folds", *places, "--run", "trial", "--folds", "3"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=REPOSITORY)
+    options = ["--data", root, "--runs", tmp_path / "runs", "--cache", tmp_path / "cache", "--run", "trial"]
+    done = module("preprocessing.folds", *options, "--folds", 3)
     assert "held-out drivers" in done.stdout
     assert len(read_folds(tmp_path / "runs" / "trial" / "folds.csv")) == 30
 
@@ -350,11 +347,10 @@ def test_the_command_takes_the_users_own_folds(tiny_tree: Callable[..., Path], t
     root = tiny_tree(drivers=3, images_per_class=1, test_images=1)
     drivers = sorted(pd.read_csv(root / DRIVER_LIST)["subject"].unique())
     own = own_file(tmp_path, pd.DataFrame({"subject": drivers, "fold": [1, 0, 1]}))
-    places = ["--data", str(root), "--runs", str(tmp_path / "runs"), "--cache", str(tmp_path / "cache")]
-    command = [sys.executable, "-m", "preprocessing.folds", *places, "--run", "trial", "--folds-file", str(own)]
-    subprocess.run(command, capture_output=True, text=True, check=True, cwd=REPOSITORY)
+    options = ["--data", root, "--runs", tmp_path / "runs", "--cache", tmp_path / "cache", "--run", "trial"]
+    assert module("preprocessing.folds", *options, "--folds-file", own).returncode == 0
     found = read_folds(tmp_path / "runs" / "trial" / "folds.csv")
     assert dict(zip(found["subject"], found["fold"], strict=True)) == dict(zip(drivers, [1, 0, 1], strict=True))
-    done = subprocess.run([*command, "--folds", "2"], capture_output=True, text=True, check=False, cwd=REPOSITORY)
+    done = module("preprocessing.folds", *options, "--folds-file", own, "--folds", 2)
     assert done.returncode == 2
     assert done.stderr == "error: argument --folds: not allowed with argument --folds-file\n"

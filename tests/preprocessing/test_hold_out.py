@@ -1,7 +1,5 @@
 """A practice competition: the named drivers become the test set, and only the labels beside it know who they are."""
 
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,10 +8,10 @@ import pytest
 
 from common.competition import held_out_labels_path
 from common.errors import UserError
-from common.run_folder import REPOSITORY
 from preprocessing import dataset
 from preprocessing.dataset import Dataset
 from preprocessing.hold_out import hold_out
+from tests.commands import module
 
 
 @pytest.fixture
@@ -100,11 +98,10 @@ def test_a_failure_on_the_way_leaves_nothing_behind(data: Dataset, tmp_path: Pat
 
 
 def test_the_command(data: Dataset, tmp_path: Path) -> None:
-    options = ["--data", str(data.root), "--cache", str(tmp_path / "cache"), "--out", str(tmp_path / "practice")]
-    command = [sys.executable, "-m", "preprocessing.hold_out", *options, "--drivers", "p011", "p013"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=REPOSITORY)
+    options = ["--data", data.root, "--cache", tmp_path / "cache", "--out", tmp_path / "practice"]
+    done = module("preprocessing.hold_out", *options, "--drivers", "p011", "p013")
     assert "40 training images, 40 test images" in done.stdout
-    again = subprocess.run(command, capture_output=True, text=True, check=False, cwd=REPOSITORY)
+    again = module("preprocessing.hold_out", *options, "--drivers", "p011", "p013")
     assert (again.returncode, again.stdout) == (2, "")
     assert again.stderr.startswith("error: ")
     assert again.stderr.count("\n") == 1
