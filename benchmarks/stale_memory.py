@@ -84,7 +84,7 @@ def measure(step: Any, names: list[str], turns: int) -> None:
     seconds: dict[str, list[float]] = {fill: [] for fill in ("as it is", *FILLS)}
     for _ in range(turns):
         for fill, taken in seconds.items():
-            done = runtime.clear_new_memory(FILLS[fill]) if fill in FILLS else runtime.leave_new_memory()
+            done = runtime.clear_new_memory(FILLS.get(fill))
             if not done:
                 sys.exit("the C library here cannot fill memory: nothing to measure")
             step()  # what was given out before is free again after this one

@@ -269,11 +269,11 @@ def _run_job(prog: str, words: list[str]) -> None:
 def _describe(plan: Plan, data: "Dataset", table: "pd.DataFrame", folds: Sequence[int | str]) -> None:
     """Prints what --dry-run prints."""
     model: Model = plan.models[0]
-    from models.finetuning import dry_run, runtime
+    from models.finetuning import runtime
 
     runtime.load_keras()
     if not isinstance(model.work.recipe, Bottleneck):
-        print(dry_run.describe(model.work, folds, table, len(data.test)))
+        print(job.describe(model.work, folds, table, len(data.test)))
     needs = resources.estimate(
         [(model.work.architecture, model.recipe, len(folds))],
         train_images=len(table),

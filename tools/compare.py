@@ -38,7 +38,7 @@ def main() -> None:
     if arguments.figure.suffix.lower() not in (".png", ".svg", ".pdf"):
         raise UserError(f"--figure {arguments.figure}: expected the name of a picture, .png, .svg or .pdf.")
 
-    from tools import comparison, curves
+    from tools import comparison
 
     rows = comparison.read_rows(arguments.runs)
     table = comparison.make_table(rows)
@@ -48,7 +48,7 @@ def main() -> None:
     with written_whole(arguments.out) as temporary:
         safe = table.map(lambda cell: as_cell(cell) if isinstance(cell, str) else cell)
         safe.to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
-    drawn = curves.draw(rows, arguments.figure)
+    drawn = comparison.draw_curves(rows, arguments.figure)
     print(f"\n{arguments.out}" + (f"\n{arguments.figure}" if drawn else "; no curves: no model trained an epoch"))
 
 

@@ -1,4 +1,4 @@
-"""What `tools.compare` compares: the models of runs as rows, with their out-of-fold losses by driver."""
+"""What `tools.compare` shows: the models of runs as rows with their out-of-fold losses, and their learning curves."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,7 +9,9 @@ import numpy as np
 import pandas as pd
 
 from common.competition import CLASSES
+from common.environment import load_matplotlib
 from common.errors import UserError
+from common.files import written_whole
 from common.metric import log_loss_per_image, paired_difference
 from common.run_folder import HISTORY, OUT_OF_FOLD, RunFolder
 from common.settings import word
@@ -59,7 +61,7 @@ def read_rows(runs: Sequence[Path]) -> list[Row]:
     """The models and blends of runs, the least log loss first. Files among `runs` are passed over.
 
     Raises:
-        UserError: a folder is not there, or none of them holds a finished model.
+        UserError: a folder does not exist, or none of them has a finished model.
     """
     rows: list[Row] = []
     complaints: list[str] = []
@@ -214,7 +216,52 @@ def remarks(rows: Sequence[Row]) -> list[str]:
     """What a reader must know before believing the order of the rows."""
     found = []
     if len({frozenset(row.losses.index) for row in rows}) > 1:
-        found.append("Not all were judged on the same images: trust 'behind' rather than 'log loss'.")
+        found.append("Not all were measured on the same images: trust 'behind' rather than 'log loss'.")
     if len({row.settings.get("folds_sha256") for row in rows if row.settings}) > 1:
         found.append("The runs have other folds, or other data: their networks saw other drivers in training.")
     return found
+
+
+MOST_CURVES = 10  # colours that differ enough
+FIGURE_SIZE = (10.0, 5.0)  # inches
+
+
+def draw_curves(rows: Sequence[Row], path: Path) -> bool:
+    """Draws held-out log loss and training loss by epoch, the mean over folds; each fold as a thin line.
+
+    Args:
+        rows: the best first; of more than `MOST_CURVES` with a history only these are drawn.
+        path: ends in .png, .svg or .pdf.
+
+    Returns:
+        False, and no file, where no row has trained an epoch.
+    """
+    trained = [row for row in rows if any(len(history) for history in row.histories)][:MOST_CURVES]
+    if not trained:
+        return False
+    load_matplotlib()
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=FIGURE_SIZE, layout="constrained")
+    held_out, training = figure.subplots(1, 2, sharex=True)
+    for number, row in enumerate(trained):
+        colour = f"C{number}"
+        for axes, column in ((held_out, "held_out_log_loss"), (training, "training_loss")):
+            curves = pd.concat([history.set_index("epoch")[column] for history in row.histories], axis=1)
+            if curves.shape[1] > 1:
+                axes.plot(curves.index, curves.to_numpy(), ".-", color=colour, linewidth=0.7, markersize=4, alpha=0.35)
+            mean = curves.dropna().mean(axis=1)  # of the epochs that every fold has
+            axes.plot(mean.index, mean.to_numpy(), color=colour, linewidth=2, marker="o", markersize=4, label=row.name)
+    longest = max(int(history["epoch"].max()) for row in trained for history in row.histories if len(history))
+    for axes, title in ((held_out, "held-out drivers: log loss"), (training, "training images: loss")):
+        axes.set_title(title, loc="left", fontsize=11)
+        axes.set_xlabel("epoch")
+        axes.set_xlim(0.8, longest + 0.2)
+        axes.set_xticks(np.unique(np.linspace(1, longest, min(longest, 11)).round()))
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    held_out.set_ylabel("nats")
+    figure.legend(*held_out.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+    with written_whole(path) as temporary:
+        figure.savefig(temporary, dpi=120)
+    return True

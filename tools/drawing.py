@@ -1,17 +1,26 @@
-"""Words and bars on pictures, with OpenCV's own font."""
+"""Predictions for people: in words, as bars and heat maps on pictures, and as annotated copies of videos."""
 
+import itertools
+from collections.abc import Iterator, Sequence
 from functools import cache
+from pathlib import Path
 
 import cv2
 import numpy as np
+from tqdm import tqdm
 
 from common.competition import CLASS_NAMES, CLASSES
+from common.errors import UserError
+from common.files import written_whole
 from preprocessing.settings import REGIONS
+from tools.pictures import Video, clock
 
 PAPER, INK, FAINT = (24, 26, 30), (238, 238, 238), (132, 136, 144)  # RGB
 CALM, ALARMING, BAR = (96, 200, 120), (255, 170, 60), (70, 74, 82)
 REGULAR, BOLD = 400, 700  # weights of the font
 DIMMED, GLOW = 0.8, 0.65  # shares: light of the picture under a heat map, and its largest opacity
+WORTH_SAYING = 0.05  # probability of a second class
+CODEC = "mp4v"  # in every build of OpenCV; H.264 is not, for its licence
 MOST_SIDE = 1280  # pixels; a larger picture is shown smaller
 
 
@@ -116,3 +125,89 @@ def encoded(picture: np.ndarray, suffix: str = ".jpg") -> bytes:
     """The bytes of a picture file, of an RGB picture."""
     pixels = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
     return cv2.imencode(suffix, pixels, [cv2.IMWRITE_JPEG_QUALITY, 90] if suffix == ".jpg" else [])[1].tobytes()
+
+
+def class_words(number: int) -> str:
+    """'c3 texting - left'"""
+    return f"{CLASSES[number]} {CLASS_NAMES[CLASSES[number]]}"
+
+
+def verdict(probabilities: np.ndarray) -> str:
+    """'c3 texting - left 92%, or c1 texting - right 6%' of shape (10,)."""
+    first, second = np.argsort(-probabilities, kind="stable")[:2]
+    said = f"{class_words(first)} {probabilities[first]:.0%}"
+    if probabilities[second] >= WORTH_SAYING:
+        said += f", or {class_words(second)} {probabilities[second]:.0%}"
+    return said
+
+
+def of_classes(probabilities: np.ndarray) -> str:
+    """How many pictures are most probably of which class, a line each, of shape (pictures, 10)."""
+    best = probabilities.argmax(axis=1)
+    lines = []
+    for number in range(len(CLASSES)):
+        part = probabilities[best == number, number]
+        if len(part):
+            lines.append(f"{len(part):>8,}  {class_words(number):<32}  {part.mean():.0%} sure on average")
+    return "\n".join(lines)
+
+
+def smoothed(probabilities: np.ndarray, width: int) -> np.ndarray:
+    """The mean of each row and its neighbours, `width` (odd) rows in all, fewer at the ends."""
+    half = width // 2
+    count = len(probabilities)
+    return np.stack([probabilities[max(0, n - half) : min(count, n + half + 1)].mean(axis=0) for n in range(count)])
+
+
+def spans(probabilities: np.ndarray) -> Iterator[tuple[int, int, np.ndarray]]:
+    """Runs of rows with the same most probable class: first row, last row, their mean."""
+    best = probabilities.argmax(axis=1)
+    starts = np.flatnonzero(np.diff(best, prepend=-1))
+    for first, after in zip(starts, [*starts[1:], len(best)], strict=True):
+        yield int(first), int(after) - 1, probabilities[first:after].mean(axis=0)
+
+
+def write_annotated(video: Video, path: Path, times: Sequence[float], probabilities: np.ndarray) -> None:
+    """Writes the frames of a video with the probabilities of the sample nearest to each beside it.
+
+    The copy has a constant rate, the one at which most of the video was filmed: frames are repeated or left out so that
+    each appears at its time.
+
+    Args:
+        video: all its frames have been decoded before.
+        path: ends in .mp4.
+        times: of the samples, in seconds.
+        probabilities: shape (samples, 10).
+
+    Raises:
+        UserError: OpenCV has no such codec here, or the file cannot be written.
+    """
+    between = np.add(times[1:], times[:-1]) / 2
+    rate, end = video.usual_rate, video.end
+    with written_whole(path) as temporary:
+        writer = None
+        bar = tqdm(total=len(video.times), desc="annotating", unit="frame", leave=False, disable=None)
+        written, picture = 0, None
+        try:
+            for time, pixels in itertools.chain(video.frames_every(), [(end, None)]):
+                while picture is not None and written < round(time * rate):
+                    writer = writer or _writer(temporary, path, rate, picture)
+                    writer.write(picture)
+                    written += 1
+                if pixels is not None:
+                    title = f"{video.path.name}  {clock(time)}"
+                    row = probabilities[np.searchsorted(between, time)]
+                    picture = cv2.cvtColor(with_probabilities(pixels, row, title), cv2.COLOR_RGB2BGR)
+                    bar.update()
+        finally:
+            bar.close()
+            if writer is not None:
+                writer.release()
+
+
+def _writer(temporary: Path, path: Path, rate: float, picture: np.ndarray) -> cv2.VideoWriter:
+    size = (picture.shape[1], picture.shape[0])
+    writer = cv2.VideoWriter(str(temporary), cv2.VideoWriter.fourcc(*CODEC), rate, size)
+    if not writer.isOpened():
+        raise UserError(f"{path}: this build of OpenCV cannot write mp4. Leave --annotate out, or give photographs.")
+    return writer

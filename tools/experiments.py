@@ -14,13 +14,20 @@ search.csv; the same command resumes it.
 
 import argparse
 import dataclasses
-from collections.abc import Collection, Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
+
+import pandas as pd
 
 from common.errors import UserError, run_command
-from common.run_folder import RunFolder
+from common.files import written_whole
+from common.metric import paired_difference
+from common.run_folder import OUT_OF_FOLD, RunFolder
 from common.settings import CommandLine, as_options, names_in, word
+from common.tables import read_predictions
+from ensemble.tables import formatted
 from models.finetuning.fold_run import FoldRun
 from models.finetuning.network import weights as pretrained
 from models.finetuning.recipe import NoEffectError
@@ -29,28 +36,21 @@ from pipeline import train as jobs
 from pipeline.plan import Plan as RunPlan
 from pipeline.plan import bottleneck_of, network_of, plan_model
 from preprocessing import dataset
+from preprocessing.dataset import Dataset
+from tools.comparison import losses_of
 from tools.experiment_file import Experiment, Plan, read_plan, require_known
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from preprocessing.dataset import Dataset
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Setup:
-    """What all experiments share: `images` are those of `folds`, which are held out in turn."""
+    """What all experiments share; `folds` are held out in turn."""
 
     arguments: argparse.Namespace
     run: Path
-    dataset: "Dataset"
-    folds_table: "pd.DataFrame"
+    dataset: Dataset
+    folds_table: pd.DataFrame
     folds: list[Any]
     seeds: list[int]
-
-    @property
-    def images(self) -> "pd.DataFrame":
-        return self.folds_table[self.folds_table["fold"].isin(self.folds)]
 
 
 def make_parser() -> CommandLine:
@@ -98,8 +98,6 @@ def main() -> None:
 
 def run_list(setup: Setup, plan: Plan, wanted: Collection[str]) -> None:
     """Trains the wanted experiments, the reference first. The table also has what is finished of the others."""
-    from tools import experiment_table as table
-
     path, results = setup.run / "experiments.csv", dict[Experiment, Any]()
     for experiment in sorted(plan.experiments.values(), key=lambda one: one.name != plan.reference):
         try:
@@ -110,13 +108,13 @@ def run_list(setup: Setup, plan: Plan, wanted: Collection[str]) -> None:
         except UserError:
             if experiment.name in wanted:
                 raise
-    rows = table.write(path, results)
+    rows = write_table(path, results)
     for experiment in [one for one in results if one.name in wanted and not setup.arguments.report]:
         train(setup, experiment, setup.folds)
         results[experiment] = result(setup, experiment, setup.folds)
-        rows = table.write(path, results)
-        print(table.as_text(rows[rows["experiment"] == experiment.name]), flush=True)
-    print(f"\n{table.as_text(rows)}\n\n{path}")
+        rows = write_table(path, results)
+        print(as_text(rows[rows["experiment"] == experiment.name]), flush=True)
+    print(f"\n{as_text(rows)}\n\n{path}")
 
 
 def search(setup: Setup, plan: Plan) -> None:
@@ -132,8 +130,6 @@ def search(setup: Setup, plan: Plan) -> None:
         raise UserError(
             "--search needs Optuna. Install it: .venv/bin/python -m pip install -c requirements/lock.txt optuna"
         ) from None
-    from tools import experiment_table as table
-
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     base, database, path = plan.experiments[plan.reference], setup.run / "search.db", setup.run / "search.csv"
     space = {key: distribution(setup, base, key, values) for key, values in plan.search.items()}
@@ -151,7 +147,7 @@ def search(setup: Setup, plan: Plan) -> None:
             for number, done in enumerate(study.get_trials(states=[TrialState.COMPLETE, TrialState.PRUNED])):
                 experiment = changed(base, f"search_{number:03}", done.params)
                 results[experiment] = done.user_attrs["ended"] or result(setup, experiment, setup.folds)
-            rows = table.write(path, results)
+            rows = write_table(path, results)
             if setup.arguments.report or len(results) > plan.trials:
                 break
             study.sampler = optuna.samplers.TPESampler(seed=setup.seeds[0] + len(results))
@@ -161,7 +157,7 @@ def search(setup: Setup, plan: Plan) -> None:
             study.tell(trial, loss, TrialState.PRUNED if ended else TrialState.COMPLETE)
     except (optuna.exceptions.StorageInternalError, SQLAlchemyError) as error:
         raise UserError(f"{database}: {error.__cause__ or error}. Free some space, or choose another --run.") from error
-    print(f"\n{table.as_text(rows)}\n\nbest: {rows['settings'].iloc[0]}\n{path}")
+    print(f"\n{as_text(rows)}\n\nbest: {rows['settings'].iloc[0]}\n{path}")
 
 
 def distribution(setup: Setup, base: Experiment, key: str, values: Any) -> Any:
@@ -209,14 +205,6 @@ def changed(base: Experiment, name: str, settings: dict[str, Any]) -> Experiment
 def model_name(experiment: Experiment, seed: int) -> str:
     """The folder of an experiment in the run."""
     return f"{experiment.name}_seed{seed}" if seed else experiment.name
-
-
-def result(setup: Setup, experiment: Experiment, folds: list[Any]) -> "pd.DataFrame | str":
-    """Its losses on these folds, or why there are none."""
-    from tools import experiment_table
-
-    images = setup.images[setup.images["fold"].isin(folds)]
-    return experiment_table.result(setup.run, [model_name(experiment, seed) for seed in setup.seeds], images)
 
 
 def work_of(arguments: argparse.Namespace, experiment: Experiment, seed: int) -> FoldRun:
@@ -283,6 +271,70 @@ def _words(arguments: argparse.Namespace, experiment: Experiment, seed: int, fol
     words += as_options(experiment.settings | own | shared)
     words += ["--fold", *map(str, folds)] if folds else []
     return words + ["--quick"] * arguments.quick + ["--skip-broken"] * arguments.skip_broken
+
+
+def result(setup: Setup, experiment: Experiment, folds: list[Any]) -> pd.DataFrame | str:
+    """What an experiment reached on these held-out folds, or why there is nothing: 'not finished', or 'failed: ...'.
+
+    Returns:
+        By img: log_loss in nats and correct, means over the seeds; subject; seconds, the mean of a fold.
+
+    Raises:
+        UserError: a table is corrupted, or has other images.
+    """
+    tables, seconds = [], []
+    for model in [model_name(experiment, seed) for seed in setup.seeds]:
+        for fold in folds:
+            folder = RunFolder(setup.run).fold(model, fold)
+            finished = folder.finished()
+            if finished is None:
+                why = folder.failure().removeprefix("failed: ")
+                return f"failed: {why}" if why else "not finished"
+            table = read_predictions(folder.verified(OUT_OF_FOLD))
+            tables.append(losses_of(table, setup.folds_table, folder.path))
+            seconds.append(finished.get("seconds", math.nan))
+    means = {"log_loss": "mean", "correct": "mean", "subject": "first"}
+    return pd.concat(tables).groupby(level="img").agg(means).assign(seconds=sum(seconds) / len(seconds))
+
+
+def write_table(path: Path, results: Mapping[Experiment, pd.DataFrame | str]) -> pd.DataFrame:
+    """Writes the table of experiments and returns it: a row for each, the least log loss first.
+
+    Args:
+        results: what `result` returned for each; the first is the reference.
+    """
+    reference, rows = next(iter(results.values())), []
+    for experiment, found in results.items():
+        row: dict[str, object] = {"experiment": experiment.name, "result": found, "settings": str(experiment)}
+        if isinstance(found, pd.DataFrame):
+            loss, accuracy, seconds = found[["log_loss", "correct", "seconds"]].mean()
+            row |= {"log_loss": loss, "accuracy": accuracy, "seconds_a_fold": seconds, "result": ""}
+            if found is reference:
+                row["result"] = "reference"
+            elif isinstance(reference, pd.DataFrame):
+                ours, theirs, drivers = found["log_loss"], reference["log_loss"], found["subject"]
+                difference, error = paired_difference(ours.to_numpy(), theirs.to_numpy(), drivers.to_numpy())
+                verdict = "better" if difference < -error else "worse" if difference > error else "no difference"
+                row |= {"difference": difference, "difference_error": error, "result": verdict}
+        rows.append(row)
+    numbers = ["log_loss", "difference", "difference_error", "accuracy", "seconds_a_fold"]
+    table = pd.DataFrame(rows, columns=["experiment", *numbers, "result", "settings"]).astype(
+        dict.fromkeys(numbers, float)
+    )
+    table = table.sort_values("log_loss", kind="stable", ignore_index=True)
+    with written_whole(path) as temporary:
+        table.to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
+    return table
+
+
+def as_text(table: pd.DataFrame) -> str:
+    """The table for the terminal; of a failure only that it is one."""
+    shapes = {"log_loss": "{:.4f}", "difference": "{:+.4f}", "difference_error": "± {:.4f}", "accuracy": "{:.1%}"}
+    shapes["seconds_a_fold"] = "{:,.0f}"
+    columns = [["" if math.isnan(x) else shape.format(x) for x in table[name]] for name, shape in shapes.items()]
+    lines = zip(table["experiment"], *columns, table["result"].str.partition(":")[0], strict=True)
+    headers = ["experiment", "log loss", "to the reference", "", "accuracy", "s a fold", ""]
+    return formatted(headers, [list(line) for line in lines])
 
 
 if __name__ == "__main__":

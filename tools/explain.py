@@ -11,21 +11,13 @@ its most probable classes. Yellow is most; grey is nothing, or speaks against. E
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from common.competition import CLASSES
 from common.errors import UserError, run_command
 from common.files import written_whole
 from common.run_folder import CACHE, RunFolder
 from common.settings import CommandLine
-from tools.finished import FinishedFold, add_choice, finished_folds
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from tools.pictures import Photograph
-
-TILE_WIDTH, CAPTION, GAP = 320, 30, 8  # pixels
+from tools.finished import add_choice, finished_folds
 
 
 def command_line() -> CommandLine:
@@ -65,86 +57,19 @@ def main() -> None:
     from tools import pictures
 
     found = pictures.find(arguments.pictures, videos=False)
-    photographs = found.decodable(_evenly(found.photographs, arguments.most))
-
-    import numpy as np
+    if len(found.photographs) > arguments.most:
+        print(f"{arguments.most} of {len(found.photographs):,} photographs (--most)")
+    photographs = found.decodable(pictures.evenly_spaced(found.photographs, arguments.most))
 
     from tools.drawing import encoded
+    from tools.heat import draw_sheet
 
-    columns = [_photographs(photographs)]
-    for model in dict.fromkeys(fold_run.model for fold_run in fold_runs):
-        own = [fold_run for fold_run in fold_runs if fold_run.model == model]
-        columns += _explained(photographs, own, arguments.classes, arguments.top)
-    sheet = np.vstack([np.hstack(tiles) for tiles in zip(*columns, strict=True)])
+    sheet = draw_sheet(photographs, fold_runs, arguments.classes, arguments.top)
     with written_whole(arguments.out) as temporary:
         temporary.write_bytes(encoded(sheet, arguments.out.suffix.lower()))
     print(f"{arguments.out}: {sheet.shape[1]} x {sheet.shape[0]} pixels")
     if found.left_out:
         print(found.summary())
-
-
-def _evenly(photographs: list[Photograph], most: int) -> list[Photograph]:
-    import numpy as np
-
-    if len(photographs) <= most:
-        return photographs
-    print(f"{most} of {len(photographs):,} photographs (--most)")
-    return [photographs[number] for number in np.linspace(0, len(photographs) - 1, most).round().astype(int)]
-
-
-def _photographs(photographs: list[Photograph]) -> list[np.ndarray]:
-    """The first column."""
-    from tools import drawing
-
-    tiles = []
-    for photograph in photographs:
-        picture = _tile_sized(photograph.whole())
-        tiles.append(drawing.tile(picture, photograph.name, CAPTION, GAP))
-    return tiles
-
-
-def _tile_sized(picture: np.ndarray) -> np.ndarray:
-    import cv2
-
-    height = max(1, round(picture.shape[0] * TILE_WIDTH / picture.shape[1]))
-    return cv2.resize(picture, (TILE_WIDTH, height), interpolation=cv2.INTER_AREA)
-
-
-def _explained(
-    photographs: list[Photograph], fold_runs: list[FinishedFold], classes: list[int], top: int
-) -> list[list[np.ndarray]]:
-    """The columns of one model: a tile for each photograph in each."""
-    import numpy as np
-
-    from tools import drawing
-    from tools.heat import HeatMaps, mean_heat
-    from tools.networks import MOST_AT_ONCE, in_batches, load
-    from tools.words import class_words
-
-    networks = [HeatMaps(load(fold_run)) for fold_run in fold_runs]
-    crop = fold_runs[0].crop
-    columns: list[list[np.ndarray]] = []
-    for batch in in_batches(photographs, MOST_AT_ONCE):
-        pairs = zip(networks, fold_runs, strict=True)
-        seen = [network.predict(_stacked(batch, fold_run)) for network, fold_run in pairs]
-        mean = np.mean([probabilities for _, probabilities in seen], axis=0)
-        asked = np.tile(classes, (len(batch), 1)) if classes else np.argsort(-mean, axis=1, kind="stable")[:, :top]
-        columns = columns or [[] for _ in range(asked.shape[1])]
-        for rank, column in enumerate(columns):
-            found = [network.heat(maps, asked[:, rank]) for network, (maps, _) in zip(networks, seen, strict=True)]
-            heat = mean_heat(found)
-            for number, photograph in enumerate(batch):
-                which = int(asked[number, rank])
-                words = f"{fold_runs[0].model}: {class_words(which)} {mean[number, which]:.0%}"
-                lit = drawing.lit(_tile_sized(photograph.whole()), heat[number], crop)
-                column.append(drawing.tile(lit, words, CAPTION, GAP))
-    return columns
-
-
-def _stacked(photographs: list[Photograph], fold_run: FinishedFold) -> np.ndarray:
-    import numpy as np
-
-    return np.stack([photograph.seen(fold_run.image_size, fold_run.crop) for photograph in photographs])
 
 
 if __name__ == "__main__":

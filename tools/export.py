@@ -50,7 +50,7 @@ def main() -> None:
     photographs = _photographs(arguments.images)
     os.environ["KERAS_BACKEND"] = "tensorflow"  # what the converters start from; the networks are of any backend
 
-    from tools.conversion import export
+    from tools.networks import export
 
     print(export(fold_runs, arguments.to, out, photographs))
 
@@ -78,8 +78,6 @@ def _require_packages(to: str) -> None:
 
 def _photographs(images: list[Path] | None) -> list[Photograph]:
     """Real photographs to check on."""
-    import numpy as np
-
     from common.competition import TEST_FOLDER
     from preprocessing import dataset
     from tools import pictures
@@ -90,8 +88,7 @@ def _photographs(images: list[Path] | None) -> list[Photograph]:
             raise UserError("there is no competition data to check the file on. Name photographs: --images FOLDER")
         images = [root / TEST_FOLDER]
     found = pictures.find(images, videos=False)
-    chosen = np.unique(np.linspace(0, len(found.photographs) - 1, CHECKED).round().astype(int))
-    return found.decodable([found.photographs[number] for number in chosen])
+    return found.decodable(pictures.evenly_spaced(found.photographs, CHECKED))
 
 
 if __name__ == "__main__":

@@ -33,11 +33,7 @@ USER_NAME = re.compile(r"[a-z0-9][a-z0-9-]{2,49}")
 
 
 def git(*words: str) -> str:
-    """What git says of this repository.
-
-    Raises:
-        UserError: it is no checkout, or there is no git.
-    """
+    """The output of a git command in this repository."""
     try:
         command = ["git", "-C", str(REPOSITORY), *words]
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
@@ -117,11 +113,7 @@ def build_kernel(user: str, stamp: str, options: str, go_on: bool, folder: Path)
 
 
 def options_of(text: str) -> list[str]:
-    """The words of --options.
-
-    Raises:
-        UserError: a quotation in it does not end.
-    """
+    """The words of --options."""
     try:
         return shlex.split(text)
     except ValueError as error:
@@ -129,26 +121,18 @@ def options_of(text: str) -> list[str]:
 
 
 def publish_dataset(folder: Path, message: str) -> None:
-    """Uploads a folder as a new dataset, or as a new version of the one that is there.
-
-    Raises:
-        UserError: whatever keeps it from Kaggle.
-    """
+    """Uploads a folder as a new dataset, or as a new version of an existing one."""
     browser = f"Or upload {folder} in a browser: https://www.kaggle.com/datasets?new=true"
     for words in (("create",), ("version", "-m", message)):
         said = run_client(*words, "-q", "-p", str(folder), what="the upload", browser=browser, topic="datasets")
         if "already in use" not in said:  # as it says before it uploads anything
             break
-    if "error" in said.lower():  # with which the client ends in peace
+    if "error" in said.lower():  # the client exits with 0 all the same
         raise UserError(f"Kaggle did not take the dataset. {last_words(said)}\n{browser}")
 
 
 def push_kernel(folder: Path) -> str:
-    """Starts a version of the kernel; returns what Kaggle says, which has its address.
-
-    Raises:
-        UserError: whatever keeps it from Kaggle, an input that it does not know included.
-    """
+    """Starts a version of the kernel; returns what Kaggle says, which has its address."""
     browser = (
         f"Or make one in a browser (https://www.kaggle.com/code), of {folder}/kernel.py, with the inputs beside it."
     )
@@ -162,11 +146,7 @@ def push_kernel(folder: Path) -> str:
 
 
 def checked_user(name: str) -> str:
-    """Kaggle's name of a user.
-
-    Raises:
-        UserError: it cannot be one.
-    """
+    """The user name, if it can be one at Kaggle."""
     if not USER_NAME.fullmatch(name):
         raise UserError(
             f"{name!r}: expected your user name as in https://www.kaggle.com/NAME: small letters, digits, '-'."

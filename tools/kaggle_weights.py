@@ -30,7 +30,7 @@ def pack(architecture: Architecture, weights: str, folder: Path) -> Path:
         weights: 'imagenet', or a folder that has the file.
 
     Raises:
-        UserError: the weights cannot be had, the file is another network's, or another file was packed before.
+        UserError: the weights are not available, the file is another network's, or another file was packed before.
     """
     path = folder / f"{architecture.name}.weights.h5"
     source = pretrained.weights_file(architecture, weights)

@@ -13,7 +13,6 @@ from common.errors import UserError, named
 from common.settings import ImageSize
 from preprocessing import jpeg
 from preprocessing.images import decode, read_image
-from tools.words import clock
 
 PHOTOGRAPHS = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".jp2"),
@@ -31,38 +30,24 @@ Item = TypeVar("Item", "Photograph", "Video")
 
 @dataclass(frozen=True)
 class Photograph:
-    """A photograph in a file.
+    """A photograph in a file, with a name that is unique among those given.
 
-    Attributes:
-        name: unique among those given.
-        path: of the file.
+    Its methods raise a UserError where the file cannot be read as a picture.
     """
 
     name: str
     path: Path
 
     def seen(self, size: ImageSize, crop: str) -> np.ndarray:
-        """What a network sees: shape (size.height, size.width, 3), uint8, RGB.
-
-        Raises:
-            UserError: the file cannot be read as a picture.
-        """
+        """What a network sees: shape (size.height, size.width, 3), uint8, RGB."""
         return read_image(self.path, size, crop)
 
     def whole(self) -> np.ndarray:
-        """All of it, upright: shape (height, width, 3), uint8, RGB.
-
-        Raises:
-            UserError: the file cannot be read as a picture.
-        """
+        """All of it, upright: shape (height, width, 3), uint8, RGB."""
         return decode(self.path)
 
     def check(self) -> None:
-        """Decodes it; of a JPEG only the header is read, which is much faster.
-
-        Raises:
-            UserError: the file cannot be read as a picture.
-        """
+        """Decodes it; of a JPEG only the header is read, which is much faster."""
         try:
             with self.path.open("rb") as stream:
                 start = stream.read(len(jpeg.START_OF_IMAGE))
@@ -321,6 +306,18 @@ def find(paths: Sequence[Path], videos: bool = True) -> Found:
     if not result.photographs and not result.videos:
         raise UserError(f"none of these can be read: {named([str(path) for path in result.left_out])}.")
     return result
+
+
+def clock(seconds: float) -> str:
+    """'1:02.5'"""
+    minutes, rest = divmod(round(seconds, 1), 60)
+    return f"{minutes:.0f}:{rest:04.1f}"
+
+
+def evenly_spaced(photographs: Sequence[Photograph], most: int) -> list[Photograph]:
+    """At most so many of them, evenly spaced."""
+    chosen = np.linspace(0, len(photographs) - 1, min(most, len(photographs))).round().astype(int)
+    return [photographs[number] for number in chosen]
 
 
 def _refuse(video: Video) -> None:

@@ -26,7 +26,6 @@ from tools.finished import add_choice, finished_folds
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Sequence
 
     import numpy as np
 
@@ -79,10 +78,6 @@ def main() -> None:
     photographs, videos = found.photographs, found.videos
     if arguments.annotate:
         _check_annotated(arguments.annotate, [p.path for p in photographs] + [v.path for v in videos])
-        _check_apart(
-            [(p.name, annotated_path(arguments.annotate, p.name, ".jpg")) for p in photographs]
-            + [(v.name, annotated_path(arguments.annotate, v.name, ".mp4")) for v in videos]
-        )
 
     from tools.networks import MOST_AT_ONCE, Networks
 
@@ -134,7 +129,6 @@ def _photographs(found: Found, networks: Networks, annotate: Path | None) -> tup
     from tools import drawing
     from tools.networks import in_batches
     from tools.pictures import Photograph
-    from tools.words import of_classes, verdict
 
     photographs = found.photographs
     width = max(len(photograph.name) for photograph in photographs[:MOST_LINES])
@@ -151,16 +145,17 @@ def _photographs(found: Found, networks: Networks, annotate: Path | None) -> tup
             probabilities = networks.predict([photograph.seen for photograph in batch])
         for photograph, row in zip(batch, probabilities, strict=True):
             if not many:
-                print(f"{photograph.name.ljust(width)}   {verdict(row)}")
+                print(f"{photograph.name.ljust(width)}   {drawing.verdict(row)}")
             if annotate:
                 picture = drawing.with_probabilities(photograph.whole(), row, photograph.name)
-                _write_picture(annotated_path(annotate, photograph.name, ".jpg"), drawing.encoded(picture))
+                with written_whole(annotated_path(annotate, photograph.name, ".jpg")) as temporary:
+                    temporary.write_bytes(drawing.encoded(picture))
         names += [photograph.name for photograph in batch]
         parts.append(probabilities)
     table = np.concatenate(parts)
     bar.close()
     if many:
-        print(of_classes(table))
+        print(drawing.of_classes(table))
     return names, table
 
 
@@ -171,8 +166,9 @@ def _video(video: Video, networks: Networks, arguments: argparse.Namespace) -> t
     import numpy as np
 
     from preprocessing.images import fitted
+    from tools.drawing import smoothed, spans, verdict, write_annotated
     from tools.networks import in_batches
-    from tools.words import clock, smoothed, spans, verdict
+    from tools.pictures import clock
 
     times: list[float] = []
     parts = []
@@ -187,8 +183,6 @@ def _video(video: Video, networks: Networks, arguments: argparse.Namespace) -> t
         end = times[last + 1] if last + 1 < len(times) else video.end
         print(f"  {clock(times[first])} to {clock(end)}   {verdict(row)}")
     if arguments.annotate:
-        from tools.filming import write_annotated
-
         write_annotated(video, annotated_path(arguments.annotate, video.name, ".mp4"), times, shown)
     return [f"{video.name}@{time:09.3f}" for time in times], table
 
@@ -205,22 +199,6 @@ def _check_annotated(folder: Path, originals: list[Path]) -> None:
     inside = [path for path in originals if path.resolve().is_relative_to(folder.resolve())]
     if inside:
         raise UserError(f"--annotate {folder}: {inside[0].name} lies in it. Choose a folder without the originals.")
-
-
-def _check_apart(copies: Sequence[tuple[str, Path]]) -> None:
-    """Refuses pictures whose annotated copies would overwrite one another."""
-    names: dict[Path, str] = {}
-    for name, path in copies:
-        if names.setdefault(path, name) != name:
-            raise UserError(
-                f"--annotate: the copies of {names[path]} and {name} would both be {path}. Predict them one by one, "
-                "each with an --annotate folder of its own."
-            )
-
-
-def _write_picture(path: Path, data: bytes) -> None:
-    with written_whole(path) as temporary:
-        temporary.write_bytes(data)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from models.finetuning.data.sources import ActivationCache, FoldData, Source, Wi
 from models.finetuning.fold_run import FoldRun
 from models.finetuning.network import head
 from models.finetuning.network import weights as pretrained
-from models.finetuning.network.build import build, prepare_random_weights, save_model
+from models.finetuning.network.build import build, plain_copy, prepare_random_weights
 from models.finetuning.network.frozen import split
 from models.finetuning.network.network import Network
 from models.finetuning.training.tracking import watched
@@ -85,7 +85,7 @@ def _train(work: FoldRun, dataset: Dataset, folds: pd.DataFrame, settings: dict[
     results = outputs.leave_predictions(work, network, data, dataset, folds, trained_on, tested_on, say)
     outputs.leave_history(work, trainer.progress.history)
     with written_whole(work.folder / NETWORK) as temporary:
-        save_model(network, lambda: build(work.architecture, work.recipe, "none", "float32", work.seed), temporary)
+        plain_copy(network, lambda: build(work.architecture, work.recipe, "none", "float32", work.seed)).save(temporary)
     results |= {"best_epoch": trainer.progress.best_epoch, "seconds": round(time.monotonic() - started, 1)}
     work.folder.finish(results, work.outputs)
     evaluated = "nobody held out,"

@@ -170,7 +170,7 @@ class FoldRun:
         """Whether it was trained with these settings, and its files are there.
 
         Raises:
-            UserError: it was trained with other settings, or its training has begun with other settings.
+            UserError: it was trained with other settings, or its training started with other settings.
         """
         folder = self.folder
         finished = folder.is_finished()

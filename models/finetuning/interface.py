@@ -99,11 +99,11 @@ class Model:
         self._policy = "float32"
 
     def fit(self, fold: int = 0) -> "Model":
-        """Trains on all drivers but those of one fold, who choose the best weights. A second call starts anew.
+        """Trains on all drivers but those of one fold, who choose the best weights. A second call starts afresh.
 
         Raises:
-            UserError: no such fold, data or weights that cannot be had, a loss that is no longer a number; or the model
-                that `finetune` was given has seen drivers whom this fold holds out.
+            UserError: no such fold, data or weights that are not available, a loss that is no longer a number; or the
+                model that `finetune` was given has seen drivers whom this fold holds out.
         """
         options, work = self.options, self._fold_run(fold)
         from preprocessing import dataset, folds

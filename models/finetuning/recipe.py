@@ -72,7 +72,7 @@ class Recipe:
     label_smoothing: float = setting(0.05, "share of the target spread over all classes", least=0, most=0.9)
     ema: float = setting(
         0.0,
-        "momentum of a running mean of the weights, which is judged and kept instead of them; 0 is off",
+        "momentum of a running mean of the weights, which is measured and kept instead of them; 0 is off",
         least=0,
         most=0.99999,
     )
@@ -155,8 +155,14 @@ ONLY_WITH: Mapping[str, tuple[str, Callable[[Any], bool], str]] = {
     "momentum": ("optimizer", lambda name: name == "sgd", "--optimizer sgd"),
     "head_learning_rate": ("head_epochs", bool, "--head-epochs 2"),
     "head_regularisation": ("head_start", lambda start: start == "logistic", "--head-start logistic"),
+    "layer_decay": ("trainable", lambda what: what != "head", "another --trainable"),
+    "unfreeze_epochs": ("trainable", lambda what: what != "head", "another --trainable"),
+    "pseudo_ratio": ("pseudo_labels", bool, "--pseudo-labels RUN"),
 }
 """Settings that do something only where another one is so, and what makes it so."""
+
+UNUSED: Mapping[str, Any] = {"layer_decay": 1.0, "pseudo_ratio": Recipe().pseudo_ratio}
+"""The values of these settings that ask for nothing; of the others 0."""
 
 QUICK: Mapping[str, Any] = {"image_size": ImageSize(96, 128), "train_images": 800}
 """What --quick changes: a faithful miniature that ends within minutes on two cores. As many epochs: they are short."""
@@ -199,15 +205,6 @@ def resolve(
     return _replaced(recipe, values), _replaced(augmentation, values)
 
 
-def without_effect(recipe: Recipe, chosen: Mapping[str, Any]) -> list[str]:
-    """The names of what was chosen and would change nothing, as another setting is."""
-    return [
-        name
-        for name, (other, effective, _) in ONLY_WITH.items()
-        if name in chosen and getattr(recipe, name) and not effective(getattr(recipe, other))
-    ]
-
-
 class NoEffectError(UserError):
     """A chosen setting would change nothing, as another setting is."""
 
@@ -221,46 +218,26 @@ def check_contradictions(recipe: Recipe, chosen: Mapping[str, Any]) -> None:
     Raises:
         UserError: two do; one line that says what to change.
     """
-    for name in without_effect(recipe, chosen):
-        other, _, remedy = ONLY_WITH[name]
-        raise NoEffectError(
-            f"--{name.replace('_', '-')} with --{other.replace('_', '-')} {getattr(recipe, other)}: it would change "
-            f"nothing. Leave it out, or add {remedy}."
-        )
+    for name, (other, effective, remedy) in ONLY_WITH.items():
+        used = name in chosen and getattr(recipe, name) != UNUSED.get(name, 0)
+        if used and not effective(getattr(recipe, other)):
+            present = f"with --{other.replace('_', '-')} {getattr(recipe, other)}"
+            if not getattr(recipe, other) and other == "pseudo_labels":
+                present = "without --pseudo-labels"
+            option = name.replace("_", "-")
+            raise NoEffectError(
+                f"--{option} {present}: it would change nothing. Leave --{option} out, or add {remedy}."
+            )
     if recipe.hidden_units and recipe.head_start == "logistic":
         raise UserError(
             f"--hidden-units {recipe.hidden_units} with --head-start logistic: a logistic regression has no hidden "
             "layer. Add --head-start random --head-epochs 2."
-        )
-    if recipe.trainable == "head" and recipe.layer_decay != 1:
-        raise UserError(
-            f"--layer-decay {recipe.layer_decay:g} with --trainable head: only the head trains, and its rate does not "
-            "decay. Leave --layer-decay out, or let more train with --trainable."
-        )
-    if recipe.trainable == "head" and recipe.unfreeze_epochs:
-        raise UserError(
-            f"--unfreeze-epochs {recipe.unfreeze_epochs} with --trainable head: no block would ever join. Leave "
-            "--unfreeze-epochs out, or let more train with --trainable."
         )
     if recipe.unfreeze_epochs and recipe.unfreeze_epochs >= recipe.epochs:
         raise UserError(
             f"--unfreeze-epochs {recipe.unfreeze_epochs} with --epochs {recipe.epochs}: only the topmost block would "
             f"ever train. Take more epochs (--epochs {2 * recipe.unfreeze_epochs} or above), or a smaller "
             "--unfreeze-epochs."
-        )
-    if recipe.judge_every > recipe.patience:
-        raise UserError(
-            f"--judge-every {recipe.judge_every} with --patience {recipe.patience}: it would stop before it was "
-            f"measured again. Add --patience {recipe.judge_every} or more."
-        )
-    if recipe.pseudo_labels and not recipe.epochs and not recipe.head_epochs:
-        raise UserError(
-            f"--pseudo-labels {recipe.pseudo_labels} with --epochs 0: nothing would learn from them. Add --epochs 1."
-        )
-    if not recipe.pseudo_labels and recipe.pseudo_ratio != Recipe().pseudo_ratio:
-        raise UserError(
-            f"--pseudo-ratio {recipe.pseudo_ratio:g} without --pseudo-labels: there is nothing to mix in. Add "
-            "--pseudo-labels RUN, or leave it out."
         )
     if recipe.head_start != "logistic" and not recipe.epochs and not recipe.head_epochs:
         raise UserError(

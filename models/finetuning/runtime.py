@@ -50,7 +50,7 @@ def start(precision: str, seed: int) -> tuple[str, str]:
     return policy, reason
 
 
-def clear_new_memory(byte: int = 0) -> bool:
+def clear_new_memory(byte: int | None = 0) -> bool:
     """Lets malloc fill all memory that it gives out from here on; False where the C library cannot (only glibc can).
 
     oneDNN's weight gradients of convolutions in bfloat16 on AMX (3.7.3, which TensorFlow 2.21 has; `brgconv_bwd_w`)
@@ -59,17 +59,9 @@ def clear_new_memory(byte: int = 0) -> bool:
     to 126 and others too); any number is as good as another. What it costs: `python -m benchmarks.stale_memory`.
 
     Args:
-        byte: what is written, 0 to 255.
+        byte: what is written, 0 to 255; None ends it.
     """
-    return _perturb((byte ^ 0xFF) or 0x100)  # glibc inverts it and writes the lowest byte; 0 itself would be 'nothing'
-
-
-def leave_new_memory() -> bool:
-    """Undoes `clear_new_memory`."""
-    return _perturb(0)
-
-
-def _perturb(value: int) -> bool:
+    value = 0 if byte is None else (byte ^ 0xFF) or 0x100  # glibc inverts it and writes the lowest byte; 0 is 'nothing'
     library = ctypes.CDLL(None)
     return hasattr(library, "mallopt") and library.mallopt(M_PERTURB, value) == 1
 
@@ -145,7 +137,7 @@ def choose_precision(precision: str) -> tuple[str, str]:
 
 
 def expects_bfloat16(precision: str) -> bool:
-    """Whether `--precision` will come to bfloat16 on this CPU, told without loading Keras, for estimates of time."""
+    """Whether `--precision` will be bfloat16 on this CPU, without loading Keras, for estimates of time."""
     wanted = precision == "mixed_bfloat16" or (
         precision == "auto" and os.environ.get("KERAS_BACKEND", "tensorflow") == "tensorflow"
     )
@@ -304,16 +296,3 @@ def stderr_held_back() -> Iterator[None]:
         finally:
             os.dup2(saved, 2)
             os.close(saved)
-
-
-def profiled(step: Callable[[], None]) -> Any:
-    """Calls it once under TensorFlow's profiler: the XSpace message that TensorBoard's plugin would read too."""
-    import tensorflow
-    from tensorflow.tsl.profiler.protobuf import xplane_pb2
-
-    with tempfile.TemporaryDirectory() as folder:
-        tensorflow.profiler.experimental.start(folder)
-        step()
-        tensorflow.profiler.experimental.stop()
-        (path,) = Path(folder).rglob("*.xplane.pb")
-        return xplane_pb2.XSpace.FromString(path.read_bytes())

@@ -3,8 +3,6 @@
 import concurrent.futures
 import dataclasses
 import re
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -13,7 +11,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from common.run_folder import REPOSITORY
 from common.settings import ImageSize
 from models.finetuning import architecture as zoo
 from models.finetuning import runtime
@@ -27,6 +24,7 @@ from models.finetuning.recipe import Kind, Recipe
 from preprocessing import dataset
 from preprocessing.images import ImageStore
 from preprocessing.settings import Augmentation
+from tests.tools.conftest import run_python
 from tests.trees import make_tree
 
 SIZE = ImageSize(48, 64)
@@ -209,11 +207,10 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def train(material: Path, run: str, fold: int, *options: str) -> str:
-    command = [sys.executable, "models/mobilenet.py", "--data", str(material / "data"), "--run", run, "--folds", "3"]
-    command += ["--weights", str(material / "weights"), "--runs", str(material / "runs"), "--fold", str(fold)]
-    command += ["--cache", str(material / "cache"), "--image-size", "48x64", "--epochs", "2", "--batch-size", "8"]
-    command += ["--trainable", "from conv_pw_11", "--precision", "float32", *options]  # the last of two options wins
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    places = [word for name in ("data", "weights", "runs", "cache") for word in (f"--{name}", material / name)]
+    words = ["--folds", "3", "--image-size", "48x64", "--epochs", "2", "--batch-size", "8", "--precision", "float32"]
+    words += ["--trainable", "from conv_pw_11", *options]  # the last of two options wins
+    done = run_python("models/mobilenet.py", "--run", run, "--fold", fold, *places, *words, timeout=400)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,20 +16,19 @@ from common.cache import make_room
 from common.competition import CLASSES
 from common.errors import UserError
 from common.metric import log_loss
-from common.run_folder import REPOSITORY
 from common.settings import ImageSize
 from common.tables import read_predictions
 from models.finetuning import architecture as zoo
 from models.finetuning.architecture import bottleneck_settings
-from models.finetuning.bottleneck import linear
-from models.finetuning.bottleneck.folds import inner_folds
-from models.finetuning.bottleneck.linear import Linear, Search, calibration, fit_path, softmax
-from models.finetuning.data import features as features_of_images
-from models.finetuning.data.features import FeatureStore
+from models.finetuning.bottleneck import inner_folds
+from models.finetuning.data import activations
+from models.finetuning.data.activations import FeatureStore
+from models.finetuning.network import head as linear
 from models.finetuning.network.build import build
-from models.finetuning.network.head import standardisation
+from models.finetuning.network.head import Linear, calibration, fit_path, search, softmax, standardisation
 from preprocessing.images import ImageStore, read_image
 from tests.imports import heavy_packages
+from tests.tools.conftest import run_python
 
 
 def some_features(images: int, size: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -80,8 +78,8 @@ def test_what_the_held_out_drivers_look_like_changes_nothing(classifier: str) ->
     other_features[drivers == 2] = 1e4
     other_labels[drivers == 2] = 0
     grid = linear.GRIDS[classifier]
-    one = Search(features, labels, classifier, grid, True).fit(inner)
-    two = Search(other_features, other_labels, classifier, grid, True).fit(inner)
+    (one,) = search(features, labels, classifier, grid, True, [inner])
+    (two,) = search(other_features, other_labels, classifier, grid, True, [inner])
     assert one.tried == two.tried
     np.testing.assert_array_equal(one.linear.kernel, two.linear.kernel)
     np.testing.assert_array_equal(one.linear.bias, two.linear.bias)
@@ -100,16 +98,15 @@ def test_the_regularisation_is_chosen_by_drivers_and_shared_fits_are_made_once(m
         return path(*arguments)
 
     monkeypatch.setattr(linear, "fit_path", counted)
-    search = Search(features, labels, "logistic", (1e-4, 1e-2, 1e2), False)
+    grid = (1e-4, 1e-2, 1e2)
     inner = [np.where(drivers == fold, -1, np.where(drivers > fold, drivers - 1, drivers)) for fold in range(5)]
-    with search.fitting(inner, 2) as made:
-        choices = [one.result() for one in made]
+    choices = search(features, labels, "logistic", grid, False, inner, workers=2)
     for choice in choices:
         losses = [row["inner_log_loss"] for row in choice.tried]
-        assert choice.regularisation == search.grid[int(np.argmin(losses))]
+        assert choice.regularisation == grid[int(np.argmin(losses))]
         assert losses[2] > min(losses)  # hardly penalised, it learns what is wrong by heart
     assert count == 10 + 5
-    alone = Search(features, labels, "logistic", search.grid, False).fit(inner[3])
+    (alone,) = search(features, labels, "logistic", grid, False, [inner[3]])
     np.testing.assert_array_equal(choices[3].linear.kernel, alone.linear.kernel)
 
 
@@ -131,8 +128,7 @@ def test_inner_folds_are_the_run_s_others_or_new_ones_by_driver() -> None:
 
 
 def type_command(*words: object) -> subprocess.CompletedProcess:
-    command = [sys.executable, "models/bottleneck.py", *map(str, words)]
-    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=300)
+    return run_python("models/bottleneck.py", *words, timeout=300)
 
 
 @pytest.mark.slow
@@ -187,9 +183,8 @@ def test_from_photographs_to_a_member_of_the_blend(tiny_tree: Callable[..., Path
     ours, theirs = (tmp_path / "runs" / "tiny" / name / "fold_2" / "test.csv" for name in ("alone", model.name))
     assert ours.read_bytes() == theirs.read_bytes()
 
-    command = [sys.executable, "-m", "ensemble.blend", "--run", "tiny", "--runs", tmp_path / "runs", "--data", data]
-    command += ["--submissions", tmp_path, "--models", f"{model.name} bottleneck_mobilenet_svm"]
-    blended = subprocess.run(list(map(str, command)), cwd=REPOSITORY, capture_output=True, text=True, timeout=300)
+    words = ("--run", "tiny", "--runs", tmp_path / "runs", "--data", data, "--submissions", tmp_path)
+    blended = run_python("-m", "ensemble.blend", *words, "--models", f"{model.name} bottleneck_mobilenet_svm")
     assert blended.returncode == 0, blended.stderr
     assert list(read_predictions(tmp_path / "tiny.csv").index) == list(stored.index)
 
@@ -197,7 +192,7 @@ def test_from_photographs_to_a_member_of_the_blend(tiny_tree: Callable[..., Path
 def test_each_image_s_features_are_in_its_own_row_of_its_own_table(
     tiny_tree: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(features_of_images, "PART", 4)  # in several parts, the last of them smaller
+    monkeypatch.setattr(activations, "PART", 4)  # in several parts, the last of them smaller
     root = tiny_tree(drivers=1, images_per_class=1, test_images=7)
     tables = [sorted(root.rglob(f"imgs/{part}/**/*.jpg")) for part in ("train", "test")]
     assert [len(paths) for paths in tables] == [10, 7]
@@ -206,7 +201,7 @@ def test_each_image_s_features_are_in_its_own_row_of_its_own_table(
     )
     network = build(zoo.find("mobilenet"), recipe, "none", "float32", seed=0)
     stores = [ImageStore(paths, recipe.image_size, tmp_path, f"{len(paths)}", 2**30) for paths in tables]
-    found = FeatureStore("mobilenet", {}, stores, tmp_path, 2**30).read(network, 1, print)
+    found = FeatureStore("mobilenet", {}, stores, tmp_path, 2**30).read(network.predictor, 1, print)
     for features, paths in zip(found, tables, strict=True):
         pixels = np.stack([read_image(path, recipe.image_size) for path in paths])
         expected = network.predictor.predict_on_batch(pixels)[1]
@@ -224,10 +219,10 @@ def test_features_that_find_no_room_are_computed_and_not_kept(
     for limit, kept in ((2**30, 1), (0, 0)):
         cache = tmp_path / str(limit)
         store = ImageStore(paths, recipe.image_size, cache, "", limit)
-        (features,) = FeatureStore("mobilenet", {}, [store], cache, limit).read(network, 1, print)
+        (features,) = FeatureStore("mobilenet", {}, [store], cache, limit).read(network.predictor, 1, print)
         found.append(np.array(features))
         assert len(list(cache.rglob("features.npy"))) == kept
-        assert ("find no room in the cache" in capsys.readouterr().out) == (not kept)
+        assert ("do not fit in the cache" in capsys.readouterr().out) == (not kept)
     np.testing.assert_array_equal(*found)
 
 

@@ -1,21 +1,18 @@
 """`--dry-run`: what would train, and nothing written."""
 
-import os
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from common.run_folder import REPOSITORY
 from common.settings import ImageSize, as_words
 from models.finetuning import architecture as zoo
 from models.finetuning.recipe import Kind
+from tests.tools.conftest import run_python
 
 
 def dry_run(data: Path, runs: Path, *options: object) -> subprocess.CompletedProcess:
-    command = [sys.executable, "models/vgg16.py", "--dry-run", "--data", str(data), "--runs", str(runs)]
-    command += ["--cache", str(runs.parent / "cache"), "--folds", "2", "--image-size", "32x40", *map(str, options)]
-    return subprocess.run(command, cwd=REPOSITORY, env=dict(os.environ), capture_output=True, text=True, timeout=60)
+    words = ("--data", data, "--runs", runs, "--cache", runs.parent / "cache", "--folds", 2, "--image-size", "32x40")
+    return run_python("models/vgg16.py", "--dry-run", *words, *options)
 
 
 def test_it_says_what_would_train_for_how_long_and_writes_nothing(

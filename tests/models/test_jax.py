@@ -1,22 +1,19 @@
 """The same code on JAX: a fold from its first file to its last, and steps of wild gradients that change nothing."""
 
 import importlib.util
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 
-from common.run_folder import REPOSITORY
 from common.settings import ImageSize
 from common.tables import read_predictions
 from models.finetuning import architecture as zoo
 from models.finetuning.network.build import build
 from models.finetuning.recipe import Kind
 from preprocessing.images import read_image
+from tests.tools.conftest import run_python
 from tests.trees import make_tree
 
 pytestmark = [
@@ -28,9 +25,7 @@ SIZE = ImageSize(32, 40)
 
 def on_jax(*words: object) -> str:
     """Runs `python WORDS...` in the repository, on JAX's CPU; returns what it says."""
-    environment = os.environ | {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}
-    command = [sys.executable, *map(str, words)]
-    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
+    done = run_python(*words, timeout=400, KERAS_BACKEND="jax", JAX_PLATFORMS="cpu")
     assert done.returncode == 0, done.stderr + done.stdout
     return done.stdout
 

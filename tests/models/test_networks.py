@@ -13,7 +13,7 @@ import pytest
 from common.errors import UserError
 from common.settings import ImageSize
 from models.finetuning import architecture as zoo
-from models.finetuning.network.build import build, preprocessed, save_model
+from models.finetuning.network.build import build, plain_copy, preprocessed
 from models.finetuning.network.network import Network, set_trainable
 from models.finetuning.recipe import Kind
 
@@ -68,7 +68,7 @@ def test_trains_one_step_and_the_saved_network_predicts_from_pixels_alone(name: 
     np.testing.assert_allclose(after.sum(axis=1), 1, atol=1e-5)
     assert features.shape == (3, network.head.input_shape[1])
 
-    save_model(network, lambda: build(architecture, recipe, "none", "float32", seed=0), tmp_path / "model.keras")
+    plain_copy(network, lambda: build(architecture, recipe, "none", "float32", seed=0)).save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras", safe_mode=True)
     assert loaded.input.dtype == "uint8"
     np.testing.assert_allclose(loaded.predict_on_batch(batch), after, atol=1e-6)
@@ -80,7 +80,7 @@ def test_a_saved_convnext_whose_layers_are_keras_s_private_ones_loads_without_ou
     network = build(architecture, recipe, "none", "float32", seed=0)
     batch = images(network)
     np.save(tmp_path / "images.npy", batch)
-    save_model(network, lambda: build(architecture, recipe, "none", "float32", seed=0), tmp_path / "model.keras")
+    plain_copy(network, lambda: build(architecture, recipe, "none", "float32", seed=0)).save(tmp_path / "model.keras")
     script = (
         "import sys, keras, numpy as np\n"
         "model = keras.saving.load_model('model.keras', safe_mode=True)\n"
@@ -99,7 +99,7 @@ def test_a_network_trained_in_bfloat16_is_saved_in_float32_and_its_rows_sum_to_o
     probabilities, features = network.predictor.predict_on_batch(batch)
     assert probabilities.dtype == features.dtype == np.float32
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-6)
-    save_model(network, lambda: build(architecture, recipe, "none", "float32", seed=0), tmp_path / "model.keras")
+    plain_copy(network, lambda: build(architecture, recipe, "none", "float32", seed=0)).save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
     policies = {layer.dtype_policy.name for layer in loaded.get_layer("backbone").layers}
     assert policies == {"float32"}

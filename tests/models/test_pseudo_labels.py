@@ -136,10 +136,8 @@ def test_a_run_that_lacks_the_fold_or_has_other_folds_is_refused(runs: Path) -> 
 
 
 def test_contradictions_are_refused(runs: Path) -> None:
-    with pytest.raises(UserError, match="--pseudo-ratio 1 without --pseudo-labels"):
+    with pytest.raises(UserError, match="--pseudo-ratio without --pseudo-labels"):
         zoo.find("vgg16").settings_for(Kind(), {"pseudo_ratio": 1.0})
-    with pytest.raises(UserError, match="nothing would learn"):
-        zoo.find("vgg16").settings_for(Kind(), {"pseudo_labels": "first", "epochs": 0})
     with pytest.raises(UserError, match=r"python models/vgg16\.py --pseudo-labels first"):
         finetune("vgg16", weights="none", pseudo_labels="first")
 

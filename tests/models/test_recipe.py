@@ -44,8 +44,8 @@ def test_a_variable_moves_by_its_share_of_the_learning_rate(name: str, precision
 @pytest.mark.parametrize(
     ("chosen", "told"),
     [
-        ({"trainable": "head", "layer_decay": 0.8}, "--layer-decay 0.8 with --trainable head"),
-        ({"trainable": "head", "unfreeze_epochs": 1}, "--unfreeze-epochs 1 with --trainable head"),
+        ({"trainable": "head", "layer_decay": 0.8}, "--layer-decay with --trainable head"),
+        ({"trainable": "head", "unfreeze_epochs": 1}, "--unfreeze-epochs with --trainable head"),
         ({"unfreeze_epochs": 3, "epochs": 3}, r"only the topmost block would ever train.*--epochs 6"),
         ({"epochs": 0, "head_start": "random"}, "nothing would train"),
         ({"hidden_units": 64}, "--head-start random"),

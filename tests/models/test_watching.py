@@ -3,9 +3,7 @@
 import argparse
 import importlib.util
 import json
-import os
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,8 +11,8 @@ import pandas as pd
 import pytest
 
 from common.errors import UserError
-from common.run_folder import REPOSITORY
 from models.finetuning.training import tracking as watching
+from tests.tools.conftest import run_python
 
 
 def installed(*names: str) -> bool:
@@ -24,9 +22,7 @@ def installed(*names: str) -> bool:
 def train(data: Path, folder: Path, *options: object) -> subprocess.CompletedProcess:
     words = "--weights none --image-size 32x40 --epochs 2 --head-start random --trainable head --batch-size 20 --fold 0"
     words += f" --folds 2 --precision float32 --run watched --runs {folder / 'runs'} --cache {folder / 'cache'}"
-    command = [sys.executable, "models/mobilenet.py", "--data", str(data), *words.split(), *map(str, options)]
-    variables = os.environ | {"WANDB_MODE": "offline"}
-    return subprocess.run(command, cwd=REPOSITORY, env=variables, capture_output=True, text=True, timeout=120)
+    return run_python("models/mobilenet.py", "--data", data, *words.split(), *options, WANDB_MODE="offline")
 
 
 def test_rows_of_an_earlier_start_are_told_before_the_first_new_one() -> None:

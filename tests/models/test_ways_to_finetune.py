@@ -10,7 +10,7 @@ import pytest
 from common.errors import UserError
 from common.settings import ImageSize
 from models.finetuning import architecture as zoo
-from models.finetuning.network.build import build, save_model
+from models.finetuning.network.build import build, plain_copy
 from models.finetuning.network.googlenet import GoogLeNet
 from models.finetuning.network.network import Network, blocks, rate_scales, set_trainable, trainable_summary
 from models.finetuning.recipe import Recipe
@@ -61,7 +61,7 @@ def test_auxiliary_heads_train_at_their_weight_and_are_not_saved(tmp_path: Path)
     for layer, old in zip(watched, before, strict=True):
         assert not np.array_equal(old, layer.weights[0]), layer.name
 
-    save_model(network, lambda: network_of("googlenet")[0], tmp_path / "model.keras")
+    plain_copy(network, lambda: network_of("googlenet")[0]).save(tmp_path / "model.keras")
     saved = keras.saving.load_model(tmp_path / "model.keras")
     assert saved.count_params() == source.count_params() + 10 * 1025
     assert not any("auxiliary" in layer.name for layer in saved.get_layer("backbone").layers)

@@ -40,7 +40,7 @@ from common.settings import checked
 from ensemble.blend_run import RECORD, Request, blend_run
 from ensemble.options import Options
 from models.finetuning import architecture as zoo
-from models.finetuning.bottleneck.folds import train_folds
+from models.finetuning.bottleneck import train_folds
 from models.finetuning.fold import train_fold
 from models.finetuning.fold_run import FoldRun
 from models.finetuning.network import weights as pretrained

@@ -16,7 +16,7 @@ from common.metric import log_loss
 from common.run_folder import REPOSITORY
 from common.tables import write_predictions
 from tests.fold_runs import finish_fold
-from tools import comparison, curves
+from tools import comparison
 
 DRIVERS, IMAGES = 6, 20  # of each driver
 
@@ -122,7 +122,7 @@ def test_one_driver_has_no_error_over_drivers() -> None:
 
 def test_without_an_epoch_there_is_no_figure(tmp_path: Path) -> None:
     rows = comparison.read_rows([make_run(tmp_path / "one", 1.0, epochs=0)])
-    assert not curves.draw(rows, tmp_path / "curves.png")
+    assert not comparison.draw_curves(rows, tmp_path / "curves.png")
     assert not (tmp_path / "curves.png").exists()
 
 

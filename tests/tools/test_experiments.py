@@ -3,6 +3,7 @@
 import importlib.util
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,9 +18,9 @@ from models.finetuning.recipe import NoEffectError
 from tests.fold_runs import finish_fold
 from tests.tools.conftest import run_python
 from tests.trees import make_tree
-from tools import experiment_file, experiment_table
+from tools import experiment_file
 from tools.experiment_file import Experiment, Plan, read_plan
-from tools.experiments import changed, make_parser, work_of
+from tools.experiments import Setup, changed, make_parser, result, work_of, write_table
 
 FILES = sorted((REPOSITORY / "docs" / "experiments").glob("*.toml"))
 HEAD = 'architecture = "vgg16"\n'
@@ -189,10 +190,12 @@ def test_differences_are_paired_by_image_with_an_error_over_drivers(tmp_path: Pa
             write_predictions(folder / "out_of_fold.csv", [names[row] for row in rows], table[rows])
             finish_fold(tmp_path, model, fold, {}, {"seconds": 10.0 * (fold + 1)})
     plan = plan_of(HEAD + "[experiments.reference]\n[experiments.other]\n[experiments.later]", tmp_path)
+    nothing: Any = None
+    setup = Setup(nothing, tmp_path, nothing, images, folds=[0, 1, 2], seeds=[0])
     results: dict[Experiment, pd.DataFrame | str] = {
-        one: experiment_table.result(tmp_path, [one.name], images) for one in plan.experiments.values()
+        one: result(setup, one, setup.folds) for one in plan.experiments.values()
     }
-    rows = experiment_table.write(tmp_path / "table.csv", results).set_index("experiment")
+    rows = write_table(tmp_path / "table.csv", results).set_index("experiment")
     assert list(rows.index) == ["other", "reference", "later"]
     assert rows.loc["other", "log_loss"] == pytest.approx(losses["other"].mean(), rel=1e-6)
     expected = paired_difference(losses["other"], losses["reference"], images["subject"].to_numpy())

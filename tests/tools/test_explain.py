@@ -15,10 +15,10 @@ from common.errors import UserError
 from common.run_folder import RunFolder
 from common.settings import ImageSize
 from models.finetuning import architecture as zoo
-from models.finetuning.network.build import build, save_model
+from models.finetuning.network.build import build, plain_copy
 from models.finetuning.network.network import Network
 from tests.tools.conftest import TrainedRun, run_python
-from tools import drawing, explain
+from tools import drawing, explain, heat
 from tools.finished import finished_folds
 from tools.heat import HeatMaps
 from tools.networks import load
@@ -65,7 +65,7 @@ def test_the_command_draws_a_row_for_each_photograph(
     explain.main()
     assert "3 of 6 photographs" in capsys.readouterr().out
     sheet = cv2.imread(str(out))
-    tall, wide = 240 + explain.CAPTION + explain.GAP, explain.TILE_WIDTH + explain.GAP
+    tall, wide = 240 + heat.CAPTION + heat.GAP, heat.TILE_WIDTH + heat.GAP
     assert sheet.shape == (3 * tall, 11 * wide, 3)
     tiles = sheet[:, wide:].astype(int)
     assert np.abs(tiles[..., 0] - tiles[..., 2]).max() > 50, "a heat map has colours"
@@ -128,7 +128,7 @@ def test_every_architecture_of_the_zoo_has_heat_maps(name: str, tmp_path: Path) 
     def build_it() -> Network:
         return build(architecture, recipe, "none", "float32", seed=0)
 
-    save_model(build_it(), build_it, tmp_path / "model.keras")
+    plain_copy(build_it(), build_it).save(tmp_path / "model.keras")
     network = HeatMaps(keras.saving.load_model(tmp_path / "model.keras"))
     images = np.random.default_rng(0).integers(0, 256, (1, size.height, size.width, 3), dtype=np.uint8)
     maps, _ = network.predict(images)

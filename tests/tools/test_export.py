@@ -16,7 +16,7 @@ from common.run_folder import RunFolder
 from common.tables import read_predictions
 from tests.fold_runs import finish_fold
 from tests.tools.conftest import TrainedRun
-from tools import conversion, export
+from tools import export, networks
 from tools.finished import finished_folds
 from tools.networks import Networks, load
 from tools.pictures import find
@@ -45,7 +45,7 @@ def test_the_file_predicts_the_test_table_from_pixels_alone(
     out = tmp_path / f"network{export.SUFFIXES[to]}"
     run_export(monkeypatch, trained, "--to", to, "--out", out)
     assert "checked on 6 photographs" in capsys.readouterr().out
-    predict = {"onnx": conversion.onnx_predictor, "litert": conversion.litert_predictor}[to](out)
+    predict = {"onnx": networks.onnx_predictor, "litert": networks.litert_predictor}[to](out)
     photographs = find([trained.data / "imgs" / "test"]).photographs
     (fold_run,) = finished_folds(RunFolder(trained.runs / "tiny"))
     images = np.stack([photograph.seen(fold_run.image_size, fold_run.crop) for photograph in photographs])
@@ -74,7 +74,7 @@ def test_a_file_that_predicts_something_else_is_not_written(
                 tensor.CopyFrom(onnx.numpy_helper.from_array(1.5 * values, tensor.name))
         onnx.save(model, str(path))
 
-    monkeypatch.setattr(conversion, "_describe", as_a_broken_converter)
+    monkeypatch.setattr(networks, "_describe", as_a_broken_converter)
     with pytest.raises(UserError, match="was not written: it differs"):
         run_export(monkeypatch, trained, "--to", "onnx", "--out", tmp_path / "network.onnx")
     assert list(tmp_path.iterdir()) == []
@@ -100,10 +100,10 @@ def test_the_mean_network_is_the_mean_that_predict_gives_of_folds_then_of_models
     images = np.random.default_rng(0).integers(0, 256, (3, 16, 24, 3), dtype=np.uint8)
     of_a, also_of_a, of_b = (np.asarray(load(one).predict_on_batch(images)) for one in fold_runs)
     expected = ((of_a + also_of_a) / 2 + of_b) / 2
-    networks = Networks(fold_runs, batch=4)
-    np.testing.assert_allclose(networks.predict([lambda size, crop, i=i: i for i in images]), expected, atol=1e-6)
-    assert networks.pictures == 3
-    np.testing.assert_allclose(conversion.mean_network(fold_runs).predict_on_batch(images), expected, atol=1e-6)
+    loaded = Networks(fold_runs, batch=4)
+    np.testing.assert_allclose(loaded.predict([lambda size, crop, i=i: i for i in images]), expected, atol=1e-6)
+    assert loaded.pictures == 3
+    np.testing.assert_allclose(networks.mean_network(fold_runs).predict_on_batch(images), expected, atol=1e-6)
 
 
 def test_networks_that_see_different_images_cannot_be_one_file(

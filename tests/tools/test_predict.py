@@ -20,7 +20,7 @@ from common.run_folder import RunFolder
 from common.settings import ImageSize
 from common.tables import read_predictions
 from tests.tools.conftest import TrainedRun, run_python
-from tools import drawing, filming, pictures, predict, words
+from tools import drawing, pictures, predict
 from tools.finished import finished_folds
 
 
@@ -52,7 +52,7 @@ def test_a_folder_of_test_images_gets_the_predictions_of_the_run_itself(
     np.testing.assert_allclose(found, expected, atol=1e-5)
     best = expected.to_numpy().argmax(axis=1)[0]
     line = next(line for line in told.splitlines() if line.startswith(expected.index[0]))
-    assert words.class_words(best) in line
+    assert drawing.class_words(best) in line
     assert "s each (reading and 1 network: mobilenet)" in told
     for name in expected.index:
         assert cv2.imread(str(copies / name)).shape[1] > cv2.imread(str(folder / name)).shape[1]
@@ -156,7 +156,7 @@ def test_an_annotated_copy_of_a_variable_rate_is_as_long_and_shows_each_frame_at
     path = with_other_times(write_video(tmp_path / "drive.mp4", noisy_frames(40), rate=20), 40)
     video = pictures.find([path]).videos[0]
     times = [time for time, _ in video.frames_every(0.5)]
-    filming.write_annotated(video, tmp_path / "copy.mp4", times, np.full((len(times), 10), 0.1))
+    drawing.write_annotated(video, tmp_path / "copy.mp4", times, np.full((len(times), 10), 0.1))
     originals = {time: pixels[:100, :100].mean() for time, pixels in video.frames_every()}
     copy = pictures.find([tmp_path / "copy.mp4"]).videos[0]
     found = [(time, pixels[:100, :100].mean()) for time, pixels in copy.frames_every()]
@@ -350,20 +350,6 @@ def test_annotated_copies_never_replace_the_originals(trained: TrainedRun, monke
         predict.main()
 
 
-def test_annotated_copies_never_replace_one_another(
-    trained: TrainedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    first = sorted((trained.data / "imgs" / "test").glob("*.jpg"))[0]
-    for folder in ("a", "here/a"):
-        (tmp_path / folder).mkdir(parents=True)
-        shutil.copy(first, tmp_path / folder / "one.jpg")
-    monkeypatch.chdir(tmp_path / "here")
-    words = ["predict", *trained.choice, "a/one.jpg", "../a/one.jpg", "--annotate", "copies"]
-    monkeypatch.setattr(sys, "argv", words)
-    with pytest.raises(UserError, match=r"a/one\.jpg and \.\./a/one\.jpg would both be copies/a/one\.jpg"):
-        predict.main()
-
-
 @pytest.mark.parametrize("name", ["predict", "compare", "explain", "export"])
 def test_help_answers_at_once(name: str) -> None:
     told = run_python("-X", "importtime", "-m", f"tools.{name}", "--help")
@@ -375,9 +361,9 @@ def test_help_answers_at_once(name: str) -> None:
 @given(st.integers(1, 9), st.sampled_from([1, 3, 5]), st.integers(0, 2**31))
 def test_spans_cover_every_sample_once_and_smoothing_keeps_probabilities(count: int, width: int, seed: int) -> None:
     table = np.random.default_rng(seed).dirichlet(np.ones(10), size=count)
-    shown = words.smoothed(table, width)
+    shown = drawing.smoothed(table, width)
     np.testing.assert_allclose(shown.sum(axis=1), 1)
-    spans = list(words.spans(shown))
+    spans = list(drawing.spans(shown))
     assert [n for first, last, _ in spans for n in range(first, last + 1)] == list(range(count))
     classes = [int(shown[first].argmax()) for first, _, _ in spans]
     assert all(one != other for one, other in itertools.pairwise(classes))

@@ -45,8 +45,6 @@ def predict(
     bar = tqdm(total=len(rows), desc=what, unit="img", leave=False, disable=None)
     for images, count in plain_batches(store, rows, PREDICTION_BATCH, workers):
         batch_probabilities, batch_features = predictor.predict_on_batch(images)
-        if not np.isfinite(batch_probabilities).all():  # what a processor read amiss it may read right now
-            batch_probabilities, batch_features = predictor.predict_on_batch(images)
         probabilities[done : done + count] = np.asarray(batch_probabilities)[:count]
         features[done : done + count] = np.asarray(batch_features)[:count]
         done += count

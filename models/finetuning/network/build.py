@@ -92,16 +92,6 @@ def preprocessed(images: Any, mode: str) -> Any:
     raise ValueError(f"preprocessing {mode!r}: expected tf, caffe, torch or included")
 
 
-def save_model(network: Network, build_again: Any, path: Any) -> None:
-    """Saves images -> probabilities, in float32 whatever it was trained in.
-
-    Args:
-        build_again: builds a network like `network` in float32 (its weights are overwritten).
-        path: ends in .keras.
-    """
-    plain_copy(network, build_again).save(path)
-
-
 def copy_backbone(source: Network, target: Network) -> None:
     """Gives a network the backbone's weights of another; its head and its auxiliary heads stay as they are.
 
@@ -119,7 +109,11 @@ def copy_backbone(source: Network, target: Network) -> None:
 
 
 def plain_copy(network: Network, build_again: Any) -> keras.Model:
-    """Images -> probabilities in float32, as `save_model` saves it; its head is its layer 'head'."""
+    """Images -> probabilities in float32, whatever it was trained in, to be saved; its head is its layer 'head'.
+
+    Args:
+        build_again: builds a network like `network` in float32 (its weights are overwritten).
+    """
     plain: Network = build_again()
     pairs = [(network.backbone, plain.backbone), (network.head, plain.head)]
     for source, target in ((a, b) for one, other in pairs for a, b in zip(one.weights, other.weights, strict=True)):
@@ -147,7 +141,7 @@ def _backbone(architecture: Architecture, recipe: Recipe, weights: str) -> tuple
     pretrained.load(whole, architecture, weights)
     outputs = [backbone_layer(whole, name).output for name in recipe.pooled_layers] or whole.outputs
     backbone = keras.Model(whole.inputs, outputs if len(outputs) > 1 else outputs[0], name=BACKBONE)
-    trainable_layers(backbone, recipe.trainable)  # a layer that is not there is told now, not after an hour
+    trainable_layers(backbone, recipe.trainable)  # an unknown layer is reported now, not after an hour
     beyond = {id(layer) for layer in whole.layers} - {id(layer) for layer in backbone.layers}
     kept = [x for x in branches if not beyond & {id(layer) for layer in keras.Model(whole.inputs, x).layers}]
     return backbone, kept

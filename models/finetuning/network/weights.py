@@ -13,7 +13,6 @@ import math
 import socket
 import sys
 import tempfile
-import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
@@ -46,12 +45,6 @@ class PublishedNetwork:
     parameters: int
     published_weights: str = ""
     importer: str = ""
-
-
-WAYS_OUT = (
-    "The ways out: '--weights DIR' with a folder that holds {file} ({made}){published}, or '--weights none' to start "
-    "from random weights, which scores far worse."
-)
 
 
 def weights_file(architecture: PublishedNetwork, weights: str) -> Path | None:
@@ -89,14 +82,12 @@ def files_in(folder: Path, names: Sequence[str]) -> list[Path]:
 
 
 def check_available(architecture: PublishedNetwork, weights: str) -> None:
-    """Makes sure, without loading Keras and within 10 s, that the weights can be had.
+    """Makes sure, without loading Keras, that the weights are available.
 
     Raises:
-        UserError: they cannot; the message names the ways out.
+        UserError: they are not; the message names the ways out.
     """
-    path = weights_file(architecture, weights)
-    if path is not None and len(both := files_in(path.parent, _file_names(architecture))) > 1:
-        print(f"note: {path.parent} has {both[0].name} and {both[1].name}: {path.name} is used.", file=sys.stderr)
+    weights_file(architecture, weights)
     if weights == "imagenet" and not architecture.published_weights:
         raise UserError(f"Keras publishes no weights of {architecture.name}. " + _ways_out(architecture))
     if weights != "imagenet" or is_cached(architecture, architecture.published_weights) or reachable():
@@ -126,7 +117,7 @@ def _checked_hash(path: Path) -> str:
         recorded = beside.read_bytes()[:64].decode("ascii", "replace").lower()
         if recorded != found:
             raise UserError(
-                f"{path} is damaged, or {beside.name} is of another file: its SHA-256 is {found}. Get it anew."
+                f"{path} is damaged, or {beside.name} is of another file: its SHA-256 is {found}. Download it again."
             )
     return found
 
@@ -135,7 +126,7 @@ def _checked_hash(path: Path) -> str:
 def downloading(architecture: PublishedNetwork, file: str) -> Iterator[None]:
     """Around Keras's own download, which writes in place and whose failures are bare exceptions.
 
-    One process downloads, the others wait. What an interrupted download left is removed: Keras would take it for whole.
+    One process downloads, the others wait. What an interrupted download left is removed: Keras would use it.
 
     Args:
         file: its name in Keras's cache.
@@ -149,25 +140,17 @@ def downloading(architecture: PublishedNetwork, file: str) -> Iterator[None]:
             lock = kept.with_name(f".{kept.name}.lock")
             held.enter_context(locks.held(lock, f"{kept} is being downloaded", wait=True))
             if kept.is_file() and not is_cached(architecture, file):
-                print(f"note: {kept} is not whole, so it is downloaded again.", file=sys.stderr)
+                print(f"note: {kept} is incomplete, so it is downloaded again.", file=sys.stderr)
                 kept.unlink()
-        held.enter_context(_download_errors(architecture))
-        yield
-
-
-@contextlib.contextmanager
-def _download_errors(architecture: PublishedNetwork) -> Iterator[None]:
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(START_SECONDS)
-    try:
-        yield
-    except Exception as error:
-        reason = masked(" ".join(str(error).split()))[:200]
-        raise UserError(
-            f"downloading the weights of {architecture.name}: {reason} " + _ways_out(architecture)
-        ) from error
-    finally:
-        socket.setdefaulttimeout(before)
+        held.callback(socket.setdefaulttimeout, socket.getdefaulttimeout())
+        socket.setdefaulttimeout(START_SECONDS)
+        try:
+            yield
+        except Exception as error:
+            reason = masked(" ".join(str(error).split()))[:200]
+            raise UserError(
+                f"downloading the weights of {architecture.name}: {reason} " + _ways_out(architecture)
+            ) from error
 
 
 def load(backbone: Any, architecture: PublishedNetwork, weights: str) -> None:
@@ -218,7 +201,7 @@ def shapes_in(path: Path, architecture: PublishedNetwork) -> list[tuple[int, ...
     try:
         with h5py.File(path, "r") as stored:
             published = _published_layout(stored)
-            if published:  # a file may hold more than it lists: MobileNet's published one keeps the room of its top
+            if published:  # a file may hold more than it lists: MobileNet's published one keeps space for its top
                 layers = [published[name] for name in _listed(published, "layer_names")]
                 shapes += [_shape(layer[name], path) for layer in layers for name in _listed(layer, "weight_names")]
             elif "layers" in stored:
@@ -263,7 +246,10 @@ def _ways_out(architecture: PublishedNetwork) -> str:
     else:
         made = f"Keras publishes none; save those of your own: {builder}(include_top=False).save_weights('{file}')"
     also = f" or Keras's own {published}" if published else ""
-    return WAYS_OUT.format(file=file, made=made, published=also)
+    return (
+        f"The ways out: '--weights DIR' with a folder that holds {file} ({made}){also}, or '--weights none' to start "
+        "from random weights, which scores far worse."
+    )
 
 
 def keras_cache() -> Path:
@@ -281,20 +267,11 @@ def is_cached(architecture: PublishedNetwork, file: str) -> bool:
 
 
 def reachable() -> bool:
-    """Whether a connection opens in time. In a thread, since looking up a name has no time-out of its own."""
-    opened = threading.Event()
-
-    def connect() -> None:
-        try:
-            with urllib.request.urlopen(DOWNLOAD_SERVER, timeout=START_SECONDS):
-                opened.set()
-        except urllib.error.HTTPError as answer:
-            if answer.code in (400, 404):  # the server itself, saying that there is no page at its root
-                opened.set()
-        except (OSError, http.client.HTTPException, ValueError):
-            pass
-
-    thread = threading.Thread(target=connect, daemon=True)
-    thread.start()
-    thread.join(START_SECONDS)
-    return opened.is_set()
+    """Whether the server of Keras's weights answers in time."""
+    try:
+        with urllib.request.urlopen(DOWNLOAD_SERVER, timeout=START_SECONDS):
+            return True
+    except urllib.error.HTTPError as answer:
+        return answer.code in (400, 404)  # the server itself, saying that there is no page at its root
+    except (OSError, http.client.HTTPException, ValueError):
+        return False

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
 NAMES = ("tensorboard", "wandb", "mlflow")
 PROJECT = "distracted-drivers"
+LOGGED = {  # Keras's name -> ours
+    **{"loss": "training_loss", "val_log_loss": "held_out_log_loss", "val_accuracy": "held_out_accuracy"},
+    "seconds": "seconds",
+}
 
 
 def read_names(text: str) -> tuple[str, ...]:
@@ -63,18 +67,18 @@ def watched(work: "FoldRun", settings: dict[str, Any], trainer: Any) -> Iterator
     with contextlib.ExitStack() as opened:
         callbacks = [_opened(name, work, settings, opened) for name in work.log_to]
         together = keras.callbacks.CallbackList(callbacks, model=trainer.source.network.training)
-        begun = False
+        started = False
 
         def watch(row: dict[str, Any]) -> None:
-            nonlocal begun
-            if not begun:  # not before there is an optimiser, which some of them describe
+            nonlocal started
+            if not started:  # not before there is an optimiser, which some of them describe
                 together.on_train_begin()
-                begun = True
-            together.on_epoch_end(row["epoch"], as_logs(row))
+                started = True
+            together.on_epoch_end(row["epoch"], {ours: float(row[theirs]) for ours, theirs in LOGGED.items()})
 
         trainer.watch = row_by_row(watch, trainer.progress.history)
         yield
-        if begun:
+        if started:
             together.on_train_end()
 
 
@@ -82,70 +86,57 @@ def row_by_row(watch: Any, earlier: Sequence[dict[str, Any]]) -> Any:
     """Calls `watch` with each new row, and before the first of them with those of an earlier start."""
     waiting = list(earlier)
 
-    def told(row: dict[str, Any]) -> None:
+    def watch_all(row: dict[str, Any]) -> None:
         while waiting:
             watch(waiting.pop(0))
         watch(row)
 
-    return told
-
-
-def as_logs(row: dict[str, Any]) -> dict[str, float]:
-    """A row of history under the names that Keras gives to such things."""
-    return {
-        "loss": float(row["training_loss"]),
-        "val_log_loss": float(row["held_out_log_loss"]),
-        "val_accuracy": float(row["held_out_accuracy"]),
-        "seconds": float(row["seconds"]),
-    }
+    return watch_all
 
 
 def _opened(name: str, work: "FoldRun", settings: dict[str, Any], opened: contextlib.ExitStack) -> Any:
     """The Keras callback of one of `NAMES`; what must be closed goes to `opened`."""
-    title = f"{work.run.name}/{work.model_name}/fold_{work.fold}"
     try:
-        return {"tensorboard": _tensorboard, "wandb": _wandb, "mlflow": _mlflow}[name](work, settings, title, opened)
+        return {"tensorboard": _tensorboard, "wandb": _wandb, "mlflow": _mlflow}[name](work, settings, opened)
     except Exception as error:  # each has errors of its own: no login, no network, no server
         reason = masked(" ".join(str(error).split()))[:300]
         hint = " Log in with 'wandb login', or set WANDB_MODE=offline." if name == "wandb" else ""
-        raise UserError(f"--log-to {name}: {reason}{hint} The same command without it goes on from here.") from error
+        raise UserError(f"--log-to {name}: {reason}{hint} The same command without it resumes from here.") from error
 
 
-def _tensorboard(work: "FoldRun", settings: dict[str, Any], title: str, opened: contextlib.ExitStack) -> Any:
+def _tensorboard(work: "FoldRun", settings: dict[str, Any], opened: contextlib.ExitStack) -> Any:
     """Into runs/NAME/MODEL/fold_K/tensorboard; 'tensorboard --logdir runs' finds them all."""
     import keras
 
     folder = work.folder / "tensorboard"
-    shutil.rmtree(folder, ignore_errors=True)  # of an earlier start, whose rows are told again
+    shutil.rmtree(folder, ignore_errors=True)  # of an earlier start, whose rows are logged again
     return keras.callbacks.TensorBoard(folder, write_graph=False)
 
 
-def _wandb(work: "FoldRun", settings: dict[str, Any], title: str, opened: contextlib.ExitStack) -> Any:
+def _wandb(work: "FoldRun", settings: dict[str, Any], opened: contextlib.ExitStack) -> Any:
     """A run of its own in the project; the folds of a model are a group."""
     import wandb
     from wandb.integration.keras import WandbMetricsLogger
 
     group = f"{work.run.name}/{work.model_name}"
-    run = wandb.init(
-        project=PROJECT, name=title, group=group, config=settings, dir=str(work.folder.path), save_code=False
-    )
+    name, folder = f"{group}/fold_{work.fold}", str(work.folder.path)
+    run = wandb.init(project=PROJECT, name=name, group=group, config=settings, dir=folder, save_code=False)
     opened.callback(run.finish)
     return WandbMetricsLogger()
 
 
-def _mlflow(work: "FoldRun", settings: dict[str, Any], title: str, opened: contextlib.ExitStack) -> Any:
+def _mlflow(work: "FoldRun", settings: dict[str, Any], opened: contextlib.ExitStack) -> Any:
     """A run of its own in the experiment; in runs/.mlflow unless MLFLOW_TRACKING_URI says where."""
     import mlflow
     from mlflow.keras import MlflowCallback
 
-    experiment = PROJECT
     if not os.environ.get("MLFLOW_TRACKING_URI"):
         folder = work.run.path.parent.resolve() / ".mlflow"
         folder.mkdir(parents=True, exist_ok=True)
         mlflow.set_tracking_uri(f"sqlite:///{folder / 'mlflow.db'}")
-        if mlflow.get_experiment_by_name(experiment) is None:
-            mlflow.create_experiment(experiment, artifact_location=(folder / "artifacts").as_uri())
-    mlflow.set_experiment(experiment)
-    opened.enter_context(mlflow.start_run(run_name=title))
+        if mlflow.get_experiment_by_name(PROJECT) is None:
+            mlflow.create_experiment(PROJECT, artifact_location=(folder / "artifacts").as_uri())
+    mlflow.set_experiment(PROJECT)
+    opened.enter_context(mlflow.start_run(run_name=f"{work.run.name}/{work.model_name}/fold_{work.fold}"))
     mlflow.log_params(settings)
     return MlflowCallback()

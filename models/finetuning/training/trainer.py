@@ -32,8 +32,7 @@ WHAT_TO_CHANGE = (
     "float32) under another --run or --model-name, for all folds."
 )
 
-TRIES = 2  # for a step whose gradients are no numbers: what a processor reads amiss it may read right the next time
-MOST_IN_A_ROW = 5  # steps that come to nothing
+MOST_IN_A_ROW = 5  # skipped steps
 
 
 class DivergedError(UserError):
@@ -65,7 +64,7 @@ class Trainer:
         self.seed = seed
         self.checkpoint_path = checkpoint_path
         self.say = say
-        self.watch: Callable[[dict[str, Any]], None] = lambda row: None  # is told each new row of history
+        self.watch: Callable[[dict[str, Any]], None] = lambda row: None  # gets each new row of history
         self.progress = checkpoint.Progress(precision=precision)
         self.blocks = count_blocks(network.backbone, recipe.trainable)
         self.stages = stages(recipe, self.blocks)
@@ -80,7 +79,7 @@ class Trainer:
             progress, arrays = checkpoint.load(self.checkpoint_path)
         except checkpoint.DamagedCheckpointError as error:
             self.checkpoint_path.unlink()
-            self.say(f"{error} It is deleted, and this fold starts anew.")
+            self.say(f"{error} It is deleted, and this fold starts again.")
             return False
         if progress.precision != self.precision:
             raise UserError(
@@ -98,7 +97,7 @@ class Trainer:
             DivergedError: the loss is no longer a number.
         """
         if not self.progress.best:
-            self._judge(0.0, float("nan"))
+            self._measure(0.0, float("nan"))
         while self.progress.stage < len(self.stages):
             self._run_stage(self.stages[self.progress.stage])
             self.progress.stage += 1
@@ -118,13 +117,13 @@ class Trainer:
         part = f", the top {stage.top_blocks} of {self.blocks} blocks" if stage.top_blocks else ""
         self.say(f"stage '{stage.name}'{part}: {trainable_summary(self.network)}")
         while progress.epoch < stage.epochs and not self._out_of_patience():
-            begun = time.monotonic()
+            started_at = time.monotonic()
             loss = self._run_epoch(stage, steps)
             progress.epoch += 1
-            seconds = time.monotonic() - begun
+            seconds = time.monotonic() - started_at
             if progress.epoch % self.recipe.judge_every == 0 or progress.epoch == stage.epochs:
                 with self._averaged(optimizer):
-                    self._judge(seconds, loss)
+                    self._measure(seconds, loss)
             else:
                 self._add_row(seconds, loss)
             checkpoint.save(self.checkpoint_path, progress, model, optimizer)
@@ -142,7 +141,7 @@ class Trainer:
 
     @contextlib.contextmanager
     def _averaged(self, optimizer: keras.optimizers.Optimizer) -> Iterator[None]:
-        """Within, the network has the running mean of its weights, where the recipe wants that to be judged."""
+        """Within, the network has the running mean of its weights, where the recipe asks for it."""
         variables = self.network.training.trainable_variables
         if not self.recipe.ema or not int(optimizer.iterations):  # no step yet, in float16 at a loss scaled too high
             yield
@@ -162,12 +161,11 @@ class Trainer:
         batches = self.source.batches(targets, order, self.recipe.copy_of(epoch))
         bar = tqdm(total=order.size, desc=f"epoch {epoch}", unit="img", leave=False, disable=None)
         losses: list[float] = []
-        in_a_row = again = 0
+        in_a_row = 0
         for step, (inputs, wanted) in enumerate(batches):
             network.training.optimizer.learning_rate = stage.rate(self.recipe, self.progress.epoch, step, steps)
-            loss, done, tries = self._step(inputs, wanted)
+            loss, done = self._step(inputs, wanted)
             in_a_row = 0 if done else in_a_row + 1
-            again += done and tries > 1
             if in_a_row == min(MOST_IN_A_ROW, steps):
                 raise DivergedError(
                     f"the training loss became {loss} in epoch {epoch}, step {step + 1} of {steps}, or its gradients "
@@ -178,39 +176,32 @@ class Trainer:
             bar.update(len(inputs))
             bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
         bar.close()
-        if again:
-            self.say(f"epoch {epoch}: {again} of {steps} steps came to NaN or infinity and, tried again, to numbers")
         if len(losses) < steps:
             self.say(
-                f"epoch {epoch}: {steps - len(losses)} of {steps} steps were left out, since their loss or gradients "
+                f"epoch {epoch}: {steps - len(losses)} of {steps} steps were skipped, since their loss or gradients "
                 "were no numbers (NaN or infinite); the weights are untouched by them"
             )
         return float(np.mean(losses))
 
-    def _step(self, inputs: np.ndarray, wanted: np.ndarray) -> tuple[float, bool, int]:
-        """One step, tried again where it comes to nothing, which leaves no trace in the network.
+    def _step(self, inputs: np.ndarray, wanted: np.ndarray) -> tuple[float, bool]:
+        """One step; one whose loss or gradients are NaN or infinite leaves no trace in the network.
 
         In float16 a step that only overflows is no fault: the optimiser then scales the loss less.
 
         Returns:
-            its loss; whether the network took it and it is finite; how often it was tried.
+            its loss, and whether the network took it and it is finite.
         """
-        network, scaled = self.source.network, self.precision == "mixed_float16"
+        network = self.source.network
         moving = [keras.ops.convert_to_numpy(variable).copy() for variable in self._moving]
-        loss, tries = float("nan"), 0
-        while tries < TRIES:
-            tries += 1
-            before = int(network.training.optimizer.iterations)
-            loss = network.train_on_batch(inputs, wanted)
-            taken = int(network.training.optimizer.iterations) > before
-            if np.isfinite(loss) and (taken or scaled):
-                return loss, True, tries
-            checkpoint.assign(self._moving, moving)
-            if taken:  # the loss overflowed, its gradients did not
-                break
-        return loss, False, tries
+        before = int(network.training.optimizer.iterations)
+        loss = network.train_on_batch(inputs, wanted)
+        taken = int(network.training.optimizer.iterations) > before
+        if np.isfinite(loss) and (taken or self.precision == "mixed_float16"):
+            return loss, True
+        checkpoint.assign(self._moving, moving)
+        return loss, False
 
-    def _judge(self, seconds: float, training_loss: float) -> None:
+    def _measure(self, seconds: float, training_loss: float) -> None:
         """Measures the held-out drivers, and keeps the best weights; the last ones where nobody is held out."""
         progress, data = self.progress, self.data
         if not len(data.held_out):
@@ -244,10 +235,10 @@ class Trainer:
         row |= {"held_out_log_loss": held_out, "held_out_accuracy": right, "seconds": round(seconds, 1)}
         history.append(row)
         self.watch(row)
-        judged = "" if np.isnan(held_out) else f"held-out log loss {held_out:.4f}{mark}, accuracy {right:.1%}, "
+        measured = "" if np.isnan(held_out) else f"held-out log loss {held_out:.4f}{mark}, accuracy {right:.1%}, "
         rate = len(self.data.training) / max(seconds, 1e-9)
         self.say(
-            f"epoch {row['epoch']} ({stage.name}): training loss {training_loss:.4f}, {judged}{seconds:.0f} s, "
+            f"epoch {row['epoch']} ({stage.name}): training loss {training_loss:.4f}, {measured}{seconds:.0f} s, "
             f"{rate:.1f} images/s"
         )
 

@@ -1,4 +1,7 @@
-"""A classifier on a frozen network's features, for all folds in one process: one pass, then seconds a fold."""
+"""Bottleneck models: a linear classifier on a frozen network's features, for all folds in one process.
+
+The features take one pass over the images; then a fold takes seconds.
+"""
 
 import contextlib
 import time
@@ -16,13 +19,12 @@ from common.files import written_whole
 from common.run_folder import LOG, NETWORK, REGULARISATION
 from models.finetuning import fold as engine
 from models.finetuning import outputs, runtime
-from models.finetuning.bottleneck.linear import GRIDS, Choice, Search, softmax
-from models.finetuning.data.features import FeatureStore
+from models.finetuning.data.activations import FeatureStore
 from models.finetuning.data.sources import FoldData
 from models.finetuning.fold_run import FoldRun
-from models.finetuning.network import head
 from models.finetuning.network import weights as pretrained
 from models.finetuning.network.build import build, plain_copy, prepare_random_weights
+from models.finetuning.network.head import GRIDS, Choice, search, set_head, softmax
 from models.finetuning.network.network import Network
 from preprocessing import folds as driver_folds
 from preprocessing.dataset import Dataset
@@ -73,21 +75,19 @@ def _train(work: Sequence[tuple[FoldRun, dict[str, Any]]], dataset: Dataset, fol
         prepare_random_weights(network, labelled, np.arange(len(labelled)))
     features, test_features = _features(first, policy, network, [labelled, test], say)
     grid = (settings.regularisation,) if settings.regularisation else GRIDS[settings.classifier]
-    search = Search(np.asarray(features), labels, settings.classifier, grid, settings.calibrate)
-    workers = machine.at_a_time(min(first.workers, machine.cores()), COPIES_IN_A_FIT * search.features.nbytes)
-    with search.fitting(inner, workers) as choices:
-        model = plain_copy(network, lambda: build(first.architecture, recipe, "none", "float32", first.seed))
-        for (own, _), choosing in zip(work, choices, strict=True):
-            data = FoldData(labelled, labels, np.flatnonzero(numbers != own.fold), np.flatnonzero(numbers == own.fold))
-            choice = choosing.result()
-            head.set_head(model.get_layer("head"), choice.linear.kernel, choice.linear.bias)
-            results: dict[str, Any] = dict(_leave(own, choice, model, data, dataset, folds, features, test_features))
-            results |= {"regularisation": choice.regularisation, "seconds": round(time.monotonic() - started, 1)}
-            own.folder.finish(results, own.outputs)
-            engine.speaker(own.folder / LOG)(
-                f"{own.model_name}, fold {own.fold}: held-out log loss {results['log_loss']:.4f}, accuracy "
-                f"{results['accuracy']:.1%} with C {choice.regularisation:g}"
-            )
+    workers = machine.at_a_time(min(first.workers, machine.cores()), COPIES_IN_A_FIT * features.nbytes)
+    choices = search(np.asarray(features), labels, settings.classifier, grid, settings.calibrate, inner, workers)
+    model = plain_copy(network, lambda: build(first.architecture, recipe, "none", "float32", first.seed))
+    for (own, _), choice in zip(work, choices, strict=True):
+        data = FoldData(labelled, labels, np.flatnonzero(numbers != own.fold), np.flatnonzero(numbers == own.fold))
+        set_head(model.get_layer("head"), choice.linear.kernel, choice.linear.bias)
+        results: dict[str, Any] = dict(_leave(own, choice, model, data, dataset, folds, features, test_features))
+        results |= {"regularisation": choice.regularisation, "seconds": round(time.monotonic() - started, 1)}
+        own.folder.finish(results, own.outputs)
+        engine.speaker(own.folder / LOG)(
+            f"{own.model_name}, fold {own.fold}: held-out log loss {results['log_loss']:.4f}, accuracy "
+            f"{results['accuracy']:.1%} with C {choice.regularisation:g}"
+        )
 
 
 def inner_folds(folds: pd.DataFrame, fold: int) -> np.ndarray:
@@ -147,9 +147,9 @@ def _features(
         "versions": runtime.versions(),
     }
     store = FeatureStore(f"{name}_{settings.image_size}", decides, stores, work.cache, work.cache_limit)
-    begun = time.monotonic()
-    features = store.read(network, work.workers, say)
-    seconds = time.monotonic() - begun
+    started_at = time.monotonic()
+    features = store.read(network.predictor, work.workers, say)
+    seconds = time.monotonic() - started_at
     how = (
         "from the cache"
         if not store.computed

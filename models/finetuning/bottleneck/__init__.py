@@ -1,1 +1,0 @@
-"""Linear classifiers on a frozen network's features."""
