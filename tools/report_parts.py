@@ -116,7 +116,9 @@ def leak(finished: Sequence[FoldFolder]) -> dict[str, Any] | None:
     largest = max(with_features, key=lambda one: truth[truth["fold"] == one.fold]["subject"].nunique())
     parts = [one for one in frozen if one.model == frozen[0].model] or [largest]
     try:
-        features = np.concatenate([np.load(one / OUT_OF_FOLD_FEATURES) for one in parts]).astype(np.float32)
+        features = np.concatenate([np.load(one / OUT_OF_FOLD_FEATURES, allow_pickle=False) for one in parts]).astype(
+            np.float32
+        )
         images = pd.concat([pd.read_csv(one / OUT_OF_FOLD, usecols=["img"], dtype="str") for one in parts])["img"]
         known = truth.loc[images]
     except (OSError, ValueError, KeyError):

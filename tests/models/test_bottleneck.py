@@ -166,7 +166,7 @@ def test_from_photographs_to_a_member_of_the_blend(tiny_tree: Callable[..., Path
 
     before = {path: path.stat().st_mtime_ns for path in model.rglob("*") if path.is_file()}
     again = type_command(*options, *places)
-    assert "4 of 4 folds are finished already" in again.stdout
+    assert "4 of 4 folds are finished already" in again.stderr
     assert before == {path: path.stat().st_mtime_ns for path in model.rglob("*") if path.is_file()}
     other = type_command(*options, *places, "--regularisation", "0.5")
     assert other.returncode == 2

@@ -84,4 +84,4 @@ def test_every_epoch_arrives_at_all_of_them_and_decides_nothing(tiny_tree: Calla
         pd.read_csv(runs / "watched" / "plain" / "fold_0" / "history.csv")[columns], history[columns]
     )
     again = train(data, tmp_path)
-    assert "1 of 1 folds are finished already" in again.stdout, "where curves go is no setting that decides a result"
+    assert "1 of 1 folds are finished already" in again.stderr, "where curves go is no setting that decides a result"
