@@ -246,6 +246,8 @@ def _main(parser: CommandLine, architecture: Architecture, words: list[str], bot
         print(listed(jobs))
     elif arguments.dry_run and jobs:
         _describe(plan, data, table, [fold for job in jobs for fold in job.folds])
+    elif not arguments.dry_run and len(jobs) == 1 and jobs[0].threads is None and not plan.nodes:
+        job.train(plan.models[0].work, jobs[0].folds, data, table)  # on all cores: nothing runs beside it
     elif not arguments.dry_run:
         finish(run_jobs(plan, jobs))
 

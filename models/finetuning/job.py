@@ -17,6 +17,8 @@ from models.finetuning.recipe import Bottleneck
 if TYPE_CHECKING:
     import pandas as pd
 
+    from preprocessing.dataset import Dataset
+
 
 def run(config: Path, folds: Sequence[int | str]) -> None:
     """Trains a fold of a model; several folds only of a bottleneck model.
@@ -36,7 +38,21 @@ def run(config: Path, folds: Sequence[int | str]) -> None:
         work = dataclasses.replace(work, workers=1)
     if len(folds) > 1 and not isinstance(work.recipe, Bottleneck):
         raise UserError(f"--fold {' '.join(map(str, folds))}: a process trains one fold. Start one command for each.")
-    data, table = read_data(work)
+    from preprocessing import dataset
+    from preprocessing.folds import read_folds
+
+    data = dataset.load(dataset.required(work.data), work.cache, work.skip_broken)
+    train(work, folds, data, read_folds(work.run.folds, data.train))
+
+
+def train(work: FoldRun, folds: Sequence[int | str], data: "Dataset", table: "pd.DataFrame") -> None:
+    """Trains a fold of a model in this process, or several of a bottleneck model.
+
+    Args:
+        data: checked.
+        table: the run's fold table, in any order.
+    """
+    table = table.set_index("img").loc[data.train["img"]].reset_index()
     runtime.load_keras()  # now that everything is known to be right
     if isinstance(work.recipe, Bottleneck):
         from models.finetuning.bottleneck import train_folds
@@ -61,15 +77,6 @@ def limit_threads(threads: int | None) -> None:
     Sums are rounded by how they are divided, so this decides a result's last bits.
     """
     os.environ.update(with_threads(threads))
-
-
-def read_data(work: FoldRun) -> tuple:
-    """The checked data, and the run's fold table in the order of its training images."""
-    from preprocessing import dataset, folds
-
-    data = dataset.load(dataset.required(work.data), work.cache, work.skip_broken)
-    table = folds.read_folds(work.run.folds, data.train)
-    return data, table.set_index("img").loc[data.train["img"]].reset_index()
 
 
 def check_layers(config: str) -> None:
