@@ -13,8 +13,7 @@ from common.errors import UserError
 from common.files import sha256_of, write_json
 from common.run_folder import CHECKPOINT, CONFIG, FINISHED, LOG, CorruptedOutputError, RunFolder, verified
 from models.finetuning import architecture as zoo
-from models.finetuning import fold, fold_run
-from models.finetuning.bottleneck import folds as bottleneck_folds
+from models.finetuning import bottleneck, fold, fold_run
 from models.finetuning.fold_run import FoldRun
 from models.finetuning.recipe import Bottleneck, Kind
 
@@ -136,7 +135,7 @@ def test_what_another_process_finished_meanwhile_is_left_as_it_is(finished: Fold
 
     data, nothing = cast(Any, Data), cast(Any, None)  # nothing else of it is looked at
     fold.train_fold(finished, data, nothing)
-    bottleneck_folds.train_folds([finished], data, nothing)
+    bottleneck.train_folds([finished], data, nothing)
     assert before == {path: path.stat().st_mtime_ns for path in finished.folder.path.iterdir()}
 
 
