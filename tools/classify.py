@@ -10,16 +10,20 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from common.errors import UserError, run_command
-from common.settings import CommandLine, ImageSize
+from common.settings import CommandLine
 from models.finetuning import architecture as zoo
 from models.finetuning.architecture import Architecture
 from models.finetuning.network import weights as pretrained
 
+if TYPE_CHECKING:
+    import numpy as np
+
 CLASSES_SHOWN = 5
 CLASS_INDEX = "imagenet_class_index.json"
+CLASS_INDEX_URL = f"https://storage.googleapis.com/download.tensorflow.org/data/{CLASS_INDEX}"
 
 
 def make_parser() -> CommandLine:
@@ -40,7 +44,7 @@ def main() -> None:
     architecture = zoo.find(arguments.architecture)
     path = _weights_file(architecture, arguments.weights)
 
-    from preprocessing.images import checked_source, decode, read_image
+    from preprocessing.images import checked_source, decode
 
     for image in arguments.images:
         decode(checked_source(image, str(image)))  # before the network is loaded
@@ -49,11 +53,10 @@ def main() -> None:
 
     runtime.start("float32", 0)
     network = whole_network(architecture, path)
-    size, names = ImageSize(*network.input_shape[1:3]), class_names()
+    names = class_names()
     if names is None:
-        print(f"The classes' names ({CLASS_INDEX}) are neither in Keras's cache nor on its server: numbers instead.")
-    for image in arguments.images:
-        row = network.predict_on_batch(read_image(image, size)[None])[0]
+        print(f"The classes' names ({CLASS_INDEX}) are neither in Keras's cache nor to be had: numbers instead.")
+    for image, row in zip(arguments.images, probabilities(network, arguments.images), strict=True):
         print(f"{image}")
         for number in row.argsort()[::-1][:CLASSES_SHOWN]:
             print(f"  {row[number]:6.1%}  {names[number] if names else f'class {number}'}")
@@ -73,13 +76,7 @@ def whole_network(architecture: Architecture, path: Path | None) -> Any:
     from models.finetuning.network.build import preprocessed
 
     if path is None:
-        name = _published_name(architecture)
-        if not pretrained.is_cached(architecture, name) and not pretrained.reachable():
-            raise UserError(
-                f"the ImageNet weights of {architecture.name} with its top are not on this machine "
-                f"({pretrained.keras_cache() / name}) and their server cannot be reached. {_ways_out(architecture)}"
-            )
-        with pretrained.downloading(architecture, name):
+        with pretrained.downloading(architecture, _published(architecture)):
             network = architecture.build(weights="imagenet", include_top=True)
     else:
         network = architecture.build(weights=None, include_top=True)
@@ -94,17 +91,38 @@ def whole_network(architecture: Architecture, path: Path | None) -> Any:
     return keras.Model(images, network(preprocessed(images, architecture.preprocessing)))
 
 
-def class_names() -> list[str] | None:
-    """Names of the 1000 classes from Keras's cache, or its server; None where neither has them."""
-    import keras
+def probabilities(network: Any, images: list[Path]) -> np.ndarray:
+    """Shape (images, 1000), float32.
+
+    Raises:
+        UserError: an image cannot be read.
+    """
     import numpy as np
 
-    if not (pretrained.keras_cache() / CLASS_INDEX).is_file() and not pretrained.reachable():
+    from common.settings import ImageSize
+    from preprocessing.images import read_image
+
+    size = ImageSize(*network.input_shape[1:3])
+    return np.concatenate([network.predict_on_batch(read_image(path, size)[None]) for path in images])
+
+
+def class_names() -> list[str] | None:
+    """Names of the 1000 classes from Keras's cache, or its server; None where neither has them."""
+    import json
+
+    import keras
+
+    path = pretrained.keras_cache() / CLASS_INDEX
+    if not path.is_file():
+        if not pretrained.reachable():
+            return None
+        with contextlib.suppress(Exception):  # Keras fails here in ways of its own; numbers will do
+            keras.utils.get_file(CLASS_INDEX, CLASS_INDEX_URL, cache_subdir="models")
+    try:
+        index = json.loads(path.read_text(encoding="utf-8"))
+        return [str(index[str(number)][1]) for number in range(1000)]
+    except (OSError, ValueError, KeyError, IndexError, TypeError):
         return None
-    ranks = np.arange(1000, 0, -1)[None] / 1000
-    with contextlib.suppress(Exception):  # a failed download or a damaged file: numbers will do
-        return [name for _, name, _ in keras.applications.imagenet_utils.decode_predictions(ranks, top=1000)[0]]
-    return None
 
 
 def _weights_file(architecture: Architecture, weights: str) -> Path | None:
@@ -127,6 +145,21 @@ def _weights_file(architecture: Architecture, weights: str) -> Path | None:
 def _published_name(architecture: Architecture) -> str:
     """Of Keras's own file with the top; '' where Keras publishes none."""
     return architecture.published_weights.replace("_notop", "").replace("_no_top", "")
+
+
+def _published(architecture: Architecture) -> str:
+    """The name of the published file in Keras's cache.
+
+    Raises:
+        UserError: it is not there, nor is its server.
+    """
+    name = _published_name(architecture)
+    if not pretrained.is_cached(architecture, name) and not pretrained.reachable():
+        raise UserError(
+            f"the ImageNet weights of {architecture.name} with its top are not on this machine "
+            f"({pretrained.keras_cache() / name}) and their server cannot be reached. {_ways_out(architecture)}"
+        )
+    return name
 
 
 def _ways_out(architecture: Architecture) -> str:
