@@ -149,6 +149,10 @@ class FoldFolder:
         record, path = self.finished(), self / name
         recorded = record["sha256"].get(name) if record else None
         if recorded is not None and (sha256 or sha256_of(path)) != recorded:
+            if name == CONFIG:  # whoever asks next must not take what it says for the fold's settings
+                self.remove_checkpoint()
+                with contextlib.suppress(OSError):
+                    path.unlink()
             raise CorruptedOutputError(
                 f"{path} is corrupted: its checksum is not the one in {FINISHED}. {self.reopen()}"
             )

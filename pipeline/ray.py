@@ -126,7 +126,7 @@ def check_nodes(nodes: Sequence[Node], work: FoldRun, fingerprint: str, jobs: Se
     Raises:
         UserError: a node lacks the data, the weights or package versions, or no node is large enough for a job.
     """
-    here = _state(work, work.data)
+    here = _state(work)
     request = {"work": _content(work), "name": work.model_name}
     for node, (state, found) in zip(nodes, _on_each(nodes, _state_of_node, request), strict=True):
         if isinstance(state, str):
@@ -332,12 +332,12 @@ def _state_of_node(request: dict[str, Any]) -> tuple[Any, str]:
         work = _work_in(Path(folder), request["work"], "check", request["name"])
         try:
             found = dataset.load(dataset.required(work.data), work.cache, work.skip_broken, progress=False)
-            return _state(work, found.root), found.fingerprint
+            return _state(work), found.fingerprint
         except UserError as error:
             return str(error), ""
 
 
-def _state(work: FoldRun, data: Path) -> dict[str, Any]:
+def _state(work: FoldRun) -> dict[str, Any]:
     return {
         "Python": ".".join(map(str, sys.version_info[:3])),
         "package versions": runtime.versions(),

@@ -20,7 +20,6 @@ from common.files import read_json, read_record, sha256_of, write_json
 from common.run_folder import (
     ALL_DRIVERS,
     BUNDLE_MANIFEST,
-    CONFIG,
     HISTORY,
     NETWORK,
     OUT_OF_FOLD,
@@ -179,8 +178,6 @@ class FoldRun:
             theirs = folder.settings() if finished else (folder.config() or {}).get("settings")
         except CorruptedOutputError as error:
             print(f"note: {error}", file=sys.stderr)
-            (folder / CONFIG).unlink(missing_ok=True)  # what it says is unknown now
-            folder.remove_checkpoint()
             return False
         if theirs is None:
             folder.remove_checkpoint()  # what it belongs to is unknown

@@ -45,7 +45,7 @@ def test_what_is_trained_again_is_what_lost_an_output_or_has_other_bytes(finishe
             verified(path)
         assert not finished.folder.is_finished()
         (finished.folder / FINISHED).write_bytes(record)
-        path.unlink()
+        path.unlink(missing_ok=True)
         assert not finished.folder.is_finished()
         path.write_bytes(content)
     assert finished.is_finished(settings)
