@@ -14,13 +14,26 @@ from models.finetuning import runtime
 from models.finetuning.architecture import Architecture, bottleneck_settings
 from models.finetuning.recipe import Recipe
 from models.finetuning.training import tracking
+from pipeline.presets import DEFAULT_MODELS, PRESETS
 from pipeline.schedule import read_budget
 from preprocessing import folds
 from preprocessing.settings import Augmentation
 
-DEFAULT_MODELS = "vgg16 inception_v3 resnet50"
 EVERYDAY = (
-    *("help", "help_all", "models", "demo", "download", "time_budget", "dry_run", "data", "run", "folds", "weights"),
+    *(
+        "help",
+        "help_all",
+        "models",
+        "preset",
+        "demo",
+        "download",
+        "time_budget",
+        "dry_run",
+        "data",
+        "run",
+        "folds",
+        "weights",
+    ),
     *("quick", "labels", "seed", "jobs"),
 )
 
@@ -35,8 +48,12 @@ def pipeline_parser() -> CommandLine:
         epilog="--help-all shows every option; python models/NAME.py --help the defaults of one architecture.",
         everyday=EVERYDAY,
     )
+    parser.add_argument("--models", type=names_in, metavar='"A B"', help=f"architectures [{DEFAULT_MODELS}]")
     parser.add_argument(
-        "--models", type=names_in, default=DEFAULT_MODELS, metavar='"A B"', help=f"architectures [{DEFAULT_MODELS}]"
+        "--preset",
+        choices=tuple(PRESETS),
+        default="default",
+        help="quick is --quick; strong trains more models, in two rounds [default]",
     )
     parser.add_argument("--demo", action="store_true", help="the rendered demo set, whatever data there is")
     parser.add_argument("--download", action="store_true", help="get the data from Kaggle first, where there is none")

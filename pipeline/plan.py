@@ -7,7 +7,7 @@ import functools
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from common.competition import (
 from common.errors import UserError
 from common.files import check_writable
 from common.run_folder import REPOSITORY, RunFolder, checked_name
-from common.settings import chosen
+from common.settings import chosen, names_in
 from ensemble.options import Options
 from models.finetuning import architecture as zoo
 from models.finetuning.architecture import Architecture, bottleneck_settings
@@ -32,12 +32,14 @@ from models.finetuning.network import weights
 from models.finetuning.recipe import Bottleneck, Kind, Recipe
 from models.finetuning.training import tracking
 from pipeline import resources
+from pipeline.presets import PRESETS, Member
 from pipeline.resources import GIBIBYTE, Device
 from pipeline.schedule import Deadline
 from preprocessing.folds import number_of_folds
 from preprocessing.settings import Augmentation
 
 TYPED_IN = "CALLED_FROM"  # the folder that relative paths on the command line are relative to
+FULL_RUN = {"default": "full", "strong": "strong"}  # a run's name, by its preset
 STARTED = "RUN_STARTED"  # when the clock of --time-budget was started, in seconds since 1970
 
 
@@ -54,6 +56,11 @@ class Model:
     work: FoldRun
     side_by_side: int
     memory: int
+
+    @property
+    def second_round(self) -> bool:
+        """Whether it learns from the predictions of other models of its run, so that these have to be finished."""
+        return self.recipe.pseudo_labels.startswith(f"{self.work.run.name}/")
 
     @property
     def recipe(self) -> Recipe:
@@ -106,6 +113,12 @@ class Plan:
         return sum(one.rate or 0.0 for one in self.devices) or resources.processor_rate(self.bfloat16)
 
     @property
+    def rounds(self) -> tuple[list[Model], list[Model]]:
+        """The models that can be trained at once, and those that learn from the predictions of these."""
+        later = [model for model in self.models if model.second_round]
+        return [model for model in self.models if model not in later], later
+
+    @property
     def bfloat16(self) -> bool:
         """Whether the networks compute in bfloat16."""
         return self.models[0].work.precision == "mixed_bfloat16"
@@ -135,13 +148,15 @@ def plan_run(arguments: argparse.Namespace) -> Plan:
         UserError: something on the command line is wrong, or the data or the weights are not there.
     """
     resolve_paths(arguments)
-    architectures = zoo.find_all(arguments.models)
+    preset = PRESETS[arguments.preset]
+    arguments.quick = arguments.quick or arguments.preset == "quick"
+    architectures = zoo.find_all(arguments.models or names_in(preset.models))
     for architecture in architectures:
         weights.weights_file(architecture, arguments.weights)
     data, source = _find_data(arguments)
     demo = source == "demo"
     arguments.quick = arguments.quick or demo
-    arguments.run = arguments.run or ("demo" if demo else "quick" if arguments.quick else "full")
+    arguments.run = arguments.run or ("demo" if demo else "quick" if arguments.quick else FULL_RUN[arguments.preset])
     run = RunFolder.of(arguments.run, arguments.runs)
     if demo:
         arguments.weights = _weights_of_demo(architectures, arguments.weights, run)
@@ -153,7 +168,7 @@ def plan_run(arguments: argparse.Namespace) -> Plan:
         read_labels(arguments.labels)
     for folder in (arguments.runs, arguments.cache, arguments.submissions):
         check_writable(folder)
-    works = [network_of(architecture, arguments, run, data) for architecture in architectures]
+    works = _members(architectures, preset.members, arguments, run, data)
     budget = arguments.time_budget
     started = float(os.environ.get(STARTED) or time.time())
     plan = _plan(works, arguments, data, source, None, in_order=budget is None)
@@ -253,17 +268,47 @@ def memory_of(work: FoldRun) -> int:
     return resources.job_memory(work.architecture, recipe)
 
 
-def network_of(architecture: Architecture, arguments: argparse.Namespace, run: RunFolder, data: Path) -> FoldRun:
+def _members(
+    architectures: Sequence[Architecture],
+    members: Sequence[Member],
+    arguments: argparse.Namespace,
+    run: RunFolder,
+    data: Path,
+) -> list[FoldRun]:
+    """The models of a preset, the first round's before the second's; each with what it changes."""
+    first: list[FoldRun] = []
+    second: list[FoldRun] = []
+    names = ",".join(one.name + own.suffix for own in members if not own.second_round for one in architectures)
+    for member in members:
+        settings = dict(member.settings) | ({"pseudo_labels": f"{run.name}/{names}"} if member.second_round else {})
+        of_round = second if member.second_round else first
+        of_round += [network_of(one, arguments, run, data, settings, member.suffix) for one in architectures]
+    unique = {(work.architecture.name, work.recipe, work.augmentation): work for work in reversed(first + second)}
+    return [work for work in first + second if work in unique.values()]  # an option may have made two the same
+
+
+def network_of(
+    architecture: Architecture,
+    arguments: argparse.Namespace,
+    run: RunFolder,
+    data: Path,
+    settings: Mapping[str, Any] | None = None,
+    suffix: str = "",
+) -> FoldRun:
     """An architecture's training as a command line asks for it.
+
+    Args:
+        settings: what a preset changes of the architecture's recipe; the command line wins.
+        suffix: of the model's name in the run.
 
     Raises:
         UserError: settings that contradict each other.
     """
     kind = Kind(scratch=arguments.weights == "none", quick=arguments.quick)
-    given = chosen(arguments, Recipe) | chosen(arguments, Augmentation)
+    given = {**(settings or {}), **chosen(arguments, Recipe), **chosen(arguments, Augmentation)}
     recipe, augmentation = architecture.settings_for(kind, given)
     return _fold_run(
-        *(architecture, arguments, run, data, architecture.name, recipe),
+        *(architecture, arguments, run, data, architecture.name + suffix, recipe),
         augmentation=augmentation,
         activations=arguments.activations,
         log_to=arguments.log_to,

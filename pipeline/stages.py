@@ -36,12 +36,7 @@ def print_plan(plan: Plan, dry_run: bool) -> None:
         f"run      {plan.run.name}: {' '.join(names)} on {plan.number_of_folds} folds of {plan.data} "
         f"({train_images:,} + {test_images:,} images)"
     )
-    left = {
-        model.work.model_name: [
-            fold for fold in range(plan.number_of_folds) if not plan.run.fold(model.work.model_name, fold).is_finished()
-        ]
-        for model in plan.models
-    }
+    left = unfinished(plan)
     if any(left.values()):
         needs = resources.estimate(
             [(model.work.architecture, model.recipe, len(left[model.work.model_name])) for model in plan.models],
@@ -55,6 +50,13 @@ def print_plan(plan: Plan, dry_run: bool) -> None:
     if dry_run:
         jobs = [job for model in plan.models for job in train.expected_jobs(plan, model, left[model.work.model_name])]
         say(train.planned(plan, jobs))
+
+
+def unfinished(plan: Plan) -> dict[str, list[int | str]]:
+    """The folds of each model that are still to be trained, by the model's name."""
+    names = [model.work.model_name for model in plan.models]
+    folds = range(plan.number_of_folds)
+    return {name: [fold for fold in folds if not plan.run.fold(name, fold).is_finished()] for name in names}
 
 
 def get_data(plan: Plan) -> None:
@@ -93,10 +95,16 @@ def make_folds(plan: Plan, dataset: "Dataset") -> "pd.DataFrame":
 
 
 def list_jobs(plan: Plan, dataset: "Dataset", folds: "pd.DataFrame", arguments: argparse.Namespace) -> list[Job]:
-    """The training jobs that are left, all settings checked; printed with --list-jobs."""
-    jobs = train.training_jobs(plan, dataset, folds)
+    """The jobs of the first round that are left, all settings checked; with --list-jobs, printed.
+
+    Where the first round is finished, these are the second round's.
+    """
+    first, second = plan.rounds
+    jobs = train.training_jobs(plan, dataset, folds, first) or train.training_jobs(plan, dataset, folds, second)
     if arguments.list_jobs:
         print(listed(jobs))
+        if second and any(job.model == model.work.model_name for job in jobs for model in first):
+            say("the second round's jobs can be listed when these are finished: they read their predictions")
     elif jobs:
         train.check_layers(jobs, train.given_settings(arguments))
     return jobs
@@ -104,9 +112,15 @@ def list_jobs(plan: Plan, dataset: "Dataset", folds: "pd.DataFrame", arguments: 
 
 def train_and_blend(plan: Plan, dataset: "Dataset", folds: "pd.DataFrame", jobs: Sequence[Job]) -> None:
     """Trains what is left and blends it. Where the blend finds a corrupted output, that fold is trained again."""
+    first, second = plan.rounds
     for attempt in range(MOST_BLENDS):
         if jobs:
             train.run_jobs(plan, jobs)
+        left = unfinished(plan)
+        if second and any(left[model.work.model_name] for model in first):
+            say("the second round was not started: it learns from the first, which is not finished")
+        elif any(left[model.work.model_name] for model in second):
+            train.run_jobs(plan, train.training_jobs(plan, dataset, folds, second))
         try:
             blend(plan)
             return
@@ -114,7 +128,7 @@ def train_and_blend(plan: Plan, dataset: "Dataset", folds: "pd.DataFrame", jobs:
             if attempt == MOST_BLENDS - 1:
                 raise
             say(f"note: {error}")
-            jobs = train.training_jobs(plan, dataset, folds)
+            jobs = train.training_jobs(plan, dataset, folds, first)
 
 
 def blend(plan: Plan) -> None:

@@ -49,15 +49,20 @@ def fold_table(plan: Plan, dataset: "Dataset") -> "pd.DataFrame":
     )
 
 
-def training_jobs(plan: Plan, dataset: "Dataset", folds: "pd.DataFrame") -> list[Job]:
+def training_jobs(
+    plan: Plan, dataset: "Dataset", folds: "pd.DataFrame", models: Sequence[Model] | None = None
+) -> list[Job]:
     """The jobs that are left, after every setting of every model has been checked.
+
+    Args:
+        models: those of one round; every model where none are given.
 
     Raises:
         UserError: a fold was trained with other settings, or there is no such fold, or weights are not available.
     """
     count = int(folds["fold"].max()) + 1
     jobs = []
-    for model in plan.models:
+    for model in plan.models if models is None else models:
         wanted = wanted_folds(plan, folds)
         left = unfinished(model.work, wanted, dataset)
         if len(left) < len(wanted):

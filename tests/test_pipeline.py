@@ -1,5 +1,6 @@
 """Whole paths: the commands that a person types, on a tiny real data folder."""
 
+import json
 import os
 import subprocess
 import sys
@@ -141,6 +142,39 @@ def test_the_users_own_folds_decide_what_is_held_out(
     for fold in range(2):
         held_out = read_predictions(run / "mobilenet" / f"fold_{fold}" / "out_of_fold.csv")
         assert set(held_out.index) == set(expected.index[expected == fold])
+
+
+@pytest.mark.slow
+def test_the_strong_preset_trains_a_second_round_on_the_first_rounds_predictions(
+    type_command: Command, tiny_tree: Callable[..., Path], tmp_path: Path
+) -> None:
+    data = tiny_tree(drivers=3, images_per_class=1, test_images=2)
+    network = ("--models", "mobilenet", "--image-size", "32x32", "--pooled-layers", "conv_pw_1_relu")
+    options = (
+        *network,
+        "--preset",
+        "strong",
+        "--run",
+        "two",
+        "--epochs",
+        1,
+        "--head-start",
+        "random",
+        "--dropout",
+        0.1,
+    )
+    listed = run_all(type_command, data, tmp_path, *options, "--list-jobs")
+    assert "second round's jobs can be listed when these are finished" in listed.stderr
+    done = run_all(type_command, data, tmp_path, *options)
+    assert done.returncode == 0, done.stderr
+    run = tmp_path / "runs" / "two"
+    for name in ("mobilenet", "mobilenet_round2"):
+        settings = json.loads((run / name / "fold_1" / "config.json").read_text())["settings"]
+        assert settings["dropout"] == 0.1, "an option of the command line wins in every member"
+        assert settings.get("pseudo_labels_models") == (["mobilenet"] if name.endswith("_round2") else None)
+        assert name in json.loads((run / "ensemble/blend.json").read_text())["weights"]
+    again = run_all(type_command, data, tmp_path, *options, "--list-jobs")
+    assert again.returncode == 0 and '"command"' not in again.stdout, again.stderr
 
 
 @pytest.mark.slow

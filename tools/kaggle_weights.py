@@ -19,7 +19,7 @@ from models.finetuning import architecture as zoo
 from models.finetuning import runtime
 from models.finetuning.architecture import Architecture
 from models.finetuning.network import weights as pretrained
-from pipeline.options import DEFAULT_MODELS
+from pipeline.presets import DEFAULT_MODELS
 from tools.kaggle_push import WEIGHTS, checked_user, dataset_metadata, publish_dataset
 
 

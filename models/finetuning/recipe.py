@@ -82,7 +82,8 @@ class Recipe:
     patience: int = setting(3, "stop after so many epochs without a lower held-out log loss", unit="epochs", least=1)
     # test images as teachers
     pseudo_labels: str = setting(
-        "", "RUN or RUN/MODEL whose test predictions are soft targets; each fold reads that run's same fold alone"
+        "",
+        "RUN or RUN/MODEL[,MODEL] whose test predictions are soft targets; each fold reads that run's same fold alone",
     )
     pseudo_ratio: float = setting(
         2.0, "with them, training images for each test image that a step sees besides", least=0.1, most=100

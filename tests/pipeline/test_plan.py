@@ -34,11 +34,24 @@ def pipeline(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess]:
 def test_a_dry_run_prints_the_timetable_and_writes_no_run(
     pipeline: Callable, tiny_tree: Callable[..., Path], tmp_path: Path
 ) -> None:
-    done = pipeline("--data", tiny_tree(), "--weights", "none", "--models", "vgg16,resnet50", "--folds", 2, "--dry-run")
+    done = pipeline(
+        "--data",
+        tiny_tree(),
+        "--weights",
+        "none",
+        "--models",
+        "vgg16,resnet50",
+        "--folds",
+        2,
+        "--dry-run",
+        "--preset",
+        "strong",
+    )
     assert done.returncode == 0, done.stderr
-    for words in ("disk", "memory", "time", "vgg16, fold 0", "resnet50, fold 1", "nothing was started"):
+    jobs = ("vgg16, fold 0", "resnet50, fold 1", "vgg16_round2, fold 0", "resnet50_round2, fold 1")
+    for words in ("disk", "memory", "time", *jobs, "nothing was started"):
         assert words in done.stderr
-    assert not (tmp_path / "runs" / "full").exists()
+    assert not (tmp_path / "runs" / "strong").exists()
 
 
 def test_jobs_are_listed_as_json_lines_and_each_command_is_one_of_them(

@@ -14,7 +14,7 @@ from models.finetuning import architecture as zoo
 from models.finetuning.recipe import Kind
 from pipeline import resources
 from pipeline.jobs import Job
-from pipeline.options import DEFAULT_MODELS
+from pipeline.presets import DEFAULT_MODELS
 from pipeline.resources import Device, find_devices
 from pipeline.schedule import (
     MEASURED_MARGIN,

@@ -24,19 +24,18 @@ def find_tables(folder: FoldFolder, source: str) -> list[Path]:
 
     Args:
         folder: the fold run.
-        source: what --pseudo-labels says: RUN, or RUN/MODEL for one of its models.
+        source: what --pseudo-labels says: RUN, or RUN/MODEL[,MODEL] for some of its models.
 
     Raises:
         UserError: no such run or model, other folds, or this fold is not finished there.
     """
     option = f"--pseudo-labels {source}"
-    name, _, wanted = source.partition("/")
+    name, _, models = source.partition("/")
+    wanted = [checked_name(model, option) for model in models.split(",")] if models else []
     own, earlier = RunFolder(folder.run), RunFolder(folder.run.parent / checked_name(name, option))
-    if wanted:
-        checked_name(wanted, option)
     if not earlier.folds.is_file():
         raise UserError(f"{option}: {earlier.path} is no run. Expected the name of one that has finished this fold.")
-    if earlier.path.resolve() == own.path.resolve() and wanted in ("", folder.model):
+    if earlier.path.resolve() == own.path.resolve() and (not wanted or folder.model in wanted):
         raise UserError(
             f"{option}: that is this run itself. Name a model of it (--pseudo-labels {name}/MODEL) or another --run."
         )
@@ -46,12 +45,12 @@ def find_tables(folder: FoldFolder, source: str) -> list[Path]:
             f"{option}: its folds.csv differs from this run's, so its networks may have seen drivers that are held out "
             "here. Take a run of the same data and the same --folds."
         )
-    finished = earlier.finished([wanted] if wanted else [])
+    finished = earlier.finished(wanted)
     found = [one for one in finished if folder.fold in (ALL_DRIVERS, one.fold)]
     if not found:
         there = [f"{one.model}/{one.path.name}" for one in earlier.finished()]
         raise UserError(
-            f"{option}: expected a finished {earlier.fold(wanted or 'MODEL', folder.fold).path}, found "
+            f"{option}: expected a finished {earlier.fold(models or 'MODEL', folder.fold).path}, found "
             f"{named(there, 5) or 'nothing finished'}. Train it first."
         )
     for one in found:
