@@ -16,13 +16,12 @@ from common import locks
 from common.errors import UserError
 from common.files import as_cell, read_json, sha256_of, write_json, write_text, written_whole
 from common.settings import as_json
-from common.tables import write_predictions
+from common.tables import write_predictions, write_submission
 from ensemble.loose_tables import LooseTables
 from ensemble.members import Source, run_source, stamps
 from ensemble.options import Options
 from ensemble.report import report
 from ensemble.result import BlendResult, blended
-from ensemble.submission import write_submission
 from ensemble.tables import tables_of
 
 RECORD, REPORT = "blend.json", "report.txt"

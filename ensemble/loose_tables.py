@@ -9,12 +9,11 @@ import pandas as pd
 
 from common.competition import CLASSES
 from common.errors import UserError, named
-from common.tables import read_predictions
+from common.tables import read_predictions, read_sample_images
 from ensemble.members import OF_SAMPLE, Predictions, Source, aligned, read_exactly, require_images
 from ensemble.neighbours import Network, Space
 from ensemble.nested import groups_of
 from ensemble.score import read_labels
-from ensemble.submission import read_sample_images
 from preprocessing.folds import read_folds
 
 BLOCKS = 10  # that stand in for drivers where these are unknown

@@ -25,10 +25,9 @@ from common.run_folder import (
     verified,
 )
 from common.settings import as_json
-from common.tables import read_predictions
+from common.tables import read_predictions, read_sample_images
 from ensemble.calibration import Sharpening, mean_entropy, sharpened
 from ensemble.neighbours import Network, Space
-from ensemble.submission import read_sample_images
 from preprocessing.folds import read_folds
 
 OF_SAMPLE = "the images of the sample submission"

@@ -14,11 +14,9 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from common.metric import accuracy, paired_difference
-from ensemble.calibration import choose_clip, clip, clipped_losses
+from ensemble.calibration import PriorMatching, choose_clip, clip, clipped_losses, dealt, fit_prior
 from ensemble.methods import Blend, Method
-from ensemble.neighbours import Graph, restricted
-from ensemble.prior import PriorMatching, dealt, fit_prior
-from ensemble.smoothing import Smoothing, fit_smoothing
+from ensemble.neighbours import Graph, Smoothing, fit_smoothing, restricted
 
 MOST_ROWS = 40_000  # members x images that a method is fitted and evaluated on: of more images, every n-th
 FEWEST_GROUPS, MOST_GROUPS = 4, 6

@@ -9,14 +9,13 @@ from threadpoolctl import threadpool_limits
 from common.errors import UserError
 from common.metric import accuracy, log_loss, log_loss_per_image
 from common.settings import as_json
-from ensemble.calibration import clip
+from ensemble.calibration import clip, sets_of
 from ensemble.expectation import Expectation, expected_loss, guessed_test_drivers
 from ensemble.members import Predictions
 from ensemble.methods import methods_for
 from ensemble.neighbours import graph_of_test, out_of_fold_graphs
 from ensemble.nested import Estimate, FinalBlend, NestedCrossValidation, groups_of
 from ensemble.options import Options
-from ensemble.prior import sets_of
 
 
 @dataclass(frozen=True, eq=False)

@@ -244,7 +244,7 @@ def check(path: Path, sample: Path) -> None:
     Raises:
         UserError: malformed, or of other images; Kaggle would refuse it.
     """
-    from ensemble.submission import check_submission, read_sample_images
+    from common.tables import check_submission, read_sample_images
 
     images = read_sample_images(sample)
     check_submission(path, images)

@@ -1,12 +1,13 @@
 """Renders the demo set: python -m preprocessing.demo --out data_demo"""
 
+import functools
 import time
 from pathlib import Path
 
-from common.competition import held_out_labels_path
+from common.competition import CLASS_NAMES, held_out_labels_path
 from common.errors import UserError, run_command
+from common.files import written_whole
 from common.settings import CommandLine, add_settings, chosen
-from preprocessing.demo.contact_sheet import write_contact_sheet
 from preprocessing.demo.dataset import DemoSettings, demo_root, ensure_demo, render_demo
 
 
@@ -41,6 +42,39 @@ def main() -> None:
         render_demo(arguments.out, settings.seed, settings)
         seconds = time.monotonic() - start
         print(f"rendered {arguments.out} in {seconds:.0f} s; its test labels: {held_out_labels_path(arguments.out)}")
+
+
+COLUMNS = 5
+
+TILE_HEIGHT, TILE_WIDTH, CAPTION_HEIGHT = 180, 240, 24  # pixels
+
+
+def write_contact_sheet(path: Path, seed: int = 0) -> None:
+    """Writes ten labelled frames, each of another driver, as one JPEG of 1200 x 408 pixels.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    import cv2
+    import numpy as np
+
+    from preprocessing.demo.appearance import draw_driver
+    from preprocessing.demo.film import film, studio
+
+    tiles = []
+    for number, (behaviour, name) in enumerate(CLASS_NAMES.items()):
+        rng = np.random.default_rng([seed, 2, 10 + number])
+        room = studio(draw_driver(rng, 10 + number), rng)
+        picture = next(film(room, behaviour, 1, np.random.default_rng([seed, 4, number])))
+        tile = np.full((TILE_HEIGHT + CAPTION_HEIGHT, TILE_WIDTH, 3), 255, np.uint8)
+        tile[CAPTION_HEIGHT:] = cv2.resize(picture, (TILE_WIDTH, TILE_HEIGHT), interpolation=cv2.INTER_AREA)
+        font = functools.partial(cv2.putText, tile, fontFace=cv2.FONT_HERSHEY_SIMPLEX, fontScale=0.42)
+        font(f"{behaviour}  {name}", org=(6, 16), color=(30, 30, 30), thickness=1, lineType=cv2.LINE_AA)
+        tiles.append(tile)
+    rows = [np.hstack(tiles[start : start + COLUMNS]) for start in range(0, len(tiles), COLUMNS)]
+    data = cv2.imencode(".jpg", np.vstack(rows), [cv2.IMWRITE_JPEG_QUALITY, 88])[1]
+    with written_whole(Path(path)) as temporary:
+        temporary.write_bytes(data.tobytes())
 
 
 if __name__ == "__main__":

@@ -11,10 +11,10 @@ from common.competition import CLASSES
 from common.errors import UserError
 from common.files import sha256_of
 from common.metric import log_loss
+from common.tables import check_submission, read_sample_images, write_submission
 from ensemble.blend_run import Request, blend_run
 from ensemble.options import Options
 from ensemble.score import score_text
-from ensemble.submission import check_submission, read_sample_images, write_submission
 from tests.ensemble.conftest import run_command
 from tests.fold_runs import finish_fold
 

@@ -12,11 +12,14 @@ from ensemble.calibration import (
     choose_clip,
     clip,
     fit_calibration,
+    fit_prior,
     floored,
+    match_prior,
     mean_entropy,
+    sets_of,
     sharpened,
+    smoothed_prior,
 )
-from ensemble.prior import fit_prior, match_prior, sets_of, smoothed_prior
 from ensemble.tables import calibration_error, reliabilities
 from tests.ensemble.conftest import SEEDS, labels_of, predictions
 

@@ -12,9 +12,8 @@ import pytest
 
 from common.competition import CLASSES
 from common.metric import log_loss
-from common.tables import read_predictions, write_predictions
+from common.tables import check_submission, read_predictions, read_sample_images, write_predictions
 from ensemble.loose_tables import unique_names
-from ensemble.submission import check_submission, read_sample_images
 from tests.ensemble.conftest import informed, run_command
 
 

@@ -7,8 +7,7 @@ from hypothesis import strategies as st
 
 from common.metric import log_loss
 from ensemble.calibration import clip
-from ensemble.neighbours import Graph, nearest, normalised
-from ensemble.smoothing import LEAST_SHARED, Smoothing, fit_smoothing
+from ensemble.neighbours import LEAST_SHARED, Graph, Smoothing, fit_smoothing, nearest, normalised
 from tests.ensemble.conftest import SEEDS, predictions
 
 

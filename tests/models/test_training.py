@@ -18,7 +18,6 @@ from models.finetuning.network.build import build
 from models.finetuning.network.head import fit_logistic, set_head
 from models.finetuning.network.network import Network
 from models.finetuning.recipe import Recipe
-from models.finetuning.training import checkpoint
 from models.finetuning.training.optimisation import learning_rate, stages
 from models.finetuning.training.trainer import DivergedError, Trainer
 from preprocessing import dataset
@@ -320,8 +319,8 @@ def test_where_nobody_is_held_out_the_last_weights_are_kept_and_nothing_stops_ea
     assert [row["epoch"] for row in trainer.progress.history] == [1, 2, 3]
     assert all(np.isnan(row["held_out_log_loss"]) for row in trainer.progress.history)
     assert trainer.progress.best_epoch == 3
-    _, arrays = checkpoint.load(tmp_path / "state.npz")
-    for ours, saved in zip(network.training.variables, checkpoint.ordered(arrays, "network"), strict=True):
+    _, arrays = trainer.load(tmp_path / "state.npz")
+    for ours, saved in zip(network.training.variables, trainer.ordered(arrays, "network"), strict=True):
         np.testing.assert_array_equal(ours, saved)
 
 

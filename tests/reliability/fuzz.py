@@ -29,9 +29,8 @@ from common.competition import CLASSES, DRIVER_LIST, SAMPLE_SUBMISSION
 from common.errors import UserError
 from common.files import sha256_of
 from common.run_folder import CONFIG, FAILED, FINISHED, HISTORY, NETWORK, OUT_OF_FOLD, TEST, RunFolder
-from common.tables import read_predictions
+from common.tables import read_predictions, read_sample_images
 from ensemble import blend_run, members
-from ensemble.submission import read_sample_images
 from models.finetuning import architecture as zoo
 from models.finetuning import fold_run
 from models.finetuning.fold_run import FoldRun
@@ -41,7 +40,7 @@ from preprocessing.dataset import Fault, read_driver_list, read_sample_submissio
 from preprocessing.folds import read_folds
 from tests.reliability.mutations import mutated, mutated_json
 from tests.trees import write_image
-from tools.finished import FinishedFold
+from tools.networks import FinishedFold
 
 CASE_SECONDS = 5.0
 MEMORY = 2**30  # bytes beyond what the process has when it begins

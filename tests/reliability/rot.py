@@ -45,7 +45,7 @@ from models.finetuning.fold import train_fold
 from models.finetuning.fold_run import FoldRun
 from models.finetuning.network import weights as pretrained
 from models.finetuning.recipe import Bottleneck, Kind
-from models.finetuning.training import checkpoint
+from models.finetuning.training import trainer
 from pipeline.train import unfinished
 from preprocessing import dataset
 from preprocessing.folds import ensure_folds, read_folds
@@ -129,7 +129,7 @@ def kinds(own: Run) -> dict[str, FileKind]:
     sums = {folder: (folder.finished() or {})["sha256"] for folder in own.run.fold_folders()}
     state = own.folder / "state.npz"
     small = keras.Sequential([keras.Input((4,)), keras.layers.Dense(10)])
-    checkpoint.save(state, checkpoint.Progress(best=[np.arange(99.0)]), small, None)
+    trainer.save(state, trainer.Progress(best=[np.arange(99.0)]), small, None)
 
     def of_cache(part: str, name: str) -> FileKind:
         """The model trained again gives the same bytes."""
@@ -178,7 +178,7 @@ def kinds(own: Run) -> dict[str, FileKind]:
         "cached activations": of_cache("activations", "mobilenet"),
         "cached features": of_cache("features", "bottleneck"),
         "weights": FileKind([own.weights], of_weights),
-        "checkpoint": FileKind([state], lambda path: refused(lambda: checkpoint.load(path))),
+        "checkpoint": FileKind([state], lambda path: refused(lambda: trainer.load(path))),
         "fold table": FileKind([own.run.folds], of_folds),
         FINISHED: FileKind([folder / FINISHED for folder in sums], of_record),
         "blend and submission": FileKind([*blended, own.submission], of_blend),

@@ -26,8 +26,7 @@ from models.finetuning import architecture as zoo
 from models.finetuning.network import weights as pretrained
 from preprocessing import dataset, images, jpeg
 from preprocessing.download import last_words, unpack
-from tools.finished import FinishedFold
-from tools.networks import load
+from tools.networks import FinishedFold, load
 
 
 class Trap:

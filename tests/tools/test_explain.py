@@ -18,10 +18,9 @@ from models.finetuning import architecture as zoo
 from models.finetuning.network.build import build, plain_copy
 from models.finetuning.network.network import Network
 from tests.tools.conftest import TrainedRun, run_python
-from tools import drawing, explain, heat
-from tools.finished import finished_folds
-from tools.heat import HeatMaps
-from tools.networks import load
+from tools import drawing, explain
+from tools.explain import HeatMaps
+from tools.networks import finished_folds, load
 
 
 def toy(pooling: str) -> keras.Model:
@@ -46,7 +45,7 @@ def test_the_heat_is_where_a_class_is_seen_and_nowhere_else(pooling: str) -> Non
     maps, probabilities = network.predict(image)
     assert probabilities.shape == (1, 10)
     heat = network.heat(maps, np.array([0]))[0]
-    assert heat.shape == (8, 12)
+    assert explain.shape == (8, 12)
     expected = np.zeros((8, 12), bool)
     expected[2:4, 6:10] = True
     np.testing.assert_array_equal(heat > 0, expected)
@@ -65,7 +64,7 @@ def test_the_command_draws_a_row_for_each_photograph(
     explain.main()
     assert "3 of 6 photographs" in capsys.readouterr().out
     sheet = cv2.imread(str(out))
-    tall, wide = 240 + heat.CAPTION + heat.GAP, heat.TILE_WIDTH + heat.GAP
+    tall, wide = 240 + explain.CAPTION + explain.GAP, explain.TILE_WIDTH + explain.GAP
     assert sheet.shape == (3 * tall, 11 * wide, 3)
     tiles = sheet[:, wide:].astype(int)
     assert np.abs(tiles[..., 0] - tiles[..., 2]).max() > 50, "a heat map has colours"
@@ -77,9 +76,9 @@ def test_the_heat_on_jax_is_that_on_tensorflow(trained: TrainedRun, tmp_path: Pa
     code = (
         "import sys, numpy as np\n"
         "from pathlib import Path\n"
-        "from common.run_folder import RunFolder\nfrom tools.finished import finished_folds\n"
+        "from common.run_folder import RunFolder\nfrom tools.networks import finished_folds\n"
         "from tools.networks import load\n"
-        "from tools.heat import HeatMaps\n"
+        "from tools.explain import HeatMaps\n"
         "network = HeatMaps(load(finished_folds(RunFolder(Path(sys.argv[1])))[0]))\n"
         "images = np.random.default_rng(0).integers(0, 256, (10, 32, 48, 3), dtype=np.uint8)\n"
         "maps, probabilities = network.predict(images)\n"
@@ -90,8 +89,8 @@ def test_the_heat_on_jax_is_that_on_tensorflow(trained: TrainedRun, tmp_path: Pa
     network = HeatMaps(load(finished_folds(RunFolder(trained.runs / "tiny"))[0]))
     maps, _ = network.predict(np.random.default_rng(0).integers(0, 256, (10, 32, 48, 3), dtype=np.uint8))
     heat = network.heat(maps, np.arange(10))
-    assert heat.max() > 0
-    np.testing.assert_allclose(np.load(tmp_path / "jax.npy"), heat, rtol=1e-3, atol=1e-4 * float(heat.max()))
+    assert explain.max() > 0
+    np.testing.assert_allclose(np.load(tmp_path / "jax.npy"), heat, rtol=1e-3, atol=1e-4 * float(explain.max()))
 
 
 def test_a_crop_leaves_what_the_network_did_not_see_without_heat() -> None:
@@ -135,7 +134,7 @@ def test_every_architecture_of_the_zoo_has_heat_maps(name: str, tmp_path: Path) 
     assert len(maps) == max(1, len(recipe.pooled_layers))
     heat = network.heat([np.repeat(array, 10, axis=0) for array in maps], np.arange(10))
     assert np.isfinite(heat).all()
-    assert heat.max() > 0
+    assert explain.max() > 0
 
 
 def test_a_network_without_feature_maps_is_refused() -> None:

@@ -21,7 +21,7 @@ from common.settings import ImageSize
 from common.tables import read_predictions
 from tests.tools.conftest import TrainedRun, run_python
 from tools import drawing, pictures, predict
-from tools.finished import finished_folds
+from tools.networks import finished_folds
 
 
 def run_predict(

@@ -1,6 +1,11 @@
-"""Training of one fold: epochs of steps, after each a held-out log loss and a checkpoint; the best weights are kept."""
+"""Training of one fold: epochs of steps, after each a held-out log loss and a checkpoint; the best weights are kept.
+
+The checkpoint is one file, from which a killed training resumes.
+"""
 
 import contextlib
+import dataclasses
+import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +17,7 @@ from tqdm import tqdm
 
 from common.competition import NUMBER_OF_CLASSES
 from common.errors import DIVERGED, UserError
+from common.files import append_checksum, is_intact, written_whole
 from common.metric import accuracy, log_loss
 from models.finetuning.data.sources import FoldData, Source
 from models.finetuning.network.network import (
@@ -23,7 +29,7 @@ from models.finetuning.network.network import (
     trainable_summary,
 )
 from models.finetuning.recipe import Recipe
-from models.finetuning.training import checkpoint
+from models.finetuning.training import trainer
 from models.finetuning.training.optimisation import Stage, make_optimizer, stages
 from preprocessing.batches import training_order
 
@@ -31,6 +37,7 @@ WHAT_TO_CHANGE = (
     "What was made before is kept. Change a setting (a smaller --learning-rate, a smaller --clip-norm, or --precision "
     "float32) under another --run or --model-name, for all folds."
 )
+
 
 MOST_IN_A_ROW = 5  # skipped steps
 
@@ -65,7 +72,7 @@ class Trainer:
         self.checkpoint_path = checkpoint_path
         self.say = say
         self.watch: Callable[[dict[str, Any]], None] = lambda row: None  # gets each new row of history
-        self.progress = checkpoint.Progress(precision=precision)
+        self.progress = trainer.Progress(precision=precision)
         self.blocks = count_blocks(network.backbone, recipe.trainable)
         self.stages = stages(recipe, self.blocks)
         self._resumed: dict[str, np.ndarray] = {}
@@ -76,8 +83,8 @@ class Trainer:
         if not self.checkpoint_path.exists():
             return False
         try:
-            progress, arrays = checkpoint.load(self.checkpoint_path)
-        except checkpoint.DamagedCheckpointError as error:
+            progress, arrays = trainer.load(self.checkpoint_path)
+        except trainer.DamagedCheckpointError as error:
             self.checkpoint_path.unlink()
             self.say(f"{error} It is deleted, and this fold starts again.")
             return False
@@ -102,17 +109,17 @@ class Trainer:
             self._run_stage(self.stages[self.progress.stage])
             self.progress.stage += 1
             self.progress.epoch = 0
-        checkpoint.assign(self.network.training.variables, self.progress.best)
+        trainer.assign(self.network.training.variables, self.progress.best)
 
     def _run_stage(self, stage: Stage) -> None:
         model, progress = self.network.training, self.progress
         optimizer = self._compile(stage)
         steps = -(-len(self.data.training) // self.recipe.batch_size)
         if self._resumed:
-            checkpoint.assign(model.variables, checkpoint.ordered(self._resumed, "network"))
-            values = checkpoint.ordered(self._resumed, "optimizer")
+            trainer.assign(model.variables, trainer.ordered(self._resumed, "network"))
+            values = trainer.ordered(self._resumed, "optimizer")
             if progress.epoch:
-                checkpoint.assign(optimizer.variables, values)
+                trainer.assign(optimizer.variables, values)
             self._resumed = {}
         part = f", the top {stage.top_blocks} of {self.blocks} blocks" if stage.top_blocks else ""
         self.say(f"stage '{stage.name}'{part}: {trainable_summary(self.network)}")
@@ -126,7 +133,7 @@ class Trainer:
                     self._measure(seconds, loss)
             else:
                 self._add_row(seconds, loss)
-            checkpoint.save(self.checkpoint_path, progress, model, optimizer)
+            trainer.save(self.checkpoint_path, progress, model, optimizer)
 
     def _compile(self, stage: Stage) -> keras.optimizers.Optimizer:
         set_trainable(self.network, self.recipe, stage.name == "head", stage.top_blocks)
@@ -151,7 +158,7 @@ class Trainer:
         try:
             yield
         finally:
-            checkpoint.assign(variables, plain)
+            trainer.assign(variables, plain)
 
     def _run_epoch(self, stage: Stage, steps: int) -> float:
         """Trains one epoch; returns the mean training loss, in nats."""
@@ -198,7 +205,7 @@ class Trainer:
         taken = int(network.training.optimizer.iterations) > before
         if np.isfinite(loss) and (taken or self.precision == "mixed_float16"):
             return loss, True
-        checkpoint.assign(self._moving, moving)
+        trainer.assign(self._moving, moving)
         return loss, False
 
     def _measure(self, seconds: float, training_loss: float) -> None:
@@ -247,3 +254,80 @@ class Trainer:
         if stage_done % self.recipe.judge_every:  # that epoch may be the best yet
             return False
         return stage_done >= self.recipe.patience and done - self.progress.best_epoch >= self.recipe.patience
+
+
+class DamagedCheckpointError(UserError):
+    """A checkpoint that is not as it was written."""
+
+
+@dataclasses.dataclass
+class Progress:
+    """How far training has come.
+
+    Attributes:
+        stage: number of the stage that the next epoch belongs to.
+        epoch: epochs done in that stage.
+        history: one row per finished epoch.
+        best_loss: lowest held-out log loss so far.
+        best_epoch: number of the epoch, counted over all stages, that reached it; 0 is before training.
+        best: the variables of the network then, in the order of `network.variables`.
+        precision: the dtype policy that it is trained in.
+    """
+
+    stage: int = 0
+    epoch: int = 0
+    history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    best_loss: float = float("inf")
+    best_epoch: int = 0
+    best: list[np.ndarray] = dataclasses.field(default_factory=list)
+    precision: str = ""
+
+
+def save(path: Path, progress: Progress, network: keras.Model, optimizer: keras.optimizers.Optimizer | None) -> None:
+    """Writes progress, the network's variables (seeds included) and the optimiser's state."""
+    state = {key: value for key, value in dataclasses.asdict(progress).items() if key != "best"}
+    arrays = {f"network_{i}": keras.ops.convert_to_numpy(v) for i, v in enumerate(network.variables)}
+    if optimizer is not None:
+        arrays |= {f"optimizer_{i}": keras.ops.convert_to_numpy(v) for i, v in enumerate(optimizer.variables)}
+    arrays |= {f"best_{i}": value for i, value in enumerate(progress.best)}
+    with written_whole(path) as temporary, temporary.open("wb") as stream:
+        np.savez(stream, allow_pickle=False, state=np.array(json.dumps(state)), **arrays)
+        stream.flush()
+        append_checksum(temporary)  # the archive's own checksums leave out its directory
+
+
+def load(path: Path) -> tuple[Progress, dict[str, np.ndarray]]:
+    """Reads what `save` wrote.
+
+    Raises:
+        DamagedCheckpointError: the file is damaged.
+        UserError: it cannot be read.
+    """
+    try:
+        if not is_intact(path):
+            raise ValueError("its checksum does not match")
+        with np.load(path, allow_pickle=False) as stored:
+            arrays = {name: stored[name] for name in stored.files}
+        progress = Progress(**json.loads(str(arrays.pop("state"))))
+    except OSError as error:  # may be a transient error of the disk
+        raise UserError(
+            f"cannot read {path}: {error}. Start again, or delete it to train this fold from the start."
+        ) from error
+    except MemoryError:
+        raise
+    except Exception as error:  # zip, npy and JSON readers each fail in their own way on damaged bytes
+        raise DamagedCheckpointError(f"{path} is corrupted ({error}).") from error
+    progress.best = ordered(arrays, "best")
+    return progress, arrays
+
+
+def ordered(arrays: dict[str, np.ndarray], prefix: str) -> list[np.ndarray]:
+    """The arrays PREFIX_0, PREFIX_1, ... as a list."""
+    count = sum(name.startswith(f"{prefix}_") for name in arrays)
+    return [arrays[f"{prefix}_{number}"] for number in range(count)]
+
+
+def assign(variables: list[Any], values: list[np.ndarray]) -> None:
+    """Sets variables to values of the same shapes."""
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)
