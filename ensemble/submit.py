@@ -26,6 +26,7 @@ from common import locks
 from common.competition import COMPLETE_TEST_IMAGES, SAMPLE_SUBMISSION, SLUG
 from common.errors import UserError, named, run_command
 from common.files import as_cell, from_cell, read_json, sha256_of, written_whole
+from common.kaggle_client import PAGE, run_client
 from common.run_folder import RUNS, SUBMISSIONS, RunFolder
 from common.settings import CommandLine, nearest
 
@@ -98,8 +99,6 @@ class Entry:
                 continue
             status = str(row.get("status", "")).rpartition(".")[2].upper()
             if status == "ERROR":
-                from preprocessing.download import PAGE
-
                 raise UserError(f"Kaggle could not score the submission; see {PAGE}/submissions. To try again: --again")
             if status == "COMPLETE":
                 public, private = _number(row["publicScore"]), _number(row["privateScore"])
@@ -177,7 +176,10 @@ def command_line() -> CommandLine:
     parser.add_argument("run", metavar="NAME", help="the run, as in submissions/NAME.csv")
     parser.add_argument("--runs", type=Path, default=RUNS, metavar="DIR", help="where runs lie [runs]")
     parser.add_argument(
-        "--data", type=Path, metavar="DIR", help="the competition's folder, for the order of the rows [found by itself]"
+        "--data",
+        type=Path,
+        metavar="DIR",
+        help="folder with sample_submission.csv, for the order of the rows [the data, found by itself]",
     )
     parser.add_argument(
         "--submissions", type=Path, default=SUBMISSIONS, metavar="DIR", help="where the submission lies [submissions]"
@@ -206,7 +208,8 @@ def main() -> None:
 
     from preprocessing.dataset import required
 
-    check(path, required(arguments.data) / SAMPLE_SUBMISSION)
+    alone = arguments.data and (arguments.data / SAMPLE_SUBMISSION).is_file()
+    check(path, (arguments.data if alone else required(arguments.data)) / SAMPLE_SUBMISSION)
     expected = estimate(run, path)
     print(f"{path}: valid, {COMPLETE_TEST_IMAGES:,} images\n{expected}")
     if arguments.check:
@@ -293,16 +296,12 @@ def upload(run: str, path: Path, expected: Estimate, message: str) -> Entry:
     Raises:
         UserError: whatever keeps it from Kaggle.
     """
-    from preprocessing.download import last_words, run_client
 
     submitted = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime())
     promised = f", out of fold {expected.log_loss:.4f}" if expected.images else ""
     description = described(message or run + promised, submitted)
-    browser = _browser(path)
-    words = ("submit", "-q", "-c", SLUG, "-f", str(path), "-m", description)
-    answer = run_client(*words, what="the submission", browser=browser)
-    if "Could not" in answer:  # although the client exited with 0
-        raise UserError(f"Kaggle did not take the submission. {last_words(answer)}\n{browser}")
+    words = ("competitions", "submit", "-q", SLUG, "-f", str(path), "-m", description)
+    run_client(*words, what="the submission", browser=_browser(path))
     return Entry(submitted, run, sha256_of(path), expected.log_loss, description)
 
 
@@ -320,12 +319,11 @@ def wait_for_score(entry: Entry, longest: float) -> Entry:
     Raises:
         UserError: Kaggle could not score it, or takes longer.
     """
-    from preprocessing.download import PAGE, run_client
 
     started = time.monotonic()
     while True:
         listed = run_client(
-            *("submissions", "-q", "-c", SLUG, "-v", "--page-size", "50"),
+            *("competitions", "submissions", "-q", SLUG, "-v", "--page-size", "50"),
             what="the list of submissions",
             browser=f"The score is in a browser too: {PAGE}/submissions",
         )
@@ -341,8 +339,6 @@ def wait_for_score(entry: Entry, longest: float) -> Entry:
 
 
 def _browser(path: Path) -> str:
-    from preprocessing.download import PAGE
-
     return f"Or upload {path} in a browser: {PAGE}/submit"
 
 

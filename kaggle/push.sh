@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds the code bundle and pushes it, and the kernel, to Kaggle: kaggle/push.sh USER [--dry-run] [--help]
+# Pushes the code to Kaggle as a kernel, which starts: kaggle/push.sh USER [--wait] [--dry-run] [--help]
 set -euo pipefail
 CDPATH="" builtin cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 source ./setup.sh requirements.txt requirements/kaggle.txt

@@ -25,8 +25,17 @@ DEVICES = "STATEFARM_DEVICES"  # '0,1' or '0=T4,1=T4'; 'none' for no accelerator
 VISIBLE = "CUDA_VISIBLE_DEVICES"  # what TensorFlow and JAX look for
 FOUND = "STATEFARM_GPU_PRECISION"  # the dtype policy that the backend chose for its GPU, or 'none': asked once
 PART_OF_A_GPU = {"TF_FORCE_GPU_ALLOW_GROWTH": "true", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}  # not all its memory
-RATES = {"T4": 13e12, "P100": 1.9e12}  # operations a second: a fifth of 65e12 in float16, of 9.3e12 in float32
-OTHER_RATE = RATES["T4"]  # most GPUs that are not listed are newer
+GPUS = {  # Kaggle's name for a machine with some: what the driver calls one, and its half-precision operations a second
+    "NvidiaTeslaT4": ("T4", 65e12),
+    "NvidiaL4": ("L4", 121e12),
+    "NvidiaTeslaA100": ("A100", 312e12),
+    "NvidiaH100": ("H100", 989e12),
+    "NvidiaRtxPro6000": ("RTX PRO 6000", 504e12),
+}
+"""Names: https://github.com/Kaggle/kaggle-cli/blob/main/docs/kernels.md; rates: the peaks of dense matrix products with
+sums in float32, by NVIDIA's data sheets of 2018 to 2025. What is free at Kaggle is the T4, two of them a machine."""
+SHARE_OF_PEAK = 0.2  # of networks on GPUs, a guess on the safe side: nobody has measured it
+UNKNOWN_GPU = "NvidiaTeslaT4"  # is what another GPU is estimated as: most are newer
 
 GIBIBYTE = 2**30
 REFERENCE_PIXELS = 224 * 224  # that `Architecture.gigaflops` is for
@@ -55,7 +64,12 @@ class Device:
     @property
     def rate(self) -> float | None:
         """Operations a second, by a rough estimate; None where that is the CPU's."""
-        return next((rate for word, rate in RATES.items() if word in self.kind), OTHER_RATE) if self.kind else None
+        return SHARE_OF_PEAK * GPUS[self.listed or UNKNOWN_GPU][1] if self.kind else None
+
+    @property
+    def listed(self) -> str | None:
+        """Its entry in `GPUS`; None for others."""
+        return next((name for name, (word, _) in GPUS.items() if re.search(rf"\b{word}\b", self.kind, re.I)), None)
 
     def environment(self) -> dict[str, str]:
         """Makes a process compute here and nowhere else."""
@@ -255,10 +269,12 @@ def check(needs: Needs, run: Path, cache: Path, devices: Sequence[Device]) -> st
     decoded = f" and {needs.cache_disk / GIBIBYTE:.1f} GiB of decoded images (as far as there is room)"
     elsewhere = f", {free_there / GIBIBYTE:.0f} GiB on the cache's disk" if free_there != free else ""
     where = named([device.kind for device in devices if device.kind]) or f"this machine's {machine.cores()} cores"
+    unknown = [device.kind for device in devices if device.kind and not device.listed]
+    like = f" (as if {named(sorted(set(unknown)))} were a {GPUS[UNKNOWN_GPU][0]}: its speed is not known)"
     return (
         f"disk     {needs.disk / GIBIBYTE:.1f} GiB{decoded}; {free / GIBIBYTE:.0f} GiB are free{elsewhere}\n"
         f"memory   about {needs.memory / GIBIBYTE:.1f} GiB; {memory / GIBIBYTE:.0f} GiB are available\n"
-        f"time     about {duration(needs.seconds)} on {where}, by a rough estimate"
+        f"time     about {duration(needs.seconds)} on {where}, by a rough estimate{like if unknown else ''}"
     )
 
 

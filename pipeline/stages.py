@@ -62,7 +62,8 @@ def unfinished(plan: Plan) -> dict[str, list[int | str]]:
 def get_data(plan: Plan) -> None:
     """Downloads the competition's archive, or renders the demo set, where the plan says so."""
     if plan.source == "download":
-        from preprocessing.download import download, install
+        from common.kaggle_client import install
+        from preprocessing.download import download
 
         install()
         download(plan.data)

@@ -11,15 +11,21 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from common.competition import DRIVER_LIST, SAMPLE_SUBMISSION
-from common.errors import NOTHING_FINISHED, UserError, run_command
+from common.errors import NOTHING_FINISHED, UserError, named, run_command
 from common.run_folder import REPOSITORY, RunFolder
+from common.settings import names_in
+from models.finetuning import architecture as zoo
+from models.finetuning.architecture import Architecture
+from models.finetuning.network import weights as pretrained
+from pipeline.options import pipeline_parser
 from pipeline.plan import STARTED
+from pipeline.presets import PRESETS
 
-DEPTH = 5  # of folders under input/: input/competitions/NAME, input/datasets/USER/NAME, input/notebooks/USER/NAME
+DEPTH = 8  # of folders under input/: a model's files lie six deep, models/OWNER/MODEL/keras/VARIATION/VERSION/
 NOT_LOOKED_INTO = ("imgs", "fold_")  # beginnings of names
 CACHE_LIMIT = "40"  # GiB; the disk beside working/ has about 57
 
@@ -48,13 +54,31 @@ def find_data(root: Path) -> Path:
     )
 
 
-def gather_weights(root: Path, into: Path) -> Path:
-    """A folder with every weights file of the inputs, NAME.weights.h5 or as Keras publishes it; empty where none is."""
+def gather_weights(root: Path, networks: Sequence[Architecture], into: Path) -> Path:
+    """A folder with NAME.weights.h5 of each network: links to files of the inputs, which are known by their content.
+
+    Raises:
+        UserError: there is no file for a network.
+    """
     into.mkdir(parents=True, exist_ok=True)
-    for folder in folders(root):
-        for path in sorted(folder.glob("*.h5")):
-            if not (into / path.name).exists():
-                (into / path.name).symlink_to(path)
+    files = [path for folder in folders(root) for path in sorted(folder.glob("*.h5"))]
+    lacking = []
+    for network in networks:
+        by_name = sorted(files, key=lambda path: path.name != f"{network.name}.weights.h5")
+        path = next((path for path in by_name if pretrained.fits(path, network)), None)
+        if path is None:
+            lacking.append(network.name)
+            continue
+        print(f"weights  {network.name}: {path}", flush=True)
+        link = into / f"{network.name}.weights.h5"
+        link.unlink(missing_ok=True)
+        link.symlink_to(path)
+    if lacking:
+        raise UserError(
+            f"{root}: no weights of {named(lacking)} without its top, among {len(files)} files *.h5, and there is no "
+            "internet to download them. Attach a dataset or model that has them: kaggle/pack_weights.sh USER uploads "
+            "your own, kaggle/push.sh USER --weights-from OWNER/DATASET names a public one."
+        )
     return into
 
 
@@ -88,21 +112,15 @@ def take_over(root: Path, runs: Path) -> list[str]:
 def main() -> None:
     root, started, options = Path(sys.argv[1]), sys.argv[2], sys.argv[3:]
     inputs, working, scratch = root / "input", root / "working", root / "tmp"
+    given = pipeline_parser().parse_args(options)
     data = find_data(inputs)
     for line in take_over(inputs, working / "runs"):
         print(line, flush=True)
     places = ["--data", data, "--runs", working / "runs", "--cache", scratch / "cache"]
-    places += ["--submissions", scratch / "submissions"]
-    if "--cache-limit" not in options:
-        places += ["--cache-limit", CACHE_LIMIT]
-    if "--weights" not in options:
-        weights = gather_weights(inputs, scratch / "weights")
-        if not any(weights.iterdir()):
-            raise UserError(
-                f"{inputs}: no NAME.weights.h5, and no internet to fetch them. Attach a dataset with them, which "
-                "kaggle/pack_weights.sh USER makes."
-            )
-        places += ["--weights", weights]
+    places += ["--submissions", scratch / "submissions", "--cache-limit", CACHE_LIMIT]
+    if given.weights == "imagenet":
+        networks = zoo.find_all(given.models or names_in(PRESETS[given.preset].models))
+        places += ["--weights", gather_weights(inputs, networks, scratch / "weights")]
     environment = {name: value for name, value in os.environ.items() if name != "STATEFARM_DATA"}
     environment |= {"STATEFARM_PACKAGES": "installed", STARTED: started, "PYTHONUNBUFFERED": "1"}
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', '')}"

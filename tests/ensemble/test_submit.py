@@ -16,33 +16,7 @@ from ensemble import blend, submit
 from ensemble.submit import Entry, Leaderboard
 from tests.ensemble.conftest import TEST_IMAGES, SmallRun, make_small
 from tests.stand_in import install_client
-
-STAND_IN = """
-import csv, os, sys
-from pathlib import Path
-words = sys.argv[1:]
-place = Path(os.environ["STAND_IN_LIST"])
-rows = list(csv.reader(place.open())) if place.exists() else []
-slug = "state-farm-distracted-driver-detection"
-fields = ["ref", "fileName", "date", "description", "status", "publicScore", "privateScore"]
-if "STAND_IN_SAYS" in os.environ:
-    print(os.environ["STAND_IN_SAYS"], file=sys.stderr)
-    sys.exit(int(os.environ.get("STAND_IN_STATUS", "1")))
-if words[1] == "submit":
-    assert words[:5] == ["competitions", "submit", "-q", "-c", slug] and words[5] == "-f" and words[7] == "-m", words
-    assert Path(words[6]).is_file()
-    rows.insert(0, ["1", Path(words[6]).name, "2026-01-01", words[8], "SubmissionStatus.PENDING", "", ""])
-    print("Successfully submitted to State Farm Distracted Driver Detection", end="")
-else:
-    assert words == ["competitions", "submissions", "-q", "-c", slug, "-v", "--page-size", "50"], words
-    print("Warning: Looks like you're using an outdated API Version")
-    writer = csv.writer(sys.stdout)
-    writer.writerow(fields)
-    writer.writerows(rows)
-    for row in rows:  # scored by the next time that someone asks
-        row[4:] = [os.environ.get("STAND_IN_RESULT", "SubmissionStatus.COMPLETE"), "0.25", "0.31"]
-csv.writer(place.open("w", newline="")).writerows(rows)
-"""
+from tests.stand_in_client import FORBIDDEN, NO_LOGIN
 
 
 @pytest.fixture(scope="module")
@@ -64,8 +38,7 @@ def small(blended: SmallRun, tmp_path: Path) -> SmallRun:
 @pytest.fixture
 def machine(small: SmallRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """A machine with the stand-in client and a token, and a blended run."""
-    install_client(STAND_IN, "KGAT_0123456789abcdef", tmp_path, monkeypatch)
-    monkeypatch.setenv("STAND_IN_LIST", str(tmp_path / "list.csv"))
+    install_client("KGAT_0123456789abcdef", tmp_path, monkeypatch)
     monkeypatch.setattr(submit, "COMPLETE_TEST_IMAGES", TEST_IMAGES)
     return monkeypatch
 
@@ -81,7 +54,7 @@ def board(small: SmallRun) -> pd.DataFrame:
 
 
 def uploads(tmp_path: Path) -> int:
-    with (tmp_path / "list.csv").open(newline="") as stream:
+    with (tmp_path / "state" / "submissions.csv").open(newline="") as stream:
         return len(list(csv.reader(stream)))
 
 
@@ -138,27 +111,26 @@ def test_only_checking_touches_nothing_and_needs_no_credentials(
 ) -> None:
     machine.delenv("KAGGLE_API_TOKEN")
     run_submit(machine, small, "--check")
-    assert not (tmp_path / "list.csv").exists()
+    assert not (tmp_path / "state" / "submissions.csv").exists()
     with pytest.raises(
-        UserError, match=r"(?s)no Kaggle credentials found.*settings/api.*upload .*trial\.csv in a browser"
+        UserError, match=r"(?s)no valid credentials.*kaggle auth login.*settings/api.*upload .*trial\.csv in a browser"
     ):
         run_submit(machine, small)
     assert not (small.submission.parent / "leaderboard.csv").exists()
 
 
 @pytest.mark.parametrize(
-    ("said", "status", "message"),
+    ("said", "message"),
     [
-        ("403 - Forbidden", "1", "refuses the submission"),
-        ("Could not submit to competition", "0", "did not take the submission. It said: Could not submit"),
-        ("401 Client Error", "1", "does not accept these credentials"),
+        (FORBIDDEN, r"refuses the submission \(403\), as it does until the rules are accepted"),
+        ("Could not submit to competition", "client failed. It said: Could not submit to competition"),
+        (NO_LOGIN, "no valid credentials"),
     ],
 )
 def test_what_kaggle_refuses_is_told_and_not_written_down(
-    said: str, status: str, message: str, machine: pytest.MonkeyPatch, small: SmallRun
+    said: str, message: str, machine: pytest.MonkeyPatch, small: SmallRun
 ) -> None:
     machine.setenv("STAND_IN_SAYS", said)
-    machine.setenv("STAND_IN_STATUS", status)
     with pytest.raises(UserError, match=message):
         run_submit(machine, small)
     assert not (small.submission.parent / "leaderboard.csv").exists()

@@ -15,9 +15,11 @@ import pytest
 from common.files import read_json
 from common.run_folder import REPOSITORY, RunFolder
 from common.tables import read_predictions
+from tests.models.test_weights import save_as_published
 from tests.trees import make_tree
-from tools.kaggle_push import build_code, build_kernel, revision
+from tools.kaggle_push import build_kernel, revision
 
+MODEL_FILE = "mobilenet_1_0_224_tf_no_top.h5"  # as Keras names it
 ISOLATED = ["unshare", "--mount", "--net", "bash", "-euc"]
 MOUNTED = 'mount --bind "$0" "$0"; mount -o remount,bind,ro "$0"; ! touch "$0/x" 2>/dev/null; exec "$@"'
 OPTIONS = "--quick --image-size 32x32 --epochs 1 --run rehearsal --precision float32"
@@ -25,7 +27,10 @@ OPTIONS = "--quick --image-size 32x32 --epochs 1 --run rehearsal --precision flo
 
 @pytest.fixture
 def kaggle(tmp_path: Path) -> Path:
-    """/kaggle, with the competition's data, the code and random weights among its inputs."""
+    """/kaggle, with the competition's data and random weights among its inputs.
+
+    MobileNet's lie as in a Kaggle Model, six folders deep, in the layout of the files that Keras publishes.
+    """
     import keras
 
     root = tmp_path / "kaggle"
@@ -33,11 +38,10 @@ def kaggle(tmp_path: Path) -> Path:
     weights = root / "input" / "datasets" / "someone" / "statefarm-weights"
     weights.mkdir(parents=True)
     keras.utils.set_random_seed(0)
-    for name, builder in (
-        ("mobilenet", keras.applications.MobileNet),
-        ("mobilenet_v2", keras.applications.MobileNetV2),
-    ):
-        builder(weights=None, include_top=False).save_weights(weights / f"{name}.weights.h5")
+    keras.applications.MobileNetV2(weights=None, include_top=False).save_weights(weights / "mobilenet_v2.weights.h5")
+    model = root / "input" / "models" / "keras" / "mobilenet" / "keras" / "imagenet" / "2"
+    model.mkdir(parents=True)
+    save_as_published(keras.applications.MobileNet(weights=None, include_top=False), model / MODEL_FILE)
     (root / "working").mkdir()
     return root
 
@@ -45,8 +49,7 @@ def kaggle(tmp_path: Path) -> Path:
 def run_version(root: Path, tmp_path: Path, options: str) -> str:
     """Pushes and runs a version of the kernel as Kaggle would, with an empty working folder; returns what it said."""
     stamp = revision(allow_changes=True)
-    build_code("someone", stamp, root / "input" / "datasets" / "someone" / "statefarm-code")
-    build_kernel("someone", stamp, f"{OPTIONS} {options}", True, tmp_path / "kernel")
+    build_kernel("someone", stamp, f"{OPTIONS} {options}", tmp_path / "kernel", go_on=True)
     command = [sys.executable, str(tmp_path / "kernel" / "kernel.py")]
     inputs = str(root / "input")
     if subprocess.run([*ISOLATED, MOUNTED, inputs, "true"], capture_output=True, check=False).returncode == 0:
@@ -91,6 +94,7 @@ def check_submission(root: Path) -> bytes:
 def test_a_kernel_runs_offline_and_resumes_where_the_last_version_stopped(kaggle: Path, tmp_path: Path) -> None:
     run = RunFolder(kaggle / "working" / "runs" / "rehearsal")
     told = run_version(kaggle, tmp_path, "--models mobilenet --time-budget 2h")
+    assert f"weights  mobilenet: {next(kaggle.rglob(MODEL_FILE))}" in told
     first = check_submission(kaggle)
     assert [str(folder) for folder in run.finished()] == ["mobilenet, fold 0", "mobilenet, fold 1"]
     stamps = {read_json(folder / "config.json")["git_revision"] for folder in run.finished()}

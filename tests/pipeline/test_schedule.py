@@ -116,12 +116,15 @@ def test_a_time_of_the_clock() -> None:
 
 
 def test_devices_are_named_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("STATEFARM_DEVICES", "0=T4, 1=Tesla P100-PCIE-16GB,x")
-    t4, p100, pretended = find_devices()
+    monkeypatch.setenv("STATEFARM_DEVICES", "0=T4, 1=NVIDIA L4, 2=NVIDIA L40S, x")
+    t4, l4, unknown, pretended = find_devices()
     assert t4.environment() == {"CUDA_VISIBLE_DEVICES": "0"}
-    assert t4.rate is not None
-    assert p100.rate is not None
-    assert p100.rate < t4.rate
+    assert (t4.listed, l4.listed, unknown.listed) == ("NvidiaTeslaT4", "NvidiaL4", None)
+    assert t4.rate and l4.rate and t4.rate < l4.rate
+    assert unknown.rate == t4.rate
+    needs = resources.Needs(1, 1, 1, 100.0)
+    assert "as if NVIDIA L40S were a T4" in resources.check(needs, Path(), Path(), [l4, unknown])
+    assert "as if" not in resources.check(needs, Path(), Path(), [t4, l4])
     assert pretended == Device("x")
     assert pretended.rate is None
     monkeypatch.setenv("STATEFARM_DEVICES", "none")

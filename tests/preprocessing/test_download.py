@@ -16,17 +16,8 @@ from preprocessing import dataset
 from preprocessing.download import download, unpack
 from tests.commands import module
 from tests.stand_in import install_client
+from tests.stand_in_client import FORBIDDEN, NO_LOGIN, NOT_FOUND
 
-STAND_IN = """
-import os, shutil, sys
-from pathlib import Path
-expected = ["competitions", "download", "-q", "-c", "state-farm-distracted-driver-detection", "-p"]
-assert sys.argv[1:-1] == expected, sys.argv
-if "STAND_IN_SAYS" in os.environ:
-    print(os.environ["STAND_IN_SAYS"], file=sys.stderr)
-    sys.exit(1)
-shutil.copy(os.environ["STAND_IN_ARCHIVE"], Path(sys.argv[-1]) / (expected[4] + ".zip"))
-"""
 CREDENTIAL = "KGAT_0123456789abcdef"
 
 
@@ -49,7 +40,7 @@ def names(folder: Path) -> list[str]:
 @pytest.fixture
 def machine(tmp_path: Path, archive: Path, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """A machine with the stand-in client and a token, and with nothing else of Kaggle."""
-    install_client(STAND_IN, CREDENTIAL, tmp_path, monkeypatch)
+    install_client(CREDENTIAL, tmp_path, monkeypatch)
     monkeypatch.setenv("STAND_IN_ARCHIVE", str(archive))
     return monkeypatch
 
@@ -166,7 +157,8 @@ def test_without_credentials_every_step_is_told(machine: pytest.MonkeyPatch, tmp
     machine.delenv("KAGGLE_API_TOKEN")
     message = complaint(tmp_path / "data")
     for words in (
-        "no Kaggle credentials",
+        "no valid credentials",
+        "kaggle auth login",
         f"https://www.kaggle.com/competitions/{SLUG}/rules",
         "https://www.kaggle.com/settings/api",
         "pip install -r requirements/kaggle.txt",
@@ -190,7 +182,7 @@ def test_credentials_may_lie_in_a_file(machine: pytest.MonkeyPatch, tmp_path: Pa
 def test_a_user_name_needs_its_key(machine: pytest.MonkeyPatch, tmp_path: Path) -> None:
     machine.delenv("KAGGLE_API_TOKEN")
     machine.setenv("KAGGLE_USERNAME", "somebody")
-    assert "no Kaggle credentials" in complaint(tmp_path / "data")
+    assert "no valid credentials" in complaint(tmp_path / "data")
     machine.setenv("KAGGLE_KEY", "secret-key")
     download(tmp_path / "data", needed_gigabytes=0)
     assert (tmp_path / "data").is_dir()
@@ -204,9 +196,10 @@ def test_without_the_client_the_command_that_installs_it_is_told(machine: pytest
 @pytest.mark.parametrize(
     ("said", "words"),
     [
-        ("403 Client Error: Forbidden for url: https://api.kaggle.com/v1/", "/rules"),
-        ("401 Client Error: Unauthorized", "does not accept these credentials"),
-        ("Authentication required to call the Kaggle API.", "does not accept these credentials"),
+        (FORBIDDEN, "/rules"),
+        (NO_LOGIN, "no valid credentials"),
+        (NOT_FOUND, "does not find the download (404). It said: 404 Client Error: Not Found"),
+        ("503 Server Error: Service Unavailable for url: x\n\nThis is a problem on Kaggle's side", "again later"),
         ("HTTPSConnectionPool: Max retries exceeded with url", "cannot be reached"),
         (f"the token {CREDENTIAL} is odd", "the token *** is odd"),
         ("", "It said nothing"),

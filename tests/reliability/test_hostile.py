@@ -18,6 +18,7 @@ import pandas as pd
 import pytest
 
 from common.errors import UserError, run_command
+from common.kaggle_client import last_words
 from common.run_folder import REPOSITORY, RunFolder
 from common.tables import read_predictions, write_predictions
 from ensemble.neighbours import load_features
@@ -25,7 +26,7 @@ from ensemble.submit import Entry, Leaderboard
 from models.finetuning import architecture as zoo
 from models.finetuning.network import weights as pretrained
 from preprocessing import dataset, images, jpeg
-from preprocessing.download import last_words, unpack
+from preprocessing.download import unpack
 from tools.networks import FinishedFold, load
 
 

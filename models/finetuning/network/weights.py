@@ -98,6 +98,24 @@ def check_available(architecture: PublishedNetwork, weights: str) -> None:
     )
 
 
+def fits(path: Path, architecture: PublishedNetwork) -> bool:
+    """Whether a file of any name holds a network's weights without its top, as far as its arrays show.
+
+    Refused: kernels in the order of Theano, and ResNet50 as published before 2019, which orders its layers otherwise.
+    """
+    import h5py
+
+    try:
+        shapes = shapes_in(path, architecture)
+        with h5py.File(path, "r") as stored:
+            layers = _listed(_published_layout(stored) or stored, "layer_names")
+    except UserError:
+        return False
+    kernels = [shape for shape in shapes if len(shape) == 4]
+    in_order = all(max(shape[:2]) <= max(shape[2:]) for shape in kernels)
+    return sum(map(math.prod, shapes)) == architecture.parameters and in_order and "res2a_branch2a" not in layers
+
+
 def identity(architecture: PublishedNetwork, weights: str) -> str:
     """What stands for the weights in a run's record: 'none', 'imagenet', or the hash of the file."""
     path = weights_file(architecture, weights)
