@@ -1,4 +1,4 @@
-"""The cache folder, bounded: decoded images, features and activations of frozen networks; the oldest give way.
+"""The cache folder, bounded: decoded images and activations of frozen networks; the oldest give way.
 
 Its arrays are .npy files with a checksum, verified when they are opened.
 """
@@ -17,7 +17,7 @@ from common import locks
 from common.errors import UserError
 from common.files import append_checksum, cannot_write, free_bytes, is_intact, written_whole
 
-IMAGES, FEATURES, ACTIVATIONS = BOUNDED = "images", "features", "activations"  # its parts; each entry is a folder
+IMAGES, ACTIVATIONS = BOUNDED = "images", "activations"  # its parts; each entry is a folder
 FREE_DISK_KEPT = 2 * 2**30  # bytes that the cache leaves free for everything else
 
 

@@ -19,16 +19,16 @@ from common.files import written_whole
 from common.run_folder import LOG, NETWORK, REGULARISATION
 from models.finetuning import fold as engine
 from models.finetuning import outputs, runtime
-from models.finetuning.data.activations import FeatureStore
-from models.finetuning.data.sources import FoldData
+from models.finetuning.data.sources import FoldData, Source
 from models.finetuning.fold_run import FoldRun
-from models.finetuning.network import weights as pretrained
 from models.finetuning.network.build import build, plain_copy, prepare_random_weights
 from models.finetuning.network.head import GRIDS, Choice, search, set_head, softmax
 from models.finetuning.network.network import Network
+from models.finetuning.recipe import Recipe
 from preprocessing import folds as driver_folds
 from preprocessing.dataset import Dataset
 from preprocessing.images import ImageStore
+from preprocessing.settings import Augmentation
 
 COPIES_IN_A_FIT = 5  # of the features, at most
 INNER_FOLDS = 4  # at most; the other folds of the run where there are at least three of them
@@ -73,10 +73,10 @@ def _train(work: Sequence[tuple[FoldRun, dict[str, Any]]], dataset: Dataset, fol
     network = build(first.architecture, recipe, first.weights, policy, first.seed)
     if first.weights == "none":
         prepare_random_weights(network, labelled, np.arange(len(labelled)))
-    features, test_features = _features(first, policy, network, [labelled, test], say)
+    features, test_features = _features(first, recipe, policy, network, [labelled, test], say)
     grid = (settings.regularisation,) if settings.regularisation else GRIDS[settings.classifier]
     workers = machine.at_a_time(min(first.workers, machine.cores()), COPIES_IN_A_FIT * features.nbytes)
-    choices = search(np.asarray(features), labels, settings.classifier, grid, settings.calibrate, inner, workers)
+    choices = search(features, labels, settings.classifier, grid, settings.calibrate, inner, workers)
     model = plain_copy(network, lambda: build(first.architecture, recipe, "none", "float32", first.seed))
     for (own, _), choice in zip(work, choices, strict=True):
         data = FoldData(labelled, labels, np.flatnonzero(numbers != own.fold), np.flatnonzero(numbers == own.fold))
@@ -129,34 +129,17 @@ def _lacks_a_class(table: pd.DataFrame) -> bool:
 
 
 def _features(
-    work: FoldRun,
-    policy: str,
-    network: Network,
-    stores: list[ImageStore],
-    say: Callable[[str], None],
+    work: FoldRun, recipe: Recipe, policy: str, network: Network, stores: list[ImageStore], say: Callable[[str], None]
 ) -> list[np.ndarray]:
-    """Features of labelled and test images, from the cache or by one pass."""
-    settings, name = work.recipe, work.architecture.name
-    decides = {
-        "architecture": name,
-        "weights": pretrained.identity(work.architecture, work.weights),
-        "seed": work.seed if work.weights == "none" else 0,
-        "pooled_layers": settings.pooled_layers,
-        "pooling": settings.pooling,
-        "precision": policy,
-        "versions": runtime.versions(),
-    }
-    store = FeatureStore(f"{name}_{settings.image_size}", decides, stores, work.cache, work.cache_limit)
-    started_at = time.monotonic()
-    features = store.read(network.predictor, work.workers, say)
-    seconds = time.monotonic() - started_at
-    how = (
-        "from the cache"
-        if not store.computed
-        else f"computed in {seconds:.1f} s, {len(store) / max(seconds, 1e-9):.1f} images/s"
-    )
-    say(f"{features[0].shape[1]:,} features of {len(features[0]):,} + {len(features[1]):,} images, {how}")
-    return features
+    """Features of labelled and test images, shape (images, features), float32; from the cache or by one pass."""
+    cache, found, started = engine.activation_cache(work, recipe, network, policy, say), [], time.monotonic()
+    for store in stores:
+        rows, source = np.arange(len(store)), Source(network, store, Augmentation(), work.seed, work.workers)
+        store.attach()
+        found.append((cache.kept(source, rows) if cache else source).predict(rows, "features")[1])
+    counts = " + ".join(f"{len(one):,}" for one in found)
+    say(f"{found[0].shape[1]:,} features of {counts} images in {time.monotonic() - started:.1f} s")
+    return found
 
 
 def _leave(
@@ -170,7 +153,7 @@ def _leave(
     test_features: np.ndarray,
 ) -> dict[str, float]:
     """Writes predictions, features, the search and the network; returns the held-out scores."""
-    own = np.asarray(features[data.held_out])
+    own = features[data.held_out]
     scores = outputs.leave_out_of_fold(work, data, folds, softmax(choice.linear(own)), own)
     outputs.leave_test(work, data, dataset, softmax(choice.linear(test_features)), test_features)
     outputs.leave_history(work, [])

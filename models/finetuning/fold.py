@@ -26,6 +26,7 @@ from models.finetuning.network import weights as pretrained
 from models.finetuning.network.build import build, plain_copy, prepare_random_weights
 from models.finetuning.network.frozen import split
 from models.finetuning.network.network import Network
+from models.finetuning.recipe import Recipe
 from models.finetuning.training.tracking import watched
 from models.finetuning.training.trainer import Trainer
 from preprocessing.augmentation import nobody
@@ -105,14 +106,12 @@ def train_network(
     policy: str,
     checkpoint: Path,
     say: Callable[[str], None],
-    fresh: bool = True,
     watch: Callable[[Trainer], AbstractContextManager[Any]] = contextlib.nullcontext,
 ) -> Trainer:
     """Starts the head and trains the network, which is left with its best weights; goes on from a checkpoint.
 
     Args:
         source: of the labelled images.
-        fresh: the backbone is as `build` made it, so that random weights have to be made trainable first.
         watch: entered while it trains.
     """
     trainer = Trainer(
@@ -125,7 +124,7 @@ def train_network(
         checkpoint_path=checkpoint,
         say=say,
     )
-    if work.weights == "none" and fresh:
+    if work.weights == "none":
         prepare_random_weights(network, data.store, data.training)
     if not trainer.resume() and work.recipe.head_start == "logistic":
         _start_head(network, source, work, data, say)
@@ -146,23 +145,32 @@ def _sources(
 
     No activations with random weights or where each fold takes other images: no two folds would share anything.
     """
-    recipe, augmentation = work.recipe, work.augmentation or Augmentation()
+    augmentation = work.augmentation or Augmentation()
     labelled = Source(network, data.store, augmentation, work.seed, work.workers, data.companions)
     tested = Source(network, test, augmentation, work.seed, work.workers, nobody(len(test)))
     shared = work.weights != "none" and len(data.training) + len(data.held_out) == len(data.labels)
     wanted = work.activations == "yes" or (work.activations == "auto" and not runtime.has_accelerator())
-    parts = split(network, recipe) if shared and wanted else None
+    activations = activation_cache(work, work.recipe, network, policy, say) if shared and wanted else None
+    return activations.sources(labelled, tested, data, work.recipe) if activations else (labelled, tested)
+
+
+def activation_cache(
+    work: FoldRun, recipe: Recipe, network: Network, policy: str, say: Callable[[str], None]
+) -> ActivationCache | None:
+    """The activations of a network's frozen layers; None where there is nothing to keep."""
+    parts = split(network, recipe)
     if parts is None:
-        return labelled, tested
-    decides = {
+        return None
+    decides: dict[str, Any] = {
         "weights": pretrained.identity(work.architecture, work.weights),
         "precision": policy,
         "versions": runtime.versions(),
         "pooled_layers": recipe.pooled_layers,
         "pooling": recipe.pooling,  # where the boundary is the features themselves
     }
-    activations = ActivationCache(parts, work.cache, work.cache_limit, work.architecture.name, decides, say)
-    return activations.sources(labelled, tested, data, recipe)
+    if work.weights == "none":
+        decides["seed"] = work.seed
+    return ActivationCache(parts, work.cache, work.cache_limit, work.architecture.name, decides, say)
 
 
 def _with_pseudo_labels(

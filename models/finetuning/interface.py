@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from common import machine
-from common.errors import UserError, named
+from common.errors import UserError
 from common.run_folder import CACHE, RunFolder
 from common.settings import checked, nearest
 from models.finetuning import architecture as zoo
@@ -72,14 +72,7 @@ class Model:
         network: once it is built.
     """
 
-    def __init__(
-        self,
-        architecture: Architecture,
-        options: Options,
-        given: dict[str, Any],
-        trained: "Network | None" = None,
-        seen: frozenset[tuple[Path, str]] = frozenset(),
-    ) -> None:
+    def __init__(self, architecture: Architecture, options: Options, given: dict[str, Any]) -> None:
         kind = Kind(scratch=options.weights == "none", quick=options.quick)
         self.architecture = architecture
         self.options = options
@@ -92,18 +85,12 @@ class Model:
         self.history: pd.DataFrame | None = None
         self.log_loss = float("nan")
         self.network: Network | None = None
-        self._given = given
-        self._trained = trained
-        self._seen_before = seen  # data folders and drivers that the given network was trained on
-        self._seen = seen
-        self._policy = "float32"
 
     def fit(self, fold: int = 0) -> "Model":
         """Trains on all drivers but those of one fold, who choose the best weights. A second call starts afresh.
 
         Raises:
-            UserError: no such fold, data or weights that are not available, a loss that is no longer a number; or the
-                model that `finetune` was given has seen drivers whom this fold holds out.
+            UserError: no such fold, data or weights that are not available, or a loss that is no longer a number.
         """
         options, work = self.options, self._fold_run(fold)
         from preprocessing import dataset, folds
@@ -112,31 +99,25 @@ class Model:
         table = folds.make_folds(data.train, options.folds).set_index("img").loc[data.train["img"]].reset_index()
         if not 0 <= fold < options.folds:
             raise UserError(f"fold={fold}: there are the folds 0 to {options.folds - 1}.")
-        root, rows = data.root.resolve(), table["fold"] == fold
-        leaked = sorted(name for name in table["subject"][rows].unique() if (root, name) in self._seen_before)
-        if leaked:
-            raise UserError(
-                f"fold={fold} holds out drivers whom the given model has seen in its own training: {named(leaked)}. "
-                "Their loss would say nothing. Fit the fold and the folds= that it was fitted on, or start from "
-                f'finetune("{self.architecture.name}").'
-            )
-        network = self._built()
+        pretrained.check_available(self.architecture, str(options.weights))
+        policy, _ = runtime.start(options.precision, options.seed)
         import pandas as pd
 
         from models.finetuning import fold as engine
         from models.finetuning.data import sources
+        from models.finetuning.network.build import build
+
+        network = build(self.architecture, self.recipe, str(options.weights), policy, options.seed)
 
         limit = int(options.cache_limit * 2**30)
         labelled, _ = engine.stores(self.recipe, data, table, Path(options.cache), limit)
         labelled.prepare(options.workers)
         with tempfile.TemporaryDirectory() as folder:
             part = engine.fold_data(work, table, labelled)
-            fresh = self._trained is None
             source = sources.Source(network, labelled, self.augmentation, work.seed, options.workers, part.companions)
             checkpoint = Path(folder) / "state.npz"
-            trainer = engine.train_network(work, network, part, source, self._policy, checkpoint, print, fresh)
+            trainer = engine.train_network(work, network, part, source, policy, checkpoint, print)
         self.network = network
-        self._seen = self._seen_before | {(root, name) for name in table["subject"][~rows]}
         self.history, self.log_loss = pd.DataFrame(trainer.progress.history), trainer.progress.best_loss
         return self
 
@@ -194,20 +175,6 @@ class Model:
             workers=self.options.workers,
         )
 
-    def _built(self) -> "Network":
-        """A new network with a fresh head, on pretrained weights or on those that another model has learned."""
-        options = self.options
-        if self._trained is None:
-            pretrained.check_available(self.architecture, str(options.weights))
-        self._policy, _ = runtime.start(options.precision, options.seed)
-        from models.finetuning.network.build import build, copy_backbone
-
-        source = str(options.weights) if self._trained is None else "none"
-        network = build(self.architecture, self.recipe, source, self._policy, options.seed)
-        if self._trained is not None:
-            copy_backbone(self._trained, network)
-        return network
-
 
 class _Images:
     """Photographs by row, as `prediction.predict` reads them."""
@@ -237,44 +204,36 @@ class _Images:
         return read_image(self.images[row], self.size, self.crop)
 
 
-def finetune(what: str | Model, **settings: Any) -> Model:
+def finetune(name: str, **settings: Any) -> Model:
     """A network of the zoo with a fresh ten-way head, to be trained by `fit`.
 
     Args:
-        what: an architecture's name; or a model that `fit` has trained: its backbone is kept as it is, and its head
-            replaced, not added to. That model itself stays as it was.
+        name: of an architecture.
         settings: those of `Options` (data, weights, folds, ...), of the recipe and of the augmentation, by the names
-            of their command-line options (epochs, trainable, image_size, rotation, ...). A model given as `what`
-            brings its own along.
+            of their command-line options (epochs, trainable, image_size, rotation, ...).
 
     Raises:
         UserError: an unknown setting (names the nearest), a wrong value, contradicting settings, no such data folder.
     """
-    architecture = what.architecture if isinstance(what, Model) else zoo.find(what)
+    architecture = zoo.find(name)
     options = {field.name for field in dataclasses.fields(Options)}
     recipe = {field.name for field in dataclasses.fields(Recipe)}
     augmentation = {field.name for field in dataclasses.fields(Augmentation)}
-    for name in settings:
-        if name not in options | recipe | augmentation:
-            hint = nearest(name, sorted(options | recipe | augmentation)) or "."
-            raise UserError(f"unknown setting {name!r}{hint} All: python models/{architecture.name}.py --help")
-    before = what if isinstance(what, Model) else None
-    chosen = dataclasses.replace(
-        before.options if before else Options(), **{name: settings[name] for name in settings if name in options}
-    )
+    for setting in settings:
+        if setting not in options | recipe | augmentation:
+            hint = nearest(setting, sorted(options | recipe | augmentation)) or "."
+            raise UserError(f"unknown setting {setting!r}{hint} All: python models/{architecture.name}.py --help")
+    chosen = Options(**{name: value for name, value in settings.items() if name in options})
     if chosen.precision not in runtime.PRECISIONS:
         raise UserError(f"precision={chosen.precision!r}: expected one of {', '.join(runtime.PRECISIONS)}.")
-    given = dict(before._given) if before else {}
-    given |= checked(architecture.recipe, {name: settings[name] for name in settings if name in recipe})
+    given = checked(architecture.recipe, {name: settings[name] for name in settings if name in recipe})
     given |= checked(architecture.augmentation, {name: settings[name] for name in settings if name in augmentation})
-    if before is None or before.network is None:
-        pretrained.weights_file(architecture, str(chosen.weights))
+    pretrained.weights_file(architecture, str(chosen.weights))
     if chosen.data is not None:
         from preprocessing import dataset
 
         dataset.required(_path(chosen.data))
-    trained = before.network or before._trained if before else None
-    return Model(architecture, chosen, given, trained, before._seen if before else frozenset())
+    return Model(architecture, chosen, given)
 
 
 def _path(data: str | os.PathLike[str] | None) -> Path | None:

@@ -207,17 +207,6 @@ def only_if(condition: Any, change: Callable[[], None], variables: Sequence[Any]
         variable.assign(keras.ops.where(condition, variable.value, old))
 
 
-def bitcast(array: Any, dtype: str) -> Any:
-    """The same bits as another dtype. A narrower one has one more axis, the last; a wider one takes it away again."""
-    if _backend() == "tensorflow":
-        import tensorflow
-
-        return tensorflow.bitcast(array, dtype)
-    import jax
-
-    return jax.lax.bitcast_convert_type(array, dtype)
-
-
 def gradients(function: Callable[[list[Any]], Any], inputs: Sequence[Any]) -> list[Any]:
     """The gradients of the sum of what a function of arrays returns, with respect to each of them, as NumPy arrays.
 

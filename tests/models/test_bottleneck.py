@@ -1,6 +1,5 @@
 """A classifier on a frozen network's features: exact, cheap, blind to held-out drivers, and a model like any other."""
 
-import dataclasses
 import json
 import subprocess
 from collections.abc import Callable
@@ -21,12 +20,9 @@ from common.tables import read_predictions
 from models.finetuning import architecture as zoo
 from models.finetuning.architecture import bottleneck_settings
 from models.finetuning.bottleneck import inner_folds
-from models.finetuning.data import activations
-from models.finetuning.data.activations import FeatureStore
 from models.finetuning.network import head as linear
-from models.finetuning.network.build import build
 from models.finetuning.network.head import Linear, calibration, fit_path, search, softmax, standardisation
-from preprocessing.images import ImageStore, read_image
+from preprocessing.images import read_image
 from tests.imports import heavy_packages
 from tests.tools.conftest import run_python
 
@@ -138,7 +134,6 @@ def test_from_photographs_to_a_member_of_the_blend(tiny_tree: Callable[..., Path
     options = ("--architecture", "mobilenet", "--weights", "none", "--image-size", "32x40", "--precision", "float32")
     done = type_command(*options, *places)
     assert done.returncode == 0, done.stderr
-    assert "computed in" in done.stdout
     model = tmp_path / "runs" / "tiny" / "bottleneck_mobilenet_logistic"
     piece = model / "fold_1"
     outputs = (
@@ -173,10 +168,11 @@ def test_from_photographs_to_a_member_of_the_blend(tiny_tree: Callable[..., Path
     assert "regularisation was 0.0, is now 0.5" in other.stderr
     assert "--model-name" in other.stderr
 
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*.npy")}
+    assert kept, "the features are kept in the cache"
     svm = type_command(*options, *places, "--classifier", "svm")
     assert svm.returncode == 0, svm.stderr
-    assert "from the cache" in svm.stdout
-    assert len(list((tmp_path / "cache" / "features").iterdir())) == 1
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*.npy")} == kept
 
     alone = ("--fold", 2, "--model-name", "alone", *options, *places)
     assert type_command(*alone).returncode == 0
@@ -189,45 +185,8 @@ def test_from_photographs_to_a_member_of_the_blend(tiny_tree: Callable[..., Path
     assert list(read_predictions(tmp_path / "tiny.csv").index) == list(stored.index)
 
 
-def test_each_image_s_features_are_in_its_own_row_of_its_own_table(
-    tiny_tree: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(activations, "PART", 4)  # in several parts, the last of them smaller
-    root = tiny_tree(drivers=1, images_per_class=1, test_images=7)
-    tables = [sorted(root.rglob(f"imgs/{part}/**/*.jpg")) for part in ("train", "test")]
-    assert [len(paths) for paths in tables] == [10, 7]
-    recipe = dataclasses.replace(
-        zoo.find("mobilenet").recipe, image_size=ImageSize(32, 40), pooled_layers=("conv_pw_1_relu",)
-    )
-    network = build(zoo.find("mobilenet"), recipe, "none", "float32", seed=0)
-    stores = [ImageStore(paths, recipe.image_size, tmp_path, f"{len(paths)}", 2**30) for paths in tables]
-    found = FeatureStore("mobilenet", {}, stores, tmp_path, 2**30).read(network.predictor, 1, print)
-    for features, paths in zip(found, tables, strict=True):
-        pixels = np.stack([read_image(path, recipe.image_size) for path in paths])
-        expected = network.predictor.predict_on_batch(pixels)[1]
-        np.testing.assert_allclose(features, expected, rtol=1e-4, atol=1e-5)
-        assert np.abs(expected[:-1] - expected[1:]).max(axis=1).min() > 1e-4, "no two are alike"
-
-
-def test_features_that_find_no_room_are_computed_and_not_kept(
-    tiny_tree: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    paths = sorted(tiny_tree(drivers=2, images_per_class=1).rglob("imgs/train/*/*.jpg"))
-    recipe = dataclasses.replace(zoo.find("mobilenet").recipe, image_size=ImageSize(32, 40))
-    network = build(zoo.find("mobilenet"), recipe, "none", "float32", seed=0)
-    found = []
-    for limit, kept in ((2**30, 1), (0, 0)):
-        cache = tmp_path / str(limit)
-        store = ImageStore(paths, recipe.image_size, cache, "", limit)
-        (features,) = FeatureStore("mobilenet", {}, [store], cache, limit).read(network.predictor, 1, print)
-        found.append(np.array(features))
-        assert len(list(cache.rglob("features.npy"))) == kept
-        assert ("do not fit in the cache" in capsys.readouterr().out) == (not kept)
-    np.testing.assert_array_equal(*found)
-
-
 def test_room_is_made_by_removing_what_is_not_in_use(tmp_path: Path) -> None:
-    entry = tmp_path / "cache" / "features" / "new"
+    entry = tmp_path / "cache" / "activations" / "new"
     old, kept = tmp_path / "cache" / "images" / "old", tmp_path / "cache" / "images" / "kept"
     for folder in (old, kept):
         folder.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""From Python: four lines from data to predictions, and a second `finetune` replaces the head."""
+"""From Python: four lines from data to predictions."""
 
 import subprocess
 import sys
@@ -33,11 +33,6 @@ def fitted(data: Path) -> Model:
     return model.fit(fold=1)
 
 
-def backbone(model: Model) -> list[np.ndarray]:
-    assert model.network is not None
-    return [np.array(weight) for weight in model.network.backbone.weights]
-
-
 def test_four_lines_from_data_to_predictions(fitted: Model, data: Path) -> None:
     paths = sorted((data / "imgs" / "test").iterdir())
     table = fitted.predict(paths)
@@ -53,35 +48,9 @@ def test_four_lines_from_data_to_predictions(fitted: Model, data: Path) -> None:
     assert list(fitted.predict([])) == ["img", *CLASSES]
 
 
-def test_a_second_finetune_keeps_the_backbone_and_replaces_the_head(fitted: Model, data: Path) -> None:
-    again = finetune(fitted, trainable="head", head_start="logistic", epochs=0)
-    assert again.recipe.image_size == ImageSize(32, 40)
-    before = backbone(fitted)
-    again.fit(fold=1)
-    for ours, theirs in zip(backbone(again), before, strict=True):
-        np.testing.assert_array_equal(ours, theirs)
-    kinds = [[type(layer) for layer in model.network.training.layers] for model in (again, fitted)]
-    assert kinds[0] == kinds[1]
-    assert again.network.training.count_params() == fitted.network.training.count_params()
-    head, old = again.network.head.get_layer("logits").kernel, fitted.network.head.get_layer("logits").kernel
-    assert head.shape == old.shape
-    assert not np.allclose(head, old)
-
-
-def test_a_second_finetune_does_not_hold_out_drivers_whom_the_first_has_seen(fitted: Model, data: Path) -> None:
-    with pytest.raises(UserError, match=r"fold=0 holds out drivers whom the given model has seen.*: p\d+"):
-        finetune(fitted, trainable="head").fit(fold=0)
-    with pytest.raises(UserError, match="holds out drivers whom the given model has seen"):
-        finetune(finetune(fitted, trainable="head"), trainable="head").fit(fold=0)
-
-
-def test_the_same_name_twice_gives_two_networks_that_share_nothing(fitted: Model) -> None:
-    other = finetune("mobilenet", **SETTINGS)
-    assert other.network is None
+def test_nothing_is_predicted_before_it_is_fitted() -> None:
     with pytest.raises(UserError, match=r"fit\(\) first"):
-        other.predict([])
-    with pytest.raises(UserError, match="pooled_layers"):
-        finetune(fitted, pooled_layers="conv_pw_11_relu").fit(fold=1)
+        finetune("mobilenet", **SETTINGS).predict([])
 
 
 @pytest.mark.parametrize(

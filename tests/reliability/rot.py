@@ -131,7 +131,7 @@ def kinds(own: Run) -> dict[str, FileKind]:
     small = keras.Sequential([keras.Input((4,)), keras.layers.Dense(10)])
     trainer.save(state, trainer.Progress(best=[np.arange(99.0)]), small, None)
 
-    def of_cache(part: str, name: str) -> FileKind:
+    def of_cache(entries: str, name: str) -> FileKind:
         """The model trained again gives the same bytes."""
 
         def same(path: Path) -> bool:
@@ -140,7 +140,7 @@ def kinds(own: Run) -> dict[str, FileKind]:
             own.train(name)
             return own.tables() == expected
 
-        return FileKind(sorted((own.folder / "cache" / part).glob("*/[!.]*")), same)
+        return FileKind(sorted((own.folder / "cache").glob(f"{entries}/[!.]*")), same)
 
     def of_output(path: Path) -> bool:
         """Whoever reads it refuses it, and the fold is not finished any more."""
@@ -174,9 +174,9 @@ def kinds(own: Run) -> dict[str, FileKind]:
 
     outputs = [folder / name for folder, listed in sums.items() for name in listed]
     found = {
-        "cached images": of_cache("images", "mobilenet"),
-        "cached activations": of_cache("activations", "mobilenet"),
-        "cached features": of_cache("features", "bottleneck"),
+        "cached images": of_cache("images/*", "mobilenet"),
+        "cached activations": of_cache("activations/*_conv_*", "mobilenet"),
+        "cached features": of_cache("activations/*_features_*", "bottleneck"),
         "weights": FileKind([own.weights], of_weights),
         "checkpoint": FileKind([state], lambda path: refused(lambda: trainer.load(path))),
         "fold table": FileKind([own.run.folds], of_folds),

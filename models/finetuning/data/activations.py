@@ -1,8 +1,7 @@
-"""What frozen layers compute, in the cache: activations for all epochs' copies and all folds, and pooled features.
+"""Activations of frozen layers, in the cache, for all epochs' copies and all folds.
 
     cache/activations/ARCHITECTURE_BOUNDARY_KEY/plain_block_00000.npy       of the images as they are
                                                 epoch_001_block_00000.npy   as augmented in the first epoch
-    cache/features/ARCHITECTURE_HxW_KEY/features.npy       float32, a row an image, the labelled ones first
 
 A file of activations holds those of `BLOCK` images in the table's order, in the dtype that the network computes in.
 A key is a hash of everything that decides the values. Each file has a checksum, which is verified when it is opened.
@@ -13,7 +12,7 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -24,16 +23,15 @@ import numpy as np
 from tqdm import tqdm
 
 from common import locks
-from common.cache import ACTIVATIONS, FEATURES, InUse, make_room, open_array, write_array
+from common.cache import ACTIVATIONS, InUse, open_array, write_array
 from common.errors import UserError
-from models.finetuning.data.prediction import PREDICTION_BATCH, predict
+from models.finetuning.data.prediction import PREDICTION_BATCH
 from preprocessing.batches import plain_batches
 from preprocessing.images import ImageStore, Rows
 
 BLOCK = 256  # images in one file
 PLAIN = "plain"
-VERSION = 3  # of how activations and features are made; raise it when they change
-PART = 2048  # images of a store that are predicted at a time
+VERSION = 3  # of how activations are made; raise it when they change
 
 
 class ActivationStore:
@@ -57,9 +55,7 @@ class ActivationStore:
         self.dtype = np.dtype(ml_dtypes.bfloat16 if output.dtype == "bfloat16" else output.dtype)
         self.stored_dtype = np.dtype(np.uint16) if output.dtype == "bfloat16" else self.dtype  # .npy has no bfloat16
         self._in_use: InUse | None = None
-        known: dict[str, Any] = {"version": VERSION, "images": images.folder.name, "dtype": output.dtype}
-        if output.dtype == "uint8":  # several arrays packed, and the boundary does not tell which
-            known["shape"] = list(self.shape)
+        known = {"version": VERSION, "images": images.folder.name, "dtype": output.dtype}
         key = hashlib.sha256(json.dumps(known | decides, sort_keys=True).encode()).hexdigest()[:16]
         self.folder = Path(cache) / ACTIVATIONS / f"{name}_{key}"
 
@@ -151,66 +147,3 @@ class Part:
         with ThreadPoolExecutor(store.workers) as pool:
             found = zip(blocks, pool.map(mapped, blocks), strict=True)
             return {block: array for block, array in found if array is not None}
-
-
-class FeatureStore:
-    """Features of the images of several stores, one after the other.
-
-    Args:
-        name: what the folder's name begins with, for people.
-        decides: everything that decides the features besides the images, as JSON values.
-        stores: the images.
-        cache: the cache folder.
-        limit: the most bytes that the cache may hold; features that would not fit are computed and not kept.
-    """
-
-    def __init__(
-        self, name: str, decides: dict[str, Any], stores: Sequence[ImageStore], cache: Path, limit: int
-    ) -> None:
-        self.stores = list(stores)
-        images = [store.folder.name for store in stores]  # tells names, order, size, crop, and the files' dates
-        text = json.dumps({"version": VERSION, "images": images, **decides}, sort_keys=True)
-        key = hashlib.sha256(text.encode()).hexdigest()[:16]
-        self.path = Path(cache) / FEATURES / f"{name}_{key}" / "features.npy"
-        self.limit = limit
-        self._in_use: InUse | None = None
-        self.computed = False  # what `read` returned, rather than found in the cache
-
-    def __len__(self) -> int:
-        return sum(map(len, self.stores))
-
-    def read(self, predictor: keras.Model, workers: int, say: Callable[[str], None]) -> list[np.ndarray]:
-        """The features of each store, shape (images, features), float32; computed where they are not there.
-
-        Args:
-            predictor: images -> [probabilities, features], as `network.Network.predictor`.
-
-        Raises:
-            UserError: the cache cannot be written to.
-        """
-        shape, kind = (len(self), predictor.outputs[1].shape[-1]), np.dtype(np.float32)
-        found = open_array(self.path, shape, kind)
-        if found is None:
-            found, self.computed = self._compute(predictor, workers, shape), True
-            images = [store.folder for store in self.stores]
-            if make_room(self.path.parent, found.nbytes, self.limit, images):
-                write_array(self.path, found)
-                found = open_array(self.path, shape, kind)
-            else:
-                say("the features do not fit in the cache (--cache-limit, or the disk): they are not kept")
-        if found is None:
-            raise UserError(f"{self.path}: what was written is not what can be read. Choose another with --cache.")
-        self._in_use = InUse(self.path.parent)  # another process that needs room leaves it alone
-        with contextlib.suppress(OSError):  # a read-only cache will do
-            os.utime(self.path.parent)  # the least recently used is the first to make room
-        return np.split(found, np.cumsum([len(store) for store in self.stores])[:-1])
-
-    def _compute(self, predictor: keras.Model, workers: int, shape: tuple[int, int]) -> np.ndarray:
-        found, first = np.empty(shape, np.float32), 0
-        for store in self.stores:
-            store.attach()
-            for start in range(0, len(store), PART):
-                rows = np.arange(start, min(start + PART, len(store)))
-                _, found[first + rows] = predict(predictor, store, rows, workers, "features")
-            first += len(store)
-        return found

@@ -1,7 +1,7 @@
 """Where the network's inputs come from: the photographs, or stored activations of its frozen layers."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,24 +86,20 @@ class Source:
 
 
 class KeptSource(Source):
-    """The same images from activations of the frozen layers: for predictions and training, or for predictions alone.
+    """The same images from activations of the frozen layers.
 
     Args:
         source: the images as photographs.
         top: the network above the frozen layers.
         plain: activations of the images as they are.
-        augmented: of their augmented copies; None trains on photographs.
+        augmented: of their augmented copies.
     """
 
-    def __init__(self, source: Source, top: Network, plain: ActivationStore, augmented: ActivationStore | None) -> None:
-        options = source.augmentation, source.seed, source.workers, source.companions
-        super().__init__(top if augmented else source.network, source.images, *options)
-        self.top, self.plain, self.augmented = top, plain, augmented
+    def __init__(self, source: Source, top: Network, plain: ActivationStore, augmented: ActivationStore) -> None:
+        super().__init__(top, source.images, source.augmentation, source.seed, source.workers, source.companions)
+        self.plain, self.augmented = plain, augmented
 
     def batches(self, targets: np.ndarray, order: np.ndarray, copy: int) -> Batches:
-        if not self.augmented:
-            yield from super().batches(targets, order, copy)
-            return
         images = Augmented(self.images, self.augmentation, self.seed, copy)
         part = self.augmented.part(copy_name(copy), images, np.unique(order))
         batches = plain_batches(part, order.reshape(-1), order.shape[1], self.workers)
@@ -112,7 +108,7 @@ class KeptSource(Source):
 
     def predict(self, rows: np.ndarray, what: str) -> tuple[np.ndarray, np.ndarray]:
         part = self.plain.part(PLAIN, self.images, rows)
-        return predict(self.top.predictor, part, rows, self.workers, what)
+        return predict(self.network.predictor, part, rows, self.workers, what)
 
 
 class WithPseudoLabels(Source):
@@ -189,14 +185,16 @@ class ActivationCache:
         copies = [copy_name(copy) for copy in sorted({recipe.copy_of(epoch) for epoch in epochs})]
         of_test = np.arange(len(test.images))
         every = np.arange(len(data.labels)) if recipe.head_start == "logistic" else data.held_out
-        kept = self._kept(labelled, every, data.training, copies)
-        kept_test = self._kept(test, of_test, of_test, copies if recipe.pseudo_labels else [])
+        kept = self.kept(labelled, every, data.training, copies)
+        kept_test = self.kept(test, of_test, of_test, copies if recipe.pseudo_labels else [])
         if recipe.pseudo_labels and kept.network is not kept_test.network:
             return labelled, test  # both are trained on together
         return kept, kept_test
 
-    def _kept(self, source: Source, predicted: np.ndarray, trained: np.ndarray, copies: list[str]) -> Source:
-        """One source from activations, or as it is.
+    def kept(
+        self, source: Source, predicted: np.ndarray, trained: np.ndarray | None = None, copies: Sequence[str] = ()
+    ) -> Source:
+        """One source from activations, or as it is where they do not fit.
 
         Args:
             predicted: rows that will be predicted.
@@ -211,19 +209,17 @@ class ActivationCache:
             for decides in (self.decides, drawn)
         )
         what = f"activations at {self.split.name} for {len(source.images):,} images"
-        for_predictions = plain.missing_bytes([PLAIN], predicted)
-        if self._reserve(for_predictions + augmented.missing_bytes(copies, trained), plain.folder, augmented.folder):
+        size = plain.missing_bytes([PLAIN], predicted)
+        size += augmented.missing_bytes(copies, trained) if trained is not None else 0
+        if self._reserve(size, source.images.folder, plain.folder, augmented.folder):
             self.say(f"{what} are computed once, for all epochs and folds, and kept in the cache")
             return KeptSource(source, self.split.top, plain, augmented)
-        if self._reserve(for_predictions, plain.folder):
-            self.say(f"{what} do not all fit in the cache (--cache-limit, or the disk): kept for predictions alone")
-            return KeptSource(source, self.split.top, plain, None)
         self.say(f"{what} do not fit in the cache (--cache-limit, or the disk): computed again each time")
         return source
 
     def _reserve(self, size: int, *folders: Path) -> bool:
         """Makes room for so many bytes in these folders beside what was reserved before, if there is enough."""
-        if not make_room(folders[0], size + self._promised, self.limit, [*self._folders, *folders]):
+        if not make_room(folders[-1], size + self._promised, self.limit, [*self._folders, *folders]):
             return False
         self._folders += folders
         self._promised += size

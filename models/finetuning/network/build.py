@@ -9,7 +9,6 @@ import keras
 import numpy as np
 
 from common.competition import NUMBER_OF_CLASSES
-from common.errors import UserError
 from models.finetuning.architecture import Architecture
 from models.finetuning.network import weights as pretrained
 from models.finetuning.network.frozen import fused
@@ -90,22 +89,6 @@ def preprocessed(images: Any, mode: str) -> Any:
     if mode == "included":
         return keras.layers.Rescaling(1.0, name="preprocessing")(images)
     raise ValueError(f"preprocessing {mode!r}: expected tf, caffe, torch or included")
-
-
-def copy_backbone(source: Network, target: Network) -> None:
-    """Gives a network the backbone's weights of another; its head and its auxiliary heads stay as they are.
-
-    Raises:
-        UserError: the backbones end at different layers, or are of different architectures.
-    """
-    shapes = [[tuple(weight.shape) for weight in network.backbone.weights] for network in (source, target)]
-    if shapes[0] != shapes[1]:
-        raise UserError(
-            "pooled_layers: the trained network is cut elsewhere, so its weights do not fit. Keep its pooled_layers, "
-            "or start from the architecture's name."
-        )
-    for ours, theirs in zip(target.backbone.weights, source.backbone.weights, strict=True):
-        ours.assign(keras.ops.convert_to_numpy(theirs))
 
 
 def plain_copy(network: Network, build_again: Any) -> keras.Model:

@@ -10,26 +10,19 @@ sees and what is saved is the plain kernel: training is the same but for roundin
 Below the lowest layer that trains, outputs are the same in every epoch and every fold:
 
     images -> trunk (frozen) -> activations at the boundary -> top (what trains, and what lies above it) -> logits
-                             -> features that the frozen part pools ->
 
 The boundary is one tensor through which all paths from the image to what trains lead, as near to the head as possible.
 Both parts share their variables with the network that they were split from.
 """
 
 import dataclasses
-import math
-from collections.abc import Sequence
 from typing import Any
 
 import keras
-import numpy as np
 
-from models.finetuning import runtime
 from models.finetuning.network.network import (
     Network,
     Split,
-    as_list,
-    joined_features,
     leaves,
     pooled_features,
     trainable_layers,
@@ -111,32 +104,6 @@ class FusedConvolution(keras.layers.Layer):
         return outputs + keras.ops.cast(shift, self.compute_dtype)
 
 
-@dataclasses.dataclass(frozen=True)
-class Boundary:
-    """Where a backbone is cut.
-
-    Attributes:
-        layer: whose output everything that trains is computed from.
-        beside: places, among the backbone's outputs, of those that are frozen and not the layer's own.
-        upper: output of the layer -> the backbone's other outputs, in their order.
-    """
-
-    layer: Any
-    beside: tuple[int, ...]
-    upper: keras.Model
-
-    def lower(self, backbone: keras.Model) -> list[Any]:
-        """What the part below gives: the layer's output, and those beside it."""
-        return [self.layer.output, *(backbone.outputs[place] for place in self.beside)]
-
-    def in_order(self, above: Sequence[Any], beside: Sequence[Any]) -> list[Any]:
-        """What belongs to each of the backbone's outputs, from what belongs to `upper`'s and to those beside."""
-        found = list(above)
-        for place, one in zip(self.beside, beside, strict=True):  # in ascending order
-            found.insert(place, one)
-        return found
-
-
 def split(network: Network, recipe: Recipe) -> Split | None:
     """Cuts a network below the lowest layer that the recipe lets train.
 
@@ -153,19 +120,16 @@ def split(network: Network, recipe: Recipe) -> Split | None:
     found = boundary(backbone, training)
     if found is None:
         return None
-    lower = keras.Model(backbone.inputs, found.lower(backbone))
+    layer, upper = found
+    lower = keras.Model(backbone.inputs, layer.output)
     if _draws(lower.layers):
         return None
     images = network.predictor.input
-    activations, *maps = as_list(fused(lower)(network.preprocessing(images)))
-    beside = [pooled_features(feature_map, recipe.pooling) for feature_map in maps]
-    upper = fused(found.upper) if recipe.batch_norm == "inference" else found.upper
-    kept = Packed(name="packed")([activations, *beside]) if beside else activations
-    inputs = keras.Input(kept.shape[1:], dtype=kept.dtype, name="activations")
-    activations, *beside = Unpacked([activations, *beside])(inputs) if beside else [inputs]
-    above = [pooled_features(feature_map, recipe.pooling) for feature_map in as_list(upper(activations))]
-    top = _from(network, inputs, joined_features(found.in_order(above, beside)))
-    return Split(found.layer.name, keras.Model(images, kept, name="trunk"), top)
+    activations = fused(lower)(network.preprocessing(images))
+    inputs = keras.Input(activations.shape[1:], dtype=activations.dtype, name="activations")
+    upper = fused(upper) if recipe.batch_norm == "inference" else upper
+    top = _from(network, inputs, pooled_features(upper(inputs), recipe.pooling))
+    return Split(layer.name, keras.Model(images, activations, name="trunk"), top)
 
 
 def _draws(layers: list[Any]) -> bool:
@@ -173,7 +137,7 @@ def _draws(layers: list[Any]) -> bool:
     return any(isinstance(leaf, RANDOM_LAYERS) and leaf.rate for leaf in leaves(layers))
 
 
-def boundary(backbone: keras.Model, training: list[Any]) -> Boundary | None:
+def boundary(backbone: keras.Model, training: list[Any]) -> tuple[Any, keras.Model] | None:
     """The layer nearest to the head whose output all that trains is computed from, and the part above it.
 
     Args:
@@ -184,60 +148,18 @@ def boundary(backbone: keras.Model, training: list[Any]) -> Boundary | None:
     """
     wanted = {id(layer) for layer in training}
     first = next(place for place, layer in enumerate(backbone.layers) if id(layer) in wanted)
-    frozen = [not wanted & {id(x) for x in keras.Model(backbone.inputs, output).layers} for output in backbone.outputs]
     below = backbone.layers[1:first]
     for place, layer in reversed(list(enumerate(below))):
         if not any(leaf.weights for leaf in below[: place + 1]):
             return None  # padding and rescaling cost less than what keeps them
-        beside = [at for at, x in enumerate(backbone.outputs) if frozen[at] and x is not layer.output]
-        above = [x for at, x in enumerate(backbone.outputs) if at not in beside]
+        outputs = [keras.layers.Identity()(x) if x is layer.output else x for x in backbone.outputs]
         try:
-            upper = keras.Model(layer.output, [keras.layers.Identity()(x) if x is layer.output else x for x in above])
+            upper = keras.Model(layer.output, outputs if len(outputs) > 1 else outputs[0])
         except ValueError:  # some path to the outputs leads past it
             continue
         if wanted <= {id(other) for other in upper.layers}:
-            return Boundary(layer, tuple(beside), upper)
+            return layer, upper
     return None
-
-
-class Packed(keras.layers.Layer):
-    """Arrays of any dtypes, an image a row, as one array of bytes: shape (batch, bytes), uint8."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__(name=name, dtype="float32", autocast=False)
-
-    def call(self, arrays: Sequence[Any]) -> Any:
-        """Args: arrays, each of shape (batch, ...)."""
-        rows = [keras.ops.reshape(runtime.bitcast(x, "uint8"), (-1, _bytes(x.shape[1:], x.dtype))) for x in arrays]
-        return keras.ops.concatenate(rows, axis=-1)
-
-
-class Unpacked(keras.layers.Layer):
-    """What `Packed` made one array of.
-
-    Args:
-        like: arrays of the shapes and dtypes that were packed.
-    """
-
-    def __init__(self, like: Sequence[Any]) -> None:
-        super().__init__(name="unpacked", dtype="float32", autocast=False)
-        self.kinds = [(tuple(x.shape[1:]), keras.backend.standardize_dtype(x.dtype)) for x in like]
-
-    def call(self, rows: Any) -> list[Any]:
-        """Args: rows, shape (batch, bytes), uint8."""
-        sizes = [_bytes(shape, dtype) for shape, dtype in self.kinds]
-        parts = keras.ops.split(rows, np.cumsum(sizes)[:-1].tolist(), axis=-1)
-        found = []
-        for part, (shape, dtype) in zip(parts, self.kinds, strict=True):
-            whole = keras.ops.reshape(part, (-1, *shape, _bytes((), dtype)))
-            found.append(runtime.bitcast(whole, dtype))
-        return found
-
-
-def _bytes(shape: Sequence[int], dtype: Any) -> int:
-    """Of one image's array."""
-    bits = {"bfloat16": 16, "float16": 16, "float32": 32}[keras.backend.standardize_dtype(dtype)]
-    return math.prod(shape) * bits // 8
 
 
 def _above_features(network: Network) -> Split:

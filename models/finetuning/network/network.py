@@ -66,8 +66,7 @@ class Split:
 
     Attributes:
         name: of the boundary: the trunk's last layer.
-        trunk: images (batch, height, width, 3) uint8 -> activations, in the dtype that the network computes in; where
-            the frozen part has features of its own, both as rows of bytes (batch, bytes), uint8.
+        trunk: images (batch, height, width, 3) uint8 -> activations, in the dtype that the network computes in.
         top: `training` and `predictor` of the network, but from what the trunk gives.
     """
 
@@ -88,11 +87,7 @@ def pooled_features(maps: Any, pooling: str) -> Any:
         "max": [keras.layers.GlobalMaxPooling2D],
     }
     layers |= {"avgmax": layers["avg"] + layers["max"], "flatten": [keras.layers.Flatten]}
-    return joined_features([layer(dtype="float32")(one) for one in as_list(maps) for layer in layers[pooling]])
-
-
-def joined_features(pooled: list[Any]) -> Any:
-    """Rows of features, each of shape (batch, features), as one."""
+    pooled = [layer(dtype="float32")(one) for one in as_list(maps) for layer in layers[pooling]]
     return pooled[0] if len(pooled) == 1 else keras.layers.Concatenate()(pooled)
 
 
