@@ -231,7 +231,7 @@ def _plan(
         from pipeline import ray as cluster
 
         nodes = cluster.connect(arguments.cluster)
-        precision = cluster.resolve_precision(nodes, arguments.precision, precision)
+        precision = cluster.resolve_precision(nodes, arguments.precision)
     cores = machine.cores()
     resolved = tuple(
         dataclasses.replace(

@@ -1,15 +1,18 @@
 """An executor on a Ray cluster: the same jobs, on many machines. Nothing else here imports Ray (requirements/ray.txt).
 
-A task trains one job in a folder of its own on its node and returns the files of the finished folds; only the pipeline
-writes to the run folder, so nothing has to be shared but the code, which Ray copies. Nodes have the same Python
-packages, the data at the same path or at $STATEFARM_DATA, and the weights at the same path.
+A task trains one job in a folder of its own on its node and returns the files of its folds; only the pipeline writes to
+the run folder, so nothing has to be shared but the code, which Ray copies. Nodes have the same Python packages, the
+data at the same path or at $STATEFARM_DATA, and the weights at the same path.
 """
 
+import contextlib
 import dataclasses
+import importlib.metadata
 import importlib.util
-import json
 import logging
 import os
+import platform
+import re
 import shutil
 import signal
 import socket
@@ -17,30 +20,33 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common.environment import LESS_MEMORY, OF_EXECUTOR, pinned
+from common import machine
+from common.environment import OF_EXECUTOR, THREADS, pinned, with_threads
 from common.errors import STOPPED, UserError
-from common.files import write_json, written_whole
-from common.run_folder import CONFIG, FINISHED, LOG, REPOSITORY, FoldFolder
-from models.finetuning import runtime
+from common.files import written_whole
+from common.run_folder import CONFIG, FAILED, FINISHED, LOG, REPOSITORY
+from models.finetuning import fold_run
 from models.finetuning.fold_run import FoldRun
 from models.finetuning.network import weights
+from pipeline import resources
 from pipeline.jobs import Job
 from pipeline.local import SMALLER_ENVIRONMENT, Executor, say
-from pipeline.resources import duration
 from pipeline.schedule import Durations
+from preprocessing import dataset
 
 INSTALL = ".venv/bin/python -m pip install -c requirements/lock.txt -r requirements/ray.txt"
+EXPECTED = "Expected a cluster that this machine is part of (ray start --head; ray start --address on others)"
 CONNECT_SECONDS = 10.0
-STOP_SECONDS = 5.0
 POLL_SECONDS = 2.0
-MOST_RETRIES = 3  # of a task whose node or worker was lost
 NOT_SENT = ["/.git", "/.venv", "/data", "/cache", "/runs", "/submissions", "/docs", "/tests", "/benchmarks"]
-OF_RAY = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")  # set by Ray, by the cores of a task; a job has threads of its own
+LAST_PRINTED = 4000  # characters of what a failed job printed
+SCRATCH = Path(tempfile.gettempdir()) / f"statefarm-{os.getuid()}"  # on a node: folders PID-... of its workers
 
 
 @dataclass(frozen=True)
@@ -52,6 +58,14 @@ class Node:
     cores: int
     gpus: int
     memory: int
+
+    def __str__(self) -> str:
+        return f"{self.name} ({_size(self.cores, self.memory)})"
+
+    def fits(self, job: Job) -> int:
+        """How many such jobs run on it at a time."""
+        by_memory = self.memory // max(1, job.memory)
+        return min(self.cores // _cores(job), by_memory, self.gpus or by_memory)
 
 
 def connect(address: str) -> list[Node]:
@@ -68,321 +82,330 @@ def connect(address: str) -> list[Node]:
     import ray
 
     if not ray.is_initialized():
-        expected = "Expected a cluster that this machine is part of (ray start --head; ray start --address on others)"
-        host, _, port = address.rpartition(":")
-        if address != "auto":
-            try:
-                socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
-            except (OSError, ValueError) as error:
-                raise UserError(f"--cluster {address}: no cluster answers there ({error}). {expected}.") from error
-        os.environ["RAY_task_oom_retries"] = "0"  # noqa: SIM112  (the executor's own retry takes less memory)
-        environment = {"working_dir": str(REPOSITORY), "excludes": NOT_SENT}
         handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
-            ray.init(address, runtime_env=environment, log_to_driver=False, logging_level=logging.ERROR)
-            for number, handler in handlers.items():  # Ray sets its own
-                signal.signal(number, handler)
+            if address != "auto":  # Ray would try for longer
+                host, _, port = address.rpartition(":")
+                socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
+            code = {"working_dir": str(REPOSITORY), "excludes": NOT_SENT}
+            ray.init(address, runtime_env=code, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
-            reason = " ".join(str(error).split())[:300]
-            raise UserError(f"--cluster {address}: {reason} {expected}.") from error
-    found = []
-    for node in ray.nodes():
-        if node["Alive"]:
-            has = node["Resources"]
-            sizes = int(has.get("CPU", 0)), int(has.get("GPU", 0)), int(has.get("memory", 0))
-            found.append(Node(node["NodeID"], node.get("NodeName") or node["NodeManagerHostname"], *sizes))
-    names = [node.name for node in found]
-    return [
-        dataclasses.replace(node, name=f"{node.name} {node.identity[:4]}") if names.count(node.name) > 1 else node
-        for node in sorted(found, key=lambda node: (node.name, node.identity))
-    ]
+            raise UserError(f"--cluster {address}: no cluster answers there ({_line(error)}). {EXPECTED}.") from error
+        for number, handler in handlers.items():  # Ray sets its own
+            signal.signal(number, handler)
+    alive = sorted((str(node["NodeName"]), str(node["NodeID"]), node) for node in ray.nodes() if node["Alive"])
+    count = Counter(name for name, _, _ in alive)
+    nodes = []
+    for name, identity, node in alive:
+        has = Counter(node["Resources"])
+        unique = f"{name} {identity[:4]}" if count[name] > 1 else name
+        nodes.append(Node(identity, unique, int(has["CPU"]), int(has["GPU"]), int(has["memory"])))
+    return nodes
 
 
-def resolve_precision(nodes: Sequence[Node], asked: str, here: str) -> str:
-    """The dtype policy that every node can compute in.
-
-    Args:
-        asked: 'auto', or a policy that a person asked for.
-        here: what 'auto' is on this machine.
-    """
-    found = dict(zip(nodes, _on_each(nodes, _precision_of_node), strict=True))
-    wanted = here if asked == "auto" else asked
-    others = [node.name for node, policy in found.items() if policy != wanted]
-    if wanted == "float32" or not others:
-        return wanted
-    if asked != "auto":
+def resolve_precision(nodes: Sequence[Node], asked: str) -> str:
+    """The dtype policy of --precision: 'auto' is what every node can compute in."""
+    found = _on_each(nodes, _precision_here)
+    if asked == "auto":
+        return found.popitem()[1] if len(set(found.values())) == 1 else "float32"
+    if others := [node.name for node, policy in found.items() if asked not in (policy, "float32")]:
         say(f"note: {asked} is not what --precision auto is on {', '.join(others)}: it may be slow there")
-        return asked
-    return "float32"
+    return asked
 
 
-def check_nodes(nodes: Sequence[Node], work: FoldRun, fingerprint: str, jobs: Sequence[Job]) -> None:
-    """Checks every node before anything trains.
+def check_nodes(nodes: Sequence[Node], works: Sequence[FoldRun], jobs: Sequence[Job]) -> None:
+    """Checks every node before anything trains: Python, packages, data, weights, and that each job fits somewhere.
 
     Args:
-        work: a model of the run.
-        fingerprint: of the data here.
+        works: the models of the run.
 
     Raises:
-        UserError: a node lacks the data, the weights or package versions, or no node is large enough for a job.
+        UserError: a line for each node that differs from this machine; or no node is large enough for a job.
     """
-    here = _state(work)
-    request = {"work": _content(work), "name": work.model_name}
-    for node, (state, found) in zip(nodes, _on_each(nodes, _state_of_node, request), strict=True):
-        if isinstance(state, str):
-            raise UserError(f"node {node.name}: {state}")
-        for what, ours in here.items():
-            if state[what] != ours:
-                raise UserError(f"node {node.name}: expected {what} {ours}, as here, found {state[what]}.")
-        if found != fingerprint:
-            raise UserError(f"node {node.name}: its data differ from {work.data} here. Copy the folder there.")
+    found = _on_each(nodes, _fault_here, [_sent(work) for work in works], _state(works, _backend()), _backend())
+    faults = [f"node {node.name}: {fault}" for node, fault in found.items() if fault]
+    if faults:
+        raise UserError("\n".join(faults))
     for job in jobs:
-        if not any(_fits(node, job) for node in nodes):
-            largest = max(nodes, key=lambda node: node.cores)
+        if not any(node.fits(job) for node in nodes):
+            largest = max(nodes, key=lambda node: (node.cores, node.memory))
             raise UserError(
-                f"{job} asks for {_cores(job)} cores and {job.memory / 2**30:.1f} GiB; the largest node, "
-                f"{largest.name}, has {largest.cores} and {largest.memory / 2**30:.1f}. Add --jobs {os.cpu_count()}, "
+                f"{job} asks for {_size(_cores(job), job.memory)}; the largest node is {largest}. Take more "
+                f"--jobs, which divide the cores of this machine, or {THREADS}={largest.cores} before the command; "
                 "or a smaller --image-size."
             )
+    say(f"cluster  {', '.join(map(str, nodes))}")
 
 
 @dataclass(eq=False)
 class _Task:
+    """A job on the cluster, and what Ray promised for it: (exit status, end of what it printed), and its files.
+
+    Attributes:
+        retry: with less memory.
+        node: where it runs; None while no node is free for it.
+        lost: the nodes that were lost while it ran there.
+    """
+
     job: Job
-    node: Node
-    started: float
-    state: Any  # reference to (exit status, end of the log), small
-    files: Any  # reference to the files of the finished folds
+    retry: bool
+    node: Node | None = None
+    started: float = 0.0
+    ended: Any = None
+    files: Any = None
     status: int | None = None
-    retried: str = ""
+    lost: list[str] = dataclasses.field(default_factory=list)
 
 
 class RayExecutor(Executor):
-    """Jobs as tasks of a Ray cluster.
+    """Jobs as tasks of a Ray cluster. Ray itself retries nothing; a job of a lost node starts again on another one.
 
     Args:
         nodes: of `connect`.
-        works: the models of the run, by their folder's name.
+        works: the models of the run.
     """
 
-    def __init__(self, durations: Durations, nodes: Sequence[Node], works: dict[str, FoldRun]) -> None:
+    def __init__(self, durations: Durations, nodes: Sequence[Node], works: Sequence[FoldRun]) -> None:
         super().__init__(durations)
-        self.nodes, self.works = list(nodes), works
-
-    def _slots(self, job: Job) -> list[Node]:
-        """A node for each slot, in turn, so that all nodes get work before one gets a second job."""
-        free = {node: _fits(node, job) for node in self.nodes}
-        rounds = range(max(free.values(), default=0))
-        return [node for turn in rounds for node in self.nodes if free[node] > turn]
+        self.nodes, self.works = list(nodes), {work.model_name: work for work in works}
+        self.busy = Counter[Node]()
 
     def slots_for(self, job: Job) -> int:
-        return max(1, len(self._slots(job)))
+        return max(1, sum(node.fits(job) for node in self.nodes))
 
     def slot_name(self, job: Job, slot: int) -> str:
-        slots = self._slots(job)
-        return slots[slot % len(slots)].name if slots else "cluster"
+        names = [node.name for node in self.nodes for _ in range(node.fits(job))]
+        return names[slot] if slot < len(names) else "cluster"
 
     def start(self, job: Job, slot: int, retry: bool) -> _Task:
-        import ray
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+        task = _Task(job, retry)
+        self._place(task)
+        return task
 
-        slots = self._slots(job) or self.nodes
-        node = slots[slot % len(slots)]
-        work = self.works[job.model]
-        request = {
-            "work": _content(work),
-            "run": work.run.name,
-            "model": job.model,
-            "script": job.script,
-            "folds": list(job.folds),
-            "inputs": _inputs(work, job),
-            "environment": dict(SMALLER_ENVIRONMENT) if retry else {},
-        }
-        task = ray.remote(max_calls=1)(_train).options(
-            num_cpus=_cores(job),
-            num_gpus=1 if node.gpus else 0,
-            memory=job.memory,
-            num_returns=2,
-            max_retries=MOST_RETRIES,
-            scheduling_strategy=NodeAffinitySchedulingStrategy(node.identity, soft=True),
-        )
-        references: Any = task.remote(request)
-        say(f"{node.name}: {job} starts")
-        return _Task(job, node, time.time(), *references)
+    def _place(self, task: _Task) -> None:
+        """Submits a task to the node that fits most of its kind beside what runs there, if one is free."""
+        import ray
+
+        job, work = task.job, self.works[task.job.model]
+        fitting = [node for node in self.nodes if node.fits(job)]
+        if not fitting:
+            raise UserError(f"no node that is large enough for {job} is left. The same command resumes.")
+        node = max(fitting, key=lambda node: node.fits(job) - self.busy[node])
+        if self.busy[node] < node.fits(job):
+            environment = {OF_EXECUTOR: "1", "KERAS_BACKEND": _backend()} | with_threads(_cores(job))
+            environment |= SMALLER_ENVIRONMENT if task.retry else {}
+            remote = ray.remote(max_calls=1, max_retries=0, num_returns=2)(_train).options(
+                num_cpus=_cores(job), num_gpus=min(1, node.gpus), memory=job.memory, scheduling_strategy=_only_on(node)
+            )
+            promised: Any = remote.remote(_sent(work, job.folds), job.folds, environment)
+            task.ended, task.files = promised
+            task.node, task.started = node, time.time()
+            self.busy[node] += 1
+            say(f"{node.name}: {job} starts")
 
     def wait(self, handles: Sequence[_Task], seconds: float) -> None:
         import ray
 
-        until = time.monotonic() + seconds
-        while not ray.wait([handle.state for handle in handles], timeout=max(0.0, min(POLL_SECONDS, seconds)))[0]:
-            alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
-            for handle in handles:
-                if handle.node.identity not in alive and not handle.retried:
-                    handle.retried = f", again, since {handle.node.name} was lost"
-                    say(f"{handle.node.name} was lost: {handle.job} starts again on another node")
-            self.nodes = [node for node in self.nodes if node.identity in alive] or self.nodes
-            if time.monotonic() > until:
-                return
+        ray.wait([task.ended for task in handles if task.node], timeout=max(0.0, min(POLL_SECONDS, seconds)))
 
     def status(self, handle: _Task) -> int | None:
         import ray
 
-        if handle.status is None and ray.wait([handle.state], timeout=0)[0]:
-            handle.status = self._collect(handle)
+        if handle.node is None and handle.status is None:
+            self._place(handle)
+        elif handle.node and ray.wait([handle.ended], timeout=0)[0]:
+            self.busy[handle.node] -= 1
+            handle.status = self._collect(handle, handle.node)
+            handle.node = handle.ended = handle.files = None  # Ray keeps files as long as they are referred to
         return handle.status
 
-    def _collect(self, task: _Task) -> int:
-        """Writes what a task returned into the run folder; returns its exit status."""
+    def _collect(self, task: _Task, node: Node) -> int | None:
+        """Writes what a task returned into the run folder; returns its exit status, None where its node was lost."""
         import ray
 
+        job, seconds = task.job, time.time() - task.started
         try:
-            status, log = ray.get(task.state)
-        except ray.exceptions.TaskCancelledError:
-            return STOPPED
-        except (ray.exceptions.RaySystemError, ray.exceptions.RayError) as error:
-            if isinstance(error, ray.exceptions.RayTaskError):
-                raise
-            say(f"{task.node.name}: {task.job} was lost: {' '.join(str(error).split())[:200]}")
-            return -signal.SIGKILL
-        if status == 0:
+            status, printed = ray.get(task.ended)
             files = ray.get(task.files)
-            size = sum(content.size for content in files.values())
-            for folder in task.job.outputs:
-                _write(folder, {name[1]: content for name, content in files.items() if name[0] == str(folder.fold)})
-            took = duration(time.time() - task.started)
-            say(f"{task.node.name}: {task.job} finished, {took}, {size / 2**20:.0f} MiB came back{task.retried}")
-        else:
-            say(f"{task.node.name}: {task.job} ended with status {status}{task.retried}\n{log}")
-            for folder in task.job.outputs:
-                folder.path.mkdir(parents=True, exist_ok=True)
-                (folder / LOG).write_text(log, encoding="utf-8")
+        except _lost():
+            say(f"{node.name} was lost: {job} starts again on another node")
+            self.durations.add(job, seconds, "lost")
+            self.nodes = [other for other in self.nodes if other != node]
+            task.lost.append(node.name)
+            return None
+        except ray.exceptions.RayTaskError:
+            raise  # a bug
+        except (
+            ray.exceptions.RayError
+        ) as error:  # its worker was killed, by the system or by Ray since memory was short
+            say(f"{node.name}: {job} was lost: {_line(error)}")
+            return -signal.SIGKILL
+        for folder in job.outputs:
+            own = files[str(folder.fold)]
+            for name in sorted(own, key=lambda name: name == FINISHED):  # last: it says that all others are there
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                with written_whole(folder / name) as temporary:
+                    temporary.write_bytes(memoryview(own[name]))
+        size = sum(content.size for own in files.values() for content in own.values()) / 2**20
+        ended = f"ended with status {status}" if status else "finished"
+        again = f", started again since {' and '.join(task.lost)} was lost" if task.lost else ""
+        say(f"{node.name}: {job} {ended}, {resources.duration(seconds)}, {size:.0f} MiB came back{again}")
+        if status:
+            say(printed)
         return int(status)
 
     def stop(self, handles: Collection[_Task]) -> None:
         import ray
 
-        left = [handle for handle in handles if self.status(handle) is None]
-        for handle in left:
-            ray.cancel(handle.state, force=True)
-        if left:
-            ray.wait([handle.state for handle in left], num_returns=len(left), timeout=STOP_SECONDS)
-        for handle in left:
-            handle.status = STOPPED if self.status(handle) is None else handle.status
+        for task in handles:
+            if task.node and self.status(task) is None:
+                ray.cancel(task.ended, force=True)  # its process ends with the worker
+            task.status = STOPPED if task.status is None else task.status
 
 
 def _cores(job: Job) -> int:
-    return job.threads or os.cpu_count() or 1
+    asked = os.environ.get(THREADS, "")
+    return job.threads or (int(asked) if asked.isdigit() else machine.cores())
 
 
-def _fits(node: Node, job: Job) -> int:
-    """How many such jobs fit on a node at a time."""
-    counts = [node.cores // _cores(job), node.memory // job.memory if job.memory else 10**6]
-    return min([*counts, node.gpus] if node.gpus else counts)
+def _backend() -> str:
+    return os.environ.get("KERAS_BACKEND", "tensorflow")
 
 
-def _content(work: FoldRun) -> dict[str, Any]:
-    """The configuration file of a model."""
-    return dict(json.loads(work.save().read_bytes()))
+def _size(cores: int, memory: int) -> str:
+    return f"{cores} core{'s' * (cores > 1)} and {memory / 2**30:.1f} GiB"
 
 
-def _inputs(work: FoldRun, job: Job) -> dict[str, bytes]:
-    """The small files that a job reads, by their path below the folder of runs."""
-    runs = work.run.path.parent
-    paths = [work.run.folds]
-    for fold in job.folds:
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
+
+
+def _sent(work: FoldRun, folds: Sequence[int | str] = ()) -> dict[str, bytes]:
+    """The small files that a job reads, by their path below the folder of runs; the configuration first."""
+    paths = [work.save(), *([work.run.folds] if folds else [])]
+    for fold in folds:
         for table in work.of_fold(fold).pseudo_tables():
             paths += [table, table.with_name(CONFIG), table.with_name(FINISHED), table.parents[2] / work.run.folds.name]
-    return {str(path.relative_to(runs)): path.read_bytes() for path in dict.fromkeys(paths)}
+    return {str(path.relative_to(work.run.path.parent)): path.read_bytes() for path in paths}
 
 
-def _write(folder: FoldFolder, files: dict[str, Any]) -> None:
-    """Writes the files of a finished fold; finished.json, which says that all others are there, last."""
-    folder.path.mkdir(parents=True, exist_ok=True)
-    for name in sorted(files, key=lambda name: name == FINISHED):
-        with written_whole(folder / name) as temporary:
-            temporary.write_bytes(memoryview(files[name]))
-
-
-def _on_each(nodes: Sequence[Node], function: Any, *arguments: Any) -> list[Any]:
-    """The results of a function on every node."""
-    import ray
+def _only_on(node: Node) -> Any:
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    references = [
-        ray.remote(function)
-        .options(num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node.identity, soft=False))
-        .remote(*arguments)
-        for node in nodes
-    ]
-    return list(ray.get(references))
+    return NodeAffinitySchedulingStrategy(node.identity, soft=False)
 
 
-# On a node
+def _lost() -> tuple[type[Exception], ...]:
+    """What Ray raises for a task whose node is not there any more."""
+    from ray import exceptions
+
+    return exceptions.NodeDiedError, exceptions.ObjectLostError, exceptions.TaskUnschedulableError
 
 
-def _precision_of_node() -> str:
-    return "mixed_bfloat16" if runtime.expects_bfloat16("auto") else "float32"
+def _on_each(nodes: Sequence[Node], function: Any, *arguments: Any) -> dict[Node, Any]:
+    """The results of a function on every node but those that are lost meanwhile.
 
+    Raises:
+        UserError: a node cannot run it.
+    """
+    import ray
 
-def _state_of_node(request: dict[str, Any]) -> tuple[Any, str]:
-    """What `check_nodes` compares, or a message; and the fingerprint of the data."""
-    from preprocessing import dataset
-
-    with tempfile.TemporaryDirectory() as folder:
-        work = _work_in(Path(folder), request["work"], "check", request["name"])
+    remote = ray.remote(num_cpus=0, max_retries=0)(function)
+    promised = {node: remote.options(scheduling_strategy=_only_on(node)).remote(*arguments) for node in nodes}
+    results = {}
+    for node, reference in promised.items():
         try:
-            found = dataset.load(dataset.required(work.data), work.cache, work.skip_broken, progress=False)
-            return _state(work), found.fingerprint
-        except UserError as error:
-            return str(error), ""
+            results[node] = ray.get(reference)
+        except _lost():
+            say(f"{node.name} was lost")
+        except ray.exceptions.RayError as error:
+            cause = getattr(error, "cause", error)
+            if isinstance(error, ray.exceptions.RayTaskError) and not isinstance(cause, ImportError):
+                raise  # a bug
+            raise UserError(f"node {node.name}: {_line(cause)}") from error
+    return results
 
 
-def _state(work: FoldRun) -> dict[str, Any]:
-    return {
-        "Python": ".".join(map(str, sys.version_info[:3])),
-        "package versions": runtime.versions(),
-        "weights": weights.identity(work.architecture, work.weights),
-    }
+# What follows runs on the nodes.
 
 
-def _work_in(folder: Path, content: dict[str, Any], run: str, model: str) -> FoldRun:
-    """The fold run of a configuration in a folder of its own on this node."""
-    from models.finetuning import fold_run
-
-    if not Path(content["data"]).is_dir() and os.environ.get("STATEFARM_DATA"):
-        content = {**content, "data": os.environ["STATEFARM_DATA"]}
-    if not os.access(Path(content["cache"]).parent, os.W_OK):
-        content = {**content, "cache": str(Path(tempfile.gettempdir()) / f"statefarm-cache-{os.getuid()}")}
-    path = folder / run / model / "training.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, content)
-    return fold_run.load(path)
+def _precision_here() -> str:
+    return resources.resolve_precision("auto", resources.find_devices())
 
 
-def _train(request: dict[str, Any]) -> tuple[Any, dict[tuple[str, str], Any]]:
-    """Trains the folds of a job in a process; returns (exit status, end of its log) and the files."""
+def _state(works: Sequence[FoldRun], backend: str) -> dict[str, str]:
+    """What has to be the same on every node."""
+    packages = re.findall(r"^[\w-]+", (REPOSITORY / "requirements.txt").read_text(encoding="utf-8"), re.MULTILINE)
+    state = {"Python": platform.python_version()}
+    for name in dict.fromkeys([*packages, backend]):
+        state[name] = "none"
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            state[name] = importlib.metadata.version(name)
+    for work in works:
+        state[f"weights of {work.architecture.name}"] = weights.identity(work.architecture, work.weights)
+    return state | {"data": dataset.fingerprint_of_copy(works[0].data)}
+
+
+def _fault_here(models: Sequence[dict[str, bytes]], expected: dict[str, str], backend: str) -> str:
+    """What is wrong on this node, or differs from the machine that starts the run; empty where nothing is."""
+    import psutil
+
+    for left in SCRATCH.glob("*-*"):
+        if not psutil.pid_exists(int(left.name.partition("-")[0])):  # its worker was killed
+            shutil.rmtree(left, ignore_errors=True)
+    try:
+        with _scratch() as folder:
+            works = [_received(Path(folder), files) for files in models]
+            for work in works:
+                weights.check_available(work.architecture, work.weights)
+            dataset.load(dataset.required(works[0].data), works[0].cache, works[0].skip_broken, progress=False)
+            found = _state(works, backend)
+    except UserError as error:
+        return str(error)
+    differing = [name for name in expected if found[name] != expected[name]]
+    return "; ".join(f"{name}: expected {expected[name]}, as here, found {found[name]}" for name in differing)
+
+
+def _scratch() -> tempfile.TemporaryDirectory:
+    SCRATCH.mkdir(exist_ok=True)
+    return tempfile.TemporaryDirectory(prefix=f"{os.getpid()}-", dir=SCRATCH, ignore_cleanup_errors=True)
+
+
+def _received(folder: Path, files: dict[str, bytes]) -> FoldRun:
+    """Writes the files of `_sent` to a folder; returns the fold run, with the data and the cache of this node."""
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    work = fold_run.load(folder / next(iter(files)))
+    data = work.data if work.data.is_dir() else Path(os.environ.get("STATEFARM_DATA", work.data))
+    cache = work.cache if os.access(work.cache.parent, os.W_OK) else SCRATCH / "cache"
+    work = dataclasses.replace(work, data=data, cache=cache)
+    work.save()
+    return work
+
+
+def _train(
+    files: dict[str, bytes], folds: Sequence[int | str], environment: dict[str, str]
+) -> tuple[tuple[int, str], dict[str, dict[str, Any]]]:
+    """Trains the folds of a job in a process; returns (exit status, end of what it printed), and its files by fold."""
     import numpy as np
 
-    folder = Path(tempfile.mkdtemp(prefix="statefarm-"))
-    try:
-        for name, content in request["inputs"].items():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (folder / name).write_bytes(content)
-        work = _work_in(folder, request["work"], request["run"], request["model"])
-        config = work.run.job_file(work.model_name)
-        command = [sys.executable, f"models/{request['script']}.py", "--config", str(config)]
-        command += ["--fold", *map(str, request["folds"])]
-        inherited = {name: value for name, value in os.environ.items() if name not in OF_RAY and name != LESS_MEMORY}
-        own = pinned(inherited) | request["environment"] | {OF_EXECUTOR: "1"}
-        with (folder / "output.txt").open("wb") as output:
-            process = subprocess.Popen(command, env=own, stdin=subprocess.PIPE, stdout=output, stderr=output)
-            status = process.wait()  # it ends with this process, which holds the other end of its stdin
-        log = (folder / "output.txt").read_text(encoding="utf-8", errors="replace")[-4000:]
-        files = {}
-        for fold in request["folds"] if status == 0 else []:
-            for path in sorted(work.of_fold(fold).folder.path.iterdir()):
-                if path.is_file():
-                    files[str(fold), path.name] = np.frombuffer(path.read_bytes(), np.uint8)
-        return (status, log), files
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with _scratch() as name:
+        work, log = _received(Path(name), files), Path(name) / "printed"
+        words = [f"models/{work.script}.py", "--config", work.run.job_file(work.model_name), "--fold", *folds]
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                [sys.executable, *map(str, words)],
+                env=pinned(os.environ) | environment,
+                stdin=subprocess.PIPE,  # it ends with this process, which holds the other end
+                stdout=output,
+                stderr=output,
+            )
+            status = process.wait()
+        back: dict[str, dict[str, Any]] = {str(fold): {} for fold in folds}
+        for fold in folds:
+            own = work.of_fold(fold).folder.path
+            for path in own.rglob("*"):
+                if path.is_file() and (status == 0 or path.name in (LOG, FAILED)):
+                    back[str(fold)][str(path.relative_to(own))] = np.fromfile(path, np.uint8)
+        return (status, log.read_text(encoding="utf-8", errors="replace")[-LAST_PRINTED:]), back

@@ -87,7 +87,7 @@ def training_jobs(
     if plan.nodes and jobs:
         from pipeline import ray as cluster
 
-        cluster.check_nodes(plan.nodes, plan.models[0].work, dataset.fingerprint, jobs)
+        cluster.check_nodes(plan.nodes, [model.work for model in plan.models], jobs)
     durations = Durations(plan.run.durations, plan.machine)
     return [durations.resumed(job) for job in jobs]
 
@@ -98,7 +98,7 @@ def make_executor(plan: Plan) -> Executor:
     if plan.nodes:
         from pipeline.ray import RayExecutor
 
-        return RayExecutor(durations, plan.nodes, {model.work.model_name: model.work for model in plan.models})
+        return RayExecutor(durations, plan.nodes, [model.work for model in plan.models])
     return LocalExecutor(durations, plan.devices, plan.jobs)
 
 

@@ -419,11 +419,16 @@ def _report(root: Path, faults: Sequence[Fault]) -> str:
     return f"{root} has {count}, and nothing was started:\n{listing}\nWhat to do: {fix}"
 
 
-def _fingerprint(root: Path, files: dict[str, os.stat_result]) -> str:
+def fingerprint_of_copy(root: Path) -> str:
+    """As `Dataset.fingerprint` without the dates, which a copy on another machine need not have."""
+    return _fingerprint(root, list_files(root, []), dates=False)
+
+
+def _fingerprint(root: Path, files: dict[str, os.stat_result], dates: bool = True) -> str:
     digest = hashlib.sha256()
     for name in (DRIVER_LIST, SAMPLE_SUBMISSION):
         digest.update(hashlib.sha256((root / name).read_bytes()).digest())
-    lines = [f"{path}\0{status.st_size}\0{status.st_mtime_ns}\n" for path, status in sorted(files.items())]
+    lines = [f"{path}\0{status.st_size}\0{status.st_mtime_ns * dates}\n" for path, status in sorted(files.items())]
     digest.update("".join(lines).encode())
     return digest.hexdigest()
 

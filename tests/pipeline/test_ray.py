@@ -1,34 +1,32 @@
-"""A real Ray cluster of two nodes on this machine: the same bytes as without, a lost node, and what cannot work."""
+"""Real Ray clusters on this machine: the same bytes as without, what is lost or killed, and what cannot work."""
 
+import contextlib
 import importlib.util
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import h5py
 import psutil
 import pytest
 
-from common.run_folder import REPOSITORY
+from common.interrupts import STOPPED
+from common.run_folder import CHECKPOINT, REPOSITORY, RunFolder
+from models.mobilenet import ARCHITECTURE
+from tests.cluster import AS_OTHERS, cluster, kill_node, trainings
+from tests.reliability.node_kills import start, tables
+from tests.reliability.pipeline import MODEL
 from tests.trees import make_tree
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs requirements/ray.txt")
-CLUSTER = """
-import sys
-from ray.cluster_utils import Cluster
-
-size = {"num_cpus": 1, "memory": 6 * 2**30, "object_store_memory": 100 * 2**20}
-cluster = Cluster(initialize_head=True, head_node_args=size | {"include_dashboard": False})
-node = cluster.add_node(**size)
-print(cluster.address, node.all_processes["raylet"][0].process.pid, flush=True)
-sys.stdin.read()
-cluster.shutdown()
-"""
-OPTIONS = ["--weights", "none", "--quick", "--models", "mobilenet", "--image-size", "32x32", "--epochs", "2"]
-TABLES = [f"runs/r/mobilenet/fold_{fold}/{name}.csv" for fold in (0, 1) for name in ("out_of_fold", "test")]
+can_hide_files = subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False).returncode == 0
 
 
 @pytest.fixture(scope="module")
@@ -36,90 +34,202 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_tree(tmp_path_factory.mktemp("ray") / "data")
 
 
-@pytest.fixture
-def cluster() -> Iterator[tuple[str, int]]:
-    """The address of a cluster of two nodes with a core each, and the process of its second node's raylet."""
-    command = [sys.executable, "-c", CLUSTER]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    address, pid = process.stdout.readline().split()
-    yield address, int(pid)
-    process.communicate("", timeout=60)
-
-
-def start(data: Path, folder: Path, *words: object) -> subprocess.Popen:
-    places = ["--runs", folder / "runs", "--cache", folder / "cache", "--submissions", folder, "--run", "r"]
-    command = [sys.executable, "-m", "pipeline", "--data", data, *places, *OPTIONS, *words]
-    pipe = subprocess.PIPE
-    return subprocess.Popen(list(map(str, command)), cwd=REPOSITORY, stdout=pipe, stderr=pipe, text=True)
-
-
-def tables(folder: Path) -> list[bytes]:
-    return [(folder / name).read_bytes() for name in TABLES]
-
-
 @pytest.fixture(scope="module")
 def expected(data: Path, tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
     """The tables of the local executor, with two jobs of one thread side by side."""
     folder = tmp_path_factory.mktemp("local")
-    _, printed = start(data, folder, "--jobs", 2).communicate(timeout=600)
+    _, printed = start(folder, data).communicate(timeout=600)
     assert (folder / "r.csv").exists(), printed
     return tables(folder)
 
 
-@pytest.mark.slow
-def test_a_cluster_gives_the_bytes_of_one_machine(
-    data: Path, cluster: tuple[str, int], expected: list[bytes], tmp_path: Path
-) -> None:
-    run = start(data, tmp_path, "--cluster", cluster[0], "--jobs", 2)
-    _, errors = run.communicate(timeout=600)
-    assert run.returncode == 0, errors
-    assert tables(tmp_path) == expected
-    assert errors.count("MiB came back") == 2
-    assert (tmp_path / "runs/r/mobilenet/fold_1/log.txt").read_text()
-    again = start(data, tmp_path, "--cluster", cluster[0], "--jobs", 2)
-    assert "2 of 2 folds are finished already" in again.communicate(timeout=120)[1]
+@pytest.fixture(scope="module")
+def one_node() -> Iterator[tuple[str, psutil.Process]]:
+    """The address of a cluster of one node with one core, and its raylet."""
+    with cluster((1,)) as (address, (raylet,)):
+        yield address, raylet
+
+
+def wait_for(condition: Callable[[], Any], what: str, seconds: float = 300.0) -> Any:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        if found := condition():
+            return found
+        time.sleep(0.1)
+    raise AssertionError(f"no {what} within {seconds:.0f} s")
+
+
+def checkpoints(raylet: psutil.Process) -> list[Path]:
+    """Of the folds that a node trains now: an epoch of each has ended."""
+    found: list[Path] = []
+    for job in trainings(raylet):
+        with contextlib.suppress(psutil.Error):
+            words = job.cmdline()
+            found += Path(words[words.index("--config") + 1]).parent.glob(f"fold_*/{CHECKPOINT}")
+    return found
 
 
 @pytest.mark.slow
+def test_a_cluster_gives_the_bytes_of_one_machine(data: Path, expected: list[bytes], tmp_path: Path) -> None:
+    with cluster((1, 1)) as (address, _):
+        run = start(tmp_path, data, "--cluster", address)
+        _, errors = run.communicate(timeout=600)
+        assert run.returncode == 0, errors
+        assert tables(tmp_path) == expected
+        assert errors.count("MiB came back") == 2
+        assert (tmp_path / f"runs/r/{MODEL}/fold_1/log.txt").read_text()
+        large = start(tmp_path, data, "--run", "large", "--jobs", "1", "--cluster", address)
+        _, errors = large.communicate(timeout=300)
+    if (os.cpu_count() or 1) > 1:  # a job on all cores of this machine
+        assert (large.returncode, "Traceback" in errors) == (2, False), errors
+        assert f"{MODEL}, fold 0 asks for" in errors
+        assert not list(tmp_path.glob("runs/large/*/fold_*"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", [trainings, checkpoints], ids=["as it starts", "after an epoch"])
 def test_a_node_that_is_killed_costs_time_and_nothing_else(
-    data: Path, cluster: tuple[str, int], expected: list[bytes], tmp_path: Path
+    moment: Callable[[psutil.Process], Any], data: Path, expected: list[bytes], tmp_path: Path
 ) -> None:
-    address, raylet = cluster
-    run = start(data, tmp_path, "--cluster", address, "--jobs", 2)
-    node = psutil.Process(raylet)
-    trainings: list[psutil.Process] = []
-    until = time.monotonic() + 300
-    while not trainings and time.monotonic() < until:
-        time.sleep(0.2)
-        trainings = [child for child in node.children(recursive=True) if "--config" in child.cmdline()]
-    assert trainings, "no fold was trained on the second node"
-    lost = [node, *node.children(recursive=True)]
-    for process in [one for one in lost if one not in trainings]:
-        process.send_signal(signal.SIGKILL)
-    _, errors = run.communicate(timeout=600)
-    assert run.returncode == 0, errors
-    assert "was lost" in errors
+    with cluster((1, 1)) as (address, (_, raylet)):
+        run = start(tmp_path, data, "--cluster", address)
+        wait_for(lambda: moment(raylet), "training on the second node")
+        jobs = kill_node(raylet)
+        _, errors = run.communicate(timeout=600)
+        assert run.returncode == 0, errors
+        assert "starts again on another node" in errors
+        assert ", started again since " in errors
+        assert tables(tmp_path) == expected
+        assert jobs
+        assert not psutil.wait_procs(jobs, timeout=10)[1]
+    ended = [row["ended"] for row in json.loads(RunFolder(tmp_path / "runs" / "r").durations.read_text())]
+    assert sorted(ended) == ["finished", "finished", "lost"]
+
+
+@pytest.mark.slow
+def test_a_killed_or_stopped_pipeline_resumes_with_what_is_finished(
+    data: Path, one_node: tuple[str, psutil.Process], expected: list[bytes], tmp_path: Path
+) -> None:
+    address, raylet = one_node
+    folder = RunFolder(tmp_path / "runs" / "r")
+    killed = start(tmp_path, data, "--cluster", address)
+    wait_for(lambda: folder.fold(MODEL, 0).is_finished() and trainings(raylet), "first fold")
+    killed.kill()
+    killed.communicate()
+    wait_for(lambda: not trainings(raylet), "end of the second fold", 20.0)
+
+    stopped = start(tmp_path, data, "--cluster", address)
+    wait_for(lambda: trainings(raylet), "second fold")
+    started = time.monotonic()
+    stopped.send_signal(signal.SIGINT)
+    _, errors = stopped.communicate(timeout=60)
+    assert time.monotonic() - started < 10.0
+    assert (stopped.returncode, "Traceback" in errors, STOPPED.strip() in errors) == (130, False, True), errors
+    wait_for(lambda: not trainings(raylet), "end of the second fold", 20.0)
+
+    resumed = start(tmp_path, data, "--cluster", address)
+    _, errors = resumed.communicate(timeout=600)
+    assert resumed.returncode == 0, errors
+    assert "1 of 2 folds are finished already" in errors
     assert tables(tmp_path) == expected
-    assert not [one for one in trainings if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
+
+
+EXPERIMENTS = """
+architecture = "mobilenet"
+settings = { image_size = "32x32" }
+[experiments.network]
+head_start = "logistic"
+epochs = 0
+[experiments.features]
+classifier = "logistic"
+calibrate = false
+regularisation = 10.0
+"""
+
+
+@pytest.mark.slow
+def test_experiments_and_bottleneck_models_train_on_a_cluster(
+    data: Path, one_node: tuple[str, psutil.Process], tmp_path: Path
+) -> None:
+    (tmp_path / "tried.toml").write_text(EXPERIMENTS)
+    found = []
+    for name, words in {"here": [], "there": ["--cluster", one_node[0]]}.items():
+        places = ["--data", data, "--runs", tmp_path / name, "--cache", tmp_path / name, "--weights", "none"]
+        command = [sys.executable, "-m", "tools.experiments", tmp_path / "tried.toml", *places, "--folds", "2", *words]
+        done = subprocess.run(
+            list(map(str, command)),
+            cwd=REPOSITORY,
+            env=os.environ | {"STATEFARM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            timeout=600,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        paths = sorted((tmp_path / name).glob("tried/*/fold_*/*.csv"))
+        found.append([path.read_bytes() for path in paths if path.name in ("out_of_fold.csv", "test.csv")])
+    assert "features, fold 0 1 finished" in done.stderr
+    assert len(found[0]) == 8
+    assert found[0] == found[1]
+
+
+NODE = "set -e; {hide}; exec ray start --address {address} --num-cpus 1 --memory 3000000000 --node-name {name} --block"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not can_hide_files, reason="needs the right to make mount namespaces")
+def test_nodes_that_differ_are_named_before_any_training(
+    data: Path, one_node: tuple[str, psutil.Process], tmp_path: Path
+) -> None:
+    packages, empty, weights = tmp_path / "packages", tmp_path / "empty", tmp_path / "weights"
+    for folder in (packages / "numpy-1.0.dist-info", empty, weights):
+        folder.mkdir(parents=True)
+    (packages / "numpy-1.0.dist-info/METADATA").write_text("Metadata-Version: 2.1\nName: numpy\nVersion: 1.0\n")
+    (packages / "sitecustomize.py").write_text("import platform\nplatform.python_version = lambda: '3.9.9'\n")
+    with h5py.File(weights / "mobilenet.weights.h5", "w") as file:
+        file.create_dataset("layers/all", (ARCHITECTURE.parameters,), "float32")
+    other = make_tree(tmp_path / "other", seed=1)
+    (tmp_path / "cpuinfo").write_text("flags : fpu\n")
+    hidden = {
+        "other-versions": f"export PYTHONPATH={packages}",
+        "no-data": f"mount --bind {empty} {data}",
+        "other-data": f"mount --bind {other} {data}",
+        "no-weights": f"mount --bind {empty} {weights}; mount --bind {tmp_path / 'cpuinfo'} /proc/cpuinfo",
+    }
+    environment = os.environ | AS_OTHERS | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    nodes = []
+    try:
+        for name, hide in hidden.items():
+            command = ["unshare", "-m", "sh", "-c", NODE.format(hide=hide, address=one_node[0], name=name)]
+            nodes.append(psutil.Popen(command, env=environment, stdout=subprocess.PIPE, text=True))
+            assert any("Ray runtime started" in line for line in nodes[-1].stdout), name
+        words = ["--weights", str(weights), "--precision", "auto", "--cluster", one_node[0]]
+        _, errors = start(tmp_path, data, *words).communicate(timeout=300)
+    finally:
+        for process in [one for node in nodes for one in [*node.children(recursive=True), node]]:
+            process.kill()
+    found = dict(re.findall(r"^(?:error: )?node ([\w-]+): (.*)$", errors, re.MULTILINE))
+    assert set(found) == set(hidden), errors
+    assert "Python: expected " in found["other-versions"]
+    assert "; numpy: expected " in found["other-versions"]
+    assert str(data) in found["no-data"]
+    assert "data: expected " in found["other-data"]
+    assert "expected mobilenet.weights.h5 in it" in found["no-weights"]
+    settings = json.loads(RunFolder(tmp_path / "runs" / "r").job_file(MODEL).read_text())
+    assert settings["precision"] == "float32", "of a node without bfloat16"
+    assert not list(tmp_path.glob("runs/*/*/fold_*"))
 
 
 def test_no_cluster_at_the_address_is_one_line_at_once(data: Path, tmp_path: Path) -> None:
     started = time.monotonic()
-    run = start(data, tmp_path, "--cluster", "127.0.0.1:9")
+    run = start(tmp_path, data, "--cluster", "127.0.0.1:9")
     _, errors = run.communicate(timeout=60)
     assert (run.returncode, "Traceback" in errors) == (2, False), errors
     assert "no cluster answers there" in errors
     assert time.monotonic() - started < 45  # 15 s on an idle machine
 
 
-@pytest.mark.slow
-@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="needs two cores")
-def test_nodes_that_cannot_do_the_work_are_reported_before_any_training(
-    data: Path, cluster: tuple[str, int], tmp_path: Path
-) -> None:
-    run = start(data, tmp_path, "--cluster", cluster[0], "--jobs", 1)  # a job on all of this machine's cores
-    _, errors = run.communicate(timeout=200)
-    assert (run.returncode, "Traceback" in errors) == (2, False), errors
-    assert "asks for" in errors
-    assert not list(tmp_path.glob("runs/*/*/fold_*"))
+def test_without_ray_the_command_that_installs_it_is_named() -> None:
+    code = "import sys; sys.modules['ray'] = None; from pipeline.ray import connect; connect('auto')"
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert "UserError: --cluster needs Ray, which is not installed. Install it: .venv/bin/python -m pip" in done.stderr

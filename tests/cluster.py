@@ -1,0 +1,61 @@
+"""A Ray cluster on this machine, in a process of its own."""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+
+import psutil
+
+# Workers get as much of a busy machine as other processes; Ray would give them less (nice 15).
+AS_OTHERS = {"RAY_worker_niceness": "0"}
+PROGRAM = """
+import json, sys
+from ray.cluster_utils import Cluster
+
+sizes = [{"num_cpus": cores, "memory": 6 * 2**30} | json.loads(sys.argv[2]) for cores in json.loads(sys.argv[1])]
+cluster = Cluster(initialize_head=True, head_node_args=sizes[0] | {"include_dashboard": False})
+nodes = [cluster.head_node, *[cluster.add_node(**size) for size in sizes[1:]]]
+print(cluster.address, *[node.all_processes["raylet"][0].process.pid for node in nodes], flush=True)
+sys.stdin.read()
+cluster.shutdown()
+"""
+
+
+@contextlib.contextmanager
+def cluster(cores: Sequence[int] = (1, 1), store: int = 100 * 2**20) -> Iterator[tuple[str, list[psutil.Process]]]:
+    """The address of a cluster of nodes with so many cores, and the process of each node's raylet, the head's first.
+
+    Args:
+        store: bytes of each node's object store.
+    """
+    command = [sys.executable, "-c", PROGRAM, json.dumps(list(cores)), json.dumps({"object_store_memory": store})]
+    pipe, environment = subprocess.PIPE, os.environ | AS_OTHERS
+    process = subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, text=True)
+    assert process.stdout is not None
+    address, *raylets = process.stdout.readline().split()
+    try:
+        yield address, [psutil.Process(int(raylet)) for raylet in raylets]
+    finally:
+        process.communicate("", timeout=60)
+
+
+def trainings(raylet: psutil.Process) -> list[psutil.Process]:
+    """The processes of the jobs that a node trains now."""
+    found = []
+    for child in raylet.children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            found += [child] if "--config" in child.cmdline() else []
+    return found
+
+
+def kill_node(raylet: psutil.Process) -> list[psutil.Process]:
+    """SIGKILL to a node's raylet and workers; returns the processes that it trained in, which get no signal."""
+    jobs = trainings(raylet)
+    for process in [raylet, *raylet.children(recursive=True)]:
+        if process not in jobs:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+    return jobs
