@@ -1,7 +1,5 @@
 """A small run folder as the training stage leaves it, with the data folder it was made of."""
 
-import subprocess
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,7 +9,6 @@ import pytest
 from hypothesis import strategies as st
 
 from common.competition import CLASSES
-from common.run_folder import REPOSITORY
 from common.tables import write_predictions
 from tests.fold_runs import finish_fold
 
@@ -19,12 +16,6 @@ SEEDS = st.integers(0, 2**32 - 1)
 FOLDS = 3
 DRIVERS = 9
 TEST_IMAGES = 45
-
-
-def run_command(module: str, *words: object) -> subprocess.CompletedProcess:
-    """Runs `python -m MODULE WORDS...` in the repository."""
-    command = [sys.executable, "-m", module, *map(str, words)]
-    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120, check=False)
 
 
 def predictions(random: np.random.Generator, members: int, images: int, concentration: float = 0.5) -> np.ndarray:

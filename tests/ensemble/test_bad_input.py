@@ -15,7 +15,7 @@ from common.tables import check_submission, read_sample_images, write_submission
 from ensemble.blend_run import Request, blend_run
 from ensemble.options import Options
 from ensemble.score import score_text
-from tests.ensemble.conftest import run_command
+from tests.commands import here
 from tests.fold_runs import finish_fold
 
 
@@ -219,12 +219,12 @@ def test_labels_of_other_images_are_counted(small) -> None:
 )
 def test_commands_end_with_one_line_and_status_2(small, module: str, words: tuple[str, ...], expected: str) -> None:
     more = ["--data", str(small.data)] if module == "ensemble.blend" else []
-    done = run_command(module, *more, *words)
+    done = here(module, *more, *words)
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and expected in done.stderr
 
 
 def test_mistake_in_the_labels_is_told_before_the_work(small) -> None:
-    done = run_command("ensemble.blend", *small.command, "--labels", small.root / "none.csv")
+    done = here("ensemble.blend", *small.command, "--labels", small.root / "none.csv")
     assert done.returncode == 2 and "no such label file" in done.stderr
     assert not small.submission.exists()

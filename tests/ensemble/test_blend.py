@@ -17,7 +17,7 @@ from ensemble.calibration import Calibration, clip
 from ensemble.figures import FIGURES
 from ensemble.members import find_members, read_members
 from ensemble.options import Options
-from tests.ensemble.conftest import run_command
+from tests.commands import here, module
 from tests.fold_runs import finish_fold
 from tests.imports import heavy_packages
 
@@ -32,7 +32,7 @@ def record_of(small) -> dict:
 
 
 def test_whole_path_from_the_command_line(small) -> None:
-    done = run_command("ensemble.blend", *small.command, "--labels", small.labels)
+    done = module("ensemble.blend", *small.command, "--labels", small.labels)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     lines = done.stdout.splitlines()
@@ -49,13 +49,13 @@ def test_whole_path_from_the_command_line(small) -> None:
     truth = small.test_labels.set_index("img").loc[submission["img"], "classname"].map(CLASSES.index).to_numpy()
     loss = log_loss(submission[list(CLASSES)].to_numpy(), truth)
     assert f"{small.submission} on {small.labels}: 45 images, log loss {loss:.5f}" in done.stdout
-    scored = run_command("ensemble.score", small.submission, "--labels", small.labels)
+    scored = here("ensemble.score", small.submission, "--labels", small.labels)
     assert scored.returncode == 0 and scored.stdout.rstrip() in done.stdout
     assert "p901" in scored.stdout and "c0 safe driving" in scored.stdout
 
 
 def test_every_method_is_scored_on_a_labelled_test_set_and_nothing_is_written(small) -> None:
-    done = run_command("ensemble.score", *small.command[:6], "--labels", small.labels)
+    done = here("ensemble.score", *small.command[:6], "--labels", small.labels)
     assert done.returncode == 0, done.stderr
     assert not (small.run / "ensemble").exists()
     blend_run(request_of(small))
@@ -221,7 +221,7 @@ def test_a_network_of_all_drivers_stands_beside_or_instead_of_the_folds_on_the_t
 @pytest.mark.parametrize("module", ["ensemble.blend", "ensemble.score"])
 def test_help_loads_nothing_heavy(module: str) -> None:
     assert heavy_packages("-m", module) == set()
-    assert "--labels" in run_command(module, "--help").stdout
+    assert "--labels" in here(module, "--help").stdout
 
 
 def test_every_output_is_recorded(small) -> None:

@@ -14,7 +14,8 @@ from common.competition import CLASSES
 from common.metric import log_loss
 from common.tables import check_submission, read_predictions, read_sample_images, write_predictions
 from ensemble.loose_tables import unique_names
-from tests.ensemble.conftest import informed, run_command
+from tests.commands import here
+from tests.ensemble.conftest import informed
 
 
 @dataclass
@@ -41,7 +42,7 @@ class Loose:
 
 
 def blend(words: list[str]) -> subprocess.CompletedProcess:
-    return run_command("ensemble.blend", *words)
+    return here("ensemble.blend", *words)
 
 
 @pytest.fixture

@@ -319,7 +319,7 @@ def test_where_nobody_is_held_out_the_last_weights_are_kept_and_nothing_stops_ea
     assert [row["epoch"] for row in trainer.progress.history] == [1, 2, 3]
     assert all(np.isnan(row["held_out_log_loss"]) for row in trainer.progress.history)
     assert trainer.progress.best_epoch == 3
-    _, arrays = trainer.load(tmp_path / "state.npz")
+    _, arrays = trainer.load_checkpoint(tmp_path / "state.npz")
     for ours, saved in zip(network.training.variables, trainer.ordered(arrays, "network"), strict=True):
         np.testing.assert_array_equal(ours, saved)
 

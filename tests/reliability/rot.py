@@ -129,7 +129,7 @@ def kinds(own: Run) -> dict[str, FileKind]:
     sums = {folder: (folder.finished() or {})["sha256"] for folder in own.run.fold_folders()}
     state = own.folder / "state.npz"
     small = keras.Sequential([keras.Input((4,)), keras.layers.Dense(10)])
-    trainer.save(state, trainer.Progress(best=[np.arange(99.0)]), small, None)
+    trainer.save_checkpoint(state, trainer.Progress(best=[np.arange(99.0)]), small, None)
 
     def of_cache(entries: str, name: str) -> FileKind:
         """The model trained again gives the same bytes."""
@@ -178,7 +178,7 @@ def kinds(own: Run) -> dict[str, FileKind]:
         "cached activations": of_cache("activations/*_conv_*", "mobilenet"),
         "cached features": of_cache("activations/*_features_*", "bottleneck"),
         "weights": FileKind([own.weights], of_weights),
-        "checkpoint": FileKind([state], lambda path: refused(lambda: trainer.load(path))),
+        "checkpoint": FileKind([state], lambda path: refused(lambda: trainer.load_checkpoint(path))),
         "fold table": FileKind([own.run.folds], of_folds),
         FINISHED: FileKind([folder / FINISHED for folder in sums], of_record),
         "blend and submission": FileKind([*blended, own.submission], of_blend),

@@ -6,6 +6,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import filelock
 import pytest
 
 from common.run_folder import REPOSITORY
@@ -42,11 +43,19 @@ def run_python(*words: object, timeout: float = 120, **environment: str) -> subp
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> TrainedRun:
-    folder = tmp_path_factory.mktemp("trained")
-    data, runs = make_tree(folder / "data", size=(120, 160)), folder / "runs"
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "trained"  # once for all test processes
+    data, runs = folder / "data", folder / "runs"
+    with filelock.FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            _train(data, runs, folder)
+    return TrainedRun(data, runs)
+
+
+def _train(data: Path, runs: Path, folder: Path) -> None:
+    make_tree(data, size=(120, 160))
     options = "--weights none --image-size 32x48 --pooled-layers conv_pw_11_relu,conv_pw_13_relu --epochs 0"
     options += " --head-start logistic --head-regularisation 10 --precision float32 --folds 2 --fold 0 --run tiny"
     where = ["--data", data, "--runs", runs, "--cache", folder / "cache"]
     told = run_python("models/mobilenet.py", *options.split(), *where)
     assert told.returncode == 0, told.stderr
-    return TrainedRun(data, runs)

@@ -29,7 +29,6 @@ from models.finetuning.network.network import (
     trainable_summary,
 )
 from models.finetuning.recipe import Recipe
-from models.finetuning.training import trainer
 from models.finetuning.training.optimisation import Stage, make_optimizer, stages
 from preprocessing.batches import training_order
 
@@ -72,7 +71,7 @@ class Trainer:
         self.checkpoint_path = checkpoint_path
         self.say = say
         self.watch: Callable[[dict[str, Any]], None] = lambda row: None  # gets each new row of history
-        self.progress = trainer.Progress(precision=precision)
+        self.progress = Progress(precision=precision)
         self.blocks = count_blocks(network.backbone, recipe.trainable)
         self.stages = stages(recipe, self.blocks)
         self._resumed: dict[str, np.ndarray] = {}
@@ -83,8 +82,8 @@ class Trainer:
         if not self.checkpoint_path.exists():
             return False
         try:
-            progress, arrays = trainer.load(self.checkpoint_path)
-        except trainer.DamagedCheckpointError as error:
+            progress, arrays = load_checkpoint(self.checkpoint_path)
+        except DamagedCheckpointError as error:
             self.checkpoint_path.unlink()
             self.say(f"{error} It is deleted, and this fold starts again.")
             return False
@@ -109,17 +108,17 @@ class Trainer:
             self._run_stage(self.stages[self.progress.stage])
             self.progress.stage += 1
             self.progress.epoch = 0
-        trainer.assign(self.network.training.variables, self.progress.best)
+        assign(self.network.training.variables, self.progress.best)
 
     def _run_stage(self, stage: Stage) -> None:
         model, progress = self.network.training, self.progress
         optimizer = self._compile(stage)
         steps = -(-len(self.data.training) // self.recipe.batch_size)
         if self._resumed:
-            trainer.assign(model.variables, trainer.ordered(self._resumed, "network"))
-            values = trainer.ordered(self._resumed, "optimizer")
+            assign(model.variables, ordered(self._resumed, "network"))
+            values = ordered(self._resumed, "optimizer")
             if progress.epoch:
-                trainer.assign(optimizer.variables, values)
+                assign(optimizer.variables, values)
             self._resumed = {}
         part = f", the top {stage.top_blocks} of {self.blocks} blocks" if stage.top_blocks else ""
         self.say(f"stage '{stage.name}'{part}: {trainable_summary(self.network)}")
@@ -133,7 +132,7 @@ class Trainer:
                     self._measure(seconds, loss)
             else:
                 self._add_row(seconds, loss)
-            trainer.save(self.checkpoint_path, progress, model, optimizer)
+            save_checkpoint(self.checkpoint_path, progress, model, optimizer)
 
     def _compile(self, stage: Stage) -> keras.optimizers.Optimizer:
         set_trainable(self.network, self.recipe, stage.name == "head", stage.top_blocks)
@@ -158,7 +157,7 @@ class Trainer:
         try:
             yield
         finally:
-            trainer.assign(variables, plain)
+            assign(variables, plain)
 
     def _run_epoch(self, stage: Stage, steps: int) -> float:
         """Trains one epoch; returns the mean training loss, in nats."""
@@ -205,7 +204,7 @@ class Trainer:
         taken = int(network.training.optimizer.iterations) > before
         if np.isfinite(loss) and (taken or self.precision == "mixed_float16"):
             return loss, True
-        trainer.assign(self._moving, moving)
+        assign(self._moving, moving)
         return loss, False
 
     def _measure(self, seconds: float, training_loss: float) -> None:
@@ -283,7 +282,9 @@ class Progress:
     precision: str = ""
 
 
-def save(path: Path, progress: Progress, network: keras.Model, optimizer: keras.optimizers.Optimizer | None) -> None:
+def save_checkpoint(
+    path: Path, progress: Progress, network: keras.Model, optimizer: keras.optimizers.Optimizer | None
+) -> None:
     """Writes progress, the network's variables (seeds included) and the optimiser's state."""
     state = {key: value for key, value in dataclasses.asdict(progress).items() if key != "best"}
     arrays = {f"network_{i}": keras.ops.convert_to_numpy(v) for i, v in enumerate(network.variables)}
@@ -296,7 +297,7 @@ def save(path: Path, progress: Progress, network: keras.Model, optimizer: keras.
         append_checksum(temporary)  # the archive's own checksums leave out its directory
 
 
-def load(path: Path) -> tuple[Progress, dict[str, np.ndarray]]:
+def load_checkpoint(path: Path) -> tuple[Progress, dict[str, np.ndarray]]:
     """Reads what `save` wrote.
 
     Raises:
