@@ -19,7 +19,7 @@ from models.finetuning.network.head import fit_logistic, set_head
 from models.finetuning.network.network import Network
 from models.finetuning.recipe import Recipe
 from models.finetuning.training.optimisation import learning_rate, stages
-from models.finetuning.training.trainer import DivergedError, Trainer
+from models.finetuning.training.trainer import DivergedError, Trainer, load_checkpoint, ordered
 from preprocessing import dataset
 from preprocessing.images import ImageStore
 from preprocessing.settings import Augmentation
@@ -319,8 +319,8 @@ def test_where_nobody_is_held_out_the_last_weights_are_kept_and_nothing_stops_ea
     assert [row["epoch"] for row in trainer.progress.history] == [1, 2, 3]
     assert all(np.isnan(row["held_out_log_loss"]) for row in trainer.progress.history)
     assert trainer.progress.best_epoch == 3
-    _, arrays = trainer.load_checkpoint(tmp_path / "state.npz")
-    for ours, saved in zip(network.training.variables, trainer.ordered(arrays, "network"), strict=True):
+    _, arrays = load_checkpoint(tmp_path / "state.npz")
+    for ours, saved in zip(network.training.variables, ordered(arrays, "network"), strict=True):
         np.testing.assert_array_equal(ours, saved)
 
 
