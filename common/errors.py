@@ -33,7 +33,7 @@ STOPS_WITHIN = 3.0  # seconds after Ctrl-C or SIGTERM
 
 
 class UserError(Exception):
-    """A mistake that the user can mend. The message says what was expected, what was found, what to type next.
+    """A mistake that the user can fix. The message says what was expected, what was found, what to type next.
 
     Attributes:
         status: of the command that ends with it.

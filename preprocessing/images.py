@@ -245,7 +245,7 @@ class ImageStore:
         if missing and not make_room(self.folder, needed, self.limit, [store.folder for store in keep]):
             say(
                 f"decoded images would take {self.bytes / 2**30:.1f} GiB, more than the cache may hold "
-                "(--cache-limit) or the disk has free: decoding them anew in each epoch instead, which is slower."
+                "(--cache-limit) or the disk has free: decoding them again in each epoch instead, which is slower."
             )
             return
         self._in_use = InUse(self.folder)

@@ -61,23 +61,23 @@ def test_the_whole_path_and_again_and_after_a_lost_submission(
     for word in ("models", "blend", "expected    log loss", "report", "submission"):
         assert any(line.startswith(word) for line in ending), ending
     assert "Nothing: every model has finished every fold." in (tmp_path / "runs/tiny/report.html").read_text()
-    piece = tmp_path / "runs" / "tiny" / "vgg16" / "fold_1"
-    names = {path.name for path in piece.iterdir()}
+    fold_folder = tmp_path / "runs" / "tiny" / "vgg16" / "fold_1"
+    names = {path.name for path in fold_folder.iterdir()}
     assert names == {
         *("config.json", "history.csv", "model.keras", "out_of_fold.csv", "out_of_fold_features.npy"),
         *("test.csv", "test_features.npy", "log.txt", "finished.json"),
     }
     folds = pd.read_csv(tmp_path / "runs" / "tiny" / "folds.csv")
-    out_of_fold = read_predictions(piece / "out_of_fold.csv")
+    out_of_fold = read_predictions(fold_folder / "out_of_fold.csv")
     assert set(out_of_fold.index) == set(folds["img"][folds["fold"] == 1])
-    assert len(np.load(piece / "test_features.npy", allow_pickle=False)) == len(sample)
+    assert len(np.load(fold_folder / "test_features.npy", allow_pickle=False)) == len(sample)
 
-    network = keras.saving.load_model(piece / "model.keras", safe_mode=True)
+    network = keras.saving.load_model(fold_folder / "model.keras", safe_mode=True)
     from common.settings import ImageSize
     from preprocessing.images import read_image
 
     pixels = np.stack([read_image(data / "imgs" / "test" / img, ImageSize(32, 40)) for img in sample["img"]])
-    stored = read_predictions(piece / "test.csv")[list(CLASSES)].to_numpy()
+    stored = read_predictions(fold_folder / "test.csv")[list(CLASSES)].to_numpy()
     np.testing.assert_allclose(network.predict(pixels, verbose=0), stored, atol=0.03)  # stored in bfloat16 on some
 
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("*") if path.is_file()}
@@ -87,8 +87,8 @@ def test_the_whole_path_and_again_and_after_a_lost_submission(
 
     content = submission.read_bytes()
     submission.unlink()
-    mended = run_all(type_command, data, tmp_path, *options)
-    assert mended.returncode == 0, mended.stderr
+    rewritten = run_all(type_command, data, tmp_path, *options)
+    assert rewritten.returncode == 0, rewritten.stderr
     assert submission.read_bytes() == content
 
     other = run_all(type_command, data, tmp_path, *options, "--learning-rate", "0.01")

@@ -65,7 +65,7 @@ class SmallRun:
     def labels(self) -> Path:
         return self.root / "labels.csv"
 
-    def piece(self, model: str, fold: int) -> Path:
+    def fold_folder(self, model: str, fold: int) -> Path:
         return self.run / model / f"fold_{fold}"
 
     def add_model(self, model: str, skill: float, seed: int, architecture: str = "") -> None:
@@ -73,10 +73,12 @@ class SmallRun:
             random = np.random.default_rng([seed, fold])
             part = self.folds[self.folds["fold"] == fold].sample(frac=1, random_state=seed)
             labels = part["classname"].map(CLASSES.index).to_numpy()
-            write_predictions(self.piece(model, fold) / "out_of_fold.csv", part["img"], informed(random, labels, skill))
+            write_predictions(
+                self.fold_folder(model, fold) / "out_of_fold.csv", part["img"], informed(random, labels, skill)
+            )
             test = self.test_labels.sample(frac=1, random_state=seed + fold)
             labels = test["classname"].map(CLASSES.index).to_numpy()
-            write_predictions(self.piece(model, fold) / "test.csv", test["img"], informed(random, labels, skill))
+            write_predictions(self.fold_folder(model, fold) / "test.csv", test["img"], informed(random, labels, skill))
             finish_fold(self.run, model, fold, {"architecture": architecture or model})
 
     def change(self, path: Path, change: object) -> Path:

@@ -33,8 +33,8 @@ def one_line(message: str) -> str:
 
 
 def test_missing_fold_names_the_command(small) -> None:
-    shutil.rmtree(small.piece("vgg16", 1))
-    (small.piece("vgg16", 2) / "finished.json").unlink()
+    shutil.rmtree(small.fold_folder("vgg16", 1))
+    (small.fold_folder("vgg16", 2) / "finished.json").unlink()
     message = refused(small)
     runs = small.run.parent
     assert f"vgg16 lacks fold 1, 2: python models/vgg16.py --run trial --runs {runs} --fold 1 2" in message
@@ -54,7 +54,7 @@ def test_nothing_to_blend(small) -> None:
 
 
 def test_folds_that_changed_since_the_training_are_refused(small) -> None:
-    path = small.piece("resnet50", 1) / "config.json"
+    path = small.fold_folder("resnet50", 1) / "config.json"
     finish_fold(small.run, "resnet50", 1, {"folds_sha256": sha256_of(small.run / "folds.csv")})
     blend_run(Request(small.run, small.sample, small.submission, ("resnet50",), options=Options(figures=False)))
     small.submission.unlink()
@@ -66,7 +66,7 @@ def test_folds_that_changed_since_the_training_are_refused(small) -> None:
 
 def test_no_fold_in_common(small) -> None:
     for model, fold in (("vgg16", 0), ("resnet50", 1), ("inception_v3", 2)):
-        (small.piece(model, fold) / "finished.json").unlink()
+        (small.fold_folder(model, fold) / "finished.json").unlink()
     assert "no fold is finished by all models" in refused(small, allow_missing=True)
     for path in small.run.glob("*/fold_*/finished.json"):
         path.unlink()
@@ -74,13 +74,13 @@ def test_no_fold_in_common(small) -> None:
 
 
 def test_fold_that_the_run_does_not_have(small) -> None:
-    shutil.copytree(small.piece("vgg16", 0), small.piece("vgg16", 7))
+    shutil.copytree(small.fold_folder("vgg16", 0), small.fold_folder("vgg16", 7))
     assert "no fold 7" in refused(small)
 
 
 @pytest.mark.parametrize("name", ["out_of_fold.csv", "test.csv"])
 def test_table_is_gone_or_lacks_images_or_has_others(small, name: str) -> None:
-    path = small.piece("resnet50", 1) / name
+    path = small.fold_folder("resnet50", 1) / name
     first, last = pd.read_csv(path)["img"].iloc[[0, -1]]
     small.change(path, lambda table: table.iloc[:-1])
     message = refused(small)
@@ -93,7 +93,7 @@ def test_table_is_gone_or_lacks_images_or_has_others(small, name: str) -> None:
 
 
 def test_a_changed_byte_is_reported_and_that_fold_is_not_finished_any_more(small) -> None:
-    path = small.piece("resnet50", 1) / "test.csv"
+    path = small.fold_folder("resnet50", 1) / "test.csv"
     content = bytearray(path.read_bytes())
     content[-9] ^= 1
     path.write_bytes(content)
@@ -102,11 +102,12 @@ def test_a_changed_byte_is_reported_and_that_fold_is_not_finished_any_more(small
 
 
 def test_out_of_fold_table_of_another_fold(small) -> None:
-    shutil.copy(small.piece("vgg16", 0) / "out_of_fold.csv", small.piece("vgg16", 1) / "out_of_fold.csv")
+    shutil.copy(small.fold_folder("vgg16", 0) / "out_of_fold.csv", small.fold_folder("vgg16", 1) / "out_of_fold.csv")
     finish_fold(small.run, "vgg16", 1)
     message = refused(small)
     assert (
-        str(small.piece("vgg16", 1) / "out_of_fold.csv") in message and "the images of fold 1 in folds.csv" in message
+        str(small.fold_folder("vgg16", 1) / "out_of_fold.csv") in message
+        and "the images of fold 1 in folds.csv" in message
     )
     assert "60 missing" in message and "57 more" in message
 
@@ -121,7 +122,7 @@ def test_out_of_fold_table_of_another_fold(small) -> None:
     ],
 )
 def test_malformed_table(small, change: object, words: str) -> None:
-    path = small.change(small.piece("vgg16", 2) / "test.csv", change)
+    path = small.change(small.fold_folder("vgg16", 2) / "test.csv", change)
     message = refused(small)
     assert str(path) in message and words in message
 

@@ -70,7 +70,7 @@ def test_every_method_is_scored_on_a_labelled_test_set_and_nothing_is_written(sm
     assert float(single[2]) == pytest.approx(methods.loc["best single", "cross_fitted"], abs=1e-4)
     (mean,) = [line.split() for line in done.stdout.splitlines() if line.startswith("uniform mean")]
     tables = [
-        pd.read_csv(small.piece(model, fold) / "test.csv", index_col="img").loc[submission.index]
+        pd.read_csv(small.fold_folder(model, fold) / "test.csv", index_col="img").loc[submission.index]
         for model in ("vgg16", "resnet50", "inception_v3")
         for fold in range(3)
     ]
@@ -102,7 +102,7 @@ def test_what_lies_in_the_run_folder(small) -> None:
     scores = pd.read_csv(folder / "scores.csv")
     assert len(scores) == 5 * 4 and set(scores["fold"]) == {"0", "1", "2", "all"}
     overall = scores[scores["fold"] == "all"].set_index("name")["log_loss"]
-    members = pd.concat([read_predictions(small.piece("vgg16", fold) / "out_of_fold.csv") for fold in range(3)])
+    members = pd.concat([read_predictions(small.fold_folder("vgg16", fold) / "out_of_fold.csv") for fold in range(3)])
     assert overall["vgg16"] == pytest.approx(log_loss(members.loc[table.index].to_numpy(), labels))
     assert overall["blend, fitted"] < overall[["vgg16", "resnet50", "inception_v3"]].min()
     drivers, classes = pd.read_csv(folder / "by_driver.csv"), pd.read_csv(folder / "by_class.csv")
@@ -115,7 +115,7 @@ def test_what_lies_in_the_run_folder(small) -> None:
 def test_submission_is_the_blend_of_the_mean_of_the_fold_models(small) -> None:
     options = Options(figures=False, match_prior="no", neighbours=False)
     blend_run(request_of(small, models=("vgg16",), options=options))
-    tables = [read_predictions(small.piece("vgg16", fold) / "test.csv") for fold in range(3)]
+    tables = [read_predictions(small.fold_folder("vgg16", fold) / "test.csv") for fold in range(3)]
     images = list(pd.read_csv(small.sample)["img"])
     mean = sum(table.loc[images].to_numpy() for table in tables) / 3
     record = record_of(small)
@@ -143,12 +143,12 @@ def test_again_does_nothing_until_an_input_or_output_changes(small) -> None:
     assert again.startswith(text) and "nothing to do" in again
     assert small.submission.stat().st_mtime_ns == before
 
-    os.utime(small.piece("vgg16", 0) / "test.csv")  # only touched: the content decides
+    os.utime(small.fold_folder("vgg16", 0) / "test.csv")  # only touched: the content decides
     assert "nothing to do" in blend_run(one)
     assert "nothing to do" not in blend_run(request_of(small, models=("vgg16", "resnet50")))
     assert "nothing to do" not in blend_run(one)
 
-    small.change(small.piece("vgg16", 0) / "test.csv", lambda table: table.iloc[::-1])
+    small.change(small.fold_folder("vgg16", 0) / "test.csv", lambda table: table.iloc[::-1])
     assert "nothing to do" not in blend_run(one)
     small.submission.write_text("img\n")
     assert "nothing to do" not in blend_run(one)
@@ -167,10 +167,10 @@ def test_same_inputs_give_the_same_bytes(small) -> None:
 
 
 def test_allow_missing_blends_what_every_model_covers_and_says_so(small) -> None:
-    shutil.rmtree(small.piece("resnet50", 1))
-    (small.piece("vgg16", 2) / "finished.json").unlink()
+    shutil.rmtree(small.fold_folder("resnet50", 1))
+    (small.fold_folder("vgg16", 2) / "finished.json").unlink()
     for fold in range(3):
-        (small.piece("inception_v3", fold) / "finished.json").unlink()
+        (small.fold_folder("inception_v3", fold) / "finished.json").unlink()
     text = blend_run(request_of(small, allow_missing=True))
     assert "INCOMPLETE" in text and "resnet50 lacks fold 1" in text and "60 of 180 images" in text
     record = record_of(small)
@@ -182,7 +182,7 @@ def test_allow_missing_blends_what_every_model_covers_and_says_so(small) -> None
 
 
 def test_a_model_trained_on_all_drivers_is_left_alone(small) -> None:
-    shutil.copytree(small.piece("vgg16", 0), small.run / "vgg16" / "fold_all")
+    shutil.copytree(small.fold_folder("vgg16", 0), small.run / "vgg16" / "fold_all")
     (small.run / "vgg16" / "fold_all" / "out_of_fold.csv").unlink()
     (small.run / "vgg16" / "fold_all" / "finished.json").unlink()
     (small.run / "notes").mkdir()
@@ -195,7 +195,7 @@ def test_a_model_trained_on_all_drivers_is_left_alone(small) -> None:
 def test_a_network_of_all_drivers_stands_beside_or_instead_of_the_folds_on_the_test_set_alone(small) -> None:
     with pytest.raises(UserError, match=r"no model .* has a finished fold_all.*--fold all"):
         blend_run(request_of(small, options=Options(figures=False, all_drivers="beside")))
-    shutil.copytree(small.piece("resnet50", 0), small.run / "vgg16" / "fold_all")
+    shutil.copytree(small.fold_folder("resnet50", 0), small.run / "vgg16" / "fold_all")
     (small.run / "vgg16" / "fold_all" / "out_of_fold.csv").unlink()
     finish_fold(small.run, "vgg16", "all")
     images = pd.Index(pd.read_csv(small.sample)["img"])
@@ -204,8 +204,8 @@ def test_a_network_of_all_drivers_stands_beside_or_instead_of_the_folds_on_the_t
         members = find_members(small.run, range(3), ["vgg16"])
         found[how] = read_members(small.run, members, small.folds, images, how)
         np.testing.assert_array_equal(found[how].out_of_fold, found["no"].out_of_fold)
-    tables = [read_predictions(small.piece("vgg16", fold) / "test.csv") for fold in range(3)]
-    alone = read_predictions(small.piece("resnet50", 0) / "test.csv")
+    tables = [read_predictions(small.fold_folder("vgg16", fold) / "test.csv") for fold in range(3)]
+    alone = read_predictions(small.fold_folder("resnet50", 0) / "test.csv")
     np.testing.assert_allclose(found["instead"].test[0], alone.loc[images].to_numpy())
     assert [found[how].fold_means[0].networks for how in ("no", "beside", "instead")] == [3, 4, 1]
     mean = np.mean([table.loc[images].to_numpy() for table in [*tables, alone]], axis=0)

@@ -214,11 +214,11 @@ def test_a_fold_trained_on_activations_is_the_fold_trained_on_pixels(material: P
 
     train(material, "kept", 1)  # the second fold finds all of it
     assert {path: path.stat().st_mtime_ns for path in (material / "cache" / "activations").rglob("*.npy")} == before
-    assert "activations" not in train(material, "anew", 1, "--activations", "no")
+    assert "activations" not in train(material, "again", 1, "--activations", "no")
     for name in ("out_of_fold.csv", "test.csv"):
         tables = [
             pd.read_csv(material / "runs" / run / "mobilenet" / "fold_1" / name, index_col="img")
-            for run in ("kept", "anew")
+            for run in ("kept", "again")
         ]
         np.testing.assert_allclose(*tables, atol=1e-5)
 

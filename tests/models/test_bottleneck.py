@@ -135,7 +135,7 @@ def test_from_photographs_to_a_member_of_the_blend(tiny_tree: Callable[..., Path
     done = type_command(*options, *places)
     assert done.returncode == 0, done.stderr
     model = tmp_path / "runs" / "tiny" / "bottleneck_mobilenet_logistic"
-    piece = model / "fold_1"
+    fold_folder = model / "fold_1"
     outputs = (
         "history.csv",
         "model.keras",
@@ -144,20 +144,20 @@ def test_from_photographs_to_a_member_of_the_blend(tiny_tree: Callable[..., Path
         "regularisation.csv",
         "test.csv",
     )
-    assert {p.name for p in piece.iterdir()} == {
+    assert {p.name for p in fold_folder.iterdir()} == {
         *outputs, "test_features.npy", "config.json", "log.txt", "finished.json"
     }  # fmt: skip
-    assert np.load(piece / "test_features.npy").dtype == np.float16
-    settings = json.loads((piece / "config.json").read_text())["settings"]
+    assert np.load(fold_folder / "test_features.npy").dtype == np.float16
+    settings = json.loads((fold_folder / "config.json").read_text())["settings"]
     assert settings["architecture"] == "mobilenet"
     assert settings["classifier"] == "logistic"
 
-    network = keras.saving.load_model(piece / "model.keras", safe_mode=True)
-    stored = read_predictions(piece / "test.csv")
+    network = keras.saving.load_model(fold_folder / "model.keras", safe_mode=True)
+    stored = read_predictions(fold_folder / "test.csv")
     pixels = np.stack([read_image(data / "imgs" / "test" / img, ImageSize(32, 40)) for img in stored.index])
     np.testing.assert_allclose(network.predict(pixels, verbose=0), stored[list(CLASSES)], atol=1e-4)
     folds = pd.read_csv(tmp_path / "runs" / "tiny" / "folds.csv")
-    assert set(read_predictions(piece / "out_of_fold.csv").index) == set(folds["img"][folds["fold"] == 1])
+    assert set(read_predictions(fold_folder / "out_of_fold.csv").index) == set(folds["img"][folds["fold"] == 1])
 
     before = {path: path.stat().st_mtime_ns for path in model.rglob("*") if path.is_file()}
     again = type_command(*options, *places)

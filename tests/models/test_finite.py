@@ -209,7 +209,7 @@ print("numbers" if np.isfinite(tape.gradient(loss, kernel).numpy().astype(np.flo
     ("precision", "expected"),
     [
         ("mixed_bfloat16", "numbers"),
-        # float32 leaves the memory alone. Where this has numbers too, oneDNN is mended and clear_new_memory may go.
+        # float32 leaves the memory alone. Where this has numbers too, oneDNN is fixed and clear_new_memory may go.
         pytest.param("float32", "NaN", marks=pytest.mark.slow),
     ],
 )

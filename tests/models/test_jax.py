@@ -43,10 +43,10 @@ def test_a_fold_trained_on_jax_predicts_the_same_on_tensorflow(tmp_path: Path) -
     said = on_jax("models/mobilenet.py", *options.split(), "--trainable", "from conv_pw_13", *where)
     assert "mobilenet, fold 0: float32" in said
     assert "activations at conv_dw_13_relu for 20 images are computed once" in said
-    piece = tmp_path / "runs" / "jax" / "mobilenet" / "fold_0"
-    table = read_predictions(piece / "test.csv")
+    fold_folder = tmp_path / "runs" / "jax" / "mobilenet" / "fold_0"
+    table = read_predictions(fold_folder / "test.csv")
     pixels = [read_image(data / "imgs" / "test" / name, SIZE) for name in table.index]
-    model = keras.saving.load_model(piece / "model.keras", compile=False)
+    model = keras.saving.load_model(fold_folder / "model.keras", compile=False)
     np.testing.assert_allclose(model.predict_on_batch(np.stack(pixels)), table, atol=1e-3)
 
 

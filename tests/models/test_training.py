@@ -340,7 +340,7 @@ def test_a_disk_that_does_not_answer_costs_no_checkpoint(
             trainer.resume()
     assert (tmp_path / "state.npz").read_bytes() == whole
     (tmp_path / "state.npz").write_bytes(b"x")
-    assert not trainer.resume(), "what is damaged is made anew"
+    assert not trainer.resume(), "a corrupted checkpoint is not used"
 
 
 def test_a_loss_that_is_no_number_stops_with_the_settings_to_change(data: FoldData, tmp_path: Path) -> None:

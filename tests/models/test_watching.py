@@ -62,9 +62,9 @@ def test_every_epoch_arrives_at_all_of_them_and_decides_nothing(tiny_tree: Calla
     told = train(data, tmp_path, "--log-to", ",".join(watching.NAMES))
     assert told.returncode == 0, told.stderr
     runs = tmp_path / "runs"
-    piece = runs / "watched" / "mobilenet" / "fold_0"
-    history = pd.read_csv(piece / "history.csv")
-    events = EventAccumulator(str(piece / "tensorboard" / "validation"), size_guidance={"tensors": 0})
+    fold_folder = runs / "watched" / "mobilenet" / "fold_0"
+    history = pd.read_csv(fold_folder / "history.csv")
+    events = EventAccumulator(str(fold_folder / "tensorboard" / "validation"), size_guidance={"tensors": 0})
     events.Reload()
     assert [event.step for event in events.Tensors("epoch_log_loss")] == [1, 2]
     client = MlflowClient(f"sqlite:///{runs / '.mlflow' / 'mlflow.db'}")
@@ -73,9 +73,9 @@ def test_every_epoch_arrives_at_all_of_them_and_decides_nothing(tiny_tree: Calla
     losses = [metric.value for metric in client.get_metric_history(run.info.run_id, "val_log_loss")]
     assert losses == pytest.approx(history["held_out_log_loss"].tolist())
     assert run.data.params["learning_rate"] == str(
-        json.loads((piece / "config.json").read_text())["settings"]["learning_rate"]
+        json.loads((fold_folder / "config.json").read_text())["settings"]["learning_rate"]
     )
-    assert list(piece.glob("wandb/offline-run-*/*.wandb"))
+    assert list(fold_folder.glob("wandb/offline-run-*/*.wandb"))
 
     plain = train(data, tmp_path, "--model-name", "plain")
     assert plain.returncode == 0, plain.stderr

@@ -57,7 +57,7 @@ VALUES: tuple[Any, ...] = (
 
 
 def mutated(content: bytes, seeds: Sequence[bytes], draw: random.Random) -> bytes:
-    """One to four random changes of valid content; `seeds` lend pieces to splice in."""
+    """One to four random changes of valid content; `seeds` lend parts to splice in."""
     for _ in range(draw.choice((1, 1, 1, 2, 3, 4))):
         content = draw.choice(_CHANGES)(content, seeds, draw)
     return content[: 1 << 20]

@@ -29,8 +29,8 @@ def run_once(folder: Path, data: Path, weights: Path, workers: int) -> dict[str,
         done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
         if done.returncode:
             raise RuntimeError(f"{' '.join(command)}\n{done.stdout}\n{done.stderr}")
-    piece = folder / "runs" / "same" / "inception_v3" / "fold_0"
-    return {path.name: sha256_of(path) for path in (*(piece / name for name in COMPARED), folder / "same.csv")}
+    fold_folder = folder / "runs" / "same" / "inception_v3" / "fold_0"
+    return {path.name: sha256_of(path) for path in (*(fold_folder / name for name in COMPARED), folder / "same.csv")}
 
 
 def main() -> None:

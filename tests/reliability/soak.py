@@ -55,7 +55,7 @@ def measured(done: int) -> Measure:
 
 
 def soak(jobs: int, run: Callable[[int], None], every: int) -> list[Measure]:
-    """Runs that many pieces; measures this process at the beginning, after every few, and at the end."""
+    """Runs so many jobs; measures this process at the beginning, after every few, and at the end."""
     curve = [measured(0)]
     for number in range(1, jobs + 1):
         run(number)

@@ -80,7 +80,7 @@ def test_a_file_that_predicts_something_else_is_not_written(
 
 
 def small_network(folder: Path, seed: int) -> None:
-    """A piece with a network of a few random numbers."""
+    """A fold run with a network of a few random numbers."""
     images = keras.Input((16, 24, 3), dtype="uint8")
     features = keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(1 / 255)(images))
     kernel = keras.initializers.RandomNormal(stddev=9.0, seed=seed)
