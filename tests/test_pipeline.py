@@ -122,6 +122,7 @@ def test_broken_images_stop_the_run_or_are_left_out(
     assert len(read_predictions(tmp_path / "broken.csv")) == 6
 
 
+@pytest.mark.slow
 def test_the_users_own_folds_decide_what_is_held_out(
     type_command: Command, tiny_tree: Callable[..., Path], tmp_path: Path
 ) -> None:
