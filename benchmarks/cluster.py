@@ -24,16 +24,15 @@ from tests.trees import make_tree
 FOLDS, EPOCHS = 6, 12
 TRAINING = ["--weights", "none", "--quick", "--image-size", "96x96", "--jobs", "2", "--activations", "no"]
 STAND_IN = """
-import os, sys
-from models.finetuning import fold_run
-if "--config" in sys.argv:
+if __name__ == "__main__" and "--config" in sys.argv:
+    import os
+    from models.finetuning import fold_run
     folder = fold_run.load(Path(sys.argv[sys.argv.index("--config") + 1])).of_fold(int(sys.argv[-1])).folder
     folder.path.mkdir(parents=True)
     folder.start({"settings": {}})
     (folder / "model.keras").write_bytes(os.urandom(10**8))
     folder.finish({}, ["model.keras"])
     sys.exit()
-
 """
 
 
@@ -56,7 +55,6 @@ def measure_time(folder: Path, pairs: int, epochs: int) -> None:
     data = make_tree(folder / "data", drivers=FOLDS, images_per_class=4)
     ratios, with_start = [], []
     for number in range(pairs):
-        begun = time.perf_counter()
         here, fold = timed(folder / f"here{number}", data, epochs)
         begun = time.perf_counter()
         with cluster() as (address, _):
@@ -90,7 +88,8 @@ def measure_memory(folder: Path) -> None:
     listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, check=True)
     subprocess.run(["cp", "--parents", "-t", code, *listed.stdout.decode().split()], cwd=ROOT, check=True)
     script = code / "models" / "mobilenet.py"
-    script.write_text(script.read_text().replace("from common.settings", f"{STAND_IN}from common.settings", 1))
+    own, _, start = script.read_text().rpartition("\nif __name__")
+    script.write_text(f"{own}{STAND_IN}\nif __name__{start}")
     data = make_tree(folder / "data", drivers=30, images_per_class=1)
     places = ["--data", data, "--runs", folder / "runs", "--cache", folder / "cache", "--run", "r"]
     with cluster((1, 1), store=400 * 2**20) as (address, _):

@@ -82,6 +82,7 @@ def connect(address: str) -> list[Node]:
     import ray
 
     if not ray.is_initialized():
+        os.environ["RAY_IGNORE_UNHANDLED_ERRORS"] = "1"  # of results that nobody asks for: the executor reports them
         handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             if address != "auto":  # Ray would try for longer

@@ -110,6 +110,7 @@ def test_a_node_that_is_killed_costs_time_and_nothing_else(
 def test_a_killed_or_stopped_pipeline_resumes_with_what_is_finished(
     data: Path, one_node: tuple[str, psutil.Process], expected: list[bytes], tmp_path: Path
 ) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
     address, raylet = one_node
     folder = RunFolder(tmp_path / "runs" / "r")
     killed = start(tmp_path, data, "--cluster", address)
