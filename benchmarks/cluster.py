@@ -88,8 +88,8 @@ def measure_memory(folder: Path) -> None:
     listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, check=True)
     subprocess.run(["cp", "--parents", "-t", code, *listed.stdout.decode().split()], cwd=ROOT, check=True)
     script = code / "models" / "mobilenet.py"
-    own, _, start = script.read_text().rpartition("\nif __name__")
-    script.write_text(f"{own}{STAND_IN}\nif __name__{start}")
+    before, _, start = script.read_text().rpartition("\nif __name__")
+    script.write_text(f"{before}{STAND_IN}\nif __name__{start}")
     data = make_tree(folder / "data", drivers=30, images_per_class=1)
     places = ["--data", data, "--runs", folder / "runs", "--cache", folder / "cache", "--run", "r"]
     with cluster((1, 1), store=400 * 2**20) as (address, _):
