@@ -80,6 +80,13 @@ def run_command(main: Callable[[], None]) -> None:
         if is_out_of_memory(error):
             print(f"error: out of memory: {last_line(error)}", file=sys.stderr)
             sys.exit(OUT_OF_MEMORY)
+        if type(error).__name__ == "UnimplementedError" and "determinis" in str(error):  # TensorFlow, on GPUs
+            print(
+                f"error: {last_line(error)} Start the same command with --deterministic no: two runs may then differ "
+                "in the last digits.",
+                file=sys.stderr,
+            )
+            sys.exit(USER_ERROR)
         if isinstance(error, OSError) and not has_temporary_folder():
             print(
                 "error: there is no folder for temporary files: expected one that this user can write to, such as "
@@ -112,6 +119,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     backend = type(error).__name__
     if backend == "ResourceExhaustedError":  # TensorFlow
         return True
+    if backend in ("InternalError", "UnknownError", "FailedPreconditionError"):  # TensorFlow, of CUDA's libraries
+        return any(words in str(error) for words in ("OUT_OF_MEMORY", "out of memory", "ALLOC_FAILED"))
     if backend in ("XlaRuntimeError", "JaxRuntimeError"):
         return str(error).startswith("RESOURCE_EXHAUSTED")
     return type(error).__module__.startswith("cv2") and getattr(error, "code", None) == -4  # StsNoMem

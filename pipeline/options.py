@@ -140,6 +140,12 @@ def add_run_options(parser: argparse.ArgumentParser, default_run: str = "full; q
     group.add_argument(
         "--precision", default="auto", choices=runtime.PRECISIONS, help="dtype policy [auto, by hardware]"
     )
+    group.add_argument(
+        "--deterministic",
+        default="auto",
+        choices=runtime.DETERMINISM,
+        help="the same bits each time, slower on GPUs [auto: yes with TensorFlow]",
+    )
     group.add_argument("--seed", type=whole_number(0, 2**31 - 1), default=0, metavar="N", help="random seed [0]")
     group.add_argument(
         "--cluster", metavar="A", help="train on a Ray cluster: auto, or HOST:PORT of its head [this machine alone]"

@@ -348,6 +348,7 @@ def _fold_run(
         data=data,
         weights=arguments.weights,
         precision=arguments.precision,
+        deterministic=arguments.deterministic,
         seed=arguments.seed,
         skip_broken=arguments.skip_broken,
         cache=arguments.cache,

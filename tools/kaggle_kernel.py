@@ -27,6 +27,7 @@ from pipeline.presets import PRESETS
 
 DEPTH = 8  # of folders under input/: a model's files lie six deep, models/OWNER/MODEL/keras/VARIATION/VERSION/
 NOT_LOOKED_INTO = ("imgs", "fold_")  # beginnings of names
+DOCTOR_SECONDS = 8  # of training steps; with loading and building about 20
 CACHE_LIMIT = "40"  # GiB; the disk beside working/ has about 57
 
 
@@ -118,12 +119,16 @@ def main() -> None:
         print(line, flush=True)
     places = ["--data", data, "--runs", working / "runs", "--cache", scratch / "cache"]
     places += ["--submissions", scratch / "submissions", "--cache-limit", CACHE_LIMIT]
-    if given.weights == "imagenet":
-        networks = zoo.find_all(given.models or names_in(PRESETS[given.preset].models))
-        places += ["--weights", gather_weights(inputs, networks, scratch / "weights")]
+    networks, weights = zoo.find_all(given.models or names_in(PRESETS[given.preset].models)), given.weights
+    attached = any(next(folder.glob("*.h5"), None) for folder in folders(inputs))
+    if weights == "imagenet" and (attached or not pretrained.reachable()):
+        weights = gather_weights(inputs, networks, scratch / "weights")
+        places += ["--weights", weights]
     environment = {name: value for name, value in os.environ.items() if name != "STATEFARM_DATA"}
     environment |= {"STATEFARM_PACKAGES": "installed", STARTED: started, "PYTHONUNBUFFERED": "1"}
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', '')}"
+    examined = ["--models", networks[0].name, "--seconds", DOCTOR_SECONDS, "--data", data, "--weights", weights]
+    subprocess.run([sys.executable, "-m", "tools.doctor", *map(str, examined)], env=environment, check=False)
     command = ["bash", str(REPOSITORY / "run_all.sh"), *map(str, places), *options]
     status = subprocess.run(command, env=environment, check=False).returncode
     submissions = sorted((scratch / "submissions").glob("*.csv"), key=lambda path: path.stat().st_mtime)

@@ -36,6 +36,7 @@ from common.run_folder import (
 )
 from common.settings import as_json, as_words, checked
 from models.finetuning import architecture as zoo
+from models.finetuning import runtime
 from models.finetuning.architecture import Architecture
 from models.finetuning.data import pseudo_labels
 from models.finetuning.network import weights as pretrained
@@ -57,6 +58,7 @@ class FoldRun:
         data: the competition's folder.
         weights: 'imagenet', 'none' or a folder of NAME.weights.h5.
         precision: a dtype policy, or 'auto' where nobody has resolved it.
+        deterministic: whether operations give the same bits each time: 'auto', 'yes' or 'no'.
         cache: folder of decoded images, activations and features.
         cache_limit: its largest size, in bytes.
         workers: threads that make batches.
@@ -74,6 +76,7 @@ class FoldRun:
     data: Path
     weights: str = "imagenet"
     precision: str = "auto"
+    deterministic: str = "auto"
     seed: int = 0
     skip_broken: bool = False
     cache: Path = REPOSITORY / "cache"
@@ -223,13 +226,22 @@ class FoldRun:
         """Writes config.json: the settings, and what they met here."""
         self.require_same_settings(settings)
         here = {"host": platform.node(), "cores": machine.cores(), "system": platform.platform()}
+        here["deterministic"] = runtime.choose_determinism(self.deterministic)[0]
         self.folder.start(
             {"settings": settings, "versions": versions, "git_revision": _git_revision(), "machine": here}
         )
 
 
 _PLAIN = {
-    **{"data": str, "weights": str, "precision": str, "seed": int, "skip_broken": bool, "cache": str},
+    **{
+        "data": str,
+        "weights": str,
+        "precision": str,
+        "deterministic": str,
+        "seed": int,
+        "skip_broken": bool,
+        "cache": str,
+    },
     **{"cache_limit": int, "workers": int, "threads": int | None, "activations": str, "log_to": list},
 }
 _TYPES = {**_PLAIN, "architecture": str, "classifies_features": bool, "recipe": dict, "augmentation": dict}

@@ -20,16 +20,19 @@ from common.errors import UserError
 BACKENDS = ("tensorflow", "jax")
 PRECISIONS = ("auto", "float32", "mixed_bfloat16", "mixed_float16")
 
+DETERMINISM = ("auto", "yes", "no")
+
 AMX = "AMX-BF16"
 M_PERTURB = -6  # glibc's option: what malloc writes into the memory that it gives out (malloc.h, mallopt(3))
 
 
-def start(precision: str, seed: int) -> tuple[str, str]:
+def start(precision: str, seed: int, deterministic: str = "auto") -> tuple[str, str]:
     """Loads Keras, sets the seed and the dtype policy.
 
     Args:
         precision: one of `PRECISIONS`.
         seed: of every random number that Keras draws.
+        deterministic: one of `DETERMINISM`.
 
     Returns:
         the dtype policy, and why it was chosen.
@@ -44,7 +47,8 @@ def start(precision: str, seed: int) -> tuple[str, str]:
     if keras.backend.backend() == "tensorflow":
         import tensorflow
 
-        tensorflow.config.experimental.enable_op_determinism()
+        if choose_determinism(deterministic)[0]:
+            tensorflow.config.experimental.enable_op_determinism()
         if policy == "mixed_bfloat16" and bfloat16_unit() == AMX:
             clear_new_memory()
     return policy, reason
@@ -134,6 +138,23 @@ def choose_precision(precision: str) -> tuple[str, str]:
         return "float32", f"{_backend()} on a CPU gains nothing by less"
     unit = bfloat16_unit()
     return ("mixed_bfloat16", f"CPU with {unit}") if unit else ("float32", "CPU without bfloat16 units")
+
+
+def choose_determinism(asked: str) -> tuple[bool, str]:
+    """Whether operations give the same bits each time, for `--deterministic`, and the reason.
+
+    'auto' is yes with TensorFlow, on GPUs too: every operation of this zoo has a deterministic kernel there
+    (tests/models/test_gpu_kernels.py reads TensorFlow's list). What these cost in speed nobody has measured yet.
+    """
+    if _backend() != "tensorflow":
+        return False, f"{_backend()} is left as it is"
+    where = "GPU: slower, and the same bytes each time" if has_accelerator() else "CPU"
+    return asked != "no", where if asked == "auto" else "as asked"
+
+
+def compiles_with_xla() -> bool:
+    """Whether Keras compiles a network with XLA. Not on TensorFlow: minutes on each GPU, and no determinism."""
+    return _backend() != "tensorflow"
 
 
 def expects_bfloat16(precision: str) -> bool:
@@ -266,6 +287,19 @@ def _gpu_compute_capability() -> tuple[int, int] | None:
         major, _, minor = str(getattr(device, "compute_capability", "8.0")).partition(".")
         return (int(major), int(minor or 0)) if major.isdigit() else (8, 0)
     return None
+
+
+def peak_memory() -> tuple[int, int]:
+    """Bytes that this process took at most: of the machine's memory, and of its first GPU's (0 without one)."""
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    if not has_accelerator() or _backend() != "tensorflow":
+        return own, 0
+    import tensorflow
+
+    return own, int(tensorflow.config.experimental.get_memory_info("GPU:0")["peak"])
 
 
 @contextlib.contextmanager

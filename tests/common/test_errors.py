@@ -152,6 +152,9 @@ def test_a_file_that_the_system_does_not_give_is_one_line_and_may_be_tried_again
         ("type('JaxRuntimeError', (RuntimeError,), {})('RESOURCE_EXHAUSTED: Out of memory')", 5),
         ("type('JaxRuntimeError', (RuntimeError,), {})('INTERNAL: other')", 1),
         ("OSError(12, 'Cannot allocate memory')", 5),
+        ("type('InternalError', (Exception,), {})('failed to allocate: CUDA_ERROR_OUT_OF_MEMORY: out of memory')", 5),
+        ("type('UnknownError', (Exception,), {})('CUDNN_STATUS_ALLOC_FAILED in tensorflow/stream_executor')", 5),
+        ("type('InternalError', (Exception,), {})('CUDNN_STATUS_EXECUTION_FAILED')", 1),
         ("ValueError('a bug')", 1),
     ],
 )
@@ -161,6 +164,16 @@ def test_only_a_lack_of_memory_has_its_status_and_a_bug_its_traceback(error: str
     assert done.returncode == status
     assert ("Traceback" in done.stderr) == (status == 1)
     assert ("error: out of memory" in done.stderr) == (status == 5)
+
+
+def test_a_kernel_that_is_not_deterministic_names_the_option() -> None:
+    said = "A deterministic GPU implementation of ResizeNearestNeighborGrad is not currently available."
+    error = f"type('UnimplementedError', (Exception,), {{}})('{said}')"
+    code = f"from common.errors import run_command\ndef main(): raise {error}\nrun_command(main)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert f"{said} Start the same command with --deterministic no" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_without_a_folder_for_temporary_files_one_line_says_so() -> None:

@@ -148,7 +148,9 @@ def test_from_photographs_to_a_member_of_the_blend(tiny_tree: Callable[..., Path
         *outputs, "test_features.npy", "config.json", "log.txt", "finished.json"
     }  # fmt: skip
     assert np.load(fold_folder / "test_features.npy").dtype == np.float16
-    settings = json.loads((fold_folder / "config.json").read_text())["settings"]
+    config = json.loads((fold_folder / "config.json").read_text())
+    settings = config["settings"]
+    assert config["machine"]["deterministic"] is True
     assert settings["architecture"] == "mobilenet"
     assert settings["classifier"] == "logistic"
 

@@ -137,6 +137,29 @@ def test_a_fold_leaves_wild_steps_out_and_says_so_and_stops_where_all_are(
     assert all(np.isfinite(array).all() for array in values(network.training.variables))
 
 
+@pytest.mark.parametrize("wild", [(), tuple(range(10))], ids=["sound", "all wild"])
+def test_float16_trains_and_stops_where_no_loss_scale_helps(tmp_path: Path, wild: tuple[int, ...]) -> None:
+    """In the precision of a T4, and with BatchNorm fused into the kernels, which a CPU computes too."""
+    data = fold_data(tmp_path)
+    changes = {"image_size": STILL, "pooled_layers": (), "batch_size": 2, "epochs": 3, "head_start": "random"}
+    recipe = dataclasses.replace(zoo.find("mobilenet").recipe, trainable="from conv_dw_12", **changes)
+    network = build(zoo.find("mobilenet"), recipe, "none", "mixed_float16", seed=1)
+    source = WildTargets(network, data.store, Augmentation(), 1, 1)
+    source.wild = wild
+    before = values(network.training.weights)
+    options = {"precision": "mixed_float16", "seed": 1, "checkpoint_path": tmp_path / "state.npz", "say": str}
+    trainer = Trainer(network, recipe, data, source, **options)
+    if wild:
+        with pytest.raises(DivergedError, match=r"in epoch 2, step 10 of 10, .* in the 20 steps up to there"):
+            trainer.train()
+        assert all((one == other).all() for one, other in zip(before, values(network.training.weights), strict=True))
+    else:
+        trainer.train()
+        assert np.isfinite([row["training_loss"] for row in trainer.progress.history]).all()
+        assert trainer.source.network.training.optimizer.iterations > 20
+    assert all(np.isfinite(array).all() for array in values(network.training.variables))
+
+
 class SpoiltPasses(Network):
     """A network whose next passes, as many as `left`, come to nothing in its middle."""
 

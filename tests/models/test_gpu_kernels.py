@@ -12,11 +12,9 @@ from models.finetuning import architecture as zoo
 from models.finetuning.network.build import build
 from models.finetuning.network.network import set_trainable
 from models.finetuning.training.optimisation import make_optimizer, stages
+from tests.tools.conftest import run_python
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="they are TensorFlow's kernels"),
-]
+pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="they are TensorFlow's kernels")
 NOT_DETERMINISTIC = {  # on GPUs, by the messages of TensorFlow's kernels
     *("AdjustContrast", "AdjustContrastv2", "ResizeNearestNeighborGrad", "SparseTensorDenseMatMul"),
     *("CropAndResizeGradBoxes", "CropAndResizeGradImage", "FusedBatchNormGrad", "FusedBatchNormGradV3"),
@@ -41,6 +39,7 @@ def has_gpu_kernel(node: Any, kernels: Any) -> bool:
     return any(one.device_type in ("GPU", "DEFAULT") and all(map(accepts, one.constraint)) for one in found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["mixed_float16", "mixed_bfloat16"])
 @pytest.mark.parametrize("name", zoo.names())
 def test_every_operation_of_a_training_step_runs_on_gpus_and_deterministically(name: str, precision: str) -> None:
@@ -65,3 +64,19 @@ def test_every_operation_of_a_training_step_runs_on_gpus_and_deterministically(n
     lacking = {node.op for node in nodes if node.op not in NO_KERNELS and not has_gpu_kernel(node, kernels)}
     assert not lacking
     assert not {node.op for node in nodes} & NOT_DETERMINISTIC
+
+
+@pytest.mark.parametrize(("asked", "expected"), [("auto", "True"), ("no", "False")])
+def test_operations_are_deterministic_unless_a_person_says_no_and_nothing_is_compiled_by_xla(
+    asked: str, expected: str
+) -> None:
+    code = f"""
+import keras
+from models.finetuning import runtime
+runtime.start("float32", 0, {asked!r})
+from tensorflow.python.framework.config import is_op_determinism_enabled
+model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)])
+model.compile("sgd", "mse", jit_compile=runtime.compiles_with_xla())
+print(is_op_determinism_enabled(), model.jit_compile)
+"""
+    assert run_python("-c", code).stdout.split() == [expected, "False"]

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from common.environment import LESS_MEMORY
 from common.tables import geometric_mean
+from models.finetuning import runtime
 from preprocessing.batches import Augmented, plain_batches
 from preprocessing.images import Rows
 from preprocessing.settings import Augmentation
@@ -39,6 +40,7 @@ def predict(
     Returns:
         probabilities, shape (images, 10), float32; features, shape (images, features), float32.
     """
+    predictor.jit_compile = runtime.compiles_with_xla()
     widths = [output.shape[-1] for output in predictor.outputs]
     probabilities, features = (np.empty((len(rows), width), np.float32) for width in widths)
     done = 0

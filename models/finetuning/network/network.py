@@ -9,6 +9,7 @@ import numpy as np
 
 from common.errors import UserError
 from common.settings import nearest
+from models.finetuning import runtime
 from models.finetuning.recipe import Recipe
 
 BACKBONE = "backbone"
@@ -49,7 +50,8 @@ class Network:
         many = len(self.loss_weights) > 1
         weights = list(self.loss_weights) if many else None
         losses = [loss] * len(self.loss_weights) if many else loss
-        self.training.compile(optimizer=optimizer, loss=losses, loss_weights=weights)
+        jit = runtime.compiles_with_xla()
+        self.training.compile(optimizer=optimizer, loss=losses, loss_weights=weights, jit_compile=jit)
 
     def train_on_batch(self, images: np.ndarray, targets: np.ndarray) -> float:
         """One step. Args: images uint8 (batch, height, width, 3); targets (batch, 10). Returns the loss, in nats."""

@@ -39,6 +39,7 @@ WHAT_TO_CHANGE = (
 
 
 MOST_IN_A_ROW = 5  # skipped steps
+MOST_IN_FLOAT16 = 20  # there the first steps may overflow, until the loss scale has halved from 2**15 to what fits
 
 
 class DivergedError(UserError):
@@ -75,6 +76,7 @@ class Trainer:
         self.blocks = count_blocks(network.backbone, recipe.trainable)
         self.stages = stages(recipe, self.blocks)
         self._resumed: dict[str, np.ndarray] = {}
+        self._skipped_in_a_row = 0
         self._moving: list[Any] = []  # what a forward pass writes: the statistics of the BatchNorm that trains
 
     def resume(self) -> bool:
@@ -167,32 +169,34 @@ class Trainer:
         batches = self.source.batches(targets, order, self.recipe.copy_of(epoch))
         bar = tqdm(total=order.size, desc=f"epoch {epoch}", unit="img", leave=False, disable=None)
         losses: list[float] = []
-        in_a_row = 0
+        half = self.precision == "mixed_float16"
+        most = MOST_IN_FLOAT16 if half else min(MOST_IN_A_ROW, steps)
+        skipped = 0
         for step, (inputs, wanted) in enumerate(batches):
             network.training.optimizer.learning_rate = stage.rate(self.recipe, self.progress.epoch, step, steps)
             loss, done = self._step(inputs, wanted)
-            in_a_row = 0 if done else in_a_row + 1
-            if in_a_row == min(MOST_IN_A_ROW, steps):
+            skipped += not done
+            self._skipped_in_a_row = 0 if done else self._skipped_in_a_row + 1
+            if self._skipped_in_a_row == most:
                 raise DivergedError(
                     f"the training loss became {loss} in epoch {epoch}, step {step + 1} of {steps}, or its gradients "
-                    f"did, and so it was in the {in_a_row} steps up to there. {WHAT_TO_CHANGE}"
+                    f"did, and so it was in the {most} steps up to there. {WHAT_TO_CHANGE}"
                 )
-            if done:
+            if done or (half and np.isfinite(loss)):
                 losses.append(loss)
             bar.update(len(inputs))
             bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
         bar.close()
-        if len(losses) < steps:
+        if skipped:
+            usual = ", as float16 does until it has found its loss scale" if half else ""
             self.say(
-                f"epoch {epoch}: {steps - len(losses)} of {steps} steps were skipped, since their loss or gradients "
-                "were no numbers (NaN or infinite); the weights are untouched by them"
+                f"epoch {epoch}: {skipped} of {steps} steps were skipped, since their loss or gradients were no "
+                f"numbers (NaN or infinite){usual}; the weights are untouched by them"
             )
-        return float(np.mean(losses))
+        return float(np.mean(losses)) if losses else float("nan")
 
     def _step(self, inputs: np.ndarray, wanted: np.ndarray) -> tuple[float, bool]:
         """One step; one whose loss or gradients are NaN or infinite leaves no trace in the network.
-
-        In float16 a step that only overflows is no fault: the optimiser then scales the loss less.
 
         Returns:
             its loss, and whether the network took it and it is finite.
@@ -202,7 +206,7 @@ class Trainer:
         before = int(network.training.optimizer.iterations)
         loss = network.train_on_batch(inputs, wanted)
         taken = int(network.training.optimizer.iterations) > before
-        if np.isfinite(loss) and (taken or self.precision == "mixed_float16"):
+        if np.isfinite(loss) and taken:
             return loss, True
         assign(self._moving, moving)
         return loss, False

@@ -1,0 +1,29 @@
+"""The table that says what this machine has and what each network does on it."""
+
+import os
+
+from tests.tools.conftest import run_python
+from tools import doctor
+
+
+def test_it_prints_what_is_here_and_trains_predicts_saves_and_loads_each_network() -> None:
+    secret = "KGAT_0123456789abcdef"
+    words = ("--models", "mobilenet_v2", "--seconds", 1, "--weights", "none", "--precision", "float32")
+    done = run_python("-m", "tools.doctor", *words, timeout=600, KAGGLE_API_TOKEN=secret)
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = {line.partition(" ")[0]: line for line in done.stdout.splitlines()}
+    for name in ("system", "packages", "machine", "data", "weights", "GPUs", "backend", "precision", "same"):
+        assert name in lines
+    assert "float32 (as asked)" in lines["precision"]
+    assert "keras" in lines["packages"]
+    cells = lines["mobilenet_v2"].split()
+    steps, training, prediction = int(cells[2]), float(cells[3]), float(cells[4])
+    assert steps >= 1 and training > 0 and prediction > 0
+    assert float(cells[8]) < doctor.LARGEST_DIFFERENCE
+    assert secret not in done.stdout + done.stderr and os.environ["HOME"] + "/" not in done.stdout
+
+
+def test_a_network_that_fails_is_a_line_of_the_table() -> None:
+    found = doctor.measured("mobilenet", "/nowhere", "float32", "auto", 1.0, limit=600)
+    assert "no such folder" in found["failed"]
+    assert "failed, status 1" in doctor.row(doctor.zoo.find("mobilenet"), found, 0)

@@ -1,0 +1,212 @@
+"""What is installed here, and what each network does on this machine: one table, made to be pasted into a bug report.
+
+    python -m tools.doctor                                       two minutes, on the default networks
+    python -m tools.doctor --models mobilenet --seconds 10
+
+Each network takes 20 training steps on random images in a process of its own, predicts, is saved, loaded, and compared.
+"""
+
+import argparse
+import json
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from common import machine, packages
+from common.competition import COMPLETE_TEST_IMAGES, COMPLETE_TRAIN_IMAGES, NUMBER_OF_CLASSES
+from common.errors import SOME_FAILED, UserError, masked, run_command
+from common.files import free_bytes
+from common.run_folder import CACHE, REPOSITORY
+from common.settings import CommandLine, names_in
+from models.finetuning import architecture as zoo
+from models.finetuning import runtime
+from models.finetuning.architecture import Architecture
+from models.finetuning.network import weights as pretrained
+from pipeline import resources
+from pipeline.presets import DEFAULT_MODELS
+from pipeline.resources import GIBIBYTE, GPUS, UNKNOWN_GPU, Device, duration
+
+STEPS = 20
+FOLDS = 5  # of the full run that is estimated
+LARGEST_DIFFERENCE = 0.1  # between probabilities in half precision and those of the saved network, in float32
+
+
+def measure(name: str, weights: str, precision: str, deterministic: str, seconds: float) -> dict[str, Any]:
+    """Trains a network for a few steps on one batch, predicts, saves and loads it. In a process of its own.
+
+    Args:
+        weights: 'none' or as `--weights`.
+        seconds: after which no other step starts.
+
+    Returns:
+        JSON values: images a second, bytes, losses, the largest difference of the saved network's probabilities.
+    """
+    policy, _ = runtime.start(precision, 0, deterministic)
+    keras = runtime.load_keras()
+    from models.finetuning.data.prediction import PREDICTION_BATCH
+    from models.finetuning.network.build import build, plain_copy
+    from models.finetuning.network.network import set_trainable
+    from models.finetuning.training.optimisation import make_optimizer, stages
+
+    architecture = zoo.find(name)
+    recipe = architecture.recipe
+    network = build(architecture, recipe, weights, policy, 0)
+    set_trainable(network, recipe, head_only=False)
+    network.compile(make_optimizer(recipe, stages(recipe)[-1], policy), recipe.label_smoothing)
+    generator, size = np.random.default_rng(0), recipe.image_size
+    count = max(recipe.batch_size, PREDICTION_BATCH)
+    images = generator.integers(0, 256, (count, size.height, size.width, 3), dtype=np.uint8)
+    batch, targets = images[: recipe.batch_size], np.eye(NUMBER_OF_CLASSES, dtype=np.float32)
+    wanted = targets[np.arange(recipe.batch_size) % NUMBER_OF_CLASSES]
+    losses = [network.train_on_batch(batch, wanted)]  # the first step traces and builds
+    started = time.monotonic()
+    while len(losses) <= STEPS and (time.monotonic() - started < seconds or len(losses) < 2):
+        losses.append(network.train_on_batch(batch, wanted))
+    training = (len(losses) - 1) * recipe.batch_size / (time.monotonic() - started)
+    network.predictor.jit_compile = runtime.compiles_with_xla()
+    network.predictor.predict_on_batch(images[:PREDICTION_BATCH])
+    started = time.monotonic()
+    probabilities, _ = network.predictor.predict_on_batch(images[:PREDICTION_BATCH])
+    prediction = PREDICTION_BATCH / (time.monotonic() - started)
+    memory, of_gpu = runtime.peak_memory()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.keras"
+        plain_copy(network, lambda: build(architecture, recipe, "none", "float32", 0)).save(path)
+        loaded = keras.saving.load_model(path, compile=False).predict_on_batch(images[:8])
+    difference = float(np.abs(np.asarray(probabilities)[:8] - loaded).max())
+    return {
+        "training": training,
+        "prediction": prediction,
+        "steps": len(losses) - 1,
+        "losses": [losses[0], losses[-1]],
+        "memory": memory,
+        "gpu_memory": of_gpu,
+        "difference": difference,
+    }
+
+
+def measured(name: str, *options: object, limit: float) -> dict[str, Any]:
+    """`measure` in another process; {'failed': why} where that fails."""
+    code = f"import json; from tools.doctor import measure; print(json.dumps(measure(*{(name, *options)!r})))"
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=limit
+        )
+    except subprocess.TimeoutExpired:
+        return {"failed": f"took longer than {limit:.0f} s"}
+    if done.returncode == 0:
+        return json.loads(done.stdout.strip().rpartition("\n")[2])
+    lines = done.stderr.strip().splitlines() or [""]
+    ended = f"signal {-done.returncode}" if done.returncode < 0 else f"status {done.returncode}"
+    return {"failed": f"{ended}: {lines[-1][:300]}"}
+
+
+def described_machine(data: Path | None, networks: list[Architecture], devices: list[Device]) -> list[str]:
+    """Lines about what is here."""
+    from preprocessing import dataset
+
+    try:
+        root = dataset.locate(data)
+        found = "none" if root is None else "found, with both tables and both image folders"
+    except UserError as error:
+        found = f"a fault: {str(error).partition(': ')[2] or error}"
+    cached = [one.name for one in networks if pretrained.is_cached(one, one.published_weights)]
+    names = [f"{one.name} {one.kind}{'' if one.listed else ' (speed not known)'}".strip() for one in devices]
+    memory = f"{machine.available_memory() / GIBIBYTE:.0f} of {machine.total_memory() / GIBIBYTE:.0f} GiB memory free"
+    try:
+        installed = ", ".join(packages.check_installed())
+    except UserError as error:
+        installed = str(error)
+    return [
+        f"system     {platform.platform()}, Python {platform.python_version()}",
+        f"packages   {installed}",
+        f"machine    {machine.cores()} cores, {memory}, {free_bytes(CACHE) / GIBIBYTE:.0f} GiB disk free",
+        f"data       {found}",
+        f"weights    in Keras's cache: {', '.join(cached) or 'none'} (of {', '.join(one.name for one in networks)})",
+        f"GPUs       {', '.join(names) or 'none that the backend computes on'}",
+    ]
+
+
+def full_run(network: Architecture, images_a_second: float, slots: int) -> float:
+    """Seconds that five folds on the complete data take at this speed, side by side on so many GPUs."""
+    recipe = network.recipe
+    share = recipe.image_size.height * recipe.image_size.width / resources.REFERENCE_PIXELS
+    rate = images_a_second * resources.TRAINING_COST * network.gigaflops * 1e9 * share
+    counts = COMPLETE_TRAIN_IMAGES, COMPLETE_TEST_IMAGES, FOLDS
+    return FOLDS * resources.job_seconds(network, recipe, *counts, rate) / slots
+
+
+def row(network: Architecture, found: dict[str, Any], slots: int) -> str:
+    """A line of the table."""
+    if "failed" in found:
+        return f"{network.name:<17} failed, {found['failed']}"
+    memory = f"{found['memory'] / GIBIBYTE:.1f}" + (f"+{found['gpu_memory'] / GIBIBYTE:.1f}" if slots > 0 else "")
+    good = found["difference"] <= LARGEST_DIFFERENCE and np.isfinite(found["losses"]).all()
+    first, last = found["losses"]
+    return (
+        f"{network.name:<17} {network.recipe.image_size!s:>8} {found['steps']:>6} {found['training']:>11.1f} "
+        f"{found['prediction']:>11.1f} {first:>7.3f} {last:>7.3f} {memory:>9} {found['difference']:>10.4f} "
+        f"{duration(full_run(network, found['training'], max(1, slots))):>9}{'' if good else '  WRONG'}"
+    )
+
+
+HEADER = (
+    f"{'network':<17} {'size':>8} {'steps':>6} {'training/s':>11} {'predict/s':>11} {'loss':>7} {'then':>7} "
+    f"{'GiB(+GPU)':>9} {'difference':>10} {'full run':>9}"
+)
+
+
+def main() -> None:
+    parser = CommandLine(prog="python -m tools.doctor", description=__doc__)
+    parser.add_argument(
+        "--models", type=names_in, default=DEFAULT_MODELS, metavar='"A B"', help="networks [the default]"
+    )
+    parser.add_argument("--data", type=Path, metavar="DIR", help="Kaggle's data folder [found by itself]")
+    parser.add_argument("--weights", metavar="W", help="a folder of weights, or none [Keras's cache, else none]")
+    parser.add_argument("--precision", default="auto", choices=runtime.PRECISIONS, help="dtype policy [auto]")
+    parser.add_argument("--deterministic", default="auto", choices=runtime.DETERMINISM, help="the same bits [auto]")
+    parser.add_argument("--seconds", type=_seconds, default=30.0, metavar="S", help="of steps for each network [30]")
+    arguments = parser.parse_args()
+    networks = zoo.find_all(arguments.models)
+    devices = resources.find_devices()
+    print(*described_machine(arguments.data, networks, devices), sep="\n", flush=True)
+    runtime.load_keras()
+    versions = ", ".join(f"{name} {version}" for name, version in runtime.versions().items())
+    policy, why = runtime.choose_precision(arguments.precision)
+    same, reason = runtime.choose_determinism(arguments.deterministic)
+    print(f"backend    {versions}\nprecision  {policy} ({why})\nsame bits  {'yes' if same else 'no'} ({reason})")
+    if any(device.kind and not device.listed for device in devices):
+        print(f"note       times of unknown GPUs are estimated as those of a {GPUS[UNKNOWN_GPU][0]}")
+    print(f"\n{HEADER}", flush=True)
+    failed = False
+    for network in networks:
+        cached = pretrained.is_cached(network, network.published_weights)
+        weights = arguments.weights or ("imagenet" if cached else "none")
+        options = (weights, arguments.precision, arguments.deterministic, arguments.seconds)
+        found = measured(network.name, *options, limit=300 + 4 * arguments.seconds)
+        line = masked(row(network, found, len(devices)))
+        failed = failed or "failed" in found or line.endswith("WRONG")
+        print(line, flush=True)
+    print("\nimages a second of steps alone, without reading; full run: 5 folds of the complete data at that speed")
+    if failed:
+        sys.exit(SOME_FAILED)
+
+
+def _seconds(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 < number <= 3600:
+        raise argparse.ArgumentTypeError(f"expected a number of seconds such as 30, found {text!r}")
+    return number
+
+
+if __name__ == "__main__":
+    run_command(main)
