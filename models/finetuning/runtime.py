@@ -1,7 +1,6 @@
 """Keras, quietly, on this machine's hardware. The only module that knows which backend is underneath."""
 
 import contextlib
-import ctypes
 import importlib.util
 import os
 import platform
@@ -65,6 +64,8 @@ def clear_new_memory(byte: int | None = 0) -> bool:
     Args:
         byte: what is written, 0 to 255; None ends it.
     """
+    import ctypes
+
     value = 0 if byte is None else (byte ^ 0xFF) or 0x100  # glibc inverts it and writes the lowest byte; 0 is 'nothing'
     library = ctypes.CDLL(None)
     return hasattr(library, "mallopt") and library.mallopt(M_PERTURB, value) == 1

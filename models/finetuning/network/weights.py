@@ -7,14 +7,11 @@ that Keras publishes. The content decides, not the name.
 import contextlib
 import dataclasses
 import functools
-import http.client
 import itertools
 import math
 import socket
 import sys
 import tempfile
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -286,6 +283,10 @@ def is_cached(architecture: PublishedNetwork, file: str) -> bool:
 
 def reachable() -> bool:
     """Whether the server of Keras's weights answers in time."""
+    import http.client  # slow to import, and --help need not
+    import urllib.error
+    import urllib.request
+
     try:
         with urllib.request.urlopen(DOWNLOAD_SERVER, timeout=START_SECONDS):
             return True
