@@ -171,7 +171,7 @@ def plan_run(arguments: argparse.Namespace) -> Plan:
     works = _members(architectures, preset.members, arguments, run, data)
     budget = arguments.time_budget
     started = float(os.environ.get(STARTED) or time.time())
-    plan = _plan(works, arguments, data, source, None, in_order=budget is None)
+    plan = _plan(works, arguments, data, source, None)
     return dataclasses.replace(
         plan,
         deadline=Deadline(started, budget) if budget else None,
@@ -198,7 +198,7 @@ def plan_model(architecture: Architecture, arguments: argparse.Namespace, bottle
         tracking.check_installed(arguments.log_to)
     make(architecture, arguments, run, Path())  # wrong settings are reported before missing data
     work = make(architecture, arguments, run, dataset.required(arguments.data))
-    return _plan([work], arguments, work.data, "found", arguments.fold, in_order=True)
+    return _plan([work], arguments, work.data, "found", arguments.fold)
 
 
 def _plan(
@@ -207,25 +207,19 @@ def _plan(
     data: Path,
     source: str,
     wanted: Sequence[int | str] | None,
-    in_order: bool,
 ) -> Plan:
-    """Divides the machine among the folds of each model, or, against the clock, among those of all models alike."""
+    """Divides the machine among the folds of each model, the same with a time budget and without."""
     devices = resources.find_devices()
     folds = number_of_folds(works[0].run.folds, arguments.folds, arguments.folds_file, 2 if arguments.quick else 5)
     asked = getattr(arguments, "jobs", None)
     count = folds if wanted is None else len(set(wanted))
     models = [Model(work, 1, memory_of(work)) for work in works]
-    if in_order:
-        sides = [
-            1
-            if count == 1 or work.script == "bottleneck"
-            else resources.side_by_side(asked, arguments.quick, count, model.memory, devices)
-            for work, model in zip(works, models, strict=True)
-        ]
-    else:
-        largest = max(model.memory for model in models)
-        shared = resources.side_by_side(asked, arguments.quick, len(works) * folds, largest, devices)
-        sides = [shared if asked or arguments.quick or devices else 1] * len(models)
+    sides = [
+        1
+        if count == 1 or work.script == "bottleneck"
+        else resources.side_by_side(asked, arguments.quick, count, model.memory, devices)
+        for work, model in zip(works, models, strict=True)
+    ]
     precision, nodes = resources.resolve_precision(arguments.precision, devices), []
     if arguments.cluster:
         from pipeline import ray as cluster

@@ -82,7 +82,7 @@ def check_data(plan: Plan) -> "Dataset":
     from preprocessing import check, dataset
 
     found = dataset.load(plan.data, plan.cache, plan.skip_broken)
-    print(check.describe(found))
+    say(check.describe(found))
     return found
 
 
@@ -91,7 +91,7 @@ def make_folds(plan: Plan, dataset: "Dataset") -> "pd.DataFrame":
     from preprocessing.folds import summary
 
     table = train.fold_table(plan, dataset)
-    print(f"{plan.run.folds}\n{summary(table)}")
+    say(f"{plan.run.folds}\n{summary(table)}")
     return table
 
 
