@@ -101,9 +101,9 @@ def measure_memory(folder: Path) -> None:
             samples.append((finished, anonymous(process)))
             time.sleep(0.05)
     for finished in range(0, 31, 5):
-        own = [size for count, size in samples if finished <= count < finished + 5]
-        if own:
-            print(f"{finished:2} to {finished + 4:2} folds are back: {max(own) / 2**20:.0f} MiB at most")
+        sizes = [size for count, size in samples if finished <= count < finished + 5]
+        if sizes:
+            print(f"{finished:2} to {finished + 4:2} folds are back: {max(sizes) / 2**20:.0f} MiB at most")
 
 
 def anonymous(process: psutil.Process) -> int:

@@ -141,7 +141,7 @@ def sharpened(mean: np.ndarray, entropies: Sequence[float]) -> tuple[np.ndarray,
 
 
 def clip(probabilities: np.ndarray, smallest: float) -> np.ndarray:
-    """Probabilities of at least `smallest`, rows summing to 1: it bounds what a confident mistake costs.
+    """Probabilities of at least `smallest`, then divided by the row's sum: bounds what a confident mistake costs.
 
     Args:
         probabilities: shape (images, classes), rows summing to 1.

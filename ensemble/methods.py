@@ -1,8 +1,8 @@
 """Blending methods, the simplest first, and what each is when it is fitted: a `Blend`.
 
 A method says how the members are weighted, how their predictions are pooled, and how the pool is calibrated. To add
-one, add a row to `METHODS`; a new kind of weights or pool is a function in `WEIGHTS` or `POOLS`. `nested.py` chooses
-among them.
+one, add a row to `METHODS`, before those that are more complicated. A new kind of weights is a function in `WEIGHTS`; a
+new pool is one in `POOLS`, and its loss and gradient in `OBJECTIVES`. `nested.py` chooses among the methods.
 
 Everywhere here `probabilities` has the shape (members, images, classes), float64, rows summing to 1; `labels` has the
 shape (images,) and holds the true class as an integer from 0; `weights` has the shape (members,) and sums to 1.
@@ -51,13 +51,13 @@ def best_single(probabilities: np.ndarray, labels: np.ndarray, pool: str) -> np.
 
 
 def fitted_weights(probabilities: np.ndarray, labels: np.ndarray, pool: str) -> np.ndarray:
-    """The weights with the least log loss of the pool; both pools' losses are convex in them."""
+    """The weights with the least log loss of the pool, which is convex in them for both pools."""
     from scipy.optimize import minimize
 
     members = len(probabilities)
     uniform = uniform_weights(probabilities, labels, pool)
     result = minimize(
-        {"arithmetic": _arithmetic_objective, "geometric": _geometric_objective}[pool](probabilities, labels),
+        OBJECTIVES[pool](probabilities, labels),
         uniform,
         jac=True,
         method="SLSQP",
@@ -101,6 +101,9 @@ def _geometric_objective(probabilities: np.ndarray, labels: np.ndarray) -> _Obje
         return float((largest + np.log(sums)).mean()), advantages @ (exponentials / sums).ravel() / images
 
     return objective
+
+
+OBJECTIVES = {"arithmetic": _arithmetic_objective, "geometric": _geometric_objective}  # of `fitted_weights`, by pool
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,6 +172,7 @@ METHODS = (
     Method("weighted arithmetic, calibrated", "fitted", "arithmetic", "vector"),
     Method("weighted geometric, calibrated", "fitted", "geometric", "vector"),
 )
+FALLBACK = METHODS[1]  # where there are too few drivers to choose by
 METHODS_OF_ONE = (
     Method("single", "best"),
     Method("single, tempered", "best", calibration="temperature"),

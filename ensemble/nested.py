@@ -15,7 +15,7 @@ import numpy as np
 
 from common.metric import accuracy, paired_difference
 from ensemble.calibration import PriorMatching, choose_clip, clip, clipped_losses, dealt, fit_prior
-from ensemble.methods import Blend, Method
+from ensemble.methods import FALLBACK, Blend, Method
 from ensemble.neighbours import Graph, Smoothing, fit_smoothing, restricted
 
 MOST_ROWS = 40_000  # members x images that a method is fitted and evaluated on: of more images, every n-th
@@ -164,7 +164,7 @@ class NestedCrossValidation:
         """Chooses the method and fits what follows it, on all groups but these."""
         rows = self.rows(without)
         if len(np.unique(self.groups[rows])) < 2:  # nothing to choose by
-            method = next((one for one in self.methods if one.name == "uniform arithmetic"), self.methods[0])
+            method = FALLBACK if FALLBACK in self.methods else self.methods[0]
             blend = self.blend(method, without)
             predictions = blend.predict(self.probabilities[:, rows])
             return FinalBlend([], method, blend, np.empty(0), clip=choose_clip(predictions, self.labels[rows]))

@@ -25,7 +25,7 @@ class Job:
         config: the configuration file that the script reads.
         inputs: everything that it reads: configuration, data root, weights, fold table.
         outputs: the folders that it writes.
-        side_by_side: as how many such jobs divide the machine.
+        side_by_side: into how many parts the machine is divided; the job takes one.
         threads: cores that it computes on; None is every core.
         gpu: whether it computes on an accelerator, or on a part of one.
         memory: bytes of its process.

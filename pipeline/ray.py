@@ -35,8 +35,9 @@ from models.finetuning import fold_run
 from models.finetuning.fold_run import FoldRun
 from models.finetuning.network import weights
 from pipeline import resources
+from pipeline.executor import Executor, say
 from pipeline.jobs import Job
-from pipeline.local import SMALLER_ENVIRONMENT, Executor, say
+from pipeline.local import SMALLER_ENVIRONMENT
 from pipeline.schedule import Durations
 from preprocessing import dataset
 

@@ -12,8 +12,8 @@ from common.competition import SAMPLE_SUBMISSION
 from common.errors import NOTHING_FINISHED, UserError
 from common.run_folder import CorruptedOutputError
 from pipeline import resources, train
+from pipeline.executor import say
 from pipeline.jobs import Job, listed
-from pipeline.local import say
 from pipeline.plan import Plan
 
 if TYPE_CHECKING:

@@ -21,8 +21,9 @@ from models.finetuning.fold_run import FoldRun
 from models.finetuning.network import weights
 from models.finetuning.recipe import Bottleneck, Recipe
 from pipeline import resources, schedule
+from pipeline.executor import Executor, Result, say
 from pipeline.jobs import Job, listed, make_job
-from pipeline.local import Executor, LocalExecutor, Result, say
+from pipeline.local import LocalExecutor
 from pipeline.options import bottleneck_parser, model_parser, read_fold
 from pipeline.plan import Model, Plan, plan_model
 from pipeline.schedule import Durations

@@ -275,8 +275,8 @@ def load(path: Path, fold: int | str = 0) -> FoldRun:
 
 def _replaced(configuration: Any, values: Mapping[str, Any], path: Path) -> Any:
     names = {field.name for field in dataclasses.fields(configuration)}
-    if set(values) != names:
-        raise UserError(f"{path}: expected the settings {', '.join(sorted(names))}; start the run again.")
+    if not set(values) <= names:
+        raise UserError(f"{path}: expected no other settings than {', '.join(sorted(names))}; start the run again.")
     return dataclasses.replace(configuration, **checked(configuration, values))
 
 
@@ -285,7 +285,10 @@ def _as_read(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def _differing(theirs: dict[str, Any], ours: dict[str, Any]) -> list[str]:
-    return sorted(name for name in {*theirs, *ours} if theirs.get(name) != ours.get(name))
+    """The settings that differ. One that is newer than a record counts as its default, which changes nothing."""
+    defaults = as_json(Recipe()) | {f"augmentation_{name}": value for name, value in as_json(Augmentation()).items()}
+    names = sorted({*theirs, *ours})
+    return [name for name in names if theirs.get(name, defaults.get(name)) != ours.get(name, defaults.get(name))]
 
 
 def _described(names: Sequence[str], theirs: dict[str, Any], ours: dict[str, Any]) -> str:

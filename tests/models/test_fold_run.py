@@ -92,6 +92,16 @@ def test_other_settings_are_reported(finished: FoldRun) -> None:
         precise.is_finished(precise.settings(["a.jpg"]))
 
 
+def test_a_setting_that_is_newer_than_a_run_counts_as_its_default(finished: FoldRun) -> None:
+    settings = finished.settings(["a.jpg"])
+    older = {name: value for name, value in settings.items() if name not in ("tta", "augmentation_blur")}
+    finished.folder.start({"settings": older})
+    finished.folder.finish({}, finished.outputs)
+    assert finished.is_finished(settings)
+    with pytest.raises(UserError, match="augmentation_blur was None, is now 2"):
+        finished.is_finished(settings | {"augmentation_blur": 2.0})
+
+
 def test_all_folds_of_a_model_have_the_same_settings(finished: FoldRun) -> None:
     second = finished.of_fold(1)
     second.require_same_settings(second.settings(["a.jpg"]))
@@ -180,7 +190,7 @@ def test_its_configuration_file_gives_the_same_fold_run(finished: FoldRun) -> No
     assert (odd.script, classifier.script) == ("vgg16", "bottleneck")
 
 
-@pytest.mark.parametrize("change", [{"recipe": {}}, {"extra": 1}, {"augmentation": {"rotation": "much"}}])
+@pytest.mark.parametrize("change", [{"recipe": {"epoch": 1}}, {"extra": 1}, {"augmentation": {"rotation": "much"}}])
 def test_another_file_is_no_configuration(finished: FoldRun, change: dict[str, Any]) -> None:
     path = finished.save()
     path.write_text(json.dumps(json.loads(path.read_text()) | change))

@@ -16,8 +16,9 @@ from common import machine
 from common.environment import LESS_MEMORY
 from common.errors import DIVERGED, OUT_OF_MEMORY, STOPPED, USER_ERROR
 from common.run_folder import REPOSITORY, FoldFolder
+from pipeline.executor import Result
 from pipeline.jobs import Job
-from pipeline.local import LocalExecutor, Result
+from pipeline.local import LocalExecutor
 from pipeline.resources import PART_OF_A_GPU, Device, device_of_slot
 from pipeline.schedule import Deadline, Durations
 
