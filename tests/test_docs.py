@@ -14,7 +14,10 @@ from preprocessing.demo import DemoSettings
 from preprocessing.settings import Augmentation
 
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
-OF_OTHER_PROGRAMS = {"--array", "--wrap", "--head", "--port", "--address", "--include-dashboard"}  # SLURM, Ray
+OF_OTHER_PROGRAMS = {
+    *("--array", "--wrap", "--cpus-per-task", "--mem"),
+    *("--head", "--port", "--address", "--include-dashboard"),
+}  # SLURM, Ray
 OPTION = r"(?<![\w-])--[a-z][a-z0-9-]*[a-z0-9]"
 PACKAGES = ("preprocessing", "models", "ensemble", "pipeline", "tools", "kaggle", "benchmarks", "tests", "common")
 SUFFIXES = ("py", "sh", "md", "toml", "txt", "lock")
