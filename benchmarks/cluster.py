@@ -19,10 +19,10 @@ import psutil
 
 from benchmarks.common import ROOT, machine, parser, run
 from tests.cluster import cluster
+from tests.reliability.pipeline import RECIPE
 from tests.trees import make_tree
 
 FOLDS, EPOCHS = 6, 12
-TRAINING = ["--weights", "none", "--quick", "--image-size", "96x96", "--jobs", "2", "--activations", "no"]
 STAND_IN = """
 if __name__ == "__main__" and "--config" in sys.argv:
     import os
@@ -74,7 +74,7 @@ def timed(folder: Path, data: Path, epochs: int, *words: str) -> tuple[float, fl
     """Seconds of a run of six folds, and of one of its folds."""
     places = ["--data", data, "--runs", folder / "runs", "--cache", folder / "cache", "--run", "r"]
     begun = time.perf_counter()
-    run("models/mobilenet.py", *places, *TRAINING, "--folds", FOLDS, "--epochs", epochs, *words)
+    run("models/mobilenet.py", *places, *RECIPE, "--jobs", 2, "--folds", FOLDS, "--epochs", epochs, *words)
     seconds = time.perf_counter() - begun
     from common.files import read_json
 
