@@ -3,18 +3,28 @@
 import contextlib
 import importlib
 import io
+import os
 import subprocess
 import sys
+from pathlib import Path
 from unittest import mock
 
 from common.errors import UserError
 from common.run_folder import REPOSITORY
 
 
+def run_python(
+    *words: object, cwd: Path = REPOSITORY, timeout: float = 120, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """python WORDS, in the repository's root."""
+    command = [sys.executable, *map(str, words)]
+    variables = os.environ | environment
+    return subprocess.run(command, cwd=cwd, env=variables, capture_output=True, text=True, timeout=timeout, check=False)
+
+
 def module(name: str, *words: object) -> subprocess.CompletedProcess[str]:
     """python -m NAME WORDS, in the repository's root."""
-    command = [sys.executable, "-m", name, *map(str, words)]
-    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    return run_python("-m", name, *words)
 
 
 def here(name: str, *words: object) -> subprocess.CompletedProcess[str]:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from common.run_folder import REPOSITORY
+from tests.commands import run_python
 
 LONG_STEP = "hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)"  # native code: Python hears of no signal until its end
 
@@ -102,7 +103,7 @@ def test_a_package_that_is_not_installed_is_named_with_what_to_type(made: bool, 
 
 def test_a_module_of_ours_that_is_missing_is_a_bug() -> None:
     code = "from common.errors import run_command; run_command(lambda: __import__('models.numpi'))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    done = run_python("-c", code)
     assert (done.returncode, "Traceback" in done.stderr) == (1, True)
 
 
@@ -160,7 +161,7 @@ def test_a_file_that_the_system_does_not_give_is_one_line_and_may_be_tried_again
 )
 def test_only_a_lack_of_memory_has_its_status_and_a_bug_its_traceback(error: str, status: int) -> None:
     code = f"from common.errors import run_command\ndef main(): raise {error}\nrun_command(main)"
-    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    done = run_python("-c", code)
     assert done.returncode == status
     assert ("Traceback" in done.stderr) == (status == 1)
     assert ("error: out of memory" in done.stderr) == (status == 5)
@@ -170,7 +171,7 @@ def test_a_kernel_that_is_not_deterministic_names_the_option() -> None:
     said = "A deterministic GPU implementation of ResizeNearestNeighborGrad is not currently available."
     error = f"type('UnimplementedError', (Exception,), {{}})('{said}')"
     code = f"from common.errors import run_command\ndef main(): raise {error}\nrun_command(main)"
-    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    done = run_python("-c", code)
     assert done.returncode == 2
     assert f"{said} Start the same command with --deterministic no" in done.stderr
     assert "Traceback" not in done.stderr

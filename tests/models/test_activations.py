@@ -24,7 +24,7 @@ from models.finetuning.recipe import Kind, Recipe
 from preprocessing import dataset
 from preprocessing.images import ImageStore
 from preprocessing.settings import Augmentation
-from tests.tools.conftest import run_python
+from tests.commands import run_python
 from tests.trees import make_tree
 
 SIZE = ImageSize(48, 64)

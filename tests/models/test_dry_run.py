@@ -7,7 +7,7 @@ from pathlib import Path
 from common.settings import ImageSize, as_words
 from models.finetuning import architecture as zoo
 from models.finetuning.recipe import Kind
-from tests.tools.conftest import run_python
+from tests.commands import run_python
 
 
 def dry_run(data: Path, runs: Path, *options: object) -> subprocess.CompletedProcess:

@@ -20,7 +20,7 @@ from models.finetuning.training.optimisation import Stage, make_optimizer, stage
 from models.finetuning.training.trainer import DivergedError, Trainer
 from preprocessing.images import ImageStore
 from preprocessing.settings import Augmentation
-from tests.tools.conftest import run_python
+from tests.commands import run_python
 from tests.trees import make_tree
 
 LARGEST = float(np.finfo(np.float32).max)

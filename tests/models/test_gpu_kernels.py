@@ -12,7 +12,7 @@ from models.finetuning import architecture as zoo
 from models.finetuning.network.build import build
 from models.finetuning.network.network import set_trainable
 from models.finetuning.training.optimisation import make_optimizer, stages
-from tests.tools.conftest import run_python
+from tests.commands import run_python
 
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="they are TensorFlow's kernels")
 NOT_DETERMINISTIC = {  # on GPUs, by the messages of TensorFlow's kernels

@@ -13,7 +13,7 @@ from models.finetuning import architecture as zoo
 from models.finetuning.network.build import build
 from models.finetuning.recipe import Kind
 from preprocessing.images import read_image
-from tests.tools.conftest import run_python
+from tests.commands import run_python
 from tests.trees import make_tree
 
 pytestmark = [

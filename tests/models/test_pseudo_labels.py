@@ -27,8 +27,8 @@ from preprocessing.augmentation import nobody
 from preprocessing.batches import training_order
 from preprocessing.folds import ensure_folds
 from preprocessing.images import ImageStore
+from tests.commands import run_python
 from tests.preprocessing.test_augmentation import only
-from tests.tools.conftest import run_python
 from tests.trees import make_tree, write_image
 
 IMAGES = [f"img_{number}.jpg" for number in range(12)]

@@ -12,7 +12,7 @@ import pytest
 
 from common.errors import UserError
 from models.finetuning.training import tracking as watching
-from tests.tools.conftest import run_python
+from tests.commands import run_python
 
 
 def installed(*names: str) -> bool:

@@ -17,6 +17,7 @@ from common.run_folder import REPOSITORY
 from models.finetuning import architecture as zoo
 from models.finetuning.architecture import Architecture
 from models.finetuning.network import weights
+from tests.commands import run_python
 
 MOBILENET = zoo.find("mobilenet")
 
@@ -189,7 +190,7 @@ def test_a_published_file_is_checked_without_loading_a_backend(tmp_path: Path) -
         f"weights.check_available(architecture.find('mobilenet'), {str(tmp_path)!r})\n"
         "assert not {'keras', 'tensorflow', 'jax'} & set(sys.modules)\n"
     )
-    done = subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    done = run_python("-c", script)
     assert (done.returncode, done.stderr) == (0, "")
 
 

@@ -1,15 +1,13 @@
 """A run with real small networks, trained once for all tests of the tools."""
 
 import os
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import filelock
 import pytest
 
-from common.run_folder import REPOSITORY
+from tests.commands import run_python
 from tests.trees import make_tree
 
 
@@ -32,13 +30,6 @@ class TrainedRun:
     @property
     def choice(self) -> list[str]:
         return ["--run", "tiny", "--runs", str(self.runs)]
-
-
-def run_python(*words: object, timeout: float = 120, **environment: str) -> subprocess.CompletedProcess:
-    """Starts `python WORDS...` in the repository."""
-    command = [sys.executable, *map(str, words)]
-    variables = os.environ | environment
-    return subprocess.run(command, cwd=REPOSITORY, env=variables, capture_output=True, text=True, timeout=timeout)
 
 
 @pytest.fixture(scope="session")

@@ -15,8 +15,8 @@ from common.metric import log_loss_per_image, paired_difference
 from common.run_folder import REPOSITORY
 from common.tables import write_predictions
 from models.finetuning.recipe import NoEffectError
+from tests.commands import run_python
 from tests.fold_runs import finish_fold
-from tests.tools.conftest import run_python
 from tests.trees import make_tree
 from tools import experiment_file
 from tools.experiment_file import Experiment, Plan, read_plan

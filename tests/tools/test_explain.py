@@ -17,7 +17,8 @@ from common.settings import ImageSize
 from models.finetuning import architecture as zoo
 from models.finetuning.network.build import build, plain_copy
 from models.finetuning.network.network import Network
-from tests.tools.conftest import TrainedRun, run_python
+from tests.commands import run_python
+from tests.tools.conftest import TrainedRun
 from tools import drawing, explain
 from tools.explain import HeatMaps
 from tools.networks import finished_folds, load

@@ -19,7 +19,8 @@ from common.errors import UserError
 from common.run_folder import RunFolder
 from common.settings import ImageSize
 from common.tables import read_predictions
-from tests.tools.conftest import TrainedRun, run_python
+from tests.commands import run_python
+from tests.tools.conftest import TrainedRun
 from tools import drawing, pictures, predict
 from tools.networks import finished_folds
 
