@@ -18,7 +18,8 @@ from ensemble.blend_run import blend_run
 from ensemble.options import Options
 from pipeline import stages
 from pipeline.plan import Plan
-from tests.ensemble.conftest import FOLDS, SmallRun, make_small, run_command
+from tests.commands import module
+from tests.ensemble.conftest import FOLDS, SmallRun, make_small
 from tests.fold_runs import finish_fold
 from tools.report import Request, write_report
 
@@ -193,7 +194,7 @@ def test_an_unchanged_report_is_not_written_again(copy: SmallRun) -> None:
 
 def test_a_run_without_a_blend_is_one_clear_line(copy: SmallRun) -> None:
     (copy.run / "ensemble" / "blend.json").unlink()
-    done = run_command("tools.report", "--run", copy.name, "--runs", copy.run.parent)
+    done = module("tools.report", "--run", copy.name, "--runs", copy.run.parent)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert "python -m ensemble.blend --run trial --allow-missing" in done.stderr
