@@ -33,7 +33,7 @@ STOPS_WITHIN = 3.0  # seconds after Ctrl-C or SIGTERM
 
 
 class UserError(Exception):
-    """A mistake that the user can fix. The message says what was expected, what was found, what to type next.
+    """A mistake that the user can fix. The message has what was expected, what was found, and what to type next.
 
     Attributes:
         status: of the command that ends with it.
@@ -74,7 +74,7 @@ def run_command(main: Callable[[], None]) -> None:
         sys.stderr.close()
         sys.exit(1)
     except Exception as error:
-        if stopping.told:  # what was interrupted failed in its own way
+        if stopping.heard:  # what was interrupted failed in its own way
             stopping.say()
             sys.exit(STOPPED)
         if is_out_of_memory(error):
@@ -141,15 +141,15 @@ def has_temporary_folder() -> bool:
 
 
 class _Stopping:
-    """Ends this process soon after it was told to stop, also where it is in the midst of a long step.
+    """Ends this process soon after SIGINT or SIGTERM, also in the middle of a long step.
 
-    Python tells a program of a signal only between two of its own instructions; a step of training, or the import of a
-    large library, can take many seconds until then. The wake-up descriptor is told at once.
+    Python runs signal handlers only between two of its own instructions. A step of training, or the import of a large
+    library, can take many seconds until then. The wake-up descriptor is written to at once.
     """
 
     def __init__(self) -> None:
         self.said = threading.Lock()
-        self.told = False
+        self.heard = False
         signal.signal(signal.SIGTERM, self._hear)
         if signal.getsignal(signal.SIGINT) in (
             signal.default_int_handler,
@@ -167,8 +167,8 @@ class _Stopping:
             print(interrupts.STOPPED, file=sys.stderr, flush=True)
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
-        if not self.told:  # the second signal, of an impatient person or a script that passes it on, changes nothing
-            self.told = True
+        if not self.heard:  # a second signal changes nothing
+            self.heard = True
             sys.unraisablehook = lambda unraisable: None  # raised in a finalizer, it would be printed with a traceback
             raise KeyboardInterrupt
 

@@ -52,7 +52,7 @@ def setting(
     """A field of a configuration dataclass that is also an option on the command line.
 
     Args:
-        default: the value where nothing else is said; its type is the option's type.
+        default: the value where nothing else is given; its type is the option's type.
         help: one line.
         unit: what the number counts ('epochs', 'pixels'), shown beside the default.
         choices: the allowed words.

@@ -32,7 +32,7 @@ ROW = {"model", "fold", "seconds", "ended", "estimate", "on"}
 
 @dataclass
 class Pace:
-    """How long jobs took here, which tells how long the others will take."""
+    """How long jobs took here, to estimate how long the others will take."""
 
     measured: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))  # by model, seconds
     ratios: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))  # by model, to the estimate

@@ -1,4 +1,4 @@
-"""Checks the whole data folder and says what is in it, or everything that is wrong with it.
+"""Checks the whole data folder and prints what is in it, or everything that is wrong with it.
 
 python -m preprocessing.check [--data DIR] [--skip-broken]
 """

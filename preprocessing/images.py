@@ -235,7 +235,7 @@ class ImageStore:
         return len(self) * self.size.height * self.size.width * 3
 
     def prepare(self, workers: int, say: Callable[[str], None] = print, keep: Sequence["ImageStore"] = ()) -> None:
-        """Makes the missing blocks, with a progress bar; says so where the cache has no room for them.
+        """Makes the missing blocks, with a progress bar; prints a note where they do not fit in the cache.
 
         Args:
             keep: other stores of this process, which must not make room for this one.

@@ -64,20 +64,25 @@ class Recipe:
     layer_decay: float = setting(
         1.0, "a block's learning rate is this times that of the block above it; 1 is one rate", least=0.01, most=1
     )
-    schedule: str = setting("cosine", "learning rate after the warm-up", choices=("cosine", "constant", "step"))
-    warmup: float = setting(0.1, "share of the steps in which the learning rate rises from 0", least=0, most=1)
-    momentum: float = setting(0.9, "momentum of sgd", least=0, most=0.999)
-    weight_decay: float = setting(1e-4, "decoupled weight decay of adamw", least=0, most=1)
+    schedule: str = setting(
+        "cosine", "learning rate schedule after the warm-up", choices=("cosine", "constant", "step")
+    )
+    warmup: float = setting(0.1, "warm-up: share of the steps in which the learning rate rises from 0", least=0, most=1)
+    momentum: float = setting(0.9, "momentum of SGD", least=0, most=0.999)
+    weight_decay: float = setting(1e-4, "weight decay of AdamW", least=0, most=1)
     clip_norm: float = setting(1.0, "largest global norm of the gradient; 0 is no clipping", least=0)
     label_smoothing: float = setting(0.05, "share of the target spread over all classes", least=0, most=0.9)
     ema: float = setting(
         0.0,
-        "momentum of a running mean of the weights, which is measured and kept instead of them; 0 is off",
+        "EMA momentum: an average of the weights is evaluated and kept instead of them; 0 is off",
         least=0,
         most=0.99999,
     )
     judge_every: int = setting(
-        1, "measure the held-out drivers after so many epochs, and after the last", unit="epochs", least=1
+        1,
+        "epochs between evaluations on the held-out drivers; the last is always one",
+        unit="epochs",
+        least=1,
     )
     patience: int = setting(3, "stop after so many epochs without a lower held-out log loss", unit="epochs", least=1)
     # test images as teachers
@@ -91,7 +96,7 @@ class Recipe:
     # predictions
     tta: int = setting(
         0,
-        "moved, scaled and turned views of each image that the final predictions average",
+        "test-time augmentation views: moved, scaled and turned copies whose predictions are averaged",
         unit="views",
         least=0,
         most=64,

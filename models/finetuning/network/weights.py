@@ -273,7 +273,7 @@ def keras_cache() -> Path:
 
 
 def is_cached(architecture: PublishedNetwork, file: str) -> bool:
-    """Whether published weights are there, and whole as far as the file itself can tell."""
+    """Whether published weights are there and complete, as far as the file itself shows."""
     kept = keras_cache() / file
     try:
         return kept.is_file() and bool(shapes_in(kept, architecture))

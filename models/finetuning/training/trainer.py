@@ -49,7 +49,7 @@ class DivergedError(UserError):
 
 
 class Trainer:
-    """Trains a network on one fold, and goes on where a checkpoint says that it was."""
+    """Trains a network on one fold; resumes from a checkpoint."""
 
     def __init__(
         self,
@@ -95,7 +95,7 @@ class Trainer:
                 f"Go on with --precision {progress.precision}, or delete it to train this fold from its start."
             )
         self.progress, self._resumed = progress, arrays
-        self.say(f"going on after epoch {len(self.progress.history)}, as the checkpoint in this folder says")
+        self.say(f"resumes after epoch {len(self.progress.history)}, from the checkpoint in this folder")
         return True
 
     def train(self) -> None:
@@ -239,7 +239,7 @@ class Trainer:
     def _add_row(
         self, seconds: float, training_loss: float, held_out: float = np.nan, right: float = np.nan, mark: str = ""
     ) -> None:
-        """Adds a row of history and says one line."""
+        """Adds a row of history and prints one line."""
         stage, history = self.stages[self.progress.stage], self.progress.history
         row = {"epoch": len(history) + 1, "stage": stage.name, "training_loss": training_loss}
         row |= {"held_out_log_loss": held_out, "held_out_accuracy": right, "seconds": round(seconds, 1)}
