@@ -21,7 +21,7 @@ from pipeline.schedule import Deadline, Durations, clock_time, next_job
 SMALLER = "alone, with one thread that reads images and predictions in quarter batches"
 ADVICE = (
     "A smaller --batch-size or --image-size takes less memory (under another --run or --model-name: they change the "
-    "result), and so does --jobs 1. The same command tries it again, after the last finished epoch."
+    "result), and so does --jobs 1. The same command tries it again."
 )
 
 
