@@ -30,7 +30,7 @@ LOWEST = {  # by the names under which a package may be installed
     ("threadpoolctl",): "3.1",
     ("tqdm",): "4",
 }
-BACKENDS = {"tensorflow": (("tensorflow", "tensorflow-cpu"), "2.18.0"), "jax": (("jax",), "0.10.2")}
+BACKENDS = {"tensorflow": (("tensorflow", "tensorflow-cpu"), "2.18.0"), "jax": (("jax",), "0.6.2")}
 WHAT_TO_DO = (
     "In a Kaggle notebook: Settings, Environment, 'Always use latest environment' (a kernel that is pushed takes the "
     "latest unless its docker_image says otherwise). Elsewhere: unset STATEFARM_PACKAGES, and .venv is made."

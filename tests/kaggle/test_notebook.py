@@ -1,0 +1,55 @@
+"""The notebook: what its script writes, and run from its first cell to its last as Jupyter runs it."""
+
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from common.run_folder import REPOSITORY
+from tools.kaggle_push import bundled_files
+
+NOTEBOOK = REPOSITORY / "kaggle" / "statefarm.ipynb"
+
+
+def test_it_is_what_its_script_writes(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "kaggle/notebook.py", str(tmp_path / "made.ipynb")], cwd=REPOSITORY, check=True)
+    assert NOTEBOOK.read_bytes() == (tmp_path / "made.ipynb").read_bytes(), "run: python kaggle/notebook.py"
+    for cell in json.loads(NOTEBOOK.read_text())["cells"]:
+        if cell["cell_type"] == "code":
+            compile("".join(cell["source"]), cell["id"], "exec")
+            assert cell["outputs"] == []
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("nbconvert") is None, reason="nbconvert is not installed")
+def test_it_trains_blends_and_shows_the_report_on_the_demo(tmp_path: Path) -> None:
+    for name in bundled_files():  # a copy, whose runs/ is its own
+        (tmp_path / "code" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(REPOSITORY / name, tmp_path / "code" / name)
+    options = "--demo --models mobilenet --weights none --image-size 32x32 --epochs 1"
+    text = NOTEBOOK.read_text().replace("--time-budget 8h30m", options)
+    (tmp_path / "code" / "kaggle").mkdir()
+    (tmp_path / "code" / "kaggle" / "statefarm.ipynb").write_text(text)
+    command = [sys.executable, "-m", "nbconvert", "--to", "notebook", "--execute", "--output", "executed.ipynb"]
+    notebooks = {"MPLBACKEND": "module://matplotlib_inline.backend_inline", "IPYTHONDIR": str(tmp_path / "ipython")}
+    done = subprocess.run(
+        [*command, str(tmp_path / "code" / "kaggle" / "statefarm.ipynb")],
+        env=os.environ | notebooks,
+        capture_output=True,
+        text=True,
+        timeout=1200,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    cells = json.loads((tmp_path / "code" / "kaggle" / "executed.ipynb").read_text())["cells"]
+    outputs = [output for cell in cells for output in cell.get("outputs", ())]
+    printed = "".join("".join(output.get("text", "")) for output in outputs)
+    assert "log loss" in printed
+    assert "submissions/demo.csv" in printed
+    shown = ["".join(output["data"]["text/html"]) for output in outputs if "text/html" in output.get("data", {})]
+    assert any("<iframe srcdoc=" in text and "mobilenet" in text for text in shown)
