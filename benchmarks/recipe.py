@@ -39,7 +39,7 @@ def main() -> None:
         run("-m", "preprocessing.folds", *where, "--cache", folder / "cache")
         plain = plain_fold(arguments, data, folder / "runs" / "timed" / "folds.csv")
         target = plain[-1][1]
-        own = ["models/inception_v3.py", *where, "--weights", arguments.weights, "--fold", arguments.fold]
+        own = ["models/inception_v3.py", *where, "--weights", arguments.weights, "--fold", arguments.fold, "--verbose"]
         reached, seen = fold([*own, "--cache", folder / "cache", *arguments.options], target)
     for number, (seconds, loss) in enumerate(plain, 1):
         print(f"plain script, epoch {number}: held-out loss {loss:.4f} after {seconds:.0f} s")

@@ -14,7 +14,6 @@ from common import machine
 
 THREADS = "STATEFARM_THREADS"  # that one process computes with; decides how sums are rounded
 _OF_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "TF_NUM_INTRAOP_THREADS")
-LABEL = "STATEFARM_LINE_LABEL"  # what a process prints before each line, for whoever reads the lines of two at once
 LESS_MEMORY = "STATEFARM_LESS_MEMORY"  # set in the process of a job that is tried again
 OF_EXECUTOR = "STATEFARM_OF_EXECUTOR"  # set in a process of an executor: it ends when its standard input closes
 _RESTARTED = "STATEFARM_RESTARTED"

@@ -15,6 +15,7 @@ from types import FrameType
 
 from common import interrupts
 from common.environment import OF_EXECUTOR
+from common.terminal import say
 
 # Exit statuses of commands. 1 is a bug or a failing system, with a traceback or a message.
 USER_ERROR = 2
@@ -58,14 +59,12 @@ def run_command(main: Callable[[], None]) -> None:
     try:
         main()
     except UserError as error:
-        print(f"error: {masked(str(error))}", file=sys.stderr)
+        say(f"error: {masked(str(error))}")
         sys.exit(error.status)
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] in OWN:
             raise
-        print(
-            f"error: the package {error.name} is not installed for {sys.executable}. {_to_install()}", file=sys.stderr
-        )
+        say(f"error: the package {error.name} is not installed for {sys.executable}. {_to_install()}")
         sys.exit(USER_ERROR)
     except KeyboardInterrupt:
         stopping.say()
@@ -78,7 +77,7 @@ def run_command(main: Callable[[], None]) -> None:
             stopping.say()
             sys.exit(STOPPED)
         if is_out_of_memory(error):
-            print(f"error: out of memory: {last_line(error)}", file=sys.stderr)
+            say(f"error: out of memory: {last_line(error)}")
             sys.exit(OUT_OF_MEMORY)
         if type(error).__name__ == "UnimplementedError" and "determinis" in str(error):  # TensorFlow, on GPUs
             print(
@@ -88,18 +87,16 @@ def run_command(main: Callable[[], None]) -> None:
             )
             sys.exit(USER_ERROR)
         if isinstance(error, OSError) and not has_temporary_folder():
-            print(
+            say(
                 "error: there is no folder for temporary files: expected one that this user can write to, such as "
-                "/tmp. Name one: TMPDIR=/path/to/folder before the same command.",
-                file=sys.stderr,
+                "/tmp. Name one: TMPDIR=/path/to/folder before the same command."
             )
             sys.exit(USER_ERROR)
         if not (isinstance(error, OSError) and error.errno in OF_THE_SYSTEM and error.filename):
             raise
-        print(
+        say(
             f"error: {error.filename}: {error.strerror}. What is finished is kept. See to the disk or the permissions; "
-            "then the same command goes on.",
-            file=sys.stderr,
+            "then the same command goes on."
         )
         sys.exit(1)  # not 2: other folds may go on
 
@@ -164,7 +161,7 @@ class _Stopping:
     def say(self) -> None:
         """Prints how to resume, once; not in a process of an executor, which prints it for all of them."""
         if self.said.acquire(blocking=False) and OF_EXECUTOR not in os.environ:
-            print(interrupts.STOPPED, file=sys.stderr, flush=True)
+            say(interrupts.STOPPED)
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
         if not self.heard:  # a second signal changes nothing

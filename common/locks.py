@@ -8,18 +8,20 @@ import errno
 import functools
 import os
 import platform
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.errors import UserError
 from common.files import cannot_write
+from common.terminal import say
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
 
 _NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}  # of some network drives
+QUIET_SECONDS = 30.0  # of waiting, before a message
+FOREVER = -1
 
 
 @contextlib.contextmanager
@@ -29,12 +31,12 @@ def held(path: Path, doing: str, wait: bool = False) -> Iterator[None]:
     Args:
         path: the lock file; it is there while the block runs, and after it only if the process was killed.
         doing: what is done under it, such as 'runs/full/ensemble is being written'.
-        wait: for another process to release it, after a message, instead of an error.
+        wait: for another process to release it, instead of an error; after `QUIET_SECONDS` a message says so.
 
     Raises:
         UserError: another process has it and `wait` is false, or the folder cannot be written to.
     """
-    lock = acquire(path)
+    lock = acquire(path, QUIET_SECONDS if wait else 0)
     if lock is None:
         holder = "unknown"
         with contextlib.suppress(OSError):
@@ -42,8 +44,8 @@ def held(path: Path, doing: str, wait: bool = False) -> Iterator[None]:
         message = f"{doing} by another process: {holder}."
         if not wait:
             raise UserError(f"{message} Wait for it, or stop it.")
-        print(f"{message} Waiting for it (Ctrl-C ends this).", file=sys.stderr, flush=True)
-        lock = acquire(path, wait=True)
+        say(f"{message} Waiting for it (Ctrl-C ends this).")
+        lock = acquire(path, FOREVER)
     try:
         yield
     finally:
@@ -78,8 +80,8 @@ def divide(files: Sequence[Path], is_there: Callable[[Path], bool], make: Callab
                 make(file)
 
 
-def acquire(path: Path, wait: bool = False) -> "BaseFileLock | None":
-    """Takes a lock, to be given to `release`; None where another process has it.
+def acquire(path: Path, seconds: float = 0) -> "BaseFileLock | None":
+    """Takes a lock, to be given to `release`; None where another process has it all the time.
 
     A file system without locks stops nothing: a note is printed.
 
@@ -91,7 +93,7 @@ def acquire(path: Path, wait: bool = False) -> "BaseFileLock | None":
     lock = FileLock(path, thread_local=False)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire(blocking=wait)
+        lock.acquire(timeout=seconds)
     except Timeout:
         return None
     except OSError as error:
@@ -113,4 +115,4 @@ def release(lock: "BaseFileLock | None") -> None:
 
 @functools.cache
 def _report_no_locks(why: str) -> None:
-    print(f"note: no locks on this file system ({why}): start nothing twice.", file=sys.stderr)
+    say(f"note: no locks on this file system ({why}): start nothing twice.")

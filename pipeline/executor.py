@@ -5,7 +5,6 @@ in `common.errors`.
 """
 
 import signal
-import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
@@ -14,6 +13,7 @@ from fractions import Fraction
 from typing import Any
 
 from common.errors import DIVERGED, OUT_OF_MEMORY, STOPPED, USER_ERROR
+from common.terminal import say
 from pipeline.jobs import Job, spent
 from pipeline.resources import duration
 from pipeline.schedule import Deadline, Durations, clock_time, next_job
@@ -185,8 +185,3 @@ def what_happened(status: int) -> str:
     if status == OUT_OF_MEMORY:
         return "ran out of memory"
     return f"was ended by signal {-status}" if status < 0 else f"exited with status {status}, see above"
-
-
-def say(text: str) -> None:
-    """A line for the person at the terminal."""
-    print(text, file=sys.stderr, flush=True)

@@ -10,10 +10,10 @@ import subprocess
 import time
 from collections.abc import Collection, Sequence
 
-from common import interrupts, machine
-from common.environment import LABEL, LESS_MEMORY, OF_EXECUTOR, pinned
+from common import interrupts, machine, terminal
+from common.environment import LESS_MEMORY, OF_EXECUTOR, pinned
 from common.run_folder import REPOSITORY
-from pipeline.executor import Executor, say
+from pipeline.executor import Executor
 from pipeline.jobs import Job
 from pipeline.resources import Device, device_of_slot
 from pipeline.schedule import Durations
@@ -45,7 +45,7 @@ class LocalExecutor(Executor):
             fitting = machine.at_a_time(job.side_by_side, job.memory)
             self._at_a_time[job.model] = fitting
             if fitting < job.side_by_side:
-                say(f"note: memory is short: {fitting} of {job.side_by_side} folds of {job.model} at a time")
+                terminal.say(f"note: memory is short: {fitting} of {job.side_by_side} folds of {job.model} at a time")
         return self._at_a_time[job.model]
 
     def slot_name(self, job: Job, slot: int) -> str:
@@ -53,12 +53,12 @@ class LocalExecutor(Executor):
         return f"{device.kind} {device.name}".strip() if device else "CPU"
 
     def start(self, job: Job, slot: int, retry: bool) -> subprocess.Popen:
-        own = pinned(os.environ) | {"TQDM_POSITION": str(slot), OF_EXECUTOR: "1"}
+        own = pinned(os.environ) | {terminal.LINE: str(slot), terminal.LABEL: str(job), OF_EXECUTOR: "1"}
         if job.side_by_side > 1:
-            own[LABEL] = f"{job} | "
             device = device_of_slot(slot, job.side_by_side, self.devices)
             own |= device.environment() if device else {}
         own |= SMALLER_ENVIRONMENT if retry else {}
+        terminal.draw(f"{job}: starting", slot)
         with interrupts.held_back():  # Ctrl-C is for this process, which ends the others
             return subprocess.Popen(job.command, env=own, cwd=REPOSITORY, stdin=subprocess.PIPE)
 

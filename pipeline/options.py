@@ -20,21 +20,8 @@ from preprocessing import folds
 from preprocessing.settings import Augmentation
 
 EVERYDAY = (
-    *(
-        "help",
-        "help_all",
-        "models",
-        "preset",
-        "demo",
-        "download",
-        "time_budget",
-        "dry_run",
-        "data",
-        "run",
-        "folds",
-        "weights",
-    ),
-    *("quick", "labels", "seed", "jobs"),
+    *("help", "help_all", "models", "preset", "demo", "download", "time_budget", "dry_run", "data", "run", "folds"),
+    *("weights", "quick", "labels", "seed", "jobs", "verbose"),
 )
 
 
@@ -151,6 +138,7 @@ def add_run_options(parser: argparse.ArgumentParser, default_run: str = "full; q
         "--cluster", metavar="A", help="train on a Ray cluster: auto, or HOST:PORT of its head [this machine alone]"
     )
     group.add_argument("--quick", action="store_true", help="a miniature: small images, few epochs, two folds")
+    group.add_argument("--verbose", action="store_true", help="print every line of the folds' logs")
     group.add_argument("--skip-broken", action="store_true", help="leave unreadable images out instead of stopping")
     group.add_argument(
         "--workers",

@@ -24,6 +24,7 @@ from common.errors import UserError
 from common.files import check_writable
 from common.run_folder import REPOSITORY, RunFolder, checked_name
 from common.settings import chosen, names_in
+from common.terminal import VERBOSE
 from ensemble.options import Options
 from models.finetuning import architecture as zoo
 from models.finetuning.architecture import Architecture, bottleneck_settings
@@ -155,7 +156,7 @@ def plan_run(arguments: argparse.Namespace) -> Plan:
         weights.weights_file(architecture, arguments.weights)
     data, source = _find_data(arguments)
     demo = source == "demo"
-    arguments.quick = arguments.quick or demo
+    arguments.quick, arguments.demo = arguments.quick or demo, demo
     arguments.run = arguments.run or ("demo" if demo else "quick" if arguments.quick else FULL_RUN[arguments.preset])
     run = RunFolder.of(arguments.run, arguments.runs)
     if demo:
@@ -209,6 +210,8 @@ def _plan(
     wanted: Sequence[int | str] | None,
 ) -> Plan:
     """Divides the machine among the folds of each model, the same with a time budget and without."""
+    if arguments.verbose:
+        os.environ[VERBOSE] = "1"
     devices = resources.find_devices()
     folds = number_of_folds(works[0].run.folds, arguments.folds, arguments.folds_file, 2 if arguments.quick else 5)
     asked = getattr(arguments, "jobs", None)

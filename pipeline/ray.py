@@ -31,11 +31,12 @@ from common.environment import OF_EXECUTOR, THREADS, pinned, with_threads
 from common.errors import STOPPED, UserError
 from common.files import written_whole
 from common.run_folder import CONFIG, FAILED, FINISHED, LOG, REPOSITORY
+from common.terminal import VERBOSE, say
 from models.finetuning import fold_run
 from models.finetuning.fold_run import FoldRun
 from models.finetuning.network import weights
 from pipeline import resources
-from pipeline.executor import Executor, say
+from pipeline.executor import Executor
 from pipeline.jobs import Job
 from pipeline.local import SMALLER_ENVIRONMENT
 from pipeline.schedule import Durations
@@ -398,7 +399,7 @@ def _train(
         with log.open("wb") as output:
             process = subprocess.Popen(
                 [sys.executable, *map(str, words)],
-                env=pinned(os.environ) | environment,
+                env=pinned(os.environ) | environment | {VERBOSE: "1"},
                 stdin=subprocess.PIPE,  # it ends with this process, which holds the other end
                 stdout=output,
                 stderr=output,

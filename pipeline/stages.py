@@ -11,8 +11,8 @@ from common import machine
 from common.competition import SAMPLE_SUBMISSION
 from common.errors import NOTHING_FINISHED, UserError
 from common.run_folder import CorruptedOutputError
+from common.terminal import say
 from pipeline import resources, train
-from pipeline.executor import say
 from pipeline.jobs import Job, listed
 from pipeline.plan import Plan
 
@@ -74,7 +74,7 @@ def get_data(plan: Plan) -> None:
 
 
 def check_data(plan: Plan) -> "Dataset":
-    """Checks every file of the data folder against every table, and prints what is in it.
+    """Checks every file of the data folder against every table, and prints how much is in it.
 
     Raises:
         UserError: something is wrong with it.
@@ -82,16 +82,15 @@ def check_data(plan: Plan) -> "Dataset":
     from preprocessing import check, dataset
 
     found = dataset.load(plan.data, plan.cache, plan.skip_broken)
-    say(check.describe(found))
+    say(f"data     {check.describe(found).splitlines()[0]}")
     return found
 
 
 def make_folds(plan: Plan, dataset: "Dataset") -> "pd.DataFrame":
-    """The run's fold table, made where there is none, and printed."""
-    from preprocessing.folds import summary
-
+    """The run's fold table, made where there is none."""
     table = train.fold_table(plan, dataset)
-    say(f"{plan.run.folds}\n{summary(table)}")
+    held_out = ", ".join(f"{images:,}" for images in table["fold"].value_counts().sort_index())
+    say(f"folds    {plan.run.folds}: split by driver; images held out: {held_out}")
     return table
 
 
@@ -143,7 +142,7 @@ def blend(plan: Plan) -> None:
     sample = plan.data / SAMPLE_SUBMISSION
     request = Request(plan.run.path, sample, plan.submission, tuple(models), plan.allow_missing, plan.blending)
     blend_run(request)
-    print(f"\n{summary(plan.run.ensemble)}")
+    say(f"\n{summary(plan.run.ensemble)}", sys.stdout)
     if plan.labels is not None:
         from ensemble.score import score_text
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from common.errors import SOME_FAILED, STOPPED, USER_ERROR, UserError, run_command
 from common.run_folder import ALL_DRIVERS, REPOSITORY
 from common.settings import CommandLine, chosen
+from common.terminal import say
 from models.finetuning import architecture as zoo
 from models.finetuning import fold_run, job
 from models.finetuning.architecture import Architecture
@@ -21,7 +22,7 @@ from models.finetuning.fold_run import FoldRun
 from models.finetuning.network import weights
 from models.finetuning.recipe import Bottleneck, Recipe
 from pipeline import resources, schedule
-from pipeline.executor import Executor, Result, say
+from pipeline.executor import Executor, Result
 from pipeline.jobs import Job, listed, make_job
 from pipeline.local import LocalExecutor
 from pipeline.options import bottleneck_parser, model_parser, read_fold

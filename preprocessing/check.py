@@ -10,19 +10,19 @@ from preprocessing.dataset import Dataset, add_data_options, load_chosen
 
 
 def describe(data: Dataset) -> str:
-    """What the folder holds: numbers of images and drivers, and a line for each class."""
+    """What the folder holds: a line with numbers of images and drivers, and a line for each class."""
     images, drivers = len(data.train), data.train["subject"].nunique()
     complete = images == COMPLETE_TRAIN_IMAGES and len(data.test) == COMPLETE_TEST_IMAGES
-    whole = "the complete competition" if complete else "a part of the competition, or other images"
+    whole = "the complete competition: " if complete else ""
     broken = f" ({len(data.broken_test):,} without a picture)" if data.broken_test else ""
     counts = data.train["classname"].value_counts()
-    lines = [
-        f"{data.root}: {whole}",
-        f"{images:>8,} training images of {drivers:,} drivers",
-        f"{len(data.test):>8,} test images{broken}",
-        *(f"{counts.get(name, 0):>8,} {name} {words}" for name, words in CLASS_NAMES.items()),
-    ]
-    return "\n".join(lines)
+    training = f"{images:,} training images of {drivers:,} drivers"
+    return "\n".join(
+        [
+            f"{data.root}: {whole}{training}, {len(data.test):,} test images{broken}",
+            *(f"{counts.get(name, 0):>8,} {name} {words}" for name, words in CLASS_NAMES.items()),
+        ]
+    )
 
 
 def main() -> None:

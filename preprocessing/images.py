@@ -14,9 +14,8 @@ import cv2
 import numpy as np
 import PIL.Image
 import PIL.ImageOps
-from tqdm import tqdm
 
-from common import locks
+from common import locks, terminal
 from common.cache import IMAGES, InUse, make_room, open_array, write_array
 from common.errors import UserError
 from common.settings import ImageSize
@@ -244,13 +243,13 @@ class ImageStore:
         needed = len(missing) * BLOCK * self.bytes // max(1, len(self))
         if missing and not make_room(self.folder, needed, self.limit, [store.folder for store in keep]):
             say(
-                f"decoded images would take {self.bytes / 2**30:.1f} GiB, more than the cache may hold "
+                f"note: decoded images would take {self.bytes / 2**30:.1f} GiB, more than the cache may hold "
                 "(--cache-limit) or the disk has free: decoding them again in each epoch instead, which is slower."
             )
             return
         self._in_use = InUse(self.folder)
         if missing:
-            bar = tqdm(total=len(self), desc=f"decoding to {self.size}", unit="img", leave=False, disable=None)
+            bar = terminal.bar(len(self), f"decoding to {self.size}")
             bar.update(len(self) - sum(len(self._rows(number)) for number in missing))
             number_of = {self._block_path(number): number for number in missing}
 

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+from common import terminal
 from common.errors import UserError
 
 LARGEST_SIDE = 20_000  # pixels
@@ -119,7 +120,6 @@ def broken_images(root: Path, paths: Sequence[str], progress: bool = True) -> di
         The reason (EMPTY, TRUNCATED, ...) by path, of the broken ones only, in the order of `paths`; where more is
         known, 'REASON: detail'.
     """
-    from tqdm import tqdm
 
     def check(chunk: Sequence[str]) -> None:
         for path in chunk:
@@ -133,8 +133,7 @@ def broken_images(root: Path, paths: Sequence[str], progress: bool = True) -> di
     chunks = [paths[start : start + 64] for start in range(0, len(paths), 64)]
     # More threads than cores: what takes the time is a network drive's or a spinning disk's answer.
     pool = ThreadPoolExecutor(max_workers=16)
-    hidden = None if progress else True  # None: where stderr is no terminal
-    with tqdm(total=len(paths), desc="checking images", unit=" files", disable=hidden) as bar:
+    with terminal.bar(len(paths), "checking images", progress) as bar:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)  # Pillow's, of damaged EXIF data, which are not used here

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
+from common import terminal
 from common.competition import CLASS_NAMES, CLASSES
 from common.errors import UserError
 from common.files import written_whole
@@ -186,7 +186,7 @@ def write_annotated(video: Video, path: Path, times: Sequence[float], probabilit
     rate, end = video.usual_rate, video.end
     with written_whole(path) as temporary:
         writer = None
-        bar = tqdm(total=len(video.times), desc="annotating", unit="frame", leave=False, disable=None)
+        bar = terminal.bar(len(video.times), "annotating")
         written, picture = 0, None
         try:
             for time, pixels in itertools.chain(video.frames_every(), [(end, None)]):

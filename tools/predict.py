@@ -17,6 +17,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from common import terminal
 from common.competition import NUMBER_OF_CLASSES
 from common.errors import UserError, named, run_command
 from common.files import written_whole
@@ -124,7 +125,6 @@ def main() -> None:
 def _photographs(found: Found, networks: Networks, annotate: Path | None) -> tuple[list[str], np.ndarray]:
     """Predicts, prints a line for each of the first ones, and writes annotated copies."""
     import numpy as np
-    from tqdm import tqdm
 
     from tools import drawing
     from tools.networks import in_batches
@@ -135,7 +135,7 @@ def _photographs(found: Found, networks: Networks, annotate: Path | None) -> tup
     names: list[str] = []
     parts = [np.empty((0, NUMBER_OF_CLASSES))]
     many = len(photographs) > MOST_LINES
-    bar = tqdm(total=len(photographs), desc="predicting", unit="img", leave=False, disable=None if many else True)
+    bar = terminal.bar(len(photographs), "predicting", many)
     for batch in in_batches(photographs, networks.batch):
         bar.update(len(batch))
         try:

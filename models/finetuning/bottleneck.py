@@ -86,7 +86,8 @@ def _train(work: Sequence[tuple[FoldRun, dict[str, Any]]], dataset: Dataset, fol
         own.folder.finish(results, own.outputs)
         engine.speaker(own.folder / LOG)(
             f"{own.model_name}, fold {own.fold}: held-out log loss {results['log_loss']:.4f}, accuracy "
-            f"{results['accuracy']:.1%} with C {choice.regularisation:g}"
+            f"{results['accuracy']:.1%} with C {choice.regularisation:g}",
+            True,
         )
 
 

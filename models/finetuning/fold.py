@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -12,8 +13,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from common import terminal
 from common.competition import CLASSES, NUMBER_OF_CLASSES
-from common.environment import LABEL
 from common.errors import UserError, last_line, masked
 from common.files import written_whole
 from common.run_folder import ALL_DRIVERS, CHECKPOINT, LOG, NETWORK, FoldFolder
@@ -33,6 +34,8 @@ from preprocessing.augmentation import nobody
 from preprocessing.dataset import Dataset
 from preprocessing.images import ImageStore
 from preprocessing.settings import Augmentation
+
+LONGEST_SILENCE = 60  # seconds
 
 
 def train_fold(work: FoldRun, dataset: Dataset, folds: pd.DataFrame) -> None:
@@ -91,13 +94,11 @@ def _train(work: FoldRun, dataset: Dataset, folds: pd.DataFrame, settings: dict[
         plain_copy(network, lambda: build(work.architecture, work.recipe, "none", "float32", work.seed)).save(temporary)
     results |= {"best_epoch": trainer.progress.best_epoch, "seconds": round(time.monotonic() - started, 1)}
     work.folder.finish(results, work.outputs)
-    evaluated = "nobody held out,"
+    evaluated = "nobody held out"
     if "log_loss" in results:
         evaluated = f"held-out log loss {results['log_loss']:.4f}, accuracy {results['accuracy']:.1%}"
-    say(
-        f"{work.model_name}, fold {work.fold}: {evaluated} with the weights of epoch {results['best_epoch']}, "
-        f"{results['seconds']:.0f} s"
-    )
+    epochs = f"best epoch {results['best_epoch']} of {len(trainer.progress.history)}"
+    say(f"{work.model_name}, fold {work.fold}: {evaluated}, {epochs}, {results['seconds']:.0f} s", True)
 
 
 def train_network(
@@ -192,14 +193,20 @@ def _with_pseudo_labels(
     return WithPseudoLabels(labelled, test, soft, work.recipe.pseudo_ratio)
 
 
-def speaker(*logs: Path) -> Callable[[str], None]:
-    """Prints a line and keeps it in the logs."""
-    from tqdm import tqdm
+def speaker(*logs: Path) -> Callable[..., None]:
+    """Keeps a line in the logs, and prints those for which a second argument is true, notes, and with --verbose all.
 
-    label = os.environ.get(LABEL, "")
+    Where no bar is seen, so that nothing else shows that it works, a line a minute is printed.
+    """
+    verbose, label = terminal.VERBOSE in os.environ, os.environ.get(terminal.LABEL, "")
+    printed = time.monotonic()
 
-    def say(line: str) -> None:
-        tqdm.write(label + line)
+    def say(line: str, shown: bool = False) -> None:
+        nonlocal printed
+        silent = time.monotonic() - printed > LONGEST_SILENCE and not terminal.is_watched()
+        if shown or verbose or silent or line.startswith("note: "):
+            terminal.say(line if shown or not label else f"{label} | {line}", sys.stdout)
+            printed = time.monotonic()
         for log in logs:
             try:
                 with log.open("a", encoding="utf-8") as stream:

@@ -8,13 +8,12 @@ import dataclasses
 import functools
 import multiprocessing
 import shutil
-import sys
 from collections.abc import Iterator, Sequence
 from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
-from common import interrupts, locks, machine
+from common import interrupts, locks, machine, terminal
 from common.competition import CLASSES, TEST_FOLDER, TRAIN_FOLDER, held_out_labels_path
 from common.files import folder_written_whole
 from common.settings import setting
@@ -133,14 +132,12 @@ def _clips(settings: DemoSettings) -> tuple[list[Clip], list[Clip]]:
 
 def _render_clips(clips: Sequence[Clip], root: Path, workers: int) -> None:
     """Writes the JPEG files of all clips under `root`, with a bar where a person looks on."""
-    from tqdm import tqdm
-
     for folder in sorted({clip.folder for clip in clips}):
         (root / folder).mkdir(parents=True)
     workers = min(workers or min(machine.cores(), MOST_WORKERS), len(clips))
     total = sum(len(clip.names) for clip in clips)
     render = functools.partial(_render_clip, root=root)
-    with tqdm(total=total, desc="demo set", unit=" images", disable=not sys.stderr.isatty()) as bar:
+    with terminal.bar(total, "rendering the demo set") as bar:
         if workers == 1:
             for clip in clips:
                 bar.update(render(clip))

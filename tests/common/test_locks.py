@@ -45,10 +45,11 @@ def start() -> Iterator[Start]:
         process.communicate()
 
 
-def holding(path: Path) -> str:
+def holding(path: Path, quiet_seconds: float = 0) -> str:
     return f"""
         from pathlib import Path
         from common import locks
+        locks.QUIET_SECONDS = {quiet_seconds}
         with locks.held(Path({str(path)!r}), "it is being made", wait=True):
             print("ready", flush=True)
             input()
@@ -91,6 +92,15 @@ def test_who_waits_says_for_whom_and_goes_on_when_the_first_ends(start: Start, t
     second.communicate("\n")
     assert second.returncode == 0
     assert not path.exists()
+
+
+def test_a_short_wait_prints_nothing(start: Start, tmp_path: Path) -> None:
+    first = start(holding(tmp_path / ".it.lock"))
+    ready(first)
+    second = start(holding(tmp_path / ".it.lock", quiet_seconds=60))
+    first.communicate("\n")
+    ready(second)
+    assert second.communicate("\n")[1] == ""
 
 
 def test_a_program_that_the_holder_starts_does_not_inherit_the_lock(start: Start, tmp_path: Path) -> None:

@@ -20,9 +20,8 @@ from typing import Any
 import keras
 import ml_dtypes
 import numpy as np
-from tqdm import tqdm
 
-from common import locks
+from common import locks, terminal
 from common.cache import ACTIVATIONS, InUse, open_array, write_array
 from common.errors import UserError
 from models.finetuning.data.prediction import PREDICTION_BATCH
@@ -124,7 +123,7 @@ class Part:
         store, title = self._store, f"activations, {self._name.replace('_', ' ')}"
         number_of = {store.path(self._name, block): block for block in blocks}
         count = sum(len(store.block_rows(block)) for block in blocks)
-        bar = tqdm(total=count, desc=title, unit="img", leave=False, disable=None)
+        bar = terminal.bar(count, title)
 
         def make(path: Path) -> None:
             rows, made = np.array(store.block_rows(number_of[path])), []

@@ -9,8 +9,8 @@ import os
 
 import keras
 import numpy as np
-from tqdm import tqdm
 
+from common import terminal
 from common.environment import LESS_MEMORY
 from common.tables import geometric_mean
 from models.finetuning import runtime
@@ -44,7 +44,7 @@ def predict(
     widths = [output.shape[-1] for output in predictor.outputs]
     probabilities, features = (np.empty((len(rows), width), np.float32) for width in widths)
     done = 0
-    bar = tqdm(total=len(rows), desc=what, unit="img", leave=False, disable=None)
+    bar = terminal.bar(len(rows), what)
     for images, count in plain_batches(store, rows, PREDICTION_BATCH, workers):
         batch_probabilities, batch_features = predictor.predict_on_batch(images)
         probabilities[done : done + count] = np.asarray(batch_probabilities)[:count]

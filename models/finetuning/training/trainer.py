@@ -13,8 +13,8 @@ from typing import Any
 
 import keras
 import numpy as np
-from tqdm import tqdm
 
+from common import terminal
 from common.competition import NUMBER_OF_CLASSES
 from common.errors import DIVERGED, UserError
 from common.files import append_checksum, is_intact, written_whole
@@ -87,7 +87,7 @@ class Trainer:
             progress, arrays = load_checkpoint(self.checkpoint_path)
         except DamagedCheckpointError as error:
             self.checkpoint_path.unlink()
-            self.say(f"{error} It is deleted, and this fold starts again.")
+            self.say(f"note: {error} It is deleted, and this fold starts again.")
             return False
         if progress.precision != self.precision:
             raise UserError(
@@ -124,9 +124,12 @@ class Trainer:
             self._resumed = {}
         part = f", the top {stage.top_blocks} of {self.blocks} blocks" if stage.top_blocks else ""
         self.say(f"stage '{stage.name}'{part}: {trainable_summary(self.network)}")
+        bar = terminal.bar(stage.epochs * steps, "training", initial=progress.epoch * steps)
         while progress.epoch < stage.epochs and not self._out_of_patience():
+            best = f", log loss {progress.best_loss:.3f}" if np.isfinite(progress.best_loss) else ""
+            bar.set_postfix_str(f"epoch {progress.epoch + 1} of {stage.epochs}{best}")
             started_at = time.monotonic()
-            loss = self._run_epoch(stage, steps)
+            loss = self._run_epoch(stage, steps, bar)
             progress.epoch += 1
             seconds = time.monotonic() - started_at
             if progress.epoch % self.recipe.judge_every == 0 or progress.epoch == stage.epochs:
@@ -135,6 +138,7 @@ class Trainer:
             else:
                 self._add_row(seconds, loss)
             save_checkpoint(self.checkpoint_path, progress, model, optimizer)
+        bar.close()
 
     def _compile(self, stage: Stage) -> keras.optimizers.Optimizer:
         set_trainable(self.network, self.recipe, stage.name == "head", stage.top_blocks)
@@ -161,13 +165,12 @@ class Trainer:
         finally:
             assign(variables, plain)
 
-    def _run_epoch(self, stage: Stage, steps: int) -> float:
+    def _run_epoch(self, stage: Stage, steps: int, bar: Any) -> float:
         """Trains one epoch; returns the mean training loss, in nats."""
         network, epoch = self.source.network, len(self.progress.history) + 1
         order = training_order(self.data.training, self.recipe.batch_size, self.seed, epoch)
         targets = np.eye(NUMBER_OF_CLASSES, dtype=np.float32)[self.data.labels]
         batches = self.source.batches(targets, order, self.recipe.copy_of(epoch))
-        bar = tqdm(total=order.size, desc=f"epoch {epoch}", unit="img", leave=False, disable=None)
         losses: list[float] = []
         half = self.precision == "mixed_float16"
         most = MOST_IN_FLOAT16 if half else min(MOST_IN_A_ROW, steps)
@@ -184,14 +187,12 @@ class Trainer:
                 )
             if done or (half and np.isfinite(loss)):
                 losses.append(loss)
-            bar.update(len(inputs))
-            bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
-        bar.close()
+            bar.update()
         if skipped:
             usual = ", as float16 does until it has found its loss scale" if half else ""
             self.say(
-                f"epoch {epoch}: {skipped} of {steps} steps were skipped, since their loss or gradients were no "
-                f"numbers (NaN or infinite){usual}; the weights are untouched by them"
+                f"{'' if half else 'note: '}epoch {epoch}: {skipped} of {steps} steps were skipped, since their loss "
+                f"or gradients were no numbers (NaN or infinite){usual}; the weights are untouched by them"
             )
         return float(np.mean(losses)) if losses else float("nan")
 

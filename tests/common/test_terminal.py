@@ -1,0 +1,84 @@
+"""What is printed while a command works: bars on a terminal alone, and lines above them."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from common import terminal
+from common.run_folder import REPOSITORY
+from models.finetuning import fold
+
+WORK = """
+from common import terminal
+with terminal.bar(4, "training", mininterval=0) as bar:
+    for _ in range(4):
+        bar.update()
+    terminal.say("fold 0 is finished")
+"""
+
+
+def on_a_terminal(**environment: str) -> str:
+    """What the code prints on a terminal, as a screen shows it: lines without what was drawn over."""
+    code = f"import pty; pty.spawn([{sys.executable!r}, '-c', {WORK!r}])"
+    own = {name: text for name, text in os.environ.items() if name not in ("JPY_PARENT_PID", "COLUMNS")}
+    own |= {"TERM": "xterm", terminal.LABEL: "vgg16, fold 0", **environment}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=own, cwd=REPOSITORY, stdin=subprocess.DEVNULL, capture_output=True, check=True
+    )
+    return done.stdout.decode()
+
+
+def test_a_terminal_has_a_bar_that_names_the_fold_and_is_gone_in_the_end() -> None:
+    shown = on_a_terminal()
+    assert "vgg16, fold 0: training  50 % |" in shown
+    assert re.search(r"\r\x1b\[Jfold 0 is finished\r\n", shown), "the bar is cleared before the line"
+    assert re.search(r"\r\x1b\[K\r+$", shown), "and in the end"
+
+
+def test_each_process_draws_on_its_own_line_in_one_write_and_comes_back() -> None:
+    assert re.search(r"\r?\n\r\x1b\[K[^\n]* 50 %[^\n]*\x1b\[A\r", on_a_terminal(**{terminal.LINE: "1"}))
+
+
+@pytest.mark.parametrize("environment", [{"JPY_PARENT_PID": "1"}, {"TERM": "dumb"}])
+def test_a_notebooks_cell_has_lines_alone(environment: dict[str, str]) -> None:
+    assert on_a_terminal(**environment) == "fold 0 is finished\r\n"
+
+
+def test_a_pipe_has_lines_alone() -> None:
+    done = subprocess.run([sys.executable, "-c", WORK], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("", "fold 0 is finished\n")
+
+
+@pytest.mark.parametrize(
+    ("verbose", "silence", "printed"),
+    [
+        (False, 3600, "note: the disk is full\nvgg16: done\n"),
+        (False, 0, "epoch 1\nnote: the disk is full\nvgg16: done\n"),
+        (True, 3600, "epoch 1\nnote: the disk is full\nvgg16: done\n"),
+    ],
+)
+def test_a_fold_prints_its_results_and_notes_and_after_a_silence_where_it_is(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+    tmp_path: Path,
+    verbose: bool,
+    silence: int,
+    printed: str,
+) -> None:
+    monkeypatch.setattr(fold, "LONGEST_SILENCE", silence)
+    monkeypatch.delenv(terminal.LABEL, raising=False)
+    monkeypatch.delenv(terminal.VERBOSE, raising=False)
+    if verbose:
+        monkeypatch.setenv(terminal.VERBOSE, "1")
+    say = fold.speaker(tmp_path / "log.txt")
+    say("epoch 1")
+    say("note: the disk is full")
+    say("vgg16: done", True)
+    assert capsys.readouterr().out == printed
+    assert [line[20:] for line in (tmp_path / "log.txt").read_text().splitlines()] == [
+        *("epoch 1", "note: the disk is full", "vgg16: done")
+    ]
