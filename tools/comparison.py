@@ -1,7 +1,7 @@
-"""What `tools.compare` shows: the models of runs as rows with their out-of-fold losses, and their learning curves."""
+"""What `tools.compare` shows: the models of runs as rows with their out-of-fold losses."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +9,9 @@ import numpy as np
 import pandas as pd
 
 from common.competition import CLASSES
-from common.environment import load_matplotlib
 from common.errors import UserError
-from common.files import written_whole
 from common.metric import log_loss_per_image, paired_difference
-from common.run_folder import HISTORY, OUT_OF_FOLD, RunFolder
+from common.run_folder import OUT_OF_FOLD, RunFolder
 from common.settings import word
 from common.tables import read_predictions
 from ensemble.tables import formatted
@@ -34,7 +32,6 @@ class Row:
         losses: log loss in nats of each out-of-fold image, indexed by img, with its driver as `subject` and `correct`.
         folds: finished ones, and `of` how many.
         seconds: mean of a fold.
-        histories: a frame for each fold, as its history.csv.
     """
 
     run: str
@@ -44,7 +41,6 @@ class Row:
     folds: int
     of: int
     seconds: float = float("nan")
-    histories: list[pd.DataFrame] = field(default_factory=list)
 
     @property
     def name(self) -> str:
@@ -93,7 +89,7 @@ def _rows_of(path: Path) -> list[Row]:
         table = pd.concat([read_predictions(fold_run.folder.verified(OUT_OF_FOLD)) for fold_run in own])
         losses = losses_of(table, folds, own[0].folder.path)
         seconds = float(np.mean([fold_run.results.get("seconds", np.nan) for fold_run in own]))
-        rows.append(Row(name, model, _common(own), losses, len(own), of, seconds, _histories(own)))
+        rows.append(Row(name, model, _common(own), losses, len(own), of, seconds))
     blend = run.ensemble / OUT_OF_FOLD
     if blend.is_file():
         rows.append(Row(name, BLEND, {}, losses_of(read_predictions(blend), folds, run.ensemble), of, of))
@@ -124,13 +120,6 @@ def losses_of(table: pd.DataFrame, folds: pd.DataFrame, folder: Path) -> pd.Data
 def _common(fold_runs: Sequence[FinishedFold]) -> dict[str, Any]:
     first = fold_runs[0].settings
     return {name: value for name, value in first.items() if all(p.settings.get(name) == value for p in fold_runs)}
-
-
-def _histories(fold_runs: Sequence[FinishedFold]) -> list[pd.DataFrame]:
-    try:
-        return [pd.read_csv(fold_run.folder.verified(HISTORY)) for fold_run in fold_runs]
-    except (OSError, ValueError) as error:
-        raise UserError(f"{fold_runs[0].folder.path.parent}: a history.csv cannot be read: {error}") from error
 
 
 def error_over_drivers(values: np.ndarray, subjects: np.ndarray) -> float:
@@ -189,23 +178,28 @@ def _word(value: Any) -> str:
     return word(value) if value != "" else ""
 
 
-def as_text(table: pd.DataFrame) -> str:
-    """The table for the terminal; the settings that differ as words at the end of each row."""
+def cells(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
+    """The table for people: its headers and its rows; the settings that differ as words at the end of each row."""
     settings = list(table.columns[list(table.columns).index("seconds_a_fold") + 1 :])
     lines = []
     for record in table.to_dict("records"):
         behind = "" if np.isnan(record["behind"]) else f"{record['behind']:+.3f}{_plus_minus(record['behind_error'])}"
         seconds = "" if np.isnan(record["seconds_a_fold"]) else f"{record['seconds_a_fold']:,.0f}"
         loss = f"{record['log_loss']:.3f}{_plus_minus(record['standard_error'])}"
+        words = "  ".join(f"{name} {record[name]}" for name in settings if record[name] != "")
         lines.append([f"{record['run']}/{record['model']}", loss, behind, f"{record['accuracy']:.1%}"])
-        lines[-1] += [record["folds"], f"{record['images']:,}", seconds]
+        lines[-1] += [record["folds"], f"{record['images']:,}", seconds, words]
     headers = ["run/model", "log loss", "behind", "accuracy", "folds", "images", "s a fold"]
-    text = formatted(headers, lines).splitlines()
+    return [*headers, "settings that differ" if settings else ""], lines
+
+
+def as_text(table: pd.DataFrame) -> str:
+    """The table for the terminal."""
+    headers, lines = cells(table)
+    text = formatted(headers[:-1], [line[:-1] for line in lines]).splitlines()
     width = max(map(len, text))
-    shown = ["settings that differ" if settings else ""]
-    for record in table.to_dict("records"):
-        shown.append("  ".join(f"{name} {record[name]}" for name in settings if record[name] != ""))
-    return "\n".join(f"{line.ljust(width)}   {words}".rstrip() for line, words in zip(text, shown, strict=True))
+    words = [headers[-1], *(line[-1] for line in lines)]
+    return "\n".join(f"{line.ljust(width)}   {last}".rstrip() for line, last in zip(text, words, strict=True))
 
 
 def _plus_minus(error: float) -> str:
@@ -220,48 +214,3 @@ def remarks(rows: Sequence[Row]) -> list[str]:
     if len({row.settings.get("folds_sha256") for row in rows if row.settings}) > 1:
         found.append("The runs have other folds, or other data: their networks saw other drivers in training.")
     return found
-
-
-MOST_CURVES = 10  # colours that differ enough
-FIGURE_SIZE = (10.0, 5.0)  # inches
-
-
-def draw_curves(rows: Sequence[Row], path: Path) -> bool:
-    """Draws held-out log loss and training loss by epoch, the mean over folds; each fold as a thin line.
-
-    Args:
-        rows: the best first; of more than `MOST_CURVES` with a history only these are drawn.
-        path: ends in .png, .svg or .pdf.
-
-    Returns:
-        False, and no file, where no row has trained an epoch.
-    """
-    trained = [row for row in rows if any(len(history) for history in row.histories)][:MOST_CURVES]
-    if not trained:
-        return False
-    load_matplotlib()
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=FIGURE_SIZE, layout="constrained")
-    held_out, training = figure.subplots(1, 2, sharex=True)
-    for number, row in enumerate(trained):
-        colour = f"C{number}"
-        for axes, column in ((held_out, "held_out_log_loss"), (training, "training_loss")):
-            curves = pd.concat([history.set_index("epoch")[column] for history in row.histories], axis=1)
-            if curves.shape[1] > 1:
-                axes.plot(curves.index, curves.to_numpy(), ".-", color=colour, linewidth=0.7, markersize=4, alpha=0.35)
-            mean = curves.dropna().mean(axis=1)  # of the epochs that every fold has
-            axes.plot(mean.index, mean.to_numpy(), color=colour, linewidth=2, marker="o", markersize=4, label=row.name)
-    longest = max(int(history["epoch"].max()) for row in trained for history in row.histories if len(history))
-    for axes, title in ((held_out, "held-out drivers: log loss"), (training, "training images: loss")):
-        axes.set_title(title, loc="left", fontsize=11)
-        axes.set_xlabel("epoch")
-        axes.set_xlim(0.8, longest + 0.2)
-        axes.set_xticks(np.unique(np.linspace(1, longest, min(longest, 11)).round()))
-        axes.grid(alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
-    held_out.set_ylabel("nats")
-    figure.legend(*held_out.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
-    with written_whole(path) as temporary:
-        figure.savefig(temporary, dpi=120)
-    return True

@@ -9,7 +9,7 @@ Reads the run's folder, and the photographs of the costliest images. An unchange
 import hashlib
 import math
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,12 @@ from common.files import read_record, sha256_of, write_text
 from common.run_folder import RUNS, RunFolder
 from common.settings import CommandLine
 
-TEMPLATE = "report.html.jinja"
+PAGE, PART = "report.html.jinja", "report_part.html.jinja"
+PARTS = {
+    **{"headline": "Headline", "sound": "Is it sound?", "models": "Models", "blend": "Blend"},
+    **{"fails": "Where it fails", "made": "How it was made"},
+}
+MOST_RUNS = 6  # side by side
 MOST_CORRELATED = 20  # models of the table of correlations
 SETS = {"out of fold": "out_of_fold", "test set": "test"}
 
@@ -53,32 +58,67 @@ def write_report(request: Request) -> Path:
     Raises:
         UserError: the run has no blend yet, or a file of it cannot be read.
     """
-    from ensemble.blend_run import RECORD
-
-    run, path = request.run, request.path
-    if not (run.ensemble / RECORD).is_file():
-        raise UserError(
-            f"{run.path}: expected a blend, which the report is about, found none. Finish the run, or blend what is "
-            f"there: python -m ensemble.blend --run {run.name} --allow-missing"
-        )
-    data = _data_folder(request)
-    stamp = _stamp(request, data)
-    if path.is_file() and f'content="{stamp}"' in path.read_text(encoding="utf-8", errors="replace")[:2000]:
-        return path
-    write_text(path, _page(request, data, read_record(run.ensemble / RECORD), stamp))
+    path, stamp = request.path, _stamp([request])
+    if not (path.is_file() and f'content="{stamp}"' in path.read_text(encoding="utf-8", errors="replace")[:2000]):
+        _write(path, [request], stamp)
     return path
 
 
-def _stamp(request: Request, data: Path | None) -> str:
-    """SHA-256 of what the report is made of."""
+def write_comparison(path: Path, requests: Sequence[Request], compared: Mapping[str, Any]) -> None:
+    """Writes a page with the reports of several runs side by side.
+
+    Args:
+        compared: `headers` and `rows` of a table of all models, and `remarks`.
+
+    Raises:
+        UserError: too many runs, a run has no blend yet, or a file of it cannot be read.
+    """
+    if len(requests) > MOST_RUNS:
+        raise UserError(f"--html: expected at most {MOST_RUNS} runs side by side, found {len(requests)}. Name fewer.")
+    _write(path, requests, _stamp(requests), compared)
+
+
+def _write(path: Path, requests: Sequence[Request], stamp: str, compared: Mapping[str, Any] | None = None) -> None:
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters["number"] = _number
+    template, runs = environment.get_template(PART), []
+    for number, request in enumerate(requests):
+        context = _context(request, f"run{number}-" if compared else "")
+        html = {part: template.render(context, part=part) for part in PARTS}
+        runs.append({"run": context["run"], "size": context["size"], "html": html})
+        title = f"{request.run.name}: log loss {_number(context['record']['nested_log_loss'])}"
+    title = " against ".join(request.run.name for request in requests) if compared else title
+    page = environment.get_template(PAGE)
+    write_text(path, page.render(runs=runs, parts=PARTS, title=title, stamp=stamp, compared=compared))
+
+
+def _stamp(requests: Sequence[Request]) -> str:
+    """SHA-256 of what the report is made of.
+
+    Raises:
+        UserError: a run has no blend yet.
+    """
     from ensemble.blend_run import RECORD
 
-    digest = hashlib.sha256(str([request.run.name, request.photographs, data, request.labels]).encode())
-    sources = [*sorted(Path(__file__).parent.glob("report*.*")), request.run.ensemble / RECORD]
-    for path in [*sources, *([request.labels] if request.labels else [])]:
-        digest.update(sha256_of(path).encode())
-    for folder in request.run.fold_folders():
-        digest.update(f"{folder} {folder.is_finished()}".encode())
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("report*.*"))))
+    for request in requests:
+        run, labels = request.run, request.labels
+        if not (run.ensemble / RECORD).is_file():
+            raise UserError(
+                f"{run.path}: expected a blend, which the report is about, found none. Finish the run, or blend what "
+                f"is there: python -m ensemble.blend --run {run.name} --allow-missing"
+            )
+        finished = [f"{folder} {folder.is_finished()}" for folder in run.fold_folders()]
+        sums = [sha256_of(path) for path in (run.ensemble / RECORD, labels) if path]
+        digest.update(str([run.name, request.photographs, _data_folder(request), labels, sums, finished]).encode())
     return digest.hexdigest()
 
 
@@ -92,17 +132,21 @@ def _data_folder(request: Request) -> Path | None:
     return None
 
 
-def _page(request: Request, data: Path | None, record: Mapping[str, Any], stamp: str) -> str:
-    """The complete page."""
-    import jinja2
+def _context(request: Request, prefix: str) -> dict[str, Any]:
+    """What the templates get of a run.
 
+    Args:
+        prefix: of the ids in its parts, where there are several runs.
+    """
+    from ensemble.blend_run import RECORD
     from ensemble.expectation import place_among_published
     from ensemble.tables import FITTED
     from preprocessing.folds import read_folds
     from tools import report_parts as parts
     from tools.report_charts import charts_of
 
-    run = request.run
+    run, data = request.run, _data_folder(request)
+    record = read_record(run.ensemble / RECORD)
     tables = {path.stem: _table(path) for path in sorted(run.ensemble.glob("*.csv"))}
     for name in ("by_class", "by_driver"):
         losses = tables[name]["images"] * tables[name]["log_loss"]
@@ -112,9 +156,12 @@ def _page(request: Request, data: Path | None, record: Mapping[str, Any], stamp:
     score = parts.score(request.labels, tables["test"]) if request.labels and "test" in tables else None
     scores = tables["scores"]
     sets = {name: table for name, table in SETS.items() if table in tables}
+    count = len(record["weights"])
+    size = f"{record['images']:,} images of {record['drivers']} drivers out of fold, {record['test_images']:,} test"
     context: dict[str, Any] = {
         "run": run.name,
-        "stamp": stamp,
+        "prefix": prefix,
+        "size": f"{count} model{'s' * (count > 1)}, {size} images",
         "record": record,
         "complete_images": COMPLETE_TRAIN_IMAGES,
         "score": score,
@@ -142,15 +189,7 @@ def _page(request: Request, data: Path | None, record: Mapping[str, Any], stamp:
         "fitted": FITTED,
     }
     context["charts"] = charts_of(context, tables, finished)
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    environment.filters["number"] = _number
-    return environment.get_template(TEMPLATE).render(context)
+    return context
 
 
 def _number(value: Any, digits: int = 3) -> str:

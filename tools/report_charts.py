@@ -34,12 +34,12 @@ Drawing = tuple[Callable[[Any], object], float]
 _METADATA = dict.fromkeys(("Date", "Creator", "Format", "Type"))
 
 
-def chart(drawing: Drawing, title: str, number: int) -> str:
+def chart(drawing: Drawing, title: str, name: str) -> str:
     """An <svg> element.
 
     Args:
         title: what it shows, for those who do not see it.
-        number: of the chart on the page, whose ids must differ.
+        name: of the chart on the page, which its ids begin with.
     """
     draw, height = drawing
     load_matplotlib()
@@ -57,8 +57,8 @@ def chart(drawing: Drawing, title: str, number: int) -> str:
     root, text = text[text.index("<svg") :].split(">", 1)
     root = re.sub(r' (xmlns(:\w+)?|version|width|height)="[^"]*"', "", root)
     text = f"{root}>" + re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = re.sub(r'\bid="', f'id="chart{number}-', text)
-    text = re.sub(r'(href="|url\()#', rf"\g<1>#chart{number}-", text).replace("xlink:href", "href")
+    text = re.sub(r'\bid="', f'id="{name}-', text)
+    text = re.sub(r'(href="|url\()#', rf"\g<1>#{name}-", text).replace("xlink:href", "href")
     text = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", text)
     for colour, css in _CSS.items():
         text = text.replace(colour, css)
@@ -219,7 +219,7 @@ def charts_of(
     sure = {name: table[list(CLASSES)].max(axis=1).to_numpy() for name, table in sets.items()}
     drawings["confidence"] = confidences(sure), "Confidence out of fold and on the test set"
     charts: dict[str, Any] = {
-        name: chart(drawing, title, number) for number, (name, (drawing, title)) in enumerate(drawings.items())
+        name: chart(drawing, title, f"{context['prefix']}{name}") for name, (drawing, title) in drawings.items()
     }
     charts["curves"] = []
     for model in sorted({folder.model for folder in folders})[:MOST_CURVES]:
@@ -230,7 +230,8 @@ def charts_of(
             lowest = np.mean([history["held_out_log_loss"].min() for history in histories.values()])
             epochs = max(len(history) for history in histories.values())
             title = f"{model}: held-out log loss {lowest:.3f} at best, in {epochs} epochs"
-            svg = chart(curves(histories), f"Learning curves of {model}", len(drawings) + len(charts["curves"]))
+            name = f"{context['prefix']}curves{len(charts['curves'])}"
+            svg = chart(curves(histories), f"Learning curves of {model}", name)
             charts["curves"].append((title, svg))
     return charts
 

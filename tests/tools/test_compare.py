@@ -51,19 +51,18 @@ def compare(*words: object) -> subprocess.CompletedProcess:
     return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=60)
 
 
-def test_the_command_prints_the_best_run_first_and_writes_the_table_and_the_figure(tmp_path: Path) -> None:
+def test_the_command_prints_the_best_run_first_and_writes_the_table(tmp_path: Path) -> None:
     poor = make_run(tmp_path / "runs" / "poor", 0.5, learning_rate=1e-2)
     good = make_run(tmp_path / "runs" / "good", 3.0)
     (tmp_path / "runs" / "notes.txt").write_text("as runs/* may find it")
-    out, figure = tmp_path / "table.csv", tmp_path / "curves.png"
-    told = compare(poor, good, tmp_path / "runs" / "notes.txt", "--out", out, "--figure", figure)
+    out = tmp_path / "table.csv"
+    told = compare(poor, good, tmp_path / "runs" / "notes.txt", "--out", out)
     assert told.returncode == 0, told.stderr
     lines = told.stdout.splitlines()
     assert lines[1].startswith("good/vgg16")
     assert lines[1].endswith("learning_rate 1e-05")
     assert lines[2].startswith("poor/vgg16")
     assert lines[2].endswith("learning_rate 0.01")
-    assert figure.read_bytes().startswith(b"\x89PNG")
     table = pd.read_csv(out)
     assert table["run"].tolist() == ["good", "poor"]
     assert table["seconds_a_fold"].tolist() == [20.0, 20.0]
@@ -120,12 +119,6 @@ def test_one_driver_has_no_error_over_drivers() -> None:
     assert np.isnan(comparison.error_over_drivers(np.ones(4), np.zeros(4)))
 
 
-def test_without_an_epoch_there_is_no_figure(tmp_path: Path) -> None:
-    rows = comparison.read_rows([make_run(tmp_path / "one", 1.0, epochs=0)])
-    assert not comparison.draw_curves(rows, tmp_path / "curves.png")
-    assert not (tmp_path / "curves.png").exists()
-
-
 def test_bad_input_is_one_line(tmp_path: Path) -> None:
     told = compare(tmp_path / "nothing")
     assert told.returncode == 2
@@ -134,4 +127,7 @@ def test_bad_input_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="holds no finished model"):
         comparison.read_rows([tmp_path / "empty"])
-    assert "expected the name of a picture" in compare(tmp_path, "--figure", "curves.txt").stderr
+    run = make_run(tmp_path / "one", 1.0)
+    told = compare(run, "--out", tmp_path / "table.csv", "--html", tmp_path / "page.html")
+    assert (told.returncode, told.stderr.count("\n")) == (2, 1)
+    assert "expected a blend" in told.stderr

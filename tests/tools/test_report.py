@@ -21,7 +21,7 @@ from pipeline.plan import Plan
 from tests.commands import module
 from tests.ensemble.conftest import FOLDS, SmallRun, make_small
 from tests.fold_runs import finish_fold
-from tools.report import Request, write_report
+from tools.report import Request, write_comparison, write_report
 
 SECTIONS = ["headline", "sound", "models", "blend", "fails", "made"]
 VOID = {"meta", "link", "br", "img", "input", "hr"}
@@ -231,6 +231,29 @@ def test_a_report_that_fails_does_not_fail_the_run(fault: str, copy: SmallRun, c
     assert "ensemble/report.txt" in said.out
 
 
+def side_by_side(small: SmallRun, folder: Path) -> Path:
+    """The page of `tools.compare` of the run and a copy of it."""
+    shutil.copytree(small.run, folder / "runs" / "other")
+    path = folder / "comparison.html"
+    words = [small.run, folder / "runs" / "other", "--out", folder / "table.csv", "--html", path]
+    done = run_command("tools.compare", *words)
+    assert done.returncode == 0, done.stderr
+    return path
+
+
+def test_runs_side_by_side_have_the_same_parts(finished: SmallRun, tmp_path: Path) -> None:
+    path = side_by_side(finished, tmp_path)
+    page = Page(path)
+    page.require_self_contained()
+    assert page.sections == ["compared", *SECTIONS]
+    assert path.stat().st_size < 5e6
+    for words in ("trial against other", "other/ensemble", "trial/vgg16", "s a fold"):
+        assert words in page.text
+    assert page.text.count("Expected log loss on new drivers") == 2
+    with pytest.raises(UserError, match="expected at most 6 runs side by side, found 7"):
+        write_comparison(tmp_path / "page.html", [Request(RunFolder(finished.run))] * 7, {})
+
+
 def test_one_model_of_one_fold_without_features(copy: SmallRun) -> None:
     for name in ("resnet50", "inception_v3", "vgg16/fold_1", "vgg16/fold_2"):
         shutil.rmtree(copy.run / name)
@@ -271,9 +294,11 @@ def browser() -> str:
 
 
 @pytest.mark.slow
-def test_in_a_real_browser(finished: SmallRun) -> None:
+@pytest.mark.parametrize("kind", ["report", "comparison"])
+def test_in_a_real_browser(finished: SmallRun, tmp_path: Path, kind: str) -> None:
     playwright: Callable = pytest.importorskip("playwright.sync_api").sync_playwright
     path = write_report(Request(RunFolder(finished.run), finished.data))
+    path = path if kind == "report" else side_by_side(finished, tmp_path)
     with playwright() as driver:
         chromium = driver.chromium.launch(executable_path=browser(), args=["--no-sandbox"])
         backgrounds = set()
@@ -293,7 +318,7 @@ def test_in_a_real_browser(finished: SmallRun) -> None:
                 assert all(page.locator(f"#{name}").is_visible() for name in SECTIONS)
                 assert page.evaluate(WIDER_THAN_THE_PAGE) == 0
                 backgrounds.add((scheme, page.evaluate("getComputedStyle(document.body).backgroundColor")))
-                cell = "document.activeElement.closest('#confusion td') !== null"
+                cell = "document.activeElement.closest('.matrix td') !== null"
                 presses = 0
                 while not page.evaluate(cell):
                     page.keyboard.press("Tab")
@@ -301,7 +326,7 @@ def test_in_a_real_browser(finished: SmallRun) -> None:
                     assert presses < 60
                 page.keyboard.press("ArrowDown")
                 page.keyboard.press("ArrowRight")
-                assert page.locator("#cell").inner_text().startswith("c1 texting - right, recognised:")
+                assert page.locator(".readout").first.inner_text().startswith("c1 texting - right, recognised:")
                 context.close()
         assert len({colour for _, colour in backgrounds}) == 2
         chromium.close()
