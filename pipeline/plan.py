@@ -301,7 +301,7 @@ def network_of(
     Raises:
         UserError: settings that contradict each other.
     """
-    kind = Kind(scratch=arguments.weights == "none", quick=arguments.quick)
+    kind = Kind(arguments.weights == "none", arguments.quick, getattr(arguments, "demo", False))
     given = {**(settings or {}), **chosen(arguments, Recipe), **chosen(arguments, Augmentation)}
     recipe, augmentation = architecture.settings_for(kind, given)
     return _fold_run(

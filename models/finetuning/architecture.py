@@ -31,6 +31,7 @@ class Architecture(PublishedNetwork):
         augmentation: its default augmentation.
         scratch, quick, quick_scratch: what it changes of the tables of these names in `recipe` (random weights,
             miniature runs, both).
+        demo_scratch: what it changes besides on the demo set with random weights, which should take minutes.
         bottleneck: what it changes of the settings of a classifier on its features, a `Bottleneck`.
     """
 
@@ -43,6 +44,7 @@ class Architecture(PublishedNetwork):
     scratch: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     quick: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     quick_scratch: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    demo_scratch: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     bottleneck: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
@@ -76,7 +78,7 @@ class Architecture(PublishedNetwork):
 
     def resolved(self, kind: Kind, chosen: Mapping[str, Any]) -> tuple[Recipe, Augmentation]:
         """As `settings_for`, unchecked."""
-        own = {"scratch": self.scratch, "quick": self.quick, "quick_scratch": self.quick_scratch}
+        own = {name: getattr(self, name) for name in ("scratch", "quick", "quick_scratch", "demo_scratch")}
         return resolve(self.recipe, self.augmentation, kind, own, chosen)
 
 

@@ -183,6 +183,7 @@ class Kind:
 
     scratch: bool = False
     quick: bool = False
+    demo: bool = False  # on the rendered set
 
 
 def resolve(
@@ -197,7 +198,8 @@ def resolve(
     Args:
         recipe, augmentation: the architecture's own, with pretrained weights.
         kind: of the run.
-        own: what the architecture changes of SCRATCH, QUICK and QUICK_SCRATCH, by their names in small letters.
+        own: what the architecture changes of SCRATCH, QUICK and QUICK_SCRATCH, by their names in small letters, and of
+            all these on the demo set.
         chosen: what the user gave on the command line, of either dataclass.
     """
     values: dict[str, Any] = {}
@@ -206,7 +208,7 @@ def resolve(
     if kind.quick:
         values |= {**QUICK, **own["quick"]}
     if kind.scratch and kind.quick:
-        values |= {**QUICK_SCRATCH, **own["quick_scratch"]}
+        values |= {**QUICK_SCRATCH, **own["quick_scratch"], **(own["demo_scratch"] if kind.demo else {})}
     values |= chosen
     return _replaced(recipe, values), _replaced(augmentation, values)
 
