@@ -4,7 +4,7 @@ runs/NAME/folds.csv                img,subject,classname,fold
 runs/NAME/MODEL/training.json      the resolved configuration that the folds of a model are trained with
 runs/NAME/MODEL/fold_K/            config.json, history.csv, model.keras, out_of_fold.csv, test.csv, *_features.npy,
                                    log.txt, finished.json
-runs/NAME/ensemble/                tables and figures of the blend
+runs/NAME/ensemble/                tables of the blend
 submissions/NAME.csv
 
 A fold run is finished when it has a `finished.json`, which is written last and lists the SHA-256 of every output,

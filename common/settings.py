@@ -62,16 +62,14 @@ def setting(
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def add_settings(parser: argparse.ArgumentParser, configuration: Any, title: str, without: Sequence[str] = ()) -> None:
+def add_settings(parser: argparse.ArgumentParser, configuration: Any, title: str) -> None:
     """Adds an option for each `setting` of a dataclass instance, whose values are the defaults shown by --help.
-
-    Fields in `without` get no option.
 
     Options not given stay out of the parsed namespace, so that `chosen` returns only what the user typed.
     """
     group = parser.add_argument_group(title)
     for field in dataclasses.fields(configuration):
-        if "help" not in field.metadata or field.name in without:
+        if "help" not in field.metadata:
             continue
         value = getattr(configuration, field.name)
         unit = f" {field.metadata['unit']}" if field.metadata["unit"] else ""

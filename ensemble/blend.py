@@ -8,7 +8,7 @@ Reads runs/NAME/folds.csv and runs/NAME/MODEL/fold_K/{out_of_fold,test}{.csv,_fe
 those tables, whose rows are of images that the models were not trained on. Compares blending methods (weights,
 pooling, calibration) on drivers that they were not fitted on and takes the simplest that is not clearly worse than the
 best; matches the classes' shares and smooths over neighbouring frames where that helps; clips. Writes
-runs/NAME/ensemble/ (report.txt, blend.json, tables, figures) and submissions/NAME.csv. With unchanged inputs a second
+runs/NAME/ensemble/ (report.txt, blend.json, tables) and submissions/NAME.csv. With unchanged inputs a second
 start does nothing.
 
 The rows of the submission are in the order of the sample submission. With --predictions and without --data they keep

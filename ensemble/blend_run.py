@@ -1,4 +1,4 @@
-"""Blends a run, or tables from anywhere, and writes everything: the tables, the figures, the record, the submission.
+"""Blends a run, or tables from anywhere, and writes everything: the tables, the record, the submission.
 
 The record, blend.json, is written last. With the same code, options and inputs, and intact outputs, a second start does
 nothing. An input is the same while its size and time of change are; where only the time differs, its SHA-256 decides.
@@ -71,11 +71,8 @@ class Request:
 
     def outputs(self, has_test: bool) -> dict[str, Path]:
         """Every file that is written before the record, by its name there."""
-        from ensemble.figures import FIGURES
-
         names = [*(f"{name}.csv" for name in TABLES), *OUT_OF_FOLD, REPORT]
         names += TEST if has_test else ()
-        names += FIGURES if self.options.figures else ()
         outputs = {name: self.folder / name for name in names}
         return outputs | ({str(self.submission.resolve()): self.submission} if has_test else {})
 
@@ -119,10 +116,6 @@ def _write(request: Request, result: BlendResult, tables: Mapping[str, pd.DataFr
         for name, table in zip(TEST, (result.test, result.test_without_neighbours), strict=True):
             write_predictions(folder / name, list(predictions.test_images), table)
         write_submission(request.submission, predictions.test_images, result.test)
-    if request.options.figures:
-        from ensemble.figures import draw_all
-
-        draw_all(folder, tables)
     write_text(folder / REPORT, text)
 
 

@@ -25,4 +25,3 @@ class Options:
     test_drivers: int = setting(
         0, "drivers in the test set, for the interval around the expected score; 0: by images per driver", least=0
     )
-    figures: bool = setting(True, "draw the figures")

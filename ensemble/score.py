@@ -185,7 +185,7 @@ def main() -> None:
     group.add_argument("--data", type=Path, metavar="DIR", help="the competition's folder [found by itself]")
     group.add_argument("--models", type=names_in, default=[], metavar='"A B"', help="only these of the run [all]")
     group.add_argument("--allow-missing", action="store_true", help="blend although folds are missing")
-    add_settings(parser, Options(), "blending", without=("figures",))
+    add_settings(parser, Options(), "blending")
     arguments = parser.parse_args()
     if (arguments.predictions is None) == (arguments.run is None):
         raise UserError("expected either a prediction table or --run NAME.")

@@ -141,7 +141,7 @@ def test_the_users_own_folds_decide_what_is_held_out(
     own.to_csv(tmp_path / "own.csv", index=False)
     recipe = ("--models", "mobilenet", "--image-size", "32x32", "--pooled-layers", "conv_pw_1_relu", "--epochs", 1)
     options = (*recipe, "--head-start", "random", "--run", "own", "--folds-file", tmp_path / "own.csv")
-    done = run_all(type_command, data, tmp_path, *options, "--skip-broken", "--no-figures")
+    done = run_all(type_command, data, tmp_path, *options, "--skip-broken")
     assert done.returncode == 0, done.stderr
     assert f"own.csv: images that --skip-broken leaves out: 1 ({broken['img']})" in done.stderr
     run, expected = tmp_path / "runs" / "own", own.set_index("img")["fold"].drop(broken["img"])

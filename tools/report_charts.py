@@ -17,6 +17,7 @@ from ensemble.expectation import PUBLISHED
 WIDTH = 4.6  # inches; a phone shows it at about its size
 MOST_CURVES = 30  # models that get learning curves
 TICKS = (0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)  # of a logarithmic axis, nats
+LABELLED = {12: "right", 50: "center", 182: "left"}  # published places, and on which side of their marks
 MOST_ROWS = 40  # of a dot plot; the tables beside it have all
 LONGEST_NAME = 32
 SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe and Ito's: for colour-blind people
@@ -168,8 +169,8 @@ def expectation(expected: Mapping[str, float], score: float | None) -> Drawing:
             axes.annotate("test set", (score, 0), (0, -17), textcoords="offset points", ha="center", color=SERIES[1])
         for place, value in PUBLISHED:
             axes.plot([value] * 2, [-1.0, -0.75], color=INK, linewidth=1)
-            if place in (12, 50, 182):
-                axes.annotate(f"#{place}", (value, -0.72), ha="center", va="bottom", fontsize=8)
+            if place in LABELLED:
+                axes.annotate(f"#{place}", (value, -0.72), ha=LABELLED[place], va="bottom", fontsize=8)
         axes.set(xscale="log", ylim=(-1, 0.8), yticks=[], xlabel="log loss on new drivers, nats (log scale); #: places")
         ticks = [tick for tick in TICKS if min(lowest, 0.12) * 0.8 <= tick <= max(highest, 0.4) * 1.2]
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])

@@ -126,7 +126,12 @@ def leak(finished: Sequence[FoldFolder]) -> dict[str, Any] | None:
     labels = known["classname"].map(CLASSES.index).to_numpy(dtype=np.int64)
     drivers = known["subject"].to_numpy()
     count = len(np.unique(drivers))
-    if count < 2 or len(features) != len(labels) or not np.isfinite(features).all():
+    if (
+        count < 2
+        or len(features) != len(labels)
+        or not np.isfinite(features).all()
+        or not np.ptp(features, axis=0).any()
+    ):
         return None
     rows = np.sort(np.random.default_rng(0).permutation(len(labels))[:LEAK_IMAGES])
     features, labels, drivers = features[rows], labels[rows], drivers[rows]
@@ -230,4 +235,4 @@ def _differing(ours: Any, default: Any) -> list[str]:
 
 def blend_options(record: Mapping[str, Any]) -> list[str]:
     """The options of the blend that differ from the defaults."""
-    return as_options({n: v for n, v in record["options"].items() if n != "figures" and v != getattr(Options(), n)})
+    return as_options({n: v for n, v in record["options"].items() if v != getattr(Options(), n)})

@@ -13,7 +13,6 @@ from common.files import sha256_of
 from common.metric import log_loss
 from common.tables import check_submission, read_sample_images, write_submission
 from ensemble.blend_run import Request, blend_run
-from ensemble.options import Options
 from ensemble.score import score_text
 from tests.commands import here
 from tests.fold_runs import finish_fold
@@ -56,7 +55,7 @@ def test_nothing_to_blend(small) -> None:
 def test_folds_that_changed_since_the_training_are_refused(small) -> None:
     path = small.fold_folder("resnet50", 1) / "config.json"
     finish_fold(small.run, "resnet50", 1, {"folds_sha256": sha256_of(small.run / "folds.csv")})
-    blend_run(Request(small.run, small.sample, small.submission, ("resnet50",), options=Options(figures=False)))
+    blend_run(Request(small.run, small.sample, small.submission, ("resnet50",)))
     small.submission.unlink()
     shutil.rmtree(small.run / "ensemble")
     small.change(small.run / "folds.csv", lambda table: table.assign(fold=2 - table["fold"]))
@@ -209,7 +208,6 @@ def test_labels_of_other_images_are_counted(small) -> None:
     [
         ("ensemble.blend", ("--run", "absent"), "no such fold table"),
         ("ensemble.blend", ("--run", "a/b"), "expected letters"),
-        ("ensemble.score", ("--run", "trial", "--labels", "x", "--no-figures"), "unknown option --no-figures"),
         ("ensemble.submit", ("trial", "--check", "--message", "x"), "--message is for an upload"),
         ("ensemble.submit", ("trial", "--check", "--wait", "0"), "--wait is for an upload"),
         ("ensemble.submit", ("trial", "--wait", "nan"), "expected a number of minutes"),

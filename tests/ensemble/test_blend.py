@@ -14,7 +14,6 @@ from common.metric import log_loss
 from common.tables import read_predictions
 from ensemble.blend_run import OUT_OF_FOLD, RECORD, REPORT, TABLES, TEST, Request, blend_run
 from ensemble.calibration import Calibration, clip
-from ensemble.figures import FIGURES
 from ensemble.members import find_members, read_members
 from ensemble.options import Options
 from tests.commands import here, module
@@ -24,7 +23,7 @@ from tests.imports import heavy_packages
 
 def request_of(small, **changes) -> Request:
     plain = {"run": small.run, "sample": small.sample, "submission": small.submission}
-    return Request(**(plain | {"options": Options(figures=False)} | changes))
+    return Request(**(plain | changes))
 
 
 def record_of(small) -> dict:
@@ -113,7 +112,7 @@ def test_what_lies_in_the_run_folder(small) -> None:
 
 
 def test_submission_is_the_blend_of_the_mean_of_the_fold_models(small) -> None:
-    options = Options(figures=False, match_prior="no", neighbours=False)
+    options = Options(match_prior="no", neighbours=False)
     blend_run(request_of(small, models=("vgg16",), options=options))
     tables = [read_predictions(small.fold_folder("vgg16", fold) / "test.csv") for fold in range(3)]
     images = list(pd.read_csv(small.sample)["img"])
@@ -129,7 +128,7 @@ def test_submission_is_the_blend_of_the_mean_of_the_fold_models(small) -> None:
 
 
 def test_the_clip_in_the_record_is_applied_last(small) -> None:
-    blend_run(request_of(small, options=Options(figures=False, match_prior="yes")))
+    blend_run(request_of(small, options=Options(match_prior="yes")))
     smallest = record_of(small)["clip"]
     table = read_predictions(small.submission).to_numpy()
     assert smallest * 0.9 < table.min() and (table <= 1 - 9 * smallest + 1e-9).all()
@@ -194,7 +193,7 @@ def test_a_model_trained_on_all_drivers_is_left_alone(small) -> None:
 
 def test_a_network_of_all_drivers_stands_beside_or_instead_of_the_folds_on_the_test_set_alone(small) -> None:
     with pytest.raises(UserError, match=r"no model .* has a finished fold_all.*--fold all"):
-        blend_run(request_of(small, options=Options(figures=False, all_drivers="beside")))
+        blend_run(request_of(small, options=Options(all_drivers="beside")))
     shutil.copytree(small.fold_folder("resnet50", 0), small.run / "vgg16" / "fold_all")
     (small.run / "vgg16" / "fold_all" / "out_of_fold.csv").unlink()
     finish_fold(small.run, "vgg16", "all")
@@ -213,7 +212,7 @@ def test_a_network_of_all_drivers_stands_beside_or_instead_of_the_folds_on_the_t
     plain = np.log(mean) - np.log(mean[:, :1])
     scale = found["beside"].fold_means[0].scale
     np.testing.assert_allclose(ratio, scale * plain, rtol=1e-6, atol=1e-9)
-    text = blend_run(request_of(small, options=Options(figures=False, all_drivers="instead")))
+    text = blend_run(request_of(small, options=Options(all_drivers="instead")))
     assert "fold_all of vgg16 is used instead of its folds" in text
     assert "vgg16/fold_all/test.csv" in record_of(small)["inputs"]
 
@@ -225,7 +224,7 @@ def test_help_loads_nothing_heavy(module: str) -> None:
 
 
 def test_every_output_is_recorded(small) -> None:
-    blend_run(request_of(small, options=Options()))
+    blend_run(request_of(small))
     written = {path.name for path in (small.run / "ensemble").iterdir()}
     tables = {*(f"{name}.csv" for name in TABLES), *OUT_OF_FOLD, *TEST}
-    assert written == tables | {*FIGURES, REPORT, RECORD}
+    assert written == tables | {REPORT, RECORD}

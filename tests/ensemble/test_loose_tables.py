@@ -33,7 +33,7 @@ class Loose:
         if test:
             words += ["--test-predictions", self.path("a_test.csv"), self.path("b_test.csv")]
             words += ["--submissions", self.path("submissions")]
-        words += ["--runs", self.path("runs"), "--no-figures", *more]
+        words += ["--runs", self.path("runs"), *more]
         return [str(word) for word in words]
 
     def change(self, name: str, change) -> str:

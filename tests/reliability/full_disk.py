@@ -62,7 +62,7 @@ def stages(place: Place) -> dict[str, list[str]]:
     return {
         "folds": ["-m", "preprocessing.folds", *cached, "--folds", str(FOLDS)],
         **{f"fold {fold}": [*train, str(fold)] for fold in range(FOLDS)},
-        "blend": ["-m", "ensemble.blend", *place.where, "--no-figures", "--submissions", str(place.submissions)],
+        "blend": ["-m", "ensemble.blend", *place.where, "--submissions", str(place.submissions)],
     }
 
 

@@ -60,7 +60,7 @@ class Place:
         """What comes next: the data where there is none, then all stages."""
         if not self.data.is_dir():
             return self.render()
-        places = ["--cache", str(self.root / "cache"), "--submissions", str(self.submissions), "--no-figures"]
+        places = ["--cache", str(self.root / "cache"), "--submissions", str(self.submissions)]
         return ["./run_all.sh", *self.where, *places, "--models", MODEL, *RECIPE, "--jobs", str(self.jobs), *options]
 
     def temporaries(self) -> set[str]:

@@ -38,7 +38,6 @@ from common.run_folder import (
 )
 from common.settings import checked
 from ensemble.blend_run import RECORD, Request, blend_run
-from ensemble.options import Options
 from models.finetuning import architecture as zoo
 from models.finetuning.bottleneck import train_folds
 from models.finetuning.fold import train_fold
@@ -114,7 +113,7 @@ class Run:
     def blend_if_changed(self) -> None:
         """Blends it unless the last blend is of the same files."""
         sample = self.folder / "data" / "sample_submission.csv"
-        blend_run(Request(self.run.path, sample, self.submission, options=Options(figures=False)))
+        blend_run(Request(self.run.path, sample, self.submission))
 
     def tables(self) -> dict[Path, bytes]:
         """The prediction tables of all folds."""

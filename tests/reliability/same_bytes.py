@@ -23,7 +23,7 @@ def run_once(folder: Path, data: Path, weights: Path, workers: int) -> dict[str,
     places = ["--data", str(data), "--run", "same", "--runs", str(folder / "runs")]
     options = ["--weights", str(weights), "--cache", str(folder / "cache"), "--precision", "mixed_bfloat16"]
     train = [sys.executable, "models/inception_v3.py", *places, *options, *SETTINGS, "--workers", str(workers)]
-    blend = [sys.executable, "-m", "ensemble.blend", *places, "--allow-missing", "--no-figures"]
+    blend = [sys.executable, "-m", "ensemble.blend", *places, "--allow-missing"]
     blend += ["--submissions", str(folder)]
     for command in (train, blend):
         done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)

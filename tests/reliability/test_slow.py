@@ -34,7 +34,7 @@ def test_a_killed_fold_is_retried_then_left_out_and_the_blend_says_so(
     tiny_tree: Callable[..., Path], tmp_path: Path
 ) -> None:
     places = ["--data", str(tiny_tree()), "--run", "tiny", "--runs", str(tmp_path / "runs")]
-    places += ["--submissions", str(tmp_path), "--no-figures"]
+    places += ["--submissions", str(tmp_path)]
     options = ["--weights", "none", "--image-size", "32x32", "--folds", "2", "--epochs", "1", "--jobs", "1"]
     command = ["./run_all.sh", *places, "--cache", str(tmp_path / "cache"), "--models", MODEL, *options]
     run = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)

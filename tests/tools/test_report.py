@@ -15,7 +15,6 @@ from common.errors import UserError
 from common.run_folder import RunFolder
 from ensemble.blend_run import Request as Blend
 from ensemble.blend_run import blend_run
-from ensemble.options import Options
 from pipeline import stages
 from pipeline.plan import Plan
 from tests.commands import module
@@ -82,8 +81,7 @@ class Page(HTMLParser):
 
 
 def blend(small: SmallRun, *models: str, allow_missing: bool = False) -> None:
-    options = Options(figures=False)
-    blend_run(Blend(small.run, small.sample, small.submission, models, allow_missing, options))
+    blend_run(Blend(small.run, small.sample, small.submission, models, allow_missing))
 
 
 @pytest.fixture(scope="module")
@@ -264,6 +262,15 @@ def test_one_model_of_one_fold_without_features(copy: SmallRun) -> None:
     page = report(copy)
     for words in ("vgg16: fold 1, 2 not finished", "Not measured", "No model of this run trains in epochs", "1 model,"):
         assert words in page.text
+
+
+def test_features_that_are_all_alike_show_no_leak(copy: SmallRun) -> None:
+    for fold in range(FOLDS):
+        path = copy.run / "vgg16" / f"fold_{fold}" / "out_of_fold_features.npy"
+        np.save(path, np.ones_like(np.load(path)))
+        finish_fold(copy.run, "vgg16", fold)
+    blend(copy)
+    assert "Not measured" in report(copy).text
 
 
 def test_two_hundred_models(copy: SmallRun) -> None:
