@@ -17,7 +17,7 @@ from ensemble.blend_run import Request as Blend
 from ensemble.blend_run import blend_run
 from pipeline import stages
 from pipeline.plan import Plan
-from tests.commands import module
+from tests.commands import here
 from tests.ensemble.conftest import FOLDS, SmallRun, make_small
 from tests.fold_runs import finish_fold
 from tools.report import Request, write_comparison, write_report
@@ -192,7 +192,7 @@ def test_an_unchanged_report_is_not_written_again(copy: SmallRun) -> None:
 
 def test_a_run_without_a_blend_is_one_clear_line(copy: SmallRun) -> None:
     (copy.run / "ensemble" / "blend.json").unlink()
-    done = module("tools.report", "--run", copy.name, "--runs", copy.run.parent)
+    done = here("tools.report", "--run", copy.name, "--runs", copy.run.parent)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert "python -m ensemble.blend --run trial --allow-missing" in done.stderr
@@ -234,7 +234,7 @@ def side_by_side(small: SmallRun, folder: Path) -> Path:
     shutil.copytree(small.run, folder / "runs" / "other")
     path = folder / "comparison.html"
     words = [small.run, folder / "runs" / "other", "--out", folder / "table.csv", "--html", path]
-    done = run_command("tools.compare", *words)
+    done = here("tools.compare", *words)
     assert done.returncode == 0, done.stderr
     return path
 
