@@ -35,9 +35,9 @@ def findings(tables: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, 
     np.fill_diagonal(counts, 0)
     row, column = np.unravel_index(counts.argmax(), counts.shape)
     found["confusion"] = "Every image out of fold is recognised"
-    if counts[row, column]:
+    if times := int(counts[row, column]):
         true, taken = (f"{CLASSES[number]} {CLASS_NAMES[CLASSES[number]]}" for number in (row, column))
-        found["confusion"] = f"The most frequent mistake: {true}, taken for {taken}, {counts[row, column]:,} images"
+        found["confusion"] = f"The most frequent mistake: {true}, taken for {taken}, {times:,} time{'s' * (times > 1)}"
     scores = tables["scores"]
     last = scores[scores["name"] == scores["name"].iloc[-1]]  # the last step of the blend
     folds = last.loc[last["fold"] != "all", "log_loss"]
