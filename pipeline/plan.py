@@ -179,7 +179,7 @@ def plan_run(arguments: argparse.Namespace) -> Plan:
         submission=arguments.submissions / f"{run.name}.csv",
         labels=labels,
         allow_missing=arguments.allow_missing or bool(budget),
-        blending=Options(**chosen(arguments, Options)),
+        blending=Options(**({"test_drivers": DemoSettings().test_drivers} if demo else {}) | chosen(arguments, Options)),
     )
 
 
