@@ -162,7 +162,11 @@ def plan_run(arguments: argparse.Namespace) -> Plan:
     if demo:
         arguments.weights = _weights_of_demo(architectures, arguments.weights, run)
     tracking.check_installed(arguments.log_to)
-    labels = arguments.labels or (held_out_labels_path(data) if demo else None)
+    labels, blending = arguments.labels, {}
+    if demo:
+        from preprocessing.demo import DemoSettings
+
+        labels, blending = labels or held_out_labels_path(data), {"test_drivers": DemoSettings().test_drivers}
     if arguments.labels:
         from ensemble.score import read_labels
 
@@ -179,7 +183,7 @@ def plan_run(arguments: argparse.Namespace) -> Plan:
         submission=arguments.submissions / f"{run.name}.csv",
         labels=labels,
         allow_missing=arguments.allow_missing or bool(budget),
-        blending=Options(**({"test_drivers": DemoSettings().test_drivers} if demo else {}) | chosen(arguments, Options)),
+        blending=Options(**(blending | chosen(arguments, Options))),
     )
 
 

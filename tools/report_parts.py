@@ -235,4 +235,4 @@ def _differing(ours: Any, default: Any) -> list[str]:
 
 def blend_options(record: Mapping[str, Any]) -> list[str]:
     """The options of the blend that differ from the defaults."""
-    return as_options({n: v for n, v in record["options"].items() if v != getattr(Options(), n)})
+    return as_options({n: v for n, v in record["options"].items() if v != getattr(Options(), n, v)})
