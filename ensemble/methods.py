@@ -36,7 +36,7 @@ def geometric_pool(probabilities: np.ndarray, weights: np.ndarray) -> np.ndarray
     return softmax(np.tensordot(weights, np.log(floored(probabilities)), axes=1), axis=1)
 
 
-POOLS = {"arithmetic": arithmetic_pool, "geometric": geometric_pool}
+POOLS = {"arithmetic": arithmetic_pool, "geometric": geometric_pool}  # a pool may ignore the weights
 
 
 def uniform_weights(probabilities: np.ndarray, labels: np.ndarray, pool: str) -> np.ndarray:
@@ -140,7 +140,7 @@ class Method:
     """A blending method.
 
     Attributes:
-        name: in reports.
+        name: in reports, at most 32 characters.
         weights: a key of `WEIGHTS`.
         pool: a key of `POOLS`.
         calibration: of the pool: 'none', 'temperature', or 'vector' (temperature and a bias for each class).

@@ -199,7 +199,7 @@ def run_jobs(plan: Plan, jobs: Sequence[Job], executor: Executor | None = None) 
 def planned(plan: Plan, jobs: Sequence[Job], executor: Executor | None = None) -> str:
     """The timetable as lines."""
     executor = executor or make_executor(plan)
-    slots = max([job.side_by_side for job in jobs], default=1)
+    slots = max([executor.slots_for(job) for job in jobs], default=1)
     names = [executor.slot_name(jobs[0], slot) for slot in range(slots)] if jobs else ["CPU"]
     pace, deadline = executor.durations.pace(), plan.deadline
     if deadline is None:

@@ -34,7 +34,9 @@ def augment(image: np.ndarray, settings: Augmentation, generator: np.random.Gene
     Returns:
         shape and dtype of `image`; `image` itself where nothing is to change.
     """
-    draw = generator.uniform(-1.0, 1.0, size=20)  # always as many, so that one setting does not shift another's
+    draw = generator.uniform(
+        -1.0, 1.0, size=20
+    )  # always as many, so that no setting shifts another's; 18 and 19 are free
     image = _moved(image, settings, draw[:5])
     image = _recoloured(image, settings, draw[5:10])
     if settings.blur * abs(draw[10]) >= SMALLEST_BLUR:

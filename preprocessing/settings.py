@@ -38,6 +38,11 @@ class Augmentation:
         0.0, "probability of a half from another driver who does the same (training drivers only)", least=0, most=1
     )
 
+    @classmethod
+    def neutral(cls) -> "Augmentation":
+        """Settings of which each changes nothing."""
+        return cls(**dict.fromkeys((field.name for field in dataclasses.fields(cls)), 0.0) | {"jpeg": 100.0})
+
     def scaled(self) -> "Augmentation":
         """These settings multiplied by the strength, none beyond its own largest value; their strength is 1."""
         changes = {}

@@ -21,10 +21,7 @@ from preprocessing.settings import Augmentation
 # A quarter where the process before ran out of memory: features and predictions are rounded differently, no more.
 PREDICTION_BATCH = 16 if os.environ.get(LESS_MEMORY) else 64
 
-_UNCHANGED = Augmentation(
-    **{field.name: 100.0 if field.name == "jpeg" else 0.0 for field in dataclasses.fields(Augmentation)}
-)
-TTA = dataclasses.replace(_UNCHANGED, augmentation=1.0, rotation=4.0, translation=0.04, zoom=0.08)
+TTA = dataclasses.replace(Augmentation.neutral(), augmentation=1.0, rotation=4.0, translation=0.04, zoom=0.08)
 
 
 def predict(
