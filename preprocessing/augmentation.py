@@ -34,9 +34,8 @@ def augment(image: np.ndarray, settings: Augmentation, generator: np.random.Gene
     Returns:
         shape and dtype of `image`; `image` itself where nothing is to change.
     """
-    draw = generator.uniform(
-        -1.0, 1.0, size=20
-    )  # always as many, so that no setting shifts another's; 18 and 19 are free
+    # Always as many draws, so that no setting shifts another's; 18 and 19 are free.
+    draw = generator.uniform(-1.0, 1.0, size=20)
     image = _moved(image, settings, draw[:5])
     image = _recoloured(image, settings, draw[5:10])
     if settings.blur * abs(draw[10]) >= SMALLEST_BLUR:
