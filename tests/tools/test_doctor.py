@@ -2,7 +2,7 @@
 
 import os
 
-from tests.tools.conftest import run_python
+from tests.commands import run_python
 from tools import doctor
 
 
