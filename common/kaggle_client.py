@@ -102,11 +102,11 @@ def run_client(
 
 
 def last_words(answer: str) -> str:
-    """The last line of an answer that names an error, else the last line, without secrets. Hints follow the error."""
+    """The last line of an answer that names a fault, else the last line, without secrets. Hints follow the error."""
     lines = [line.strip() for line in answer.splitlines() if line.strip()]
     if not lines:
         return "It said nothing."
-    line = next((line for line in reversed(lines) if re.search(r"error\b", line, re.IGNORECASE)), lines[-1])
+    line = next((line for line in reversed(lines) if re.search(r"error\b|not valid", line, re.IGNORECASE)), lines[-1])
     return masked(f"It said: {line[:500]}", *secrets())
 
 

@@ -119,7 +119,9 @@ def kernels() -> None:
         url = f"https://www.kaggle.com/code/{metadata['id']}"
         print(f"Kernel version 3 successfully pushed.  Please check progress at {url}")
     elif words[1] == "status":
-        before = count("kernel")
+        before = count("kernel") - 1
+        if before < 0:
+            fail("503 Server Error: Service Unavailable for url: https://api.kaggle.com/v1/x")
         state = STATES[before] if before < len(STATES) else os.environ.get("STAND_IN_ENDS", "COMPLETE")
         print(f'{words[2]} has status "KernelWorkerStatus.{state}"')
     elif words[1] == "logs":

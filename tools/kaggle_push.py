@@ -45,6 +45,7 @@ USER_NAME = re.compile(r"[a-z0-9][a-z0-9-]{2,49}")
 DATASET = re.compile(r"[\w-]+/[\w-]+")
 MODEL = re.compile(r"[\w-]+/[\w-]+/[\w-]+/[\w.-]+/[0-9]+")  # OWNER/MODEL/keras/VARIATION/VERSION
 ASK_EVERY = 15.0  # seconds
+ATTEMPTS = 20  # to get an answer
 NOT_STARTED, ENDED = ("queued", "new_script"), ("complete", "error", "cancel_acknowledged")  # states of a kernel
 SMALL_OUTPUTS = r"^(?!.*\.(keras|npy|npz)$)"  # all but the networks and features, which take GB
 
@@ -158,14 +159,10 @@ def push_kernel(folder: Path) -> str:
     answer = run_client("kernels", "push", "-p", str(folder), what="the kernel", browser=browser)
     if "push error" in answer or "not valid" in answer:
         raise UserError(
-            f"Kaggle did not take the kernel as it is. {_refusal(answer)}\nExpected: the rules of {SLUG} accepted, and "
-            "the datasets there. Weights: kaggle/pack_weights.sh USER, or --weights-from a public dataset."
+            f"Kaggle did not take the kernel as it is. {last_words(answer)}\nExpected: the rules of {SLUG} accepted, "
+            "and the datasets there. Weights: kaggle/pack_weights.sh USER, or --weights-from a public dataset."
         )
     return answer.strip()
-
-
-def _refusal(answer: str) -> str:
-    return next((f"It said: {line}" for line in answer.splitlines() if "not valid" in line), last_words(answer))
 
 
 def wait_for_dataset(reference: str) -> None:
@@ -194,7 +191,7 @@ def follow(kernel: str, folder: Path) -> None:
     Raises:
         UserError: it failed or was cancelled.
     """
-    browser = f"Its page: https://www.kaggle.com/code/{kernel.rpartition('/')[0]}"
+    browser = f"Its page: https://www.kaggle.com/code/{'/'.join(kernel.split('/')[:2])}"
     if state_of(kernel, browser) in NOT_STARTED:
         print(f"{kernel}: queued", flush=True)
     while state_of(kernel, browser) in NOT_STARTED:
@@ -202,19 +199,26 @@ def follow(kernel: str, folder: Path) -> None:
     run_client("kernels", "logs", "-f", kernel, what="the log", browser=browser, show=True)
     while (state := state_of(kernel, browser)) not in ENDED:
         time.sleep(ASK_EVERY)
-    words = ("kernels", "output", "-q", "-o", kernel, "-p", str(folder), "--file-pattern", SMALL_OUTPUTS)
-    run_client(*words, what="the output", browser=browser)
     if state != "complete":
         raise UserError(
-            f"the kernel ended as {state!r}; its log is above and in {folder}. What it finished is kept: push again "
-            f"with --continue. {browser}"
+            f"the kernel ended as {state!r}; its log is above. What it finished is kept at Kaggle: push again with "
+            f"--continue. {browser}"
         )
+    words = ("kernels", "output", "-q", "-o", kernel, "-p", str(folder), "--file-pattern", SMALL_OUTPUTS)
+    run_client(*words, what="the output", browser=browser)
     print(f"{folder}: the output, but for networks and features: .venv/bin/kaggle kernels output {kernel}")
 
 
 def state_of(kernel: str, browser: str) -> str:
-    """The state of a version of a kernel, such as 'running'."""
-    answer = run_client("kernels", "status", kernel, what="the kernel's state", browser=browser)
+    """The state of a version of a kernel, such as 'running'. It is asked for hours, so Kaggle may fail once."""
+    for left in reversed(range(ATTEMPTS)):
+        try:
+            answer = run_client("kernels", "status", kernel, what="the kernel's state", browser=browser)
+            break
+        except UserError:
+            if not left:
+                raise
+            time.sleep(ASK_EVERY)
     match = re.search(r'has status "(?:\w+\.)?(\w+)"', answer)
     if not match:
         raise UserError(f"the Kaggle client printed no status of {kernel}. {last_words(answer)}\n{browser}")
