@@ -141,6 +141,7 @@ def _context(request: Request, prefix: str) -> dict[str, Any]:
     from ensemble.blend_run import RECORD
     from ensemble.expectation import place_among_published
     from ensemble.tables import FITTED
+    from preprocessing.demo import is_demo
     from preprocessing.folds import read_folds
     from tools import report_parts as parts
     from tools.report_charts import charts_of
@@ -182,6 +183,7 @@ def _context(request: Request, prefix: str) -> dict[str, Any]:
         "confusion": tables["confusion"][list(CLASSES)].to_numpy().tolist(),
         "costliest": parts.costliest_images(tables, data if request.photographs else None),
         "photographs": request.photographs,
+        "rendered": data is not None and is_demo(data),
         "place": place_among_published(record["nested_log_loss"]),
         "findings": parts.findings(tables, record),
         "made": parts.training(run, sorted({one.model for one in finished})),

@@ -5,6 +5,6 @@ The pictures: ten behaviours, each driver with a body, clothes, cabin, light and
 sequences, so that they have the trap of the real ones: a random split of the frames leaks, a split by driver does not.
 """
 
-from preprocessing.demo.dataset import DemoSettings, demo_counts, demo_root, ensure_demo, render_demo
+from preprocessing.demo.dataset import DemoSettings, demo_counts, demo_root, ensure_demo, is_demo, render_demo
 
-__all__ = ["DemoSettings", "demo_counts", "demo_root", "ensure_demo", "render_demo"]
+__all__ = ["DemoSettings", "demo_counts", "demo_root", "ensure_demo", "is_demo", "render_demo"]

@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import functools
 import multiprocessing
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from multiprocessing import resource_tracker
@@ -57,6 +58,11 @@ class Clip:
 def demo_root(cache: Path, seed: int = 0) -> Path:
     """Where in the cache the demo set of this seed lies, or will lie."""
     return Path(cache) / f"demo_seed{seed}_v{VERSION}"
+
+
+def is_demo(root: Path) -> bool:
+    """Whether it is a demo set in the cache, by its name."""
+    return re.fullmatch(r"demo_seed\d+_v\d+", root.name) is not None
 
 
 def demo_counts() -> tuple[int, int]:

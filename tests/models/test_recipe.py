@@ -69,3 +69,11 @@ def test_momentum_of_the_mean_is_below_one(text: str, capsys: pytest.CaptureFixt
     with pytest.raises(SystemExit):
         model_parser(zoo.find("vgg16")).parse_args(["--ema", text])
     assert "--ema: expected" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["vgg16", "inception_v3", "resnet50"])
+def test_only_the_demo_from_random_weights_has_smaller_networks(name: str) -> None:
+    settings_for = zoo.find(name).settings_for
+    demo, quick = settings_for(Kind(True, True, True), {}), settings_for(Kind(True, True), {})
+    assert demo[0].pooled_layers and demo[0].pooled_layers != quick[0].pooled_layers
+    assert settings_for(Kind(False, True, True), {}) == settings_for(Kind(False, True), {})

@@ -138,7 +138,7 @@ def test_a_report_has_all_parts_and_needs_nothing_else(finished: SmallRun) -> No
     for words in (
         *(f"{record['nested_log_loss']:.3f}", sha256, str(finished.submission), record["method"]),
         *("No driver is in two folds: 9 drivers and 180 images in 3 folds", "this is no claim to a place"),
-        *("A random split would report", "Nothing: every model has finished every fold"),
+        *("A random split shows no leak on these features", "Nothing: every model has finished every fold"),
         *("vgg16: held-out log loss 2.100 at best, in 2 epochs", "may not be passed on", "--no-photographs"),
         *("1.5", "python -m ensemble.blend --run trial"),
     ):
@@ -173,7 +173,9 @@ def test_no_photographs_leaves_them_out(copy: SmallRun) -> None:
     assert "img" not in page.tags
     assert "file names stand for them" in page.text
     assert STRANGE_IMAGE in page.text
-    shutil.rmtree(copy.data)
+    rendered = copy.data.rename(copy.root / "demo_seed0_v3")
+    path = write_report(Request(RunFolder(copy.run), rendered))
+    assert "Frames of the demo set, which are rendered." in Page(path).text
     assert "The photographs were not found here" in report(copy).text
 
 
