@@ -49,7 +49,7 @@ def images_in(folder: Path, size: ImageSize, **tree: int) -> ImageStore:
     [
         # mixed7 is pooled itself, and so passed on
         pytest.param(
-            "inception_v3", "from mixed8", "mixed7", {"pooled_layers": ("mixed7", "mixed8")}, marks=pytest.mark.slow
+            "inception_v3", "from mixed7", "mixed7", {"pooled_layers": ("mixed7", "mixed8")}, marks=pytest.mark.slow
         ),
         ("mobilenet_v2", "from block_8_project", "block_7_add", {}),  # the cut leads past no shortcut
         ("vgg16", "from block5", "block4_pool", {"pooled_layers": ()}),
@@ -197,7 +197,7 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def train(material: Path, run: str, fold: int, *options: str) -> str:
     places = [word for name in ("data", "weights", "runs", "cache") for word in (f"--{name}", material / name)]
     words = ["--folds", "3", "--image-size", "48x64", "--epochs", "2", "--batch-size", "8", "--precision", "float32"]
-    words += ["--trainable", "from conv_pw_11", *options]  # the last of two options wins
+    words += ["--verbose", "--trainable", "from conv_pw_11", *options]  # the last of two options wins
     done = run_python("models/mobilenet.py", "--run", run, "--fold", fold, *places, *words, timeout=400)
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -40,7 +40,7 @@ def test_a_fold_trained_on_jax_predicts_the_same_on_tensorflow(tmp_path: Path) -
 
     options = f"--image-size {SIZE} --epochs 1 --batch-size 5 --folds 2 --fold 0 --run jax"
     where = ["--data", data, "--weights", tmp_path / "weights", "--runs", tmp_path / "runs", "--cache", tmp_path / "c"]
-    said = on_jax("models/mobilenet.py", *options.split(), "--trainable", "from conv_pw_13", *where)
+    said = on_jax("models/mobilenet.py", *options.split(), "--verbose", "--trainable", "from conv_pw_13", *where)
     assert "mobilenet, fold 0: float32" in said
     assert "activations at conv_dw_13_relu for 20 images are computed once" in said
     fold_folder = tmp_path / "runs" / "jax" / "mobilenet" / "fold_0"
