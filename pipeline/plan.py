@@ -151,7 +151,7 @@ def plan_run(arguments: argparse.Namespace) -> Plan:
     resolve_paths(arguments)
     preset = PRESETS[arguments.preset]
     arguments.quick = arguments.quick or arguments.preset == "quick"
-    architectures = zoo.find_all(arguments.models or names_in(preset.models))
+    architectures = zoo.find_all(names_in(preset.models) if arguments.models is None else arguments.models)
     for architecture in architectures:
         weights.weights_file(architecture, arguments.weights)
     data, source = _find_data(arguments)

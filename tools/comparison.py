@@ -16,7 +16,7 @@ from common.settings import word
 from common.tables import read_predictions
 from ensemble.tables import formatted
 from preprocessing.folds import read_folds
-from tools.networks import FinishedFold, finished_folds
+from tools.finished import FinishedFold, finished_folds
 
 BLEND = "ensemble"
 NOT_COMPARED = ("architecture", "fold", "folds_sha256", "test_images_sha256", "test_images_broken")

@@ -78,7 +78,7 @@ def measure(name: str, weights: str, precision: str, deterministic: str, seconds
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.keras"
         plain_copy(network, lambda: build(architecture, recipe, "none", "float32", 0)).save(path)
-        loaded = keras.saving.load_model(path, compile=False).predict_on_batch(images[:8])
+        loaded = keras.saving.load_model(path, compile=False, safe_mode=True).predict_on_batch(images[:8])
     difference = float(np.abs(np.asarray(probabilities)[:8] - loaded).max())
     return {
         "training": training,

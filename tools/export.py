@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from common.errors import UserError, run_command
 from common.run_folder import RunFolder
 from common.settings import CommandLine
-from tools.networks import FinishedFold, add_choice, finished_folds
+from tools.finished import FinishedFold, add_choice, finished_folds
 
 if TYPE_CHECKING:
     from tools.pictures import Photograph

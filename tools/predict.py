@@ -23,7 +23,7 @@ from common.errors import UserError, named, run_command
 from common.files import written_whole
 from common.run_folder import RunFolder
 from common.settings import CommandLine
-from tools.networks import add_choice, finished_folds
+from tools.finished import add_choice, finished_folds
 
 if TYPE_CHECKING:
     import argparse

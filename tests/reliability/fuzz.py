@@ -40,7 +40,7 @@ from preprocessing.dataset import Fault, read_driver_list, read_sample_submissio
 from preprocessing.folds import read_folds
 from tests.reliability.mutations import mutated, mutated_json
 from tests.trees import write_image
-from tools.networks import FinishedFold
+from tools.finished import FinishedFold
 
 CASE_SECONDS = 5.0
 MEMORY = 2**30  # bytes beyond what the process has when it begins

@@ -27,7 +27,8 @@ from models.finetuning import architecture as zoo
 from models.finetuning.network import weights as pretrained
 from preprocessing import dataset, images, jpeg
 from preprocessing.download import unpack
-from tools.networks import FinishedFold, load
+from tools.finished import FinishedFold
+from tools.networks import load
 
 
 class Trap:

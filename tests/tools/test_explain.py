@@ -20,8 +20,9 @@ from models.finetuning.network.network import Network
 from tests.commands import run_python
 from tests.tools.conftest import TrainedRun
 from tools import drawing, explain
-from tools.explain import HeatMaps
-from tools.networks import finished_folds, load
+from tools.finished import finished_folds
+from tools.heat import CAPTION, GAP, TILE_WIDTH, HeatMaps
+from tools.networks import load
 
 
 def toy(pooling: str) -> keras.Model:
@@ -65,7 +66,7 @@ def test_the_command_draws_a_row_for_each_photograph(
     explain.main()
     assert "3 of 6 photographs" in capsys.readouterr().out
     sheet = cv2.imread(str(out))
-    tall, wide = 240 + explain.CAPTION + explain.GAP, explain.TILE_WIDTH + explain.GAP
+    tall, wide = 240 + CAPTION + GAP, TILE_WIDTH + GAP
     assert sheet.shape == (3 * tall, 11 * wide, 3)
     tiles = sheet[:, wide:].astype(int)
     assert np.abs(tiles[..., 0] - tiles[..., 2]).max() > 50, "a heat map has colours"
@@ -77,9 +78,9 @@ def test_the_heat_on_jax_is_that_on_tensorflow(trained: TrainedRun, tmp_path: Pa
     code = (
         "import sys, numpy as np\n"
         "from pathlib import Path\n"
-        "from common.run_folder import RunFolder\nfrom tools.networks import finished_folds\n"
+        "from common.run_folder import RunFolder\nfrom tools.finished import finished_folds\n"
         "from tools.networks import load\n"
-        "from tools.explain import HeatMaps\n"
+        "from tools.heat import HeatMaps\n"
         "network = HeatMaps(load(finished_folds(RunFolder(Path(sys.argv[1])))[0]))\n"
         "images = np.random.default_rng(0).integers(0, 256, (10, 32, 48, 3), dtype=np.uint8)\n"
         "maps, probabilities = network.predict(images)\n"

@@ -17,7 +17,8 @@ from common.tables import read_predictions
 from tests.fold_runs import finish_fold
 from tests.tools.conftest import TrainedRun
 from tools import export, networks
-from tools.networks import Networks, finished_folds, load
+from tools.finished import finished_folds
+from tools.networks import Networks, load
 from tools.pictures import find
 
 needs_onnx = pytest.mark.skipif(

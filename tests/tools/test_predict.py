@@ -22,7 +22,7 @@ from common.tables import read_predictions
 from tests.commands import run_python
 from tests.tools.conftest import TrainedRun
 from tools import drawing, pictures, predict
-from tools.networks import finished_folds
+from tools.finished import finished_folds
 
 
 def run_predict(
