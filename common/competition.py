@@ -19,6 +19,7 @@ CLASS_NAMES = {
 }
 CLASSES = tuple(CLASS_NAMES)  # the order of the columns of every prediction table
 NUMBER_OF_CLASSES = len(CLASSES)
+SAMPLE_COLUMNS = ("img", *CLASSES)
 
 SLUG = "state-farm-distracted-driver-detection"
 DRIVER_LIST = "driver_imgs_list.csv"  # columns subject,classname,img

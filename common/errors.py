@@ -80,10 +80,9 @@ def run_command(main: Callable[[], None]) -> None:
             say(f"error: out of memory: {last_line(error)}")
             sys.exit(OUT_OF_MEMORY)
         if type(error).__name__ == "UnimplementedError" and "determinis" in str(error):  # TensorFlow, on GPUs
-            print(
+            say(
                 f"error: {last_line(error)} Start the same command with --deterministic no: two runs may then differ "
-                "in the last digits.",
-                file=sys.stderr,
+                "in the last digits."
             )
             sys.exit(USER_ERROR)
         if isinstance(error, OSError) and not has_temporary_folder():

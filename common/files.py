@@ -23,6 +23,8 @@ from common.errors import UserError, named
 
 QUOTES = "Look for a quotation mark too many"
 _FORMULA = re.compile(r"[=+\-@]|[\x00-\x1f\x7f]")  # what spreadsheets take for a formula when a cell begins with it
+# A plain file name, in no other folder, and without what spreadsheets divide cells at.
+_IMAGE_NAME = re.compile(r"\w[^/\\:;,\"|\x00-\x1f\x7f-\x9f\u2028\u2029]{0,250}\.jpe?g", re.IGNORECASE)
 _CHECKSUM_BYTES = 4
 _writing: set[str] = set()  # the names of this process's temporary files and folders
 
@@ -210,6 +212,11 @@ def check_image_names(path: Path, images: Sequence[str]) -> None:
     if listed_again(images):
         again = listed_again(images)
         raise UserError(f"{path}: images listed more than once: {len(again):,} ({named(again)}). Keep one row of each.")
+
+
+def is_image_name(name: str) -> bool:
+    """Whether it is a plain file name of a JPEG, which leads out of no folder."""
+    return bool(_IMAGE_NAME.fullmatch(name))
 
 
 def listed_again(names: Sequence[str]) -> list[str]:

@@ -12,11 +12,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from common.competition import CLASSES
+from common.competition import CLASSES, SAMPLE_COLUMNS
 from common.errors import UserError, named
-from common.files import as_cell, check_image_names, is_formula, read_rows, written_whole
+from common.files import as_cell, check_image_names, is_formula, is_image_name, read_rows, written_whole
 from common.metric import SMALLEST_PROBABILITY
-from preprocessing.dataset import SAMPLE_COLUMNS, is_image_name
 
 LARGEST_SUM_ERROR = 1e-3  # every row is divided by its sum; rows further from 1 than this get a warning
 

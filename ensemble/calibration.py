@@ -17,17 +17,14 @@ from scipy.special import log_softmax
 from common.metric import SMALLEST_PROBABILITY, log_loss, log_loss_per_image, not_clearly_worse
 
 RIDGE = 1e-3  # nats an image for a scale that is 1 off: negligible beside real evidence
-
 RIDGE_OF_ALL = 1.0  # nats for all images together: a handful of images cannot move the calibration far
-
 BIAS_PENALTY = 1.0  # nats an image for a bias that is 1 off: biases differ between drivers
-
 SMALLEST_SCALE, LARGEST_SCALE = 0.02, 50.0  # above 0, so that the ranking of the classes stays
-
 # The smallest is not 0: a confident mistake, of which there may be none out of fold, costs 34.5 nats.
 CLIPS = tuple(float(f"{digits}e{exponent}") for exponent in range(-6, -1) for digits in (1, 1.5, 2, 3, 5, 7))
-
 MOST_ENTROPY_IMAGES = 20_000
+STRENGTHS = (0.5, 0.75, 1.0)
+MOST_ROUNDS = 200
 
 
 def floored(probabilities: np.ndarray) -> np.ndarray:
@@ -160,11 +157,6 @@ def choose_clip(probabilities: np.ndarray, labels: np.ndarray) -> float:
 def clipped_losses(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Log loss of each image with the best clip: makes predictions comparable that differ in overconfidence."""
     return log_loss_per_image(clip(probabilities, choose_clip(probabilities, labels)), labels)
-
-
-STRENGTHS = (0.5, 0.75, 1.0)
-
-MOST_ROUNDS = 200
 
 
 @dataclass(frozen=True)

@@ -22,22 +22,20 @@ from common.metric import log_loss, not_clearly_worse
 from ensemble.calibration import Calibration, clip, clipped_losses, fit_calibration
 
 MOST_NEIGHBOURS = 20
-
 BLOCK_BYTES = 2**28  # of similarities at once
-
 GROUP = 64  # columns whose largest value is compared first
-
 ALL_MODELS = "all models"
-
 MANY_IMAGES = 10_000  # of the test set, from which the dimensions are reduced
-
 DIMENSIONS = 640  # of the search then, all networks together
-
 FEWEST_DIMENSIONS = 16  # of a network
-
 SAMPLE = 4_000  # images that the reduction is fitted on
-
 CHUNK = 8_192
+REACHES = (0.25, 0.5, 1.0, 2.0, 4.0)  # times the typical distance
+COUNTS = (3, 5, 10, 20)
+STRENGTHS = (0.5, 1.0, 2.0, 4.0, 8.0)
+ROUNDS = (1, 2, 3)
+LEAST_SHARED = 1e-3  # probability: else one confident mistake outweighs all neighbours
+MOST_PASSES = 2  # over the settings, one after the other
 
 
 @dataclass(frozen=True, eq=False)
@@ -278,19 +276,6 @@ def load_features(path: Path, rows: int) -> np.ndarray:
     if bad:
         raise UserError(f"{path}: rows with values that are not finite: {named([str(row) for row in bad])}.")
     return np.asarray(features) if features.nbytes < 2**26 else features
-
-
-REACHES = (0.25, 0.5, 1.0, 2.0, 4.0)  # times the typical distance
-
-COUNTS = (3, 5, 10, 20)
-
-STRENGTHS = (0.5, 1.0, 2.0, 4.0, 8.0)
-
-ROUNDS = (1, 2, 3)
-
-LEAST_SHARED = 1e-3  # probability: else one confident mistake outweighs all neighbours
-
-MOST_PASSES = 2  # over the settings, one after the other
 
 
 @dataclass(frozen=True)

@@ -296,7 +296,6 @@ def upload(run: str, path: Path, expected: Estimate, message: str) -> Entry:
     Raises:
         UserError: whatever keeps it from Kaggle.
     """
-
     submitted = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime())
     promised = f", out of fold {expected.log_loss:.4f}" if expected.images else ""
     description = described(message or run + promised, submitted)
@@ -319,7 +318,6 @@ def wait_for_score(entry: Entry, longest: float) -> Entry:
     Raises:
         UserError: Kaggle could not score it, or takes longer.
     """
-
     started = time.monotonic()
     while True:
         listed = run_client(

@@ -28,7 +28,7 @@ ARCHITECTURE = Architecture(
     parameters=5_973_552,
     least_size=31,
     auxiliary_weight=0.3,
-    importer="models.finetuning.network.googlenet",
+    importer="models.finetuning.network.googlenet_onnx",
     recipe=Recipe(learning_rate=5e-5),
     # Only a head scaled to its small differences between images sends back a gradient that it can start from.
     scratch={"head_start": "logistic", "learning_rate": 1e-4, "dropout": 0.0, "label_smoothing": 0.0},

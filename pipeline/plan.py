@@ -40,7 +40,6 @@ from preprocessing.folds import number_of_folds
 from preprocessing.settings import Augmentation
 
 TYPED_IN = "CALLED_FROM"  # the folder that relative paths on the command line are relative to
-FULL_RUN = {"default": "full", "strong": "strong"}  # a run's name, by its preset
 STARTED = "RUN_STARTED"  # when the clock of --time-budget was started, in seconds since 1970
 
 
@@ -157,7 +156,7 @@ def plan_run(arguments: argparse.Namespace) -> Plan:
     data, source = _find_data(arguments)
     demo = source == "demo"
     arguments.quick, arguments.demo = arguments.quick or demo, demo
-    arguments.run = arguments.run or ("demo" if demo else "quick" if arguments.quick else FULL_RUN[arguments.preset])
+    arguments.run = arguments.run or ("demo" if demo else "quick" if arguments.quick else preset.run)
     run = RunFolder.of(arguments.run, arguments.runs)
     if demo:
         arguments.weights = _weights_of_demo(architectures, arguments.weights, run)
@@ -284,8 +283,10 @@ def _members(
         settings = dict(member.settings) | ({"pseudo_labels": f"{run.name}/{names}"} if member.second_round else {})
         of_round = second if member.second_round else first
         of_round += [network_of(one, arguments, run, data, settings, member.suffix) for one in architectures]
-    unique = {(work.architecture.name, work.recipe, work.augmentation): work for work in reversed(first + second)}
-    return [work for work in first + second if work in unique.values()]  # an option may have made two the same
+    unique: dict[tuple[Any, ...], FoldRun] = {}  # an option may have made two the same
+    for work in first + second:
+        unique.setdefault((work.architecture.name, work.recipe, work.augmentation), work)
+    return list(unique.values())
 
 
 def network_of(

@@ -28,15 +28,17 @@ class Preset:
 
     Attributes:
         models: the architectures, where the command line names none.
+        run: the name of the run, where it names none.
         members: the models of each of them.
     """
 
     models: str
+    run: str
     members: tuple[Member, ...] = (Member(),)
 
 
 PRESETS = {
-    "quick": Preset(DEFAULT_MODELS),  # in miniature
-    "default": Preset(DEFAULT_MODELS),
-    "strong": Preset("inception_v3 mobilenet mobilenet_v2", (Member(), Member("_round2", second_round=True))),
+    "quick": Preset(DEFAULT_MODELS, "quick"),  # in miniature
+    "default": Preset(DEFAULT_MODELS, "full"),
+    "strong": Preset("inception_v3 mobilenet mobilenet_v2", "strong", (Member(), Member("_round2", second_round=True))),
 }

@@ -116,11 +116,12 @@ def train_and_blend(plan: Plan, dataset: "Dataset", folds: "pd.DataFrame", jobs:
     for attempt in range(MOST_BLENDS):
         if jobs:
             train.run_jobs(plan, jobs)
-        left = unfinished(plan)
-        if second and any(left[model.work.model_name] for model in first):
-            say("the second round was not started: it learns from the first, which is not finished")
-        elif any(left[model.work.model_name] for model in second):
-            train.run_jobs(plan, train.training_jobs(plan, dataset, folds, second))
+        if second:
+            left = unfinished(plan)
+            if any(left[model.work.model_name] for model in first):
+                say("the second round was not started: it learns from the first, which is not finished")
+            elif any(left[model.work.model_name] for model in second):
+                train.run_jobs(plan, train.training_jobs(plan, dataset, folds, second))
         try:
             blend(plan)
             return

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from common.competition import CLASSES, DRIVER_LIST, SAMPLE_SUBMISSION, SLUG, TEST_FOLDER, TRAIN_FOLDER
+from common.competition import CLASSES, DRIVER_LIST, SAMPLE_COLUMNS, SAMPLE_SUBMISSION, SLUG, TEST_FOLDER, TRAIN_FOLDER
 from common.errors import UserError, named
-from common.files import listed_again, read_json, read_rows, write_json, write_rows
+from common.files import is_image_name, listed_again, read_json, read_rows, write_json, write_rows
 from common.run_folder import CACHE, REPOSITORY
 from preprocessing.jpeg import NOT_JPEG, UNREADABLE, broken_images
 
@@ -28,11 +28,8 @@ VARIABLE = "STATEFARM_DATA"
 KAGGLE_MOUNTS = (Path("/kaggle/input") / SLUG, Path("/kaggle/input/competitions") / SLUG)
 DEFAULT_FOLDER = REPOSITORY / "data"
 DRIVER_LIST_COLUMNS = ("subject", "classname", "img")
-SAMPLE_COLUMNS = ("img", *CLASSES)
 
 _CHECK_VERSION = 4  # raised whenever the header check learns or unlearns something, so that old findings are not used
-# A plain file name, in no other folder, and without what spreadsheets divide cells at.
-_IMAGE_NAME = re.compile(r"\w[^/\\:;,\"|\x00-\x1f\x7f-\x9f\u2028\u2029]{0,250}\.jpe?g", re.IGNORECASE)
 _DRIVER = re.compile(r"\w(?:[\w .-]{0,62}[\w.-])?")  # goes into tables that people open in a spreadsheet: no formula
 _OTHER_IMAGES = (".png", ".webp", ".heic", ".heif", ".avif", ".gif", ".bmp", ".tif", ".tiff")
 _JUNK = {"thumbs.db", "desktop.ini", "__macosx"}  # what file managers leave; names that start with '.' are junk too
@@ -170,11 +167,6 @@ def _require_complete(root: Path) -> None:
         f"{TEST_FOLDER}/*.jpg. Unpack the rest there, or get all of it: python -m preprocessing.download"
     )
     raise UserError(f"{root} is incomplete, it has no {named(missing, 4)}. {hint}")
-
-
-def is_image_name(name: str) -> bool:
-    """Whether it is a plain file name of a JPEG, which leads out of no folder."""
-    return bool(_IMAGE_NAME.fullmatch(name))
 
 
 def _add(faults: list[Fault], what: str, found: Sequence[str], expected: str = "", skippable: bool = False) -> None:

@@ -55,7 +55,7 @@ def main() -> None:
     network = whole_network(architecture, path)
     names = class_names()
     if names is None:
-        print(f"The classes' names ({CLASS_INDEX}) are neither in Keras's cache nor to be had: numbers instead.")
+        print(f"The classes' names ({CLASS_INDEX}) are not available: numbers instead.")
     for image, row in zip(arguments.images, probabilities(network, arguments.images), strict=True):
         print(f"{image}")
         for number in row.argsort()[::-1][:CLASSES_SHOWN]:

@@ -233,16 +233,8 @@ class FoldRun:
 
 
 _PLAIN = {
-    **{
-        "data": str,
-        "weights": str,
-        "precision": str,
-        "deterministic": str,
-        "seed": int,
-        "skip_broken": bool,
-        "cache": str,
-    },
-    **{"cache_limit": int, "workers": int, "threads": int | None, "activations": str, "log_to": list},
+    **{"data": str, "weights": str, "precision": str, "deterministic": str, "seed": int, "skip_broken": bool},
+    **{"cache": str, "cache_limit": int, "workers": int, "threads": int | None, "activations": str, "log_to": list},
 }
 _TYPES = {**_PLAIN, "architecture": str, "classifies_features": bool, "recipe": dict, "augmentation": dict}
 

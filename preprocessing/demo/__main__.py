@@ -10,6 +10,9 @@ from common.files import written_whole
 from common.settings import CommandLine, add_settings, chosen
 from preprocessing.demo.dataset import DemoSettings, demo_root, ensure_demo, render_demo
 
+COLUMNS = 5
+TILE_HEIGHT, TILE_WIDTH, CAPTION_HEIGHT = 180, 240, 24  # pixels
+
 
 def main() -> None:
     """Parses the command line and renders."""
@@ -42,11 +45,6 @@ def main() -> None:
         render_demo(arguments.out, settings.seed, settings)
         seconds = time.monotonic() - start
         print(f"rendered {arguments.out} in {seconds:.0f} s; its test labels: {held_out_labels_path(arguments.out)}")
-
-
-COLUMNS = 5
-
-TILE_HEIGHT, TILE_WIDTH, CAPTION_HEIGHT = 180, 240, 24  # pixels
 
 
 def write_contact_sheet(path: Path, seed: int = 0) -> None:

@@ -15,13 +15,9 @@ from onnx import TensorProto, helper, numpy_helper
 from common.errors import UserError
 from common.run_folder import REPOSITORY
 from models.finetuning import architecture as zoo
-from models.finetuning.network import googlenet, weights
-from models.finetuning.network.googlenet import (
-    AUXILIARY_OUTPUTS,
-    GoogLeNet,
-    import_weights,
-    local_response_normalization,
-)
+from models.finetuning.network import googlenet_onnx, weights
+from models.finetuning.network.googlenet import AUXILIARY_OUTPUTS, GoogLeNet, local_response_normalization
+from models.finetuning.network.googlenet_onnx import import_weights
 
 pytestmark = pytest.mark.slow  # builds many networks
 
@@ -154,7 +150,7 @@ def test_trains_a_step_with_auxiliary_heads_and_the_saved_network_needs_no_code(
 def test_wrong_requests_are_told_in_one_line() -> None:
     with pytest.raises(UserError, match="at least 31x31 pixels, found 30x64"):
         GoogLeNet(input_shape=(30, 64, 3))
-    with pytest.raises(UserError, match="googlenet"):
+    with pytest.raises(UserError, match="googlenet_onnx"):
         GoogLeNet(weights="imagenet")
 
 
@@ -229,7 +225,7 @@ def written(zoo_file: ZooFile, path: Path) -> Path:
 def test_an_imported_onnx_file_gives_what_opencv_gets_from_it(tmp_path: Path) -> None:
     zoo_file = ZooFile()
     source = written(zoo_file, tmp_path / "googlenet-9.onnx")
-    command = ["-m", "models.finetuning.network.googlenet", str(source), "--out", str(tmp_path / "weights")]
+    command = ["-m", "models.finetuning.network.googlenet_onnx", str(source), "--out", str(tmp_path / "weights")]
     done = subprocess.run([sys.executable, *command], cwd=REPOSITORY, check=True, capture_output=True, text=True)
     assert done.stdout.startswith(f"wrote {tmp_path / 'weights' / 'googlenet.weights.h5'}")
     assert [path.name for path in (tmp_path / "weights").iterdir()] == ["googlenet.weights.h5"]
@@ -282,5 +278,5 @@ def test_files_that_are_not_googlenet_are_refused(tmp_path: Path, monkeypatch: p
     elsewhere = tmp_path / "elsewhere.onnx"
     onnx.save_model(ZooFile().model(), elsewhere, save_as_external_data=True, location="file.data", size_threshold=0)
     assert "in the same file" in refusal(elsewhere, out)
-    monkeypatch.setattr(googlenet, "LIMIT_BYTES", 10**6)
+    monkeypatch.setattr(googlenet_onnx, "LIMIT_BYTES", 10**6)
     assert "expected at most" in refusal(written(ZooFile(), source), out)

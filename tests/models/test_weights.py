@@ -240,7 +240,7 @@ def test_the_advice_is_right_for_each_kind_of_architecture() -> None:
         return str(caught.value)
 
     googlenet = advice(zoo.find("googlenet"))
-    assert "python -m models.finetuning.network.googlenet FILE.onnx --out DIR" in googlenet
+    assert "python -m models.finetuning.network.googlenet_onnx FILE.onnx --out DIR" in googlenet
     mine = dataclasses.replace(MOBILENET, name="mine", builder="models.mine:Mine", published_weights="")
     assert "models.mine.Mine(include_top=False).save_weights('mine.weights.h5')" in advice(mine)
     assert "onnx" not in advice(mine)

@@ -23,6 +23,7 @@ from models.mobilenet import ARCHITECTURE
 from tests.cluster import AS_OTHERS, cluster, kill_node, trainings
 from tests.reliability.node_kills import start, tables
 from tests.reliability.pipeline import MODEL
+from tests.tools.conftest import EXPERIMENTS
 from tests.trees import make_tree
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs requirements/ray.txt")
@@ -135,19 +136,6 @@ def test_a_killed_or_stopped_pipeline_resumes_with_what_is_finished(
     assert resumed.returncode == 0, errors
     assert "1 of 2 folds are finished already" in errors
     assert tables(tmp_path) == expected
-
-
-EXPERIMENTS = """
-architecture = "mobilenet"
-settings = { image_size = "32x32" }
-[experiments.network]
-head_start = "logistic"
-epochs = 0
-[experiments.features]
-classifier = "logistic"
-calibrate = false
-regularisation = 10.0
-"""
 
 
 @pytest.mark.slow

@@ -27,7 +27,7 @@ import numpy as np
 
 from common.competition import CLASSES, DRIVER_LIST, SAMPLE_SUBMISSION
 from common.errors import UserError
-from common.files import sha256_of
+from common.files import is_image_name, sha256_of
 from common.run_folder import CONFIG, FAILED, FINISHED, HISTORY, NETWORK, OUT_OF_FOLD, TEST, RunFolder
 from common.tables import read_predictions, read_sample_images
 from ensemble import blend_run, members
@@ -35,7 +35,7 @@ from models.finetuning import architecture as zoo
 from models.finetuning import fold_run
 from models.finetuning.fold_run import FoldRun
 from models.finetuning.recipe import Kind
-from preprocessing import dataset, jpeg
+from preprocessing import jpeg
 from preprocessing.dataset import Fault, read_driver_list, read_sample_submission
 from preprocessing.folds import read_folds
 from tests.reliability.mutations import mutated, mutated_json
@@ -95,7 +95,7 @@ def _driver_list(content: bytes, folder: Path) -> bool:
     assert rows is not None or faults
     for row in rows or ():
         assert row.classname in CLASSES
-        assert dataset.is_image_name(row.img)
+        assert is_image_name(row.img)
         assert "/" not in row.img
         assert row.img[0] not in "=+-@."
     return not faults

@@ -18,6 +18,7 @@ import pandas as pd
 import pytest
 
 from common.errors import UserError, run_command
+from common.files import is_image_name
 from common.kaggle_client import last_words
 from common.run_folder import REPOSITORY, RunFolder
 from common.tables import read_predictions, write_predictions
@@ -266,5 +267,5 @@ def test_no_secret_is_repeated(
 
 
 def test_names_are_judged_in_no_time() -> None:
-    assert not dataset.is_image_name("a" * 1_000_000)
-    assert dataset.is_image_name("img_1.jpg")
+    assert not is_image_name("a" * 1_000_000)
+    assert is_image_name("img_1.jpg")

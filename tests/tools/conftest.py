@@ -10,6 +10,18 @@ import pytest
 from tests.commands import run_python
 from tests.trees import make_tree
 
+EXPERIMENTS = """
+architecture = "mobilenet"
+settings = { image_size = "32x32" }
+[experiments.reference]
+head_start = "logistic"
+epochs = 0
+[experiments.features]
+classifier = "logistic"
+calibrate = false
+regularisation = 10.0
+"""
+
 
 @dataclass(frozen=True)
 class TrainedRun:

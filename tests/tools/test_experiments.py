@@ -17,6 +17,7 @@ from common.tables import write_predictions
 from models.finetuning.recipe import NoEffectError
 from tests.commands import run_python
 from tests.fold_runs import finish_fold
+from tests.tools.conftest import EXPERIMENTS
 from tests.trees import make_tree
 from tools import experiment_file
 from tools.experiment_file import Experiment, Plan, read_plan
@@ -36,12 +37,9 @@ def experiments(folder: Path, file: Path, *words: str) -> subprocess.CompletedPr
     return run_python("-m", "tools.experiments", file, "--folds", "2", "--run", "tried", *places, *words, timeout=400)
 
 
-TINY = """
-architecture = "mobilenet"
-settings = { image_size = "32x32" }
-[experiments.reference]
-head_start = "logistic"
-epochs = 0
+TINY = (
+    EXPERIMENTS
+    + """
 [experiments.wild]
 optimizer = "sgd"
 learning_rate = 10.0
@@ -49,11 +47,8 @@ clip_norm = 0.0
 warmup = 0.0
 head_l2 = 10.0
 epochs = 9
-[experiments.features]
-classifier = "logistic"
-calibrate = false
-regularisation = 10.0
 """
+)
 
 
 @pytest.mark.slow

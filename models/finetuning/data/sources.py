@@ -211,7 +211,7 @@ class ActivationCache:
         what = f"activations at {self.split.name} for {len(source.images):,} images"
         size = plain.missing_bytes([PLAIN], predicted)
         size += augmented.missing_bytes(copies, trained) if trained is not None else 0
-        if self._reserve(size, source.images.folder, plain.folder, augmented.folder):
+        if self._reserve(size, plain.folder, augmented.folder, source.images.folder):
             self.say(f"{what} are computed once, for all epochs and folds, and kept in the cache")
             return KeptSource(source, self.split.top, plain, augmented)
         self.say(f"{what} do not fit in the cache (--cache-limit, or the disk): computed again each time")
@@ -219,7 +219,7 @@ class ActivationCache:
 
     def _reserve(self, size: int, *folders: Path) -> bool:
         """Makes room for so many bytes in these folders beside what was reserved before, if there is enough."""
-        if not make_room(folders[-1], size + self._promised, self.limit, [*self._folders, *folders]):
+        if not make_room(folders[0], size + self._promised, self.limit, [*self._folders, *folders]):
             return False
         self._folders += folders
         self._promised += size

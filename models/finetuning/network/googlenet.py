@@ -1,38 +1,20 @@
 """GoogLeNet (Szegedy et al. 2014, https://arxiv.org/abs/1409.4842), which keras.applications lacks.
 
 Built of built-in layers and operations, so that a saved network loads in safe mode without this code. Sizes, names
-and constants are those of the BVLC Caffe model, whose weights are the published ones (`import_weights` reads
+and constants are those of the BVLC Caffe model, whose weights are the published ones (`googlenet_onnx.py` imports
 them): pooling that rounds as Caffe does, and local response normalisation with n=5, alpha=1e-4, beta=0.75, k=1.
 
 Pixels: BGR minus the ImageNet mean, the preprocessing 'caffe'. The Caffe model was trained with the mean rounded to
 (104, 117, 123), which is within 0.7 grey levels of it.
-
-The published weights come from the ONNX model zoo's file (https://github.com/onnx/models, inception_and_googlenet, BSD
-licence): the BVLC Caffe model, converted. Not tried with the real file: the tests write one with its names. To
-import it:
-
-    .venv/bin/python -m pip install -c requirements/lock.txt onnx
-    python -m models.finetuning.network.googlenet googlenet-12.onnx --out weights
-
-Weights are found by name: `inception_3a/1x1_w_0` and `_b_0` are kernel and bias of the layer inception_3a_1x1. Every
-layer needs both, with its shapes. The 1000-way classifier is left out. The file is only read.
 """
 
-import shutil
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
 
-from common.errors import UserError, run_command
-from common.files import written_whole
-from common.settings import CommandLine
-from models.finetuning.runtime import load_keras
+from common.errors import UserError
 
 LEAST_SIZE = 31  # pixels: below, the last pooling has nothing left to pool
-
 MODULES = {  # the paper's table 1: 1x1, 3x3 reduce, 3x3, 5x5 reduce, 5x5, pool projection
     "inception_3a": (64, 96, 128, 16, 32, 32),
     "inception_3b": (128, 128, 192, 32, 96, 64),
@@ -44,13 +26,9 @@ MODULES = {  # the paper's table 1: 1x1, 3x3 reduce, 3x3, 5x5 reduce, 5x5, pool 
     "inception_5a": (256, 160, 320, 32, 128, 128),
     "inception_5b": (384, 192, 384, 48, 128, 128),
 }
-
 POOL_BEFORE = {"inception_4a": "pool3_3x3_s2", "inception_5a": "pool4_3x3_s2"}
-
 AUXILIARY_AFTER = {"inception_4a": "auxiliary_4a", "inception_4d": "auxiliary_4d"}
-
 AUXILIARY_OUTPUTS = ("auxiliary_4a_dropout", "auxiliary_4d_dropout")  # layers whose outputs classifiers go on
-
 LRN_SIZE, LRN_ALPHA, LRN_BETA, LRN_K = 5, 1e-4, 0.75, 1.0
 
 
@@ -86,7 +64,7 @@ def GoogLeNet(  # noqa: N802 - called as the builders of keras.applications are
     if weights is not None:
         raise UserError(
             f"GoogLeNet: weights {weights!r}: Keras has none to download. Import the published ones with "
-            "'python -m models.finetuning.network.googlenet googlenet-12.onnx --out DIR' and use '--weights DIR', "
+            "'python -m models.finetuning.network.googlenet_onnx googlenet-12.onnx --out DIR' and use '--weights DIR', "
             "or '--weights none'."
         )
     images = keras.Input(input_shape, name="input")
@@ -173,83 +151,3 @@ def _halved(maps: Any, name: str) -> Any:
     """
     padded = keras.layers.ZeroPadding2D(((0, 1), (0, 1)), name=f"{name}_pad")(maps)
     return keras.layers.MaxPooling2D(3, strides=2, name=name)(padded)
-
-
-FILE_NAME = "googlenet.weights.h5"
-
-LIMIT_BYTES = 256 * 2**20  # the published file has 28 MB
-
-
-def import_weights(source: Path, folder: Path) -> Path:
-    """Writes the weights of an ONNX file to googlenet.weights.h5 in a folder, for `--weights`; returns its path.
-
-    Raises:
-        UserError: the file cannot be read, is too large, or is not GoogLeNet.
-    """
-    stored = _tensors(source)
-    load_keras()
-    from models.finetuning.network.googlenet import GoogLeNet
-
-    network = GoogLeNet()
-    for layer in (layer for layer in network.layers if layer.weights):
-        kernel = _array(stored, f"{layer.name}_w_0", tuple(layer.kernel.shape[axis] for axis in (3, 2, 0, 1)), source)
-        layer.set_weights([kernel.transpose(2, 3, 1, 0), _array(stored, f"{layer.name}_b_0", layer.bias.shape, source)])
-    with tempfile.TemporaryDirectory() as scratch, written_whole(folder / FILE_NAME) as temporary:
-        network.save_weights(Path(scratch) / FILE_NAME)  # Keras insists on the end of the name
-        shutil.copyfile(Path(scratch) / FILE_NAME, temporary)
-    return folder / FILE_NAME
-
-
-def _tensors(source: Path) -> dict[str, Any]:
-    """The stored tensors, by our names."""
-    try:
-        import onnx
-    except ImportError as error:
-        raise UserError("no onnx: .venv/bin/python -m pip install -c requirements/lock.txt onnx") from error
-    if not source.is_file():
-        raise UserError(f"{source}: no such file. Expected GoogLeNet as an ONNX file.")
-    if source.stat().st_size > LIMIT_BYTES:
-        raise _refused(source, f"found {source.stat().st_size:,} bytes, expected at most {LIMIT_BYTES:,}")
-    try:
-        graph = onnx.ModelProto.FromString(source.read_bytes()).graph
-    except Exception as error:  # protobuf's classes of errors differ by its implementation
-        raise _refused(source, f"not an ONNX file ({error})") from error
-    return {tensor.name.replace("/", "_"): tensor for tensor in graph.initializer}
-
-
-def _array(stored: dict[str, Any], name: str, shape: tuple[int, ...], source: Path) -> np.ndarray:
-    from onnx import TensorProto, numpy_helper
-
-    if name not in stored:
-        raise _refused(source, f"it has no tensor {name}")
-    tensor = stored[name]
-    if tuple(tensor.dims) != shape or tensor.data_type != TensorProto.FLOAT or tensor.external_data:
-        raise _refused(source, f"{name} has shape {tuple(tensor.dims)}, expected {shape} as float32 in the same file")
-    try:
-        values = np.asarray(numpy_helper.to_array(tensor), np.float32)
-    except Exception as error:  # too few bytes
-        raise _refused(source, f"{name} cannot be read ({error})") from error
-    if not np.isfinite(values).all():
-        raise _refused(source, f"{name} has NaN or infinite values")
-    return values
-
-
-def _refused(source: Path, reason: str) -> UserError:
-    return UserError(
-        f"{source}: not GoogLeNet as the ONNX model zoo publishes it: {reason}. Expected the float32 file "
-        "googlenet-12.onnx (or -3, -6, -7, -8, -9) of https://github.com/onnx/models."
-    )
-
-
-def main() -> None:
-    """The command line."""
-    parser = CommandLine(prog="python -m models.finetuning.network.googlenet", description=__doc__)
-    parser.add_argument("source", type=Path, metavar="FILE.onnx", help="GoogLeNet of the ONNX model zoo")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help=f"folder where {FILE_NAME} goes")
-    arguments = parser.parse_args()
-    path = import_weights(arguments.source, arguments.out)
-    print(f"wrote {path}. Use it: python models/googlenet.py --weights {path.parent} ...")
-
-
-if __name__ == "__main__":
-    run_command(main)

@@ -303,7 +303,7 @@ def save_checkpoint(
 
 
 def load_checkpoint(path: Path) -> tuple[Progress, dict[str, np.ndarray]]:
-    """Reads what `save` wrote.
+    """Reads what `save_checkpoint` wrote.
 
     Raises:
         DamagedCheckpointError: the file is damaged.
