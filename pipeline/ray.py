@@ -5,50 +5,37 @@ the run folder, so nothing has to be shared but the code, which Ray copies. Node
 data at the same path or at $STATEFARM_DATA, and the weights at the same path.
 """
 
-import contextlib
 import dataclasses
-import importlib.metadata
 import importlib.util
 import logging
 import os
-import platform
-import re
-import shutil
 import signal
 import socket
-import subprocess
-import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from common import machine
-from common.environment import OF_EXECUTOR, THREADS, pinned, with_threads
+from common.environment import OF_EXECUTOR, THREADS, with_threads
 from common.errors import STOPPED, UserError
 from common.files import written_whole
-from common.run_folder import CONFIG, FAILED, FINISHED, LOG, REPOSITORY
-from common.terminal import VERBOSE, say
-from models.finetuning import fold_run
+from common.run_folder import FINISHED, REPOSITORY
+from common.terminal import say
 from models.finetuning.fold_run import FoldRun
-from models.finetuning.network import weights
 from pipeline import resources
 from pipeline.executor import Executor
 from pipeline.jobs import Job
 from pipeline.local import SMALLER_ENVIRONMENT
+from pipeline.node import backend, files_of, find_fault, precision, state, train
 from pipeline.schedule import Durations
-from preprocessing import dataset
 
 INSTALL = ".venv/bin/python -m pip install -c requirements/lock.txt -r requirements/ray.txt"
 EXPECTED = "Expected a cluster that this machine is part of (ray start --head; ray start --address on others)"
 CONNECT_SECONDS = 10.0
 POLL_SECONDS = 2.0
 NOT_SENT = ["/.git", "/.venv", "/data", "/cache", "/runs", "/submissions", "/docs", "/tests", "/benchmarks"]
-LAST_PRINTED = 4000  # characters of what a failed job printed
-SCRATCH = Path(tempfile.gettempdir()) / f"statefarm-{os.getuid()}"  # on a node: folders PID-... of its workers
 
 
 @dataclass(frozen=True)
@@ -108,7 +95,7 @@ def connect(address: str) -> list[Node]:
 
 def resolve_precision(nodes: Sequence[Node], asked: str) -> str:
     """The dtype policy of --precision: 'auto' is what every node can compute in."""
-    found = _on_each(nodes, _precision_here)
+    found = _on_each(nodes, precision)
     if asked == "auto":
         return found.popitem()[1] if len(set(found.values())) == 1 else "float32"
     if others := [node.name for node, policy in found.items() if asked not in (policy, "float32")]:
@@ -125,7 +112,7 @@ def check_nodes(nodes: Sequence[Node], works: Sequence[FoldRun], jobs: Sequence[
     Raises:
         UserError: a line for each node that differs from this machine; or no node is large enough for a job.
     """
-    found = _on_each(nodes, _fault_here, [_sent(work) for work in works], _state(works, _backend()), _backend())
+    found = _on_each(nodes, find_fault, [files_of(work) for work in works], state(works, backend()), backend())
     faults = [f"node {node.name}: {fault}" for node, fault in found.items() if fault]
     if faults:
         raise UserError("\n".join(faults))
@@ -195,12 +182,12 @@ class RayExecutor(Executor):
             raise UserError(f"no node that is large enough for {job} is left. The same command resumes.")
         node = max(fitting, key=lambda node: node.fits(job) - self.busy[node])
         if self.busy[node] < node.fits(job):
-            environment = {OF_EXECUTOR: "1", "KERAS_BACKEND": _backend()} | with_threads(_cores(job))
+            environment = {OF_EXECUTOR: "1", "KERAS_BACKEND": backend()} | with_threads(_cores(job))
             environment |= SMALLER_ENVIRONMENT if task.retry else {}
-            remote = ray.remote(max_calls=1, max_retries=0, num_returns=2)(_train).options(
+            remote = ray.remote(max_calls=1, max_retries=0, num_returns=2)(train).options(
                 num_cpus=_cores(job), num_gpus=min(1, node.gpus), memory=job.memory, scheduling_strategy=_only_on(node)
             )
-            promised: Any = remote.remote(_sent(work, job.folds), job.folds, environment)
+            promised: Any = remote.remote(files_of(work, job.folds), job.folds, environment)
             task.ended, task.files = promised
             task.node, task.started = node, time.time()
             self.busy[node] += 1
@@ -271,25 +258,12 @@ def _cores(job: Job) -> int:
     return job.threads or (int(asked) if asked.isdigit() else machine.cores())
 
 
-def _backend() -> str:
-    return os.environ.get("KERAS_BACKEND", "tensorflow")
-
-
 def _size(cores: int, memory: int) -> str:
     return f"{cores} core{'s' * (cores > 1)} and {memory / 2**30:.1f} GiB"
 
 
 def _line(error: Exception) -> str:
     return " ".join(str(error).split())[:300]
-
-
-def _sent(work: FoldRun, folds: Sequence[int | str] = ()) -> dict[str, bytes]:
-    """The small files that a job reads, by their path below the folder of runs; the configuration first."""
-    paths = [work.save(), *([work.run.folds] if folds else [])]
-    for fold in folds:
-        for table in work.of_fold(fold).pseudo_tables():
-            paths += [table, table.with_name(CONFIG), table.with_name(FINISHED), table.parents[2] / work.run.folds.name]
-    return {str(path.relative_to(work.run.path.parent)): path.read_bytes() for path in paths}
 
 
 def _only_on(node: Node) -> Any:
@@ -327,88 +301,3 @@ def _on_each(nodes: Sequence[Node], function: Any, *arguments: Any) -> dict[Node
                 raise  # a bug
             raise UserError(f"node {node.name}: {_line(cause)}") from error
     return results
-
-
-# What follows runs on the nodes.
-
-
-def _precision_here() -> str:
-    return resources.resolve_precision("auto", resources.find_devices())
-
-
-def _state(works: Sequence[FoldRun], backend: str) -> dict[str, str]:
-    """What has to be the same on every node."""
-    packages = re.findall(r"^[\w-]+", (REPOSITORY / "requirements.txt").read_text(encoding="utf-8"), re.MULTILINE)
-    state = {"Python": platform.python_version()}
-    for name in dict.fromkeys([*packages, backend]):
-        state[name] = "none"
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            state[name] = importlib.metadata.version(name)
-    for work in works:
-        state[f"weights of {work.architecture.name}"] = weights.identity(work.architecture, work.weights)
-    return state | {"data": dataset.fingerprint_of_copy(works[0].data)}
-
-
-def _fault_here(models: Sequence[dict[str, bytes]], expected: dict[str, str], backend: str) -> str:
-    """What is wrong on this node, or differs from the machine that starts the run; empty where nothing is."""
-    import psutil
-
-    for left in SCRATCH.glob("*-*"):
-        if not psutil.pid_exists(int(left.name.partition("-")[0])):  # its worker was killed
-            shutil.rmtree(left, ignore_errors=True)
-    try:
-        with _scratch() as folder:
-            works = [_received(Path(folder), files) for files in models]
-            for work in works:
-                weights.check_available(work.architecture, work.weights)
-            dataset.load(dataset.required(works[0].data), works[0].cache, works[0].skip_broken, progress=False)
-            found = _state(works, backend)
-    except UserError as error:
-        return str(error)
-    differing = [name for name in expected if found[name] != expected[name]]
-    return "; ".join(f"{name}: expected {expected[name]}, as here, found {found[name]}" for name in differing)
-
-
-def _scratch() -> tempfile.TemporaryDirectory:
-    SCRATCH.mkdir(exist_ok=True)
-    return tempfile.TemporaryDirectory(prefix=f"{os.getpid()}-", dir=SCRATCH, ignore_cleanup_errors=True)
-
-
-def _received(folder: Path, files: dict[str, bytes]) -> FoldRun:
-    """Writes the files of `_sent` to a folder; returns the fold run, with the data and the cache of this node."""
-    for name, content in files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(content)
-    work = fold_run.load(folder / next(iter(files)))
-    data = work.data if work.data.is_dir() else Path(os.environ.get("STATEFARM_DATA", work.data))
-    cache = work.cache if os.access(work.cache.parent, os.W_OK) else SCRATCH / "cache"
-    work = dataclasses.replace(work, data=data, cache=cache)
-    work.save()
-    return work
-
-
-def _train(
-    files: dict[str, bytes], folds: Sequence[int | str], environment: dict[str, str]
-) -> tuple[tuple[int, str], dict[str, dict[str, Any]]]:
-    """Trains the folds of a job in a process; returns (exit status, end of what it printed), and its files by fold."""
-    import numpy as np
-
-    with _scratch() as name:
-        work, log = _received(Path(name), files), Path(name) / "printed"
-        words = [f"models/{work.script}.py", "--config", work.run.job_file(work.model_name), "--fold", *folds]
-        with log.open("wb") as output:
-            process = subprocess.Popen(
-                [sys.executable, *map(str, words)],
-                env=pinned(os.environ) | environment | {VERBOSE: "1"},
-                stdin=subprocess.PIPE,  # it ends with this process, which holds the other end
-                stdout=output,
-                stderr=output,
-            )
-            status = process.wait()
-        back: dict[str, dict[str, Any]] = {str(fold): {} for fold in folds}
-        for fold in folds:
-            own = work.of_fold(fold).folder.path
-            for path in own.rglob("*"):
-                if path.is_file() and (status == 0 or path.name in (LOG, FAILED)):
-                    back[str(fold)][str(path.relative_to(own))] = np.fromfile(path, np.uint8)
-        return (status, log.read_text(encoding="utf-8", errors="replace")[-LAST_PRINTED:]), back

@@ -137,7 +137,9 @@ def test_a_fold_leaves_wild_steps_out_and_says_so_and_stops_where_all_are(
     assert all(np.isfinite(array).all() for array in values(network.training.variables))
 
 
-@pytest.mark.parametrize("wild", [(), tuple(range(10))], ids=["sound", "all wild"])
+@pytest.mark.parametrize(
+    "wild", [pytest.param((), marks=pytest.mark.slow), tuple(range(10))], ids=["sound", "all wild"]
+)
 def test_float16_trains_and_stops_where_no_loss_scale_helps(tmp_path: Path, wild: tuple[int, ...]) -> None:
     """In the precision of a T4, and with BatchNorm fused into the kernels, which a CPU computes too."""
     data = fold_data(tmp_path)

@@ -66,7 +66,7 @@ def test_every_operation_of_a_training_step_runs_on_gpus_and_deterministically(n
     assert not {node.op for node in nodes} & NOT_DETERMINISTIC
 
 
-@pytest.mark.parametrize(("asked", "expected"), [("auto", "True"), ("no", "False")])
+@pytest.mark.parametrize(("asked", "expected"), [("auto", "True"), pytest.param("no", "False", marks=pytest.mark.slow)])
 def test_operations_are_deterministic_unless_a_person_says_no_and_nothing_is_compiled_by_xla(
     asked: str, expected: str
 ) -> None:

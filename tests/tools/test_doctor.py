@@ -2,10 +2,13 @@
 
 import os
 
+import pytest
+
 from tests.commands import run_python
 from tools import doctor
 
 
+@pytest.mark.slow
 def test_it_prints_what_is_here_and_trains_predicts_saves_and_loads_each_network() -> None:
     secret = "KGAT_0123456789abcdef"
     words = ("--models", "mobilenet_v2", "--seconds", 1, "--weights", "none", "--precision", "float32")
