@@ -13,7 +13,7 @@ from models.finetuning.recipe import Bottleneck, Recipe
 from preprocessing.demo import DemoSettings
 from preprocessing.settings import Augmentation
 
-PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
+PAGES = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
 OF_OTHER_PROGRAMS = {
     *("--array", "--wrap", "--cpus-per-task", "--mem"),
     *("--head", "--port", "--address", "--include-dashboard"),
