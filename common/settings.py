@@ -7,6 +7,7 @@ An unknown option, a wrong type or a value out of range is one line that names t
 import argparse
 import dataclasses
 import difflib
+import math
 import re
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -213,6 +214,21 @@ def whole_number(least: int, most: int) -> Callable[[str], int]:
         if not re.fullmatch(r"-?[0-9]{1,18}", text) or not least <= int(text) <= most:
             raise argparse.ArgumentTypeError(f"expected a whole number from {least} to {most}, found {text!r}")
         return int(text)
+
+    return read
+
+
+def number(least: float, most: float) -> Callable[[str], float]:
+    """The type of an option: a function from its text to a number from `least` to `most`."""
+
+    def read(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(f"expected a number from {least:g} to {most:g}, found {text!r}")
+        return value
 
     return read
 

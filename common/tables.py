@@ -36,17 +36,13 @@ def write_predictions(path: Path, images: Sequence[str], probabilities: np.ndarr
         table.to_csv(temporary, index=False, float_format="%.9g", lineterminator="\n")
 
 
-def read_predictions(path: Path, also: Sequence[str] = ()) -> pd.DataFrame:
+def read_predictions(path: Path) -> pd.DataFrame:
     """Reads a prediction table; class columns may stand in any order, they are found by name.
 
     Rows are divided by their sum, as the competition's metric does. A warning counts those far from 1.
 
-    Args:
-        also: columns that it may have beside.
-
     Returns:
-        A frame indexed by `img` (unique strings) with the columns c0..c9, float64, rows summing to 1, and those of
-        `also` that are there, as they are.
+        A frame indexed by `img` (unique strings) with the columns c0..c9, float64, rows summing to 1.
 
     Raises:
         UserError: not such a table; the message names the file and the first offenders.
@@ -56,8 +52,7 @@ def read_predictions(path: Path, also: Sequence[str] = ()) -> pd.DataFrame:
         header, rows = read_rows(path, "a prediction table")
     except FileNotFoundError:
         raise UserError(f"{path}: no such prediction table.") from None
-    beside = [column for column in also if column in header]
-    if sorted(header) != sorted(("img", *CLASSES, *beside)):
+    if sorted(header) != sorted(("img", *CLASSES)):
         raise UserError(f"{path}: expected the columns img,c0,...,c9, found {named(header, 12)}.")
     table = pd.DataFrame(rows, columns=header, dtype=object)
     images, text = table["img"].tolist(), table[list(CLASSES)]
@@ -92,8 +87,7 @@ def read_predictions(path: Path, also: Sequence[str] = ()) -> pd.DataFrame:
             file=sys.stderr,
         )
     index = pd.Index(images, name="img", dtype="str")
-    read = pd.DataFrame(values / sums[:, None], index=index, columns=list(CLASSES))
-    return read.assign(**{column: table[column].tolist() for column in beside})
+    return pd.DataFrame(values / sums[:, None], index=index, columns=list(CLASSES))
 
 
 def geometric_mean(tables: Sequence[np.ndarray]) -> np.ndarray:

@@ -19,7 +19,9 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from common.errors import UserError, run_command
 from common.run_folder import RUNS, SUBMISSIONS, RunFolder
@@ -46,82 +48,72 @@ def command_line() -> CommandLine:
     )
     add_settings(parser, Options(), "blending")
     loose = parser.add_argument_group("tables from anywhere, in one order of models; no run folder is read")
-    for option, text in (
-        ("--predictions", "img,c0..c9, out of fold, of the images of --labels"),
-        ("--test-predictions", "img,c0..c9 of the images to predict"),
-        ("--features", ".npy with rows as in --predictions, for neighbours"),
-        ("--test-features", ".npy with rows as in --test-predictions"),
-    ):
-        loose.add_argument(option, type=Path, nargs="+", metavar="FILE", default=[], help=text)
+    several: dict[str, Any] = {"type": Path, "nargs": "+", "metavar": "FILE", "default": []}
+    loose.add_argument("--predictions", help="img,c0..c9, out of fold, of the images of --labels", **several)
+    loose.add_argument("--test-predictions", help="img,c0..c9 of the images to predict", **several)
+    loose.add_argument("--features", help=".npy with rows as in --predictions, for neighbours", **several)
+    loose.add_argument("--test-features", help=".npy with rows as in --test-predictions", **several)
     loose.add_argument("--folds", type=Path, metavar="FILE", help="img,subject,classname,fold [by --labels' subject]")
     return parser
 
 
+def check_options(arguments: argparse.Namespace, options: Options) -> None:
+    """Raises a UserError where options do not go together."""
+    faults: Sequence[tuple[Any, str]]
+    if arguments.predictions:
+        no_test = not arguments.test_predictions
+        faults = (
+            (arguments.labels is None, "--predictions: expected --labels FILE with it: img,classname[,subject]."),
+            (arguments.models, "--models chooses among those of a run; name the tables to blend in --predictions."),
+            (options.all_drivers != "no", "--all-drivers is for a run's models; leave it out with --predictions."),
+            (
+                arguments.allow_missing and arguments.folds is None,
+                "--allow-missing with --predictions: expected --folds FILE, whose images may be missing.",
+            ),
+            (arguments.data and no_test, "--data: expected --test-predictions with it: it orders their rows."),
+            (arguments.submissions and no_test, "--submissions: expected --test-predictions with it."),
+        )
+    else:
+        own = ("test_predictions", "features", "test_features", "folds")
+        faults = [
+            (getattr(arguments, option), f"--{option.replace('_', '-')} goes with --predictions; a run has its own.")
+            for option in own
+        ]
+    for fault, message in faults:
+        if fault:
+            raise UserError(message)
+
+
 def main() -> None:
     arguments = command_line().parse_args()
+    options = Options(**chosen(arguments, Options))
+    check_options(arguments, options)
     name = arguments.run or ("tables" if arguments.predictions else "full")
     run = RunFolder.of(name, arguments.runs).path
-    options = Options(**chosen(arguments, Options))
     submission = (arguments.submissions or SUBMISSIONS) / f"{name}.csv"
-    if arguments.predictions:
-        blend_tables(arguments, run, options, submission)
-        return
-    for option in ("test_predictions", "features", "test_features", "folds"):
-        if getattr(arguments, option):
-            raise UserError(f"--{option.replace('_', '-')} goes with --predictions; a run has its own.")
 
     from common.competition import SAMPLE_SUBMISSION
     from ensemble.score import read_labels, score_text
     from preprocessing.dataset import required
 
-    sample = required(arguments.data) / SAMPLE_SUBMISSION
+    sample = None
+    if arguments.data is not None or not arguments.predictions:
+        sample = required(arguments.data) / SAMPLE_SUBMISSION
     if arguments.labels is not None:
         read_labels(arguments.labels)  # a mistake there is reported before the work, not after it
 
     from ensemble.blend_run import Request, blend_run
-
-    models = tuple(arguments.models)
-    print(blend_run(Request(run, sample, submission, models, arguments.allow_missing, options)))
-    if arguments.labels is not None:
-        print(score_text(submission, arguments.labels), end="\n\n")
-    print(shown(submission))
-
-
-def blend_tables(arguments: argparse.Namespace, run: Path, options: Options, submission: Path) -> None:
-    """Blends the tables of --predictions."""
-    if arguments.labels is None:
-        raise UserError("--predictions: expected --labels FILE with it: img,classname[,subject] of these images.")
-    if arguments.models:
-        raise UserError("--models chooses among those of a run; name the tables to blend in --predictions.")
-    if options.all_drivers != "no":
-        raise UserError(f"--all-drivers {options.all_drivers} is for a run's models; leave it out with --predictions.")
-    if arguments.allow_missing and arguments.folds is None:
-        raise UserError("--allow-missing with --predictions: expected --folds FILE, whose images may be missing.")
-    if not arguments.test_predictions:
-        for option in ("data", "submissions"):
-            if getattr(arguments, option) is not None:
-                raise UserError(f"--{option}: expected --test-predictions with it, or there is no submission to write.")
-    sample = None
-    if arguments.data is not None:
-        from common.competition import SAMPLE_SUBMISSION
-        from preprocessing.dataset import required
-
-        sample = required(arguments.data) / SAMPLE_SUBMISSION
-
-    from ensemble.blend_run import Request, blend_run
     from ensemble.loose_tables import LooseTables
 
-    loose = LooseTables(
-        tuple(arguments.predictions),
-        arguments.labels,
-        tuple(arguments.test_predictions),
-        tuple(arguments.features),
-        tuple(arguments.test_features),
-        arguments.folds,
-        sample,
-    )
-    print(blend_run(Request(run, Path(), submission, (), arguments.allow_missing, options, loose)))
-    print(shown(submission) if loose.test_predictions else shown(run / "ensemble"))
+    loose = None
+    if arguments.predictions:
+        files = (arguments.predictions, arguments.test_predictions, arguments.features, arguments.test_features)
+        loose = LooseTables(arguments.labels, arguments.folds, *map(tuple, files))
+    models = tuple(arguments.models)
+    print(blend_run(Request(run, sample, submission, models, arguments.allow_missing, options, loose)))
+    if arguments.labels is not None and not loose:
+        print(score_text(submission, arguments.labels), end="\n\n")
+    print(shown(submission if not loose or loose.test_predictions else run / "ensemble"))
 
 
 def shown(path: Path) -> str:

@@ -39,7 +39,7 @@ class Request:
 
     Attributes:
         run: runs/NAME.
-        sample: the sample submission, which gives the order of the rows; loose tables have their own.
+        sample: the sample submission, which gives the order of the rows; loose tables may be without.
         submission: the file to write, where there are test predictions.
         models: the members; every model of the run where empty.
         allow_missing: blend although folds (or images of folds.csv) are missing.
@@ -47,7 +47,7 @@ class Request:
     """
 
     run: Path
-    sample: Path
+    sample: Path | None
     submission: Path
     models: tuple[str, ...] = ()
     allow_missing: bool = False
@@ -66,7 +66,9 @@ class Request:
             UserError: there are none, or some are missing.
         """
         if self.loose is not None:
-            return self.loose.source(self.allow_missing)
+            return self.loose.source(self.sample, self.allow_missing)
+        if self.sample is None:
+            raise ValueError("expected the sample submission: only loose tables may be without")
         return run_source(self.run, self.sample, self.models, self.allow_missing, self.options.all_drivers)
 
     def outputs(self, has_test: bool) -> dict[str, Path]:

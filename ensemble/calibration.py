@@ -112,21 +112,21 @@ def mean_entropy(probabilities: np.ndarray) -> float:
     return -float((rows * np.log(floored(rows))).sum(axis=1).mean()) if len(rows) else 0.0
 
 
-def sharpened(mean: np.ndarray, entropies: Sequence[float]) -> tuple[np.ndarray, Sharpening]:
-    """The mean of fold networks with the mean entropy of single ones.
+def sharpened(networks: Sequence[np.ndarray]) -> tuple[np.ndarray, Sharpening]:
+    """The mean of fold networks, with the mean entropy of single ones.
 
     Averaging lowers confidence, but what is fitted out of fold was fitted on single networks. One power for all rows
     restores it. The mean is also right more often than a single network, so this is a cautious correction.
 
     Args:
-        mean: shape (images, classes), rows summing to 1.
-        entropies: the mean entropy of each network on these images.
+        networks: predictions of each, of shape (images, classes), rows summing to 1.
     """
     from scipy.optimize import brentq
 
-    target, found = float(np.mean(entropies)), mean_entropy(mean)
-    if len(entropies) < 2 or found - target < 1e-6:
-        return mean, Sharpening(len(entropies), target, found)
+    mean = np.mean(networks, axis=0)
+    target, found = float(np.mean([mean_entropy(one) for one in networks])), mean_entropy(mean)
+    if len(networks) < 2 or found - target < 1e-6:
+        return mean, Sharpening(len(networks), target, found)
     rows = mean[:: -(-len(mean) // MOST_ENTROPY_IMAGES)]
 
     def excess(logarithm: float) -> float:
@@ -134,7 +134,7 @@ def sharpened(mean: np.ndarray, entropies: Sequence[float]) -> tuple[np.ndarray,
 
     highest = float(np.log(LARGEST_SCALE))
     scale = float(np.exp(brentq(excess, 0.0, highest, xtol=1e-9))) if excess(highest) < 0 else LARGEST_SCALE
-    return Calibration(scale).predict(mean), Sharpening(len(entropies), target, found, scale)
+    return Calibration(scale).predict(mean), Sharpening(len(networks), target, found, scale)
 
 
 def clip(probabilities: np.ndarray, smallest: float) -> np.ndarray:

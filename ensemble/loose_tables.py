@@ -1,5 +1,6 @@
 """Prediction tables from anywhere, without a run folder: read, checked against each other, labels and folds."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +11,10 @@ import pandas as pd
 from common.competition import CLASSES
 from common.errors import UserError, named
 from common.tables import read_predictions, read_sample_images
-from ensemble.members import OF_SAMPLE, Predictions, Source, aligned, read_exactly, require_images
+from ensemble.members import OF_SAMPLE, Predictions, Source, aligned, require_images
 from ensemble.neighbours import Network, Space
 from ensemble.nested import groups_of
-from ensemble.score import read_labels
+from ensemble.score import read_labels, require_labels
 from preprocessing.folds import read_folds
 
 BLOCKS = 10  # that stand in for drivers where these are unknown
@@ -24,38 +25,30 @@ class LooseTables:
     """The files of a blend without a run folder.
 
     Attributes:
+        labels: img,classname[,subject] of the images of `predictions`.
+        folds: img,subject,classname,fold of them; None where there is none.
         predictions: img,c0..c9 of labelled images that their models were not trained on.
-        labels: img,classname[,subject] of them.
         test_predictions: of the images to predict, by the same models in the same order; may be empty.
         features, test_features: .npy with rows as in the tables, one for each; may be empty.
-        folds: img,subject,classname,fold; None where there is none.
-        sample: the sample submission, whose images the test tables must have, and whose order the rows get; None where
-            the order is that of the first test table.
     """
 
-    predictions: tuple[Path, ...]
     labels: Path
+    folds: Path | None
+    predictions: tuple[Path, ...]
     test_predictions: tuple[Path, ...] = ()
     features: tuple[Path, ...] = ()
     test_features: tuple[Path, ...] = ()
-    folds: Path | None = None
-    sample: Path | None = None
 
-    @property
-    def paths(self) -> list[Path]:
-        """Every file."""
-        tables = [*self.predictions, *self.test_predictions, *self.features, *self.test_features, self.labels]
-        return [*tables, *(path for path in (self.folds, self.sample) if path is not None)]
-
-    def source(self, allow_missing: bool) -> Source:
-        """The tables as the source of a blend."""
-        lists = {name: [str(path) for path in paths] for name, paths in vars(self).items() if isinstance(paths, tuple)}
-        single = {"labels": str(self.labels), "folds": str(self.folds or ""), "sample": str(self.sample or "")}
+    def source(self, sample: Path | None, allow_missing: bool) -> Source:
+        """The tables as the source of a blend; the arguments are those of `read_loose`."""
+        lists = [self.predictions, self.test_predictions, self.features, self.test_features]
+        tables = [[str(path) for path in paths] for paths in lists]
+        paths = [self.labels, *filter(None, (self.folds, sample)), *itertools.chain(*lists)]
         return Source(
-            {"tables": lists | single | {"allow_missing": allow_missing}},
-            {str(path): path for path in self.paths},
+            {"tables": tables, "allow_missing": allow_missing},
+            {str(path): path for path in paths},
             bool(self.test_predictions),
-            lambda: read_loose(self, allow_missing),
+            lambda: read_loose(self, sample, allow_missing),
         )
 
 
@@ -65,22 +58,26 @@ def check_counts(tables: LooseTables) -> None:
     Raises:
         UserError: one list is shorter or longer than --predictions.
     """
-    expected = len(tables.predictions)
-    needed = {"--test-predictions": tables.test_predictions, "--features": tables.features}
-    lists = {option: files for option, files in needed.items() if files}
-    if tables.test_features or (tables.features and tables.test_predictions):
+    lists = {"--test-predictions": tables.test_predictions, "--features": tables.features}
+    if all(lists.values()):
         lists["--test-features"] = tables.test_features
-    if tables.test_features and not (tables.features and tables.test_predictions):
+    elif tables.test_features:
         raise UserError("--test-features: expected --features and --test-predictions with it.")
+    expected = len(tables.predictions)
     for option, files in lists.items():
-        if len(files) != expected:
+        if len(files) != expected and (files or option == "--test-features"):
             raise UserError(
                 f"{option}: expected a file for each of --predictions, in that order ({expected}), found {len(files)}."
             )
 
 
-def read_loose(tables: LooseTables, allow_missing: bool = False) -> tuple[Predictions, list[str]]:
+def read_loose(tables: LooseTables, sample: Path | None, allow_missing: bool) -> tuple[Predictions, list[str]]:
     """Reads everything.
+
+    Args:
+        sample: the sample submission, whose images the test tables must have, and whose order the rows get; None where
+            the order is that of the first test table.
+        allow_missing: whether images of the fold table may be missing.
 
     Returns:
         The predictions, and remarks for the report.
@@ -89,67 +86,53 @@ def read_loose(tables: LooseTables, allow_missing: bool = False) -> tuple[Predic
         UserError: a file is malformed, or the files disagree.
     """
     check_counts(tables)
-    frames, fold_columns = _read_tables(tables.predictions)
-    names = frames[0].index
-    images, remarks = _images(tables, names, allow_missing)
-    for path, column in fold_columns.items():
-        if tables.folds is not None:
-            _check_folds(path, column, images, tables.folds)
-    order = pd.Index(images["img"])
-    out_of_fold = np.stack([aligned(frame, order) for frame in frames])
-    tests = _read_tables(tables.test_predictions)[0]
+    frames, tests = _read_tables(tables.predictions), _read_tables(tables.test_predictions)
+    images, remarks = _images(tables, frames[0].index, allow_missing)
     test_images = tests[0].index if tests else pd.Index([], name="img", dtype=object)
-    if tables.sample is not None:
-        test_images = read_sample_images(tables.sample)
+    if sample is not None:
+        test_images = read_sample_images(sample)
         require_images(tables.test_predictions[0], tests[0], test_images, OF_SAMPLE)
     elif tests:
         remarks.append(f"no --data: the rows of the submission are in the order of {tables.test_predictions[0]}.")
-    test = np.stack([aligned(frame, test_images) for frame in tests]) if tests else np.zeros((len(frames), 0, 10))
-    members = unique_names(tables.predictions)
-    spaces = []
+    order, members, spaces = pd.Index(images["img"]), unique_names(tables.predictions), []
     for place, path in enumerate(tables.features):
-        beside = (tables.test_features[place], tests[place].index) if tables.test_features else (None, None)
+        beside = (tables.test_features[place], tests[place].index) if tests else (None, None)
         spaces.append(Space(members[place], (Network(path, frames[place].index, *beside),)))
-    labels = images["classname"].map(CLASSES.index).to_numpy(dtype=np.int64)
-    return Predictions(members, images, labels, out_of_fold, test_images, test, (), tuple(spaces)), remarks
+    return Predictions(
+        members,
+        images,
+        images["classname"].map(CLASSES.index).to_numpy(dtype=np.int64),
+        np.stack([aligned(frame, order) for frame in frames]),
+        test_images,
+        np.stack([aligned(frame, test_images) for frame in tests]) if tests else np.zeros((len(frames), 0, 10)),
+        (),
+        tuple(spaces),
+    ), remarks
 
 
 def unique_names(paths: Sequence[Path]) -> tuple[str, ...]:
-    """Names of members: the files' names, with as many folders before them as make them unique, or numbers."""
-    for depth in range(1, 6):
-        names = ["/".join([*path.parent.parts, path.stem][-depth:]) for path in paths]
+    """Names of members: the files' names, with their folders where two have one name, or numbers."""
+    for names in ([path.stem for path in paths], [str(path.with_suffix("")) for path in paths]):
         if len(set(names)) == len(names):
             return tuple(names)
     return tuple(f"{number} {path.stem}" for number, path in enumerate(paths))
 
 
-def _read_tables(paths: Sequence[Path]) -> tuple[list[pd.DataFrame], dict[Path, pd.Series]]:
-    """Prediction tables that must all hold the images of the first, and the `fold` column of those that have one."""
+def _read_tables(paths: Sequence[Path]) -> list[pd.DataFrame]:
+    """Prediction tables that must all hold the images of the first."""
     frames: list[pd.DataFrame] = []
-    folds = {}
     for path in paths:
-        frame = (
-            read_exactly(path, frames[0].index, f"the images of {paths[0]}", also=("fold",))
-            if frames
-            else read_predictions(path, also=("fold",))
-        )
-        if frame.empty:
+        frames.append(read_predictions(path))
+        if frames[0].empty:
             raise UserError(f"{path}: expected rows, found none.")
-        if "fold" in frame:
-            folds[path] = frame.pop("fold")
-        frames.append(frame)
-    return frames, folds
+        require_images(path, frames[-1], frames[0].index, f"the images of {paths[0]}")
+    return frames
 
 
 def _images(tables: LooseTables, names: pd.Index, allow_missing: bool) -> tuple[pd.DataFrame, list[str]]:
     """The frame img,subject,classname,fold of the labelled images, and remarks."""
     known, remarks = read_labels(tables.labels), []
-    unlabelled = names.difference(known.index, sort=False)
-    if len(unlabelled):
-        raise UserError(
-            f"{tables.labels}: expected a label for each of the {len(names):,} images of {tables.predictions[0]}, "
-            f"found none for {len(unlabelled):,}: {named(list(unlabelled))}."
-        )
+    require_labels(tables.labels, known, names, str(tables.predictions[0]))
     if len(known) > len(names):
         remarks.append(f"{len(known) - len(names):,} labelled images are in no table; they are left out.")
     images = known.reindex(names).reset_index()
@@ -169,18 +152,14 @@ def _images(tables: LooseTables, names: pd.Index, allow_missing: bool) -> tuple[
 
 
 def _with_folds(tables: LooseTables, path: Path, images: pd.DataFrame, allow_missing: bool) -> pd.DataFrame:
+    """The rows of the fold table of these images, which must agree with the labels."""
     folds, names = read_folds(path), pd.Index(images["img"])
-    strange = names.difference(folds["img"], sort=False)
-    if len(strange):
-        raise UserError(f"{tables.predictions[0]}: {len(strange):,} images are not in {path}: {named(list(strange))}.")
-    missing = folds.loc[~folds["img"].isin(names), "img"]
-    if len(missing) and not allow_missing:
-        raise UserError(
-            f"{tables.predictions[0]}: expected exactly the images of {path} ({len(folds):,}), found "
-            f"{len(missing):,} missing ({named(list(missing))}). Blend without them with --allow-missing."
-        )
-    labelled = images.set_index("img")
     kept = folds[folds["img"].isin(names)].reset_index(drop=True)
+    if allow_missing and len(kept) == len(names):
+        folds = kept
+    labelled = images.set_index("img")
+    what = f"the images of {path}, or fewer with --allow-missing"
+    require_images(tables.predictions[0], labelled, pd.Index(folds["img"]), what)
     for column in labelled.columns:
         other = kept.loc[labelled[column].reindex(kept["img"]).to_numpy() != kept[column].to_numpy(), "img"]
         if len(other):
@@ -188,10 +167,3 @@ def _with_folds(tables: LooseTables, path: Path, images: pd.DataFrame, allow_mis
                 f"{tables.labels}: another {column} than in {path} for {len(other):,} images: {named(list(other))}."
             )
     return kept
-
-
-def _check_folds(path: Path, column: pd.Series, images: pd.DataFrame, folds: Path) -> None:
-    right = images.set_index("img")["fold"].reindex(column.index)
-    other = column.index[pd.to_numeric(column, errors="coerce").to_numpy() != right.to_numpy()]
-    if len(other):
-        raise UserError(f"{path}: another fold than in {folds} for {len(other):,} images: {named(list(other))}.")

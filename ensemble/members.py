@@ -18,7 +18,6 @@ from common.run_folder import (
     ALL_DRIVERS,
     OUT_OF_FOLD,
     OUT_OF_FOLD_FEATURES,
-    RUNS,
     TEST,
     TEST_FEATURES,
     RunFolder,
@@ -26,7 +25,7 @@ from common.run_folder import (
 )
 from common.settings import as_json
 from common.tables import read_predictions, read_sample_images
-from ensemble.calibration import Sharpening, mean_entropy, sharpened
+from ensemble.calibration import Sharpening, sharpened
 from ensemble.neighbours import Network, Space
 from preprocessing.folds import read_folds
 
@@ -133,7 +132,7 @@ def run_source(
     folds = read_folds(RunFolder(run).folds)
     every = find_members(run, [int(fold) for fold in folds["fold"].unique()], models)
     if not allow_missing:
-        check_complete(run, every, None if run.parent == RUNS else run.parent)
+        check_complete(run, every)
     members = [member for member in every if member.folds]
     if not members:
         raise UserError(f"{run}: no fold of any model is finished. Train one, then blend.")
@@ -188,7 +187,7 @@ def find_members(run: Path, folds: Sequence[int], models: Sequence[str] = ()) ->
         models: only these, in this order; all where empty.
 
     Raises:
-        UserError: there is none, one of `models` is not there, or a fold run is of a fold that folds.csv lacks.
+        UserError: there is none, or one of `models` is not there.
     """
     there = RunFolder(run).models()
     if not there:
@@ -196,26 +195,17 @@ def find_members(run: Path, folds: Sequence[int], models: Sequence[str] = ()) ->
     unknown = [name for name in models if name not in there]
     if unknown:
         raise UserError(f"{run} holds no model {named(unknown)}; expected among {named(there, 10)}.")
-    return [_member(run, name, folds) for name in dict.fromkeys(models or there)]
+    members = []
+    for name in dict.fromkeys(models or there):
+        finished = {folder.fold for folder in RunFolder(run).finished([name])}
+        done = tuple(fold for fold in sorted(folds) if fold in finished)
+        missing = tuple(fold for fold in sorted(folds) if fold not in finished)
+        members.append(Member(name, done, missing, ALL_DRIVERS in finished))
+    return members
 
 
-def _member(run: Path, name: str, folds: Sequence[int]) -> Member:
-    finished = {folder.fold for folder in RunFolder(run).finished([name])}
-    strange = sorted(fold for fold in finished if isinstance(fold, int) and fold not in folds)
-    if strange:
-        raise UserError(
-            f"{RunFolder(run).fold(name, strange[0]).path}: folds.csv of this run has no fold {strange[0]}, only "
-            f"{named([str(fold) for fold in sorted(folds)], 10)}. It belongs to another run: move it away."
-        )
-    done = tuple(fold for fold in sorted(folds) if fold in finished)
-    return Member(name, done, tuple(fold for fold in sorted(folds) if fold not in done), ALL_DRIVERS in finished)
-
-
-def check_complete(run: Path, members: Sequence[Member], runs: Path | None = None) -> None:
+def check_complete(run: Path, members: Sequence[Member]) -> None:
     """Checks that the members have finished all folds.
-
-    Args:
-        runs: the folder of runs, where it is not the default; named in the commands of the message.
 
     Raises:
         UserError: names the missing folds and the commands that train them.
@@ -223,7 +213,7 @@ def check_complete(run: Path, members: Sequence[Member], runs: Path | None = Non
     incomplete = [member for member in members if member.missing]
     if not incomplete:
         return
-    lacking = "; ".join(f"{lacks(run, member)}: {command_for(run, member, runs)}" for member in incomplete)
+    lacking = "; ".join(f"{lacks(run, member)}: {command_for(run, member)}" for member in incomplete)
     without = "" if len(incomplete) == len(members) else ", or leave it out with --models"
     raise UserError(f"{run}: {lacking}. Run that{without}, or blend what is there with --allow-missing.")
 
@@ -234,10 +224,10 @@ def check_folds(run: Path, members: Sequence[Member]) -> None:
     Raises:
         UserError: names the folders of those that were not.
     """
-    folders = [RunFolder(run).fold(member.name, fold) for member in members for fold in member.folds]
-    path = RunFolder(run).folds
+    path, folders = RunFolder(run).folds, RunFolder(run).finished([member.name for member in members])
     folds_sha256 = sha256_of(path)
-    others = [str(folder.path) for folder in folders if folder.has_other_folds(folds_sha256)]
+    held_out = [folder for folder in folders if folder.fold != ALL_DRIVERS]
+    others = [str(folder.path) for folder in held_out if folder.has_other_folds(folds_sha256)]
     if others:
         raise UserError(
             f"{path} has changed since {named(others)} was trained. Put the table back that it was trained "
@@ -253,13 +243,12 @@ def lacks(run: Path, member: Member) -> str:
     return f"{member.name} lacks fold {', '.join(folds)}"
 
 
-def command_for(run: Path, member: Member, runs: Path | None = None) -> str:
+def command_for(run: Path, member: Member) -> str:
     """The command that trains the missing folds of a member."""
     path = RunFolder(run).job_file(member.name)
     folds = " ".join(map(str, member.missing))
     if not path.is_file():
-        elsewhere = f" --runs {runs}" if runs else ""
-        return f"python models/{member.name}.py --run {run.name}{elsewhere} --fold {folds}"
+        return f"python models/{member.name}.py --run {run.name} --runs {run.parent} --fold {folds}"
     job = read_record(path)
     script = "bottleneck" if job.get("classifies_features") else job.get("architecture", member.name)
     return f"python models/{script}.py --config {path} --fold {folds}"
@@ -303,34 +292,26 @@ def read_members(
         raise UserError(f"{run}: no fold is finished by all models ({done}). Leave models out with --models.")
     images = folds[folds["fold"].isin(common)].reset_index(drop=True)
     out_of_fold = np.empty((len(members), len(images), len(CLASSES)))
-    test = np.zeros((len(members), len(test_images), len(CLASSES)))
+    test = np.empty((len(members), len(test_images), len(CLASSES)))
     fold_means, spaces = [], []
     for place, member in enumerate(members):
-        entropies, networks = [], []
+        singles, networks = [], []
         for fold in member.folds:
             folder = RunFolder(run).fold(member.name, fold)
-            expected = folds.loc[folds["fold"] == fold, "img"]
-            table = read_exactly(folder / OUT_OF_FOLD, pd.Index(expected), f"the images of fold {fold} in folds.csv")
+            expected = pd.Index(folds.loc[folds["fold"] == fold, "img"])
+            table = read_exactly(folder / OUT_OF_FOLD, expected, f"the images of fold {fold} in folds.csv")
             own = read_exactly(folder / TEST, test_images, OF_SAMPLE)
-            single = aligned(own, test_images)
-            entropies.append(mean_entropy(single))
-            test[place] += single
+            singles.append(aligned(own, test_images))
             if fold in common:
-                out_of_fold[place, (images["fold"] == fold).to_numpy()] = aligned(table, pd.Index(expected))
+                out_of_fold[place, (images["fold"] == fold).to_numpy()] = aligned(table, expected)
                 if (folder / OUT_OF_FOLD_FEATURES).is_file() and (folder / TEST_FEATURES).is_file():
                     features = folder / OUT_OF_FOLD_FEATURES, table.index, folder / TEST_FEATURES, own.index
                     networks.append(Network(*features))
-        networks_averaged = len(member.folds)
         if member.all_drivers and all_drivers != "no":
             path = RunFolder(run).fold(member.name, ALL_DRIVERS) / TEST
-            single = aligned(read_exactly(path, test_images, OF_SAMPLE), test_images)
-            if all_drivers == "instead":
-                test[place], networks_averaged, entropies = 0.0, 0, []
-            test[place] += single
-            networks_averaged += 1
-            entropies.append(mean_entropy(single))
-        test[place] /= networks_averaged
-        test[place], fold_mean = sharpened(test[place], entropies)
+            alone = aligned(read_exactly(path, test_images, OF_SAMPLE), test_images)
+            singles = [alone] if all_drivers == "instead" else [*singles, alone]
+        test[place], fold_mean = sharpened(singles)
         fold_means.append(fold_mean)
         if len(networks) == len(common):
             spaces.append(Space(member.name, tuple(networks)))
@@ -339,18 +320,16 @@ def read_members(
     return Predictions(names, images, labels, out_of_fold, test_images, test, tuple(fold_means), tuple(spaces))
 
 
-def read_exactly(path: Path, images: pd.Index, what: str, also: Sequence[str] = ()) -> pd.DataFrame:
+def read_exactly(path: Path, images: pd.Index, what: str) -> pd.DataFrame:
     """A prediction table that holds exactly these images, in its own order.
 
     Args:
-        images: exactly the names that the table must hold.
         what: what these images are, for the message.
-        also: further columns that it may have.
 
     Raises:
         UserError: the table is malformed or holds other images.
     """
-    table = read_predictions(path, also)
+    table = read_predictions(path)
     require_images(path, table, images, what)
     return table
 

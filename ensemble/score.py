@@ -76,7 +76,7 @@ def score_text(predictions: Path, labels: Path) -> str:
     from ensemble.tables import by_class, by_driver
 
     table, known = read_predictions(predictions), read_labels(labels)
-    _require_labels(labels, known, table.index, str(predictions))
+    require_labels(labels, known, table.index, str(predictions))
     if table.empty:
         raise UserError(f"{predictions}: expected rows, found none.")
     unused = len(known) - len(table)
@@ -96,7 +96,7 @@ def score_text(predictions: Path, labels: Path) -> str:
     return "\n".join(lines)
 
 
-def _require_labels(path: Path, known: pd.DataFrame, images: pd.Index, whose: str) -> None:
+def require_labels(path: Path, known: pd.DataFrame, images: pd.Index, whose: str) -> None:
     """Raises a UserError unless the labels, read from `path`, have all these images."""
     unlabelled = images.difference(known.index)
     if len(unlabelled):
@@ -170,7 +170,7 @@ def run_text(arguments: argparse.Namespace) -> str:
     source = run_source(run, sample, arguments.models, arguments.allow_missing, options.all_drivers)
     source.verified()
     predictions, _ = source.read()
-    _require_labels(arguments.labels, known, predictions.test_images, "the test set")
+    require_labels(arguments.labels, known, predictions.test_images, "the test set")
     truth = known.loc[list(predictions.test_images)]
     return comparison(blended(predictions, options), truth)
 

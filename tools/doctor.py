@@ -6,7 +6,6 @@
 Each network takes 20 training steps on random images in a process of its own, predicts, is saved, loaded, and compared.
 """
 
-import argparse
 import json
 import platform
 import subprocess
@@ -23,7 +22,7 @@ from common.competition import COMPLETE_TEST_IMAGES, COMPLETE_TRAIN_IMAGES, NUMB
 from common.errors import SOME_FAILED, UserError, masked, run_command
 from common.files import free_bytes
 from common.run_folder import CACHE, REPOSITORY
-from common.settings import CommandLine, names_in
+from common.settings import CommandLine, names_in, number
 from models.finetuning import architecture as zoo
 from models.finetuning import runtime
 from models.finetuning.architecture import Architecture
@@ -171,7 +170,9 @@ def main() -> None:
     parser.add_argument("--weights", metavar="W", help="a folder of weights, or none [Keras's cache, else none]")
     parser.add_argument("--precision", default="auto", choices=runtime.PRECISIONS, help="dtype policy [auto]")
     parser.add_argument("--deterministic", default="auto", choices=runtime.DETERMINISM, help="the same bits [auto]")
-    parser.add_argument("--seconds", type=_seconds, default=30.0, metavar="S", help="of steps for each network [30]")
+    parser.add_argument(
+        "--seconds", type=number(0.1, 3600), default=30.0, metavar="S", help="of steps for each network [30]"
+    )
     arguments = parser.parse_args()
     networks = zoo.find_all(arguments.models)
     devices = resources.find_devices()
@@ -196,16 +197,6 @@ def main() -> None:
     print("\nimages a second of steps alone, without reading; full run: 5 folds of the complete data at that speed")
     if failed:
         sys.exit(SOME_FAILED)
-
-
-def _seconds(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = -1.0
-    if not 0 < number <= 3600:
-        raise argparse.ArgumentTypeError(f"expected a number of seconds such as 30, found {text!r}")
-    return number
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from common.competition import NUMBER_OF_CLASSES
 from common.errors import UserError, named, run_command
 from common.files import written_whole
 from common.run_folder import RunFolder
-from common.settings import CommandLine
+from common.settings import CommandLine, number
 from tools.finished import add_choice, finished_folds
 
 if TYPE_CHECKING:
@@ -53,20 +53,10 @@ def command_line() -> CommandLine:
     add_choice(parser)
     parser.add_argument("--out", type=Path, metavar="CSV", help="write a prediction table")
     parser.add_argument("--annotate", type=Path, metavar="DIR", help="write copies with the probabilities beside them")
-    parser.add_argument("--every", type=_seconds, default=0.5, metavar="S", help="seconds between frames seen [0.5]")
+    parser.add_argument(
+        "--every", type=number(0, 3600), default=0.5, metavar="S", help="seconds between frames seen, 0 for all [0.5]"
+    )
     return parser
-
-
-def _seconds(text: str) -> float:
-    import argparse
-
-    try:
-        number = float(text)
-    except ValueError:
-        number = -1.0
-    if not 0 <= number <= 3600:
-        raise argparse.ArgumentTypeError(f"expected seconds from 0 (every frame) to 3600, found {text!r}")
-    return number
 
 
 def main() -> None:

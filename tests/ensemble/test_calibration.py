@@ -142,11 +142,10 @@ def test_as_many_drivers_share_the_factors_as_in_the_test_set() -> None:
 
 def test_a_mean_of_fold_networks_gets_the_confidence_of_single_ones() -> None:
     networks = predictions(np.random.default_rng(0), 5, 500, 0.3)
-    entropies = [mean_entropy(network) for network in networks]
-    mean, gap = sharpened(networks.mean(axis=0), entropies)
+    mean, gap = sharpened(list(networks))
     assert gap.entropy_of_mean > gap.entropy_of_singles and gap.scale > 1
-    assert mean_entropy(mean) == pytest.approx(np.mean(entropies), abs=1e-6)
-    for same in (networks[:1], np.stack([networks[0]] * 3)):
-        unchanged, gap = sharpened(same.mean(axis=0), [mean_entropy(one) for one in same])
+    assert mean_entropy(mean) == pytest.approx(np.mean([mean_entropy(network) for network in networks]), abs=1e-6)
+    for same in ([networks[0]], [networks[0]] * 3):
+        unchanged, gap = sharpened(same)
         assert gap.scale == 1
         np.testing.assert_allclose(unchanged, networks[0])

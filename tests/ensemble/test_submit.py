@@ -13,7 +13,7 @@ import pytest
 from common.errors import UserError
 from common.run_folder import REPOSITORY
 from ensemble import blend, submit
-from ensemble.submit import Entry, Leaderboard
+from ensemble.submit import Entry, read_leaderboard, write_entry
 from tests.ensemble.conftest import TEST_IMAGES, SmallRun, make_small
 from tests.stand_in import install_client
 from tests.stand_in_client import FORBIDDEN, NO_LOGIN
@@ -67,7 +67,7 @@ def test_it_submits_waits_for_the_score_and_writes_it_beside_the_estimate(
     assert f"valid, {TEST_IMAGES} images" in told
     assert "expected: log loss about" in told
     assert "9 drivers" in told
-    assert "leaderboard: public 0.25000, private 0.31000; out of fold it was" in told
+    assert "leaderboard: public 0.25, private 0.31; out of fold it was" in told
     (row,) = board(small).to_dict("records")
     assert (row["run"], row["public"], row["private"]) == ("trial", 0.25, 0.31)
     assert 0 < row["out_of_fold"] < 2.4
@@ -81,14 +81,13 @@ def test_it_submits_waits_for_the_score_and_writes_it_beside_the_estimate(
     assert board(small)["public"].tolist() == [0.25, 0.25]
 
 
-def test_what_another_process_wrote_meanwhile_stays(tmp_path: Path) -> None:
-    ours, theirs = (Leaderboard(tmp_path / "leaderboard.csv") for _ in range(2))
-    entries = [Entry("2026-01-01 00:00:00", name, "0" * 64, 0.5, name) for name in "ab"]
-    ours.write(entries[0])
-    theirs.write(entries[1])
-    ours.write(dataclasses.replace(entries[0], public=0.25))
-    found = Leaderboard(tmp_path / "leaderboard.csv").entries
-    assert [(entry.run, entry.public == 0.25) for entry in found] == [("a", True), ("b", False)]
+def test_a_score_takes_the_place_of_the_entry_that_waited_for_it(tmp_path: Path) -> None:
+    path = tmp_path / "leaderboard.csv"
+    first, second = (Entry("2026-01-01 00:00:00", name, "0" * 64, "0.5", name) for name in "ab")
+    scored = dataclasses.replace(first, public="0.25")
+    for entry in (first, second, scored):
+        write_entry(path, entry)
+    assert read_leaderboard(path) == [scored, second]
 
 
 def test_stopped_while_it_waits_it_goes_on_waiting(

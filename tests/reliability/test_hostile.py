@@ -23,7 +23,7 @@ from common.kaggle_client import last_words
 from common.run_folder import REPOSITORY, RunFolder
 from common.tables import read_predictions, write_predictions
 from ensemble.neighbours import load_features
-from ensemble.submit import Entry, Leaderboard
+from ensemble.submit import Entry, read_leaderboard, write_entry
 from models.finetuning import architecture as zoo
 from models.finetuning.network import weights as pretrained
 from preprocessing import dataset, images, jpeg
@@ -227,12 +227,11 @@ def test_a_link_out_of_the_data_folder_is_a_fault_and_one_within_is_none(
 
 
 def test_no_cell_that_we_write_is_a_formula(tmp_path: Path) -> None:
-    board = Leaderboard(tmp_path / "leaderboard.csv")
-    entry = Entry("2026-01-01 00:00:00", "full", "0" * 64, 0.5, '=HYPERLINK("http://x","y")', 0.1)
-    board.write(entry)
+    entry = Entry("2026-01-01 00:00:00", "full", "0" * 64, "0.5", '=HYPERLINK("http://x","y")', "0.1")
+    write_entry(tmp_path / "leaderboard.csv", entry)
     with (tmp_path / "leaderboard.csv").open(newline="") as stream:
         assert all(cell[:1] not in ("=", "+", "-", "@") for row in csv.reader(stream) for cell in row)
-    assert Leaderboard(tmp_path / "leaderboard.csv").entries[0].message == entry.message
+    assert read_leaderboard(tmp_path / "leaderboard.csv") == [entry]
 
     write_predictions(tmp_path / "table.csv", ["=1+1.jpg", "a.jpg"], np.full((2, 10), 0.1))
     assert (tmp_path / "table.csv").read_text().splitlines()[1].startswith("'=1+1.jpg,")
