@@ -4,10 +4,8 @@ Its arrays are .npy files with a checksum, verified when they are opened.
 """
 
 import contextlib
-import os
 import shutil
 import sys
-import weakref
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,17 +19,9 @@ IMAGES, ACTIVATIONS = BOUNDED = "images", "activations"  # its parts; each entry
 FREE_DISK_KEPT = 2 * 2**30  # bytes that the cache leaves free for everything else
 
 
-class InUse:
-    """An entry that `make_room` leaves alone as long as this object and its process live."""
-
-    def __init__(self, folder: Path) -> None:
-        with contextlib.suppress(UserError):  # a cache that is only read
-            lock = locks.acquire(folder / f".used-{os.getpid()}-{id(self):x}.lock")
-            weakref.finalize(self, locks.release, lock)
-
-
-def _is_in_use(folder: Path) -> bool:
-    for path in folder.glob(".used-*.lock"):
+def _is_written_to(folder: Path) -> bool:
+    """Whether a process writes to an entry. One that reads goes on: it has files open, and makes what is gone."""
+    for path in folder.glob(".*.lock"):
         with contextlib.suppress(UserError):
             lock = locks.acquire(path)
             if lock is None:
@@ -41,7 +31,7 @@ def _is_in_use(folder: Path) -> bool:
 
 
 def make_room(folder: Path, needed: int, limit: int, keep: Sequence[Path] = ()) -> bool:
-    """Removes the least recently used entries until `needed` bytes fit; those that a living process uses stay.
+    """Removes the least recently used entries until `needed` bytes fit; those that are written to stay.
 
     Args:
         folder: the entry to be written, such as cache/images/ENTRY; stays.
@@ -75,7 +65,7 @@ def make_room(folder: Path, needed: int, limit: int, keep: Sequence[Path] = ()) 
     for path in list(others):
         if needed <= room():
             break
-        if not _is_in_use(path):
+        if not _is_written_to(path):
             shutil.rmtree(path, ignore_errors=True)
         if not path.exists():
             others.pop(path)

@@ -12,10 +12,9 @@ import os
 import platform
 import re
 import shutil
-import tempfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,30 +25,20 @@ _FORMULA = re.compile(r"[=+\-@]|[\x00-\x1f\x7f]")  # what spreadsheets take for 
 # A plain file name, in no other folder, and without what spreadsheets divide cells at.
 _IMAGE_NAME = re.compile(r"\w[^/\\:;,\"|\x00-\x1f\x7f-\x9f\u2028\u2029]{0,250}\.jpe?g", re.IGNORECASE)
 _CHECKSUM_BYTES = 4
-_writing: set[str] = set()  # the names of this process's temporary files and folders
 
 
 @contextlib.contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """Yields a temporary path beside `path`; when the block ends without an error it becomes `path`.
+    """Yields a path beside `path`, for the block to write a file to; when it ends without an error that becomes `path`.
 
-    The temporary file keeps the suffix of `path`, which some writers insist on.
+    The temporary file has the suffix of `path`, which some writers insist on.
 
     Raises:
         UserError: the folder cannot be written to, or the disk is full.
     """
     path = Path(path)
-
-    def make(start: str) -> str:
-        descriptor, name = tempfile.mkstemp(prefix=start, suffix=path.suffix, dir=path.parent)
-        os.close(descriptor)
-        return name
-
-    with _temporary(path, make) as temporary:
+    with _temporary(path) as temporary:
         yield temporary
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
         with temporary.open("rb+") as stream:
             os.fsync(stream.fileno())
         temporary.replace(path)
@@ -65,53 +54,37 @@ def folder_written_whole(path: Path) -> Iterator[Path]:
         UserError: `path` has something in it, or the disk cannot be written to or is full.
     """
     path = Path(path)
-    with _temporary(path, lambda start: tempfile.mkdtemp(prefix=start, dir=path.parent)) as temporary:
+    with _temporary(path) as temporary:
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise UserError(f"{path} is there already. Choose another place, or move it away first.")
-        inner = temporary / path.name  # made by mkdir, so that it has the usual permissions; mkdtemp's are private
-        inner.mkdir()
-        yield inner
-        if path.is_dir():
-            path.rmdir()  # empty; where it is not any more, the rename must fail
-        inner.rename(path)
+        temporary.mkdir()
+        yield temporary
+        temporary.rename(path)
 
 
 @contextlib.contextmanager
-def _temporary(path: Path, make: Callable[[str], str]) -> Iterator[Path]:
-    """A temporary file or folder that becomes `path`; removes those that killed processes left.
-
-    Args:
-        make: makes it, given the beginning of its name; returns its path.
-    """
-    start, name = f".{path.name}.part-{platform.node()}-", ""
+def _temporary(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path`, which is gone in the end; so are those that killed processes left."""
+    start = f".{path.name}.part-{platform.node()}-"
+    temporary = path.with_name(f"{start}{os.getpid()}{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         for leftover in path.parent.iterdir():
-            writer = re.fullmatch(re.escape(start) + r"(\d+)-[a-z0-9_]{8}(\..*)?", leftover.name)
-            if writer and not _is_writing(int(writer[1]), leftover.name):
+            writer = re.fullmatch(re.escape(start) + r"(\d+)(\..*)?", leftover.name)
+            if writer and not _is_another(int(writer[1])):
                 _remove(leftover)
-        name = make(f"{start}{os.getpid()}-")
-        _writing.add(Path(name).name)
-        yield Path(name)
+        yield temporary
     except OSError as error:
         raise cannot_write(path, error) from error
     finally:
-        if name:
-            _remove(Path(name))
-            _writing.discard(Path(name).name)
+        _remove(temporary)
 
 
-def _is_writing(process: int, name: str) -> bool:
-    """Whether a process of this machine may still write its temporary file."""
-    if process == os.getpid():
-        return name in _writing
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, OverflowError):  # another user's
-        pass
-    return True
+def _is_another(process: int) -> bool:
+    """Whether it is a living process of this machine, and not this one."""
+    import psutil
+
+    return process != os.getpid() and psutil.pid_exists(process)
 
 
 def _remove(path: Path) -> None:
@@ -129,8 +102,7 @@ def cannot_write(path: Path, error: OSError) -> UserError:
 
 def check_writable(folder: Path) -> None:
     """Raises a UserError unless files can be written to the folder, which is made where it is not there."""
-    with written_whole(folder / ".probe"):
-        pass
+    write_text(folder / ".probe", "")
     (folder / ".probe").unlink(missing_ok=True)
 
 

@@ -16,7 +16,7 @@ import PIL.Image
 import PIL.ImageOps
 
 from common import locks, terminal
-from common.cache import IMAGES, InUse, make_room, open_array, write_array
+from common.cache import IMAGES, make_room, open_array, write_array
 from common.errors import UserError
 from common.settings import ImageSize
 from preprocessing import jpeg
@@ -223,7 +223,6 @@ class ImageStore:
         self.limit = limit
         self.cached = False
         self._blocks: dict[int, np.ndarray | None] = {}  # those opened so far; None: not there, or corrupted
-        self._in_use: InUse | None = None
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -247,7 +246,6 @@ class ImageStore:
                 "(--cache-limit) or the disk has free: decoding them again in each epoch instead, which is slower."
             )
             return
-        self._in_use = InUse(self.folder)
         if missing:
             bar = terminal.bar(len(self), f"decoding to {self.size}")
             bar.update(len(self) - sum(len(self._rows(number)) for number in missing))

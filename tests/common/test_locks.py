@@ -192,36 +192,17 @@ def test_half_a_folder_goes_when_it_is_made_again_and_nothing_else_does(start: S
     assert [path.name for path in (tmp_path / "data").iterdir()] == ["whole"]
 
 
-def test_what_a_living_process_uses_of_the_cache_does_not_give_way(
-    start: Start, tiny_tree: Callable[..., Path], tmp_path: Path
-) -> None:
-    data, cache = tiny_tree(drivers=1, images_per_class=1), tmp_path / "cache"
-    using = start(
-        f"""
-        from pathlib import Path
-        from preprocessing.images import ImageStore
-        from common.settings import ImageSize
-        paths = sorted(Path({str(data)!r}).rglob("*.jpg"))
-        store = ImageStore(paths, ImageSize(32, 32), Path({str(cache)!r}), "same", 2**30)
-        store.prepare(1)
-        print("ready", flush=True)
-        input()
-        assert len(store.read(0)) == 32
-        """
-    )
-    ready(using)
-    (used,) = (cache / "images").iterdir()
-    size = sum(path.stat().st_size for path in used.iterdir())
-    old = cache / "images" / "old"
-    old.mkdir()
-    (old / "block_00000.npy").write_bytes(bytes(100))
-    assert not make_room(cache / "images" / "new", needed=100, limit=100)
-    assert used.exists()
-    assert make_room(cache / "images" / "new", needed=100, limit=size + 100)
-    using.communicate("\n")
-    assert using.returncode == 0
-    assert make_room(cache / "images" / "new", needed=100, limit=100)
-    assert list((cache / "images").iterdir()) == []
+def test_what_a_process_writes_to_the_cache_does_not_give_way(start: Start, tmp_path: Path) -> None:
+    entry, other = tmp_path / "cache" / "images" / "old", tmp_path / "cache" / "images" / "new"
+    entry.mkdir(parents=True)
+    (entry / "block_00000.npy").write_bytes(bytes(100))
+    writing = start(holding(entry / ".block_00001.npy.lock"))
+    ready(writing)
+    assert not make_room(other, needed=100, limit=100)
+    assert entry.exists()
+    writing.communicate("\n")
+    assert make_room(other, needed=100, limit=100)
+    assert not entry.exists()
 
 
 def test_two_processes_fill_one_image_cache_with_the_same_bytes(
@@ -245,7 +226,7 @@ def test_two_processes_fill_one_image_cache_with_the_same_bytes(
     processes = [start(filling(cache)) for cache in (caches[0], caches[0], caches[1])]
     for process in processes:
         ready(process)
-    for process in processes:  # all have what they need and begin at once
+    for process in processes:
         process.stdin.write("\n")
         process.stdin.flush()
     for process in processes:

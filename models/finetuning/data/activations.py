@@ -22,7 +22,7 @@ import ml_dtypes
 import numpy as np
 
 from common import locks, terminal
-from common.cache import ACTIVATIONS, InUse, open_array, write_array
+from common.cache import ACTIVATIONS, open_array, write_array
 from common.errors import UserError
 from models.finetuning.data.prediction import PREDICTION_BATCH
 from preprocessing.batches import plain_batches
@@ -53,7 +53,6 @@ class ActivationStore:
         self.shape = tuple(output.shape[1:])
         self.dtype = np.dtype(ml_dtypes.bfloat16 if output.dtype == "bfloat16" else output.dtype)
         self.stored_dtype = np.dtype(np.uint16) if output.dtype == "bfloat16" else self.dtype  # .npy has no bfloat16
-        self._in_use: InUse | None = None
         known = {"version": VERSION, "images": images.folder.name, "dtype": output.dtype}
         key = hashlib.sha256(json.dumps(known | decides, sort_keys=True).encode()).hexdigest()[:16]
         self.folder = Path(cache) / ACTIVATIONS / f"{name}_{key}"
@@ -74,7 +73,6 @@ class ActivationStore:
         Raises:
             UserError: the cache cannot be written to.
         """
-        self._in_use = self._in_use or InUse(self.folder)
         found = Part(self, name, images, self.blocks_of(rows))
         with contextlib.suppress(OSError):  # a read-only cache will do
             os.utime(self.folder)  # the least recently used is the first to make room
