@@ -29,7 +29,7 @@ KAGGLE_MOUNTS = (Path("/kaggle/input") / SLUG, Path("/kaggle/input/competitions"
 DEFAULT_FOLDER = REPOSITORY / "data"
 DRIVER_LIST_COLUMNS = ("subject", "classname", "img")
 
-_CHECK_VERSION = 4  # raised whenever the header check learns or unlearns something, so that old findings are not used
+_CHECK_VERSION = 5  # raised whenever the header check learns or unlearns something, so that old findings are not used
 _DRIVER = re.compile(r"\w(?:[\w .-]{0,62}[\w.-])?")  # goes into tables that people open in a spreadsheet: no formula
 _OTHER_IMAGES = (".png", ".webp", ".heic", ".heif", ".avif", ".gif", ".bmp", ".tif", ".tiff")
 _JUNK = {"thumbs.db", "desktop.ini", "__macosx"}  # what file managers leave; names that start with '.' are junk too
@@ -141,16 +141,9 @@ def _has_something(folder: Path) -> bool:
 
 
 def missing_parts(root: Path) -> list[str]:
-    """Which of the two tables and the two image folders `root` does not have."""
-    files = [name for name in (DRIVER_LIST, SAMPLE_SUBMISSION) if not (root / name).is_file()]
-    return files + [f"{name}/" for name in (TRAIN_FOLDER, TEST_FOLDER) if not (root / name).is_dir()]
-
-
-def _is_complete(folder: Path) -> bool:
-    try:
-        return not missing_parts(folder)
-    except OSError:  # nobody may look into it, such as lost+found
-        return False
+    """Which of the two tables and the two image folders `root` does not have, as far as one may look into it."""
+    files = [name for name in (DRIVER_LIST, SAMPLE_SUBMISSION) if not os.path.isfile(root / name)]  # noqa: PTH113
+    return files + [f"{name}/" for name in (TRAIN_FOLDER, TEST_FOLDER) if not os.path.isdir(root / name)]  # noqa: PTH112
 
 
 def _require_complete(root: Path) -> None:
@@ -159,7 +152,7 @@ def _require_complete(root: Path) -> None:
         return
     # The two usual mistakes: an archive unpacked one folder too deep, and imgs/ named instead of its parent.
     nearby = [root.parent, *sorted(folder for folder in root.iterdir() if folder.is_dir())]
-    whole = next((folder for folder in nearby if _is_complete(folder)), None)
+    whole = next((folder for folder in nearby if not missing_parts(folder)), None)
     hint = (
         f"The data lies in {whole}: say --data {whole}"
         if whole
@@ -293,45 +286,38 @@ def _entries(folder: Path) -> Iterable[tuple[str, os.DirEntry[str]]]:
 
 
 def compare(
-    rows: Sequence[ImageRow] | None, test: Sequence[str] | None, files: Iterable[str], faults: list[Fault]
+    rows: Sequence[ImageRow], test: Sequence[str], files: Iterable[str], faults: list[Fault]
 ) -> tuple[set[str], set[str]]:
     """Compares the rows with the files, both ways.
 
     Returns:
         The names of the training images, and of the test images, that have no file where it belongs.
     """
-    folders_of = defaultdict(list)  # by the name of an image
-    for path in files:
+    class_of = {row.img: row.classname for row in rows}
+    train_paths = {f"{TRAIN_FOLDER}/{classname}/{name}": name for name, classname in class_of.items()}
+    test_paths = {f"{TEST_FOLDER}/{name}": name for name in test}
+    there = set(files)
+    elsewhere, extra, extra_test = [], [], []
+    for path in sorted(there.difference(train_paths, test_paths)):
         folder, _, name = path.rpartition("/")
-        folders_of[name].append(folder.removeprefix(f"{TRAIN_FOLDER}/"))
-    lacking_train: set[str] = set()
-    lacking_test: set[str] = set()
-    if rows is not None:
-        belongs = {row.img: row.classname for row in rows}
-        misplaced, copies, missing = [], [], []
-        for name, classname in belongs.items():
-            found = [folder for folder in folders_of[name] if folder != TEST_FOLDER]
-            others = [f"{name} is in {other}, its row says {classname}" for other in found if other != classname]
-            if classname in found:
-                copies += others
-            else:
-                lacking_train.add(name)
-                misplaced += others
-                missing += [] if others else [f"{classname}/{name}"]
-        strange = [(name, folders) for name, folders in folders_of.items() if name not in belongs]
-        extra = [f"{folder}/{name}" for name, folders in strange for folder in folders if folder != TEST_FOLDER]
-        _add(faults, f"training images of {DRIVER_LIST} without a file", missing, skippable=True)
-        _add(faults, "training images that lie in another class's folder", misplaced, skippable=True)
-        _add(faults, "training images that lie in a second class's folder too", copies, UNIQUE, skippable=True)
-        _add(faults, f"files under {TRAIN_FOLDER} without a row in {DRIVER_LIST}", extra, skippable=True)
-    if test is not None:
-        present = {name for name, folders in folders_of.items() if TEST_FOLDER in folders}
-        lacking_test = set(test) - present
-        absent = [name for name in dict.fromkeys(test) if name in lacking_test]
-        _add(faults, f"test images of {SAMPLE_SUBMISSION} without a file", absent, skippable=True)
-        unlisted = sorted(present.difference(test))
-        _add(faults, f"files under {TEST_FOLDER} without a row in {SAMPLE_SUBMISSION}", unlisted, skippable=True)
-    return lacking_train, lacking_test
+        if folder == TEST_FOLDER:
+            extra_test.append(name)
+        elif name in class_of:
+            elsewhere.append(f"{name} is in {Path(folder).name}, its row says {class_of[name]}")
+        else:
+            extra.append(path.removeprefix(f"{TRAIN_FOLDER}/"))
+    lacking_train = {path: name for path, name in train_paths.items() if path not in there}
+    lacking_test = {path: name for path, name in test_paths.items() if path not in there}
+    missing = [path.removeprefix(f"{TRAIN_FOLDER}/") for path in lacking_train]
+    for what, found, expected in (
+        (f"training images of {DRIVER_LIST} without a file", missing, ""),
+        ("training images that lie in another class's folder", elsewhere, UNIQUE),
+        (f"files under {TRAIN_FOLDER} without a row in {DRIVER_LIST}", extra, ""),
+        (f"test images of {SAMPLE_SUBMISSION} without a file", list(lacking_test.values()), ""),
+        (f"files under {TEST_FOLDER} without a row in {SAMPLE_SUBMISSION}", extra_test, ""),
+    ):
+        _add(faults, what, found, expected, skippable=True)
+    return set(lacking_train.values()), set(lacking_test.values())
 
 
 def add_data_options(parser: Any) -> None:
@@ -364,11 +350,13 @@ def load(root: Path, cache: Path = CACHE, skip_broken: bool = False, progress: b
     faults: list[Fault] = []
     rows = read_driver_list(root, faults)
     test = read_sample_submission(root, faults)
+    if rows is None or test is None:
+        raise UserError(_report(root, faults))
     files = list_files(root, faults)
     lacking_train, lacking_test = compare(rows, test, files, faults)
 
-    train_paths = {row.img: f"{TRAIN_FOLDER}/{row.classname}/{row.img}" for row in rows or []}
-    test_paths = {img: f"{TEST_FOLDER}/{img}" for img in test or []}
+    train_paths = {row.img: f"{TRAIN_FOLDER}/{row.classname}/{row.img}" for row in rows}
+    test_paths = {img: f"{TEST_FOLDER}/{img}" for img in test}
     fingerprint = _fingerprint(root, files)
     listed = [path for path in (*train_paths.values(), *test_paths.values()) if path in files]
     broken = _broken_images(root, listed, fingerprint, cache, progress)
@@ -382,7 +370,7 @@ def load(root: Path, cache: Path = CACHE, skip_broken: bool = False, progress: b
         way_out = "only JPEG is read: convert other formats, get damaged files again" if reason == NOT_JPEG else ""
         _add(faults, f"images that are {reason}", paths, way_out, skippable=True)
 
-    if rows is None or test is None or any(not fault.skippable for fault in faults) or (faults and not skip_broken):
+    if any(not fault.skippable for fault in faults) or (faults and not skip_broken):
         raise UserError(_report(root, faults))
     columns = ["img", "subject", "classname"]
     listed_images = pd.DataFrame([(row.img, row.subject, row.classname) for row in rows], columns=columns)
@@ -426,26 +414,22 @@ def _fingerprint(root: Path, files: dict[str, os.stat_result], dates: bool = Tru
 
 
 def _broken_images(root: Path, paths: Sequence[str], fingerprint: str, cache: Path, progress: bool) -> dict[str, str]:
-    """`broken_images`, or what it found last time if not one file has changed since.
-
-    Those that could not be read are looked at again: rights, or a disk that answers again, change no file's date.
-    """
+    """`broken_images`, or what it found last time if not one file has changed since."""
     key = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:16]
     remembered = Path(cache) / "checked" / f"{key}.json"
     try:
         found = read_json(remembered)
         if found["version"] == _CHECK_VERSION and found["fingerprint"] == fingerprint:
-            broken = dict(found["broken"])
-            kept = {path: why for path, why in broken.items() if not why.startswith(UNREADABLE)}
-            return kept | broken_images(root, [path for path in broken if path not in kept], False)
+            return dict(found["broken"])
     except (UserError, KeyError, TypeError, ValueError):
         pass  # not there yet, or damaged: checking again costs seconds and is always right
     broken = broken_images(root, paths, progress)
-    try:
-        write_json(
-            remembered,
-            {"version": _CHECK_VERSION, "root": str(root), "fingerprint": fingerprint, "broken": broken},
-        )
-    except UserError as error:  # the check is done all the same; only the next start is slower
-        print(f"note: the check of the images is not remembered: {error}", file=sys.stderr)
+    if not any(why.startswith(UNREADABLE) for why in broken.values()):  # rights change no file's date
+        try:
+            write_json(
+                remembered,
+                {"version": _CHECK_VERSION, "root": str(root), "fingerprint": fingerprint, "broken": broken},
+            )
+        except UserError as error:  # the check is done all the same; only the next start is slower
+            print(f"note: the check of the images is not remembered: {error}", file=sys.stderr)
     return broken

@@ -4,13 +4,10 @@ python -m preprocessing.download
 python -m preprocessing.download --archive ~/Downloads/state-farm-distracted-driver-detection.zip
 
 The second form unpacks an archive that was downloaded in a browser. After an interruption, the same command resumes.
-The client runs as a process of its own; its errors become messages that say what to do next. Archives are unpacked so
-that nothing can leave the folder or fill the disk.
+The client runs as a process of its own; its errors become messages that say what to do next.
 """
 
-import re
 import shutil
-import stat
 import subprocess
 import sys
 import time
@@ -28,7 +25,6 @@ from common.settings import CommandLine
 
 GIGABYTE = 10**9
 NEEDED_GIGABYTES = 9.0  # about 4 for the archive and 4 unpacked
-MOST_BYTES = 12 * 10**9  # unpacked; the competition's own files take about 4 GB
 BROWSER = f"Or download all files in a browser ({PAGE}/data): python -m preprocessing.download --archive THE.zip"
 
 
@@ -132,58 +128,30 @@ def unpacked_bytes(archive: Path) -> int:
         raise DamagedArchiveError(f"{archive}: cannot be read as a zip file: {error}. Get it again.") from error
 
 
-def unpack(archive: Path, folder: Path, most_bytes: int = MOST_BYTES) -> None:
+def unpack(archive: Path, folder: Path) -> None:
     """Unpacks `archive` into `folder`, and the zip files that it finds in it (imgs.zip, *.csv.zip) in their places.
 
     Raises:
-        UserError: not a complete zip file (a DamagedArchiveError), one that cannot be unpacked here, an entry that
-            would leave the folder, or more than `most_bytes` in all.
+        UserError: not a complete zip file (a DamagedArchiveError), or one that cannot be unpacked here.
     """
-    left = most_bytes - _unpack_one(archive, folder, most_bytes)
+    _unpack_one(archive, folder)
     for inner in sorted(folder.rglob("*.zip")):
-        left -= _unpack_one(inner, inner.parent, left)
+        _unpack_one(inner, inner.parent)
         inner.unlink()
 
 
-def _unpack_one(archive: Path, folder: Path, most_bytes: int) -> int:
-    """Unpacks one archive; returns the bytes written."""
+def _unpack_one(archive: Path, folder: Path) -> None:
+    """Unpacks one archive; zipfile keeps every entry inside of the folder, and makes no links."""
     try:
         with zipfile.ZipFile(archive) as opened:
-            entries = opened.infolist()
-            outside = [repr(entry.filename) for entry in entries if not _stays_inside(entry)]
-            if outside:
-                raise UserError(f"{archive.name}: entries that would leave the folder: {named(outside)}.")
-            total = sum(entry.file_size for entry in entries)
-            if total > most_bytes:
-                raise UserError(f"{archive.name}: would take {total:,} bytes, at most {most_bytes:,} are expected.")
-            for entry in entries:
-                target = folder / entry.filename
-                if entry.is_dir():
-                    target.mkdir(parents=True, exist_ok=True)
-                    continue
-                target.parent.mkdir(parents=True, exist_ok=True)
-                # zipfile reads no more of an entry than the size it declares, so the bound above holds.
-                with opened.open(entry) as source, target.open("xb") as stream:
-                    shutil.copyfileobj(source, stream, 1 << 20)
-            return total
-    except FileExistsError as error:
-        raise UserError(f"{archive.name}: has a file twice: {error.filename}.") from error
+            opened.extractall(folder)
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise DamagedArchiveError(f"{archive.name}: cannot be read as a zip file: {error}. Get it again.") from error
-    except (NotImplementedError, RuntimeError) as error:  # whole, but encrypted or packed in a rare way
+    except (NotImplementedError, RuntimeError) as error:  # complete, but encrypted or packed in a rare way
         raise UserError(
             f"{archive.name}: cannot be unpacked here: {error}. Unpack it with another tool, then name the "
             "folder with --data."
         ) from error
-
-
-def _stays_inside(entry: zipfile.ZipInfo) -> bool:
-    """A relative path of plain parts, and a file or a folder: no link, no device."""
-    name = entry.filename
-    kind = stat.S_IFMT(entry.external_attr >> 16)
-    plain = kind in (0, stat.S_IFREG, stat.S_IFDIR)
-    parts = name.rstrip("/").split("/")
-    return plain and not re.search(r"[\\:\x00]", name) and all(part not in ("", ".", "..") for part in parts)
 
 
 def main() -> None:

@@ -3,15 +3,13 @@
 A random split would let a network recognise the drivers and would promise a score that it cannot keep.
 """
 
-import re
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common import locks
 from common.competition import CLASS_NAMES, CLASSES
 from common.errors import UserError, named, run_command
-from common.files import is_formula, listed_again, read_rows, written_whole
+from common.files import listed_again, read_rows, written_whole
 from common.run_folder import RUNS, RunFolder
 from common.settings import CommandLine, whole_number
 from preprocessing.dataset import add_data_options, load_chosen
@@ -45,11 +43,10 @@ def make_folds(train: "pd.DataFrame", number_of_folds: int) -> "pd.DataFrame":
     from sklearn.model_selection import StratifiedGroupKFold
 
     drivers = train["subject"].nunique()
-    if number_of_folds < 2:
-        raise UserError(f"--folds {number_of_folds}: expected at least 2, so that there is something to validate on.")
-    if drivers < number_of_folds:
-        advice = f"Say --folds {drivers} or less" if drivers >= 2 else "Get images of at least two drivers"
-        raise UserError(f"--folds {number_of_folds} needs as many drivers, the data has {drivers}. {advice}.")
+    if not 2 <= number_of_folds <= drivers:
+        raise UserError(
+            f"--folds {number_of_folds}: expected at least 2, and at most as many as the data has drivers, {drivers}."
+        )
     table = train[["img", "subject", "classname"]].sort_values(["subject", "classname", "img"], ignore_index=True)
     # Not shuffled: the shuffled variant assigns differently from one scikit-learn version to the next.
     splitter = StratifiedGroupKFold(n_splits=number_of_folds, shuffle=False)
@@ -59,10 +56,8 @@ def make_folds(train: "pd.DataFrame", number_of_folds: int) -> "pd.DataFrame":
         try:
             for number, (_, held_out) in enumerate(splitter.split(table, table["classname"], table["subject"])):
                 fold[held_out] = number
-        except ValueError as error:
-            largest = table["classname"].value_counts().max()
-            text = f"no class has as many images as there are folds (the largest has {largest})"
-            raise UserError(f"--folds {number_of_folds}: {text}. Say --folds {largest} or less.") from error
+        except ValueError as error:  # every class has fewer images than there are folds
+            raise UserError(f"--folds {number_of_folds}: {error} Choose fewer folds.") from error
     table["fold"] = fold
     _check_training_parts(table, "the data", "Add images, or choose another --folds.")
     return table
@@ -101,8 +96,20 @@ def read_folds(path: Path, train: "pd.DataFrame | None" = None) -> "pd.DataFrame
             "(--folds-file FILE accepts img,fold and subject,fold too.)"
         )
     table = _checked(path, table[list(COLUMNS)], ADVICE)
-    if train is not None:
-        _check_images(path, table, train)
+    if train is None:
+        return table
+    key = list(COLUMNS[:3])
+    own, other = ({tuple(row) for row in frame[key].to_numpy()} for frame in (table, train))
+    different = {
+        "rows that are not in the data": sorted(own - other),
+        "rows of the data that are not in it": sorted(other - own),
+    }
+    found = [f"{what}: {len(rows):,} ({named(list(map(' '.join, rows)))})" for what, rows in different.items() if rows]
+    if found:
+        raise UserError(
+            f"{path} was made of other data: {'; '.join(found)}. "
+            f"Use the data it was made of, or another --run NAME. {ADVICE}"
+        )
     return table
 
 
@@ -119,11 +126,6 @@ def _read(path: Path, advice: str) -> "pd.DataFrame":
 
 def _checked(path: Path, table: "pd.DataFrame", advice: str) -> "pd.DataFrame":
     """The columns img, subject, classname, fold, all text, with a number for the fold, if they are a fold table."""
-    names = [*table["img"], *table["subject"]]
-    formulas = [repr(text) for text in names if not text.strip() or is_formula(text)]
-    if formulas:
-        found = f"images or drivers without a name, or with a formula for one: {named(formulas)}"
-        raise UserError(f"{path}: {found}. {advice}")
     again = listed_again(list(table["img"]))
     if again:
         raise UserError(f"{path}: images listed more than once: {len(again):,} ({named(again)}). {advice}")
@@ -144,39 +146,23 @@ def _checked(path: Path, table: "pd.DataFrame", advice: str) -> "pd.DataFrame":
 
 def _numbers(path: Path, folds: "pd.Series", advice: str) -> "pd.Series":
     """The folds as numbers, which must be 0, 1, ... without a gap."""
-    wrong = sorted({repr(text) for text in folds if not re.fullmatch(r"[0-9]{1,4}", text)})
-    if wrong:
-        raise UserError(f"{path}: expected folds numbered from 0, found {named(wrong)}. {advice}")
-    numbers = folds.astype("int64")
-    there = sorted(set(numbers))
-    if there != list(range(len(there))) or len(there) < 2:
-        found = named([str(number) for number in there], 12) or "no rows"
-        expected = "expected folds numbered 0, 1, ... without a gap and at least two"
-        raise UserError(f"{path}: {expected}, found {found}. {advice}")
-    return numbers
+    import pandas as pd
 
-
-def _check_images(path: Path, table: "pd.DataFrame", train: "pd.DataFrame") -> None:
-    here, there = table.set_index("img"), train.set_index("img")
-    both, labels = there.index.intersection(here.index), ["subject", "classname"]
-    different = {
-        "images that are not in the data": here.index.difference(there.index),
-        "images of the data that are not in it": there.index.difference(here.index),
-        "images with another driver or class": both[(here.loc[both, labels] != there.loc[both, labels]).any(axis=1)],
-    }
-    found = [f"{what}: {len(names):,} ({named(sorted(names))})" for what, names in different.items() if len(names)]
-    if found:
+    numbers = pd.to_numeric(folds, errors="coerce")
+    count = len(set(numbers))
+    if count < 2 or set(numbers) != set(range(count)):
+        found = named(sorted(map(str, set(folds))), 12) or "no rows"
         raise UserError(
-            f"{path} was made of other data: {'; '.join(found)}. "
-            f"Use the data it was made of, or another --run NAME. {ADVICE}"
+            f"{path}: expected at least two folds, numbered 0, 1, ... without a gap, found {found}. {advice}"
         )
+    return numbers.astype("int64")
 
 
 def read_folds_file(path: Path, train: "pd.DataFrame", left_out: "pd.DataFrame | None" = None) -> "pd.DataFrame":
     """Reads the user's own folds and applies them to the training images.
 
     Args:
-        path: a table `img,fold` or `subject,fold`. Of further columns, subject and classname are compared with `train`.
+        path: a table `img,fold` or `subject,fold`; further columns are ignored.
         train: columns img, subject, classname.
         left_out: as `train`, images that the file may hold although they are not used. Their rows are ignored.
 
@@ -188,24 +174,15 @@ def read_folds_file(path: Path, train: "pd.DataFrame", left_out: "pd.DataFrame |
     """
     own = _own_folds(path)
     key = str(own.index.name)
-    words = "images" if key == "img" else "drivers"
     table = train[list(COLUMNS[:3])].sort_values(["subject", "classname", "img"], ignore_index=True)
+    ignored = [] if left_out is None else left_out[key]
+    unknown = own.index.difference(table[key]).difference(ignored)
     missing = table.set_index(key).index.unique().difference(own.index)
-    unknown = own.index.difference(table[key])
-    ignored = unknown.intersection([] if left_out is None else left_out[key])
-    if len(ignored):
-        names = named(sorted(ignored))
-        print(f"note: {path}: {words} that --skip-broken leaves out: {len(ignored):,} ({names})", file=sys.stderr)
-    for found, where in ((unknown.difference(ignored), "not in the data"), (missing, "of the data that are not in it")):
-        if len(found):
-            what = f"{words} {where}" if found is missing else f"{words} that are {where}"
-            raise UserError(f"{path}: {what}: {len(found):,} ({named([repr(name) for name in found])}). {CORRECT}")
-    matched = own.loc[table[key]].reset_index()
-    for column in {"subject", "classname"} & set(own) if key == "img" else ():
-        other = table["img"][matched[column] != table[column]]
-        if len(other):
-            raise UserError(f"{path}: images with another {column} than in the data: {named(list(other))}. {CORRECT}")
-    return _checked(path, table.assign(fold=matched["fold"]), CORRECT)
+    for names, where in ((unknown, "that are not in the data"), (missing, "of the data that are not in it")):
+        if len(names):
+            words = "images" if key == "img" else "drivers"
+            raise UserError(f"{path}: {words} {where}: {len(names):,} ({named(list(map(repr, names)))}). {CORRECT}")
+    return _checked(path, table.assign(fold=own.loc[table[key], "fold"].to_numpy()), CORRECT)
 
 
 def _own_folds(path: Path) -> "pd.DataFrame":
@@ -219,8 +196,7 @@ def _own_folds(path: Path) -> "pd.DataFrame":
     twice = listed_again(list(table[key]))
     if twice:
         raise UserError(f"{path}: listed more than once: {named(twice)}. {CORRECT}")
-    _numbers(path, table["fold"], CORRECT)
-    return table.set_index(key)
+    return table.assign(fold=_numbers(path, table["fold"], CORRECT)).set_index(key)
 
 
 def number_of_folds(path: Path, number: int | None, file: Path | None, default: int) -> int:
@@ -232,7 +208,7 @@ def number_of_folds(path: Path, number: int | None, file: Path | None, default: 
     if number is not None:
         return number
     if file is not None:
-        return int(_own_folds(file)["fold"].astype(int).nunique())
+        return int(_own_folds(file)["fold"].nunique())
     return int(read_folds(path)["fold"].nunique()) if path.exists() else default
 
 
@@ -302,15 +278,14 @@ def add_fold_options(parser: Any, default: str) -> None:
 
 def summary(folds: "pd.DataFrame") -> str:
     """A table for people: images, drivers and images of each class, one line per fold."""
-    lines = [
-        f"{'fold':>5}{'images':>8}{'drivers':>9}" + "".join(f"{name:>6}" for name in CLASSES) + "  held-out drivers"
-    ]
-    for fold, part in folds.groupby("fold"):
-        counts = part["classname"].value_counts()
-        per_class = "".join(f"{counts.get(name, 0):>6}" for name in CLASSES)
-        drivers = sorted(part["subject"].unique())
-        lines.append(f"{fold:>5}{len(part):>8,}{len(drivers):>9}{per_class}  {' '.join(drivers)}")
-    return "\n".join(lines)
+    import pandas as pd
+
+    by_fold = folds.groupby("fold")["subject"]
+    table = pd.crosstab(folds["fold"], folds["classname"]).reindex(columns=list(CLASSES), fill_value=0)
+    table.insert(0, "images", by_fold.size())
+    table.insert(1, "drivers", by_fold.nunique())
+    table["held-out drivers"] = by_fold.unique().map(lambda drivers: " ".join(sorted(drivers)))
+    return table.rename_axis(index="fold", columns=None).reset_index().to_string(index=False)
 
 
 def main() -> None:

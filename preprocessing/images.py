@@ -26,7 +26,6 @@ BLOCK = 256  # images in one cache file
 VERSION = 4  # of the decoding and of the files; raise it when the pixels change
 REDUCED = {8: cv2.IMREAD_REDUCED_COLOR_8, 4: cv2.IMREAD_REDUCED_COLOR_4, 2: cv2.IMREAD_REDUCED_COLOR_2}
 Source = str | os.PathLike[str] | PIL.Image.Image | np.ndarray
-_HEIC = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
 
 
 def read_image(image: Source, size: ImageSize, crop: str = WHOLE) -> np.ndarray:
@@ -130,43 +129,24 @@ def _decode_other(data: bytes, name: str) -> np.ndarray:
         raise jpeg.BrokenImageError(name, jpeg.EMPTY)
     try:
         image = PIL.Image.open(io.BytesIO(data))
-    except PIL.Image.DecompressionBombError:
-        raise UserError(_too_large(name)) from None
+    except PIL.Image.DecompressionBombError as error:
+        raise UserError(f"{name}: {error} Save it smaller.") from None
     except Exception:  # Pillow's readers fail in many ways on damaged bytes
-        heic = data[4:8] == b"ftyp" and data[8:12] in _HEIC
-        found = (
-            "is a HEIC picture, which cannot be read here. Convert it to JPEG."
-            if heic
-            else "cannot be read as a picture. Expected JPEG, PNG, WebP, GIF, BMP or TIFF: convert it."
-        )
-        raise UserError(f"{name} {found}") from None
+        what = "is a HEIC or AVIF picture or a video" if data[4:8] == b"ftyp" else "cannot be read as a picture"
+        raise UserError(f"{name} {what}. Expected JPEG, PNG, WebP, GIF, BMP or TIFF: convert it.") from None
     return _rgb(image, name)
 
 
 def _rgb(image: PIL.Image.Image, name: str) -> np.ndarray:
-    """A PIL image of any mode, upright, as an array of uint8 RGB."""
+    """A PIL image of 8 bits a channel, upright, as an array of uint8 RGB."""
     if image.width * image.height > jpeg.LARGEST_AREA:
-        raise UserError(_too_large(name))
+        raise UserError(f"{name} has more than {jpeg.LARGEST_AREA / 1e6:.0f} million pixels. Save it smaller.")
+    if image.mode.startswith(("I", "F")):
+        raise UserError(f"{name} has 16 or more bits a channel (mode {image.mode}). Save it with 8 bits.")
     try:
-        image = PIL.ImageOps.exif_transpose(image)
-        if image.mode.startswith("I;16"):
-            return np.asarray(image.point(lambda value: value / 256).convert("L").convert("RGB"))
-        if image.mode in ("I", "F"):
-            values = np.asarray(image)
-            low, high = values.min(), values.max()
-            if not (low >= 0 and high <= 255):  # so that NaN is refused too
-                raise UserError(
-                    f"{name} has values from {low:g} to {high:g} (mode {image.mode}). Expected 0 to 255: scale them."
-                )
-        return np.asarray(image.convert("RGB"))
-    except UserError:
-        raise
+        return np.asarray(PIL.ImageOps.exif_transpose(image).convert("RGB"))
     except Exception as error:  # Pillow's readers fail in many ways on damaged bytes
         raise UserError(f"{name} cannot be decoded: {error}. Get the file again, or leave it out.") from None
-
-
-def _too_large(name: str) -> str:
-    return f"{name} has more than {jpeg.LARGEST_AREA / 1e6:.0f} million pixels. Save it smaller."
 
 
 def fitted(image: np.ndarray, size: ImageSize, crop: str = WHOLE) -> np.ndarray:

@@ -4,7 +4,6 @@ python -m preprocessing.show_augmentation --data DIR [--out FILE.jpg] [--rows N]
 """
 
 import dataclasses
-from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -83,19 +82,11 @@ def caption(target: "np.ndarray") -> str:
 
 
 def _choose(data: Dataset, sheet: Sheet) -> "pd.DataFrame":
-    """Rows of `data.train`: a photograph of each behaviour in turn, of a driver not shown yet where there is one."""
+    """Rows of `data.train`: a photograph of each behaviour in turn."""
     table = data.train.sample(frac=1, random_state=sheet.seed)
-    shown: Counter[str] = Counter()
-    names = sorted(table["classname"].unique())
-    chosen_rows: list[int] = []
-    for number in range(min(sheet.rows, len(table))):
-        left = table.drop(index=chosen_rows)
-        of_class = left[left["classname"] == names[number % len(names)]]
-        candidates = left if of_class.empty else of_class
-        best = min(candidates.index, key=lambda row: shown[str(table.at[row, "subject"])])
-        shown[str(table.at[best, "subject"])] += 1
-        chosen_rows.append(best)
-    return table.loc[chosen_rows].reset_index(drop=True)
+    turn = table.groupby("classname").cumcount()
+    order = table.assign(turn=turn).sort_values(["turn", "classname"])
+    return order.head(sheet.rows).reset_index(drop=True)
 
 
 def _tile(image: "np.ndarray", text: str) -> "np.ndarray":

@@ -131,7 +131,7 @@ NOT_IMAGES = {
     "nothing": (None, "found NoneType"),
     "a folder": ("models", "models: is a folder; expected an image file"),
     "no picture": (["pyproject.toml"], r"pyproject\.toml cannot be read as a picture"),
-    "floats out of range": ([PIL.Image.fromarray(np.full((8, 8), 300, np.float32))], "values from 300 to 300"),
+    "floats": ([PIL.Image.fromarray(np.full((8, 8), 300, np.float32))], r"mode F\). Save it with 8 bits"),
 }
 
 

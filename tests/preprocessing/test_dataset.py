@@ -1,7 +1,7 @@
 """The data folder: found, checked as a whole, and every fault told at once in the user's words."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -127,10 +127,6 @@ def test_an_image_that_could_not_be_read_is_looked_at_again(
     with monkeypatch.context() as patched:
         patched.setattr("builtins.open", refused)
         assert "images that are unreadable: 1 (" in faults_of(root, cache)
-        looked_at: list[Sequence[str]] = []
-        patched.setattr(dataset, "broken_images", lambda root, paths, _: looked_at.append(paths) or {})
-        load(root, cache, progress=False)
-        assert looked_at == [[str(first.relative_to(root))]], "the others are remembered"
     load(root, cache, progress=False)  # the user gave the rights, which changes neither size nor date
 
 
@@ -208,22 +204,6 @@ def test_a_folder_too_high_or_too_low_is_told_where_the_data_lies(root: Path) ->
             locate(mistaken)
 
 
-def test_a_neighbour_that_nobody_may_look_into_does_not_hide_where_the_data_lies(
-    root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (root.parent / "a_lost+found").mkdir()
-    is_file = Path.is_file
-
-    def refused(path: Path) -> bool:
-        if path.parent.name == "a_lost+found":
-            raise PermissionError(13, "Permission denied")
-        return is_file(path)
-
-    monkeypatch.setattr(Path, "is_file", refused)
-    with pytest.raises(UserError, match=f"The data lies in {root}: say --data {root}$"):
-        locate(root.parent)
-
-
 # The tables
 
 
@@ -269,10 +249,8 @@ def test_what_is_no_such_table_is_refused(root: Path, cache: Path, table: str, c
         ('p011,"c0,img_9000.jpg', "is not CSV (unexpected end of data). Look for a quotation mark too many"),
         ("p011,c0,../img_9000.jpg", "refused image names: 1 ("),
         ("p011,c0,/etc/img_9000.jpg", "refused image names: 1 ("),
-        ("p011,c0,folder/img_9000.jpg", "refused image names: 1 ("),
         ("p011,c0,folder\\img_9000.jpg", "refused image names: 1 ("),
-        ("p011,c0,C:img_9000.jpg", "refused image names: 1 ("),
-        ("p011,c0,.jpg", "refused image names: 1 ("),
+        ("p011,c0,-img_9000.jpg", "refused image names: 1 ("),
         ("p011,c0,img_9000.png", "Only JPEG is read: convert other formats, and change the names in the tables"),
         ("p011,c0,", "refused image names: 1 ("),
     ],
@@ -286,16 +264,14 @@ def test_a_bad_row_is_named_and_cannot_be_skipped(root: Path, cache: Path, row: 
 
 
 @pytest.mark.parametrize("table", [DRIVER_LIST, SAMPLE_SUBMISSION])
-def test_an_image_listed_twice_is_refused(root: Path, cache: Path, table: str) -> None:
+def test_an_image_listed_twice_and_one_that_leaves_the_folder_are_refused(root: Path, cache: Path, table: str) -> None:
     path = root / table
-    path.write_text(path.read_text() + path.read_text().splitlines()[1] + "\n")
-    assert f"{table}: images listed more than once: 1 (" in (message := faults_of(root, cache))
+    rows = path.read_text().splitlines()
+    path.write_text("\n".join([*rows, rows[1], rows[2].replace("img_", "../img_")]) + "\n")
+    message = faults_of(root, cache)
+    assert f"{table}: images listed more than once: 1 (" in message
     assert "each name must be unique, over all classes and drivers" in message
-
-
-def test_names_in_the_sample_submission_cannot_leave_the_folder(root: Path, cache: Path) -> None:
-    edit(root / SAMPLE_SUBMISSION, first_test_image(root).name, "../train/c0/x.jpg")
-    assert f"{SAMPLE_SUBMISSION}: refused image names: 1 (" in faults_of(root, cache)
+    assert f"{table}: refused image names: 1 ('../img_" in message
 
 
 # The files
@@ -383,9 +359,9 @@ def test_a_misplaced_an_extra_and_a_doubled_file_are_faults(root: Path, cache: P
     (root / TRAIN_FOLDER / "c10").mkdir()
     misplaced.rename(root / TRAIN_FOLDER / "c7" / misplaced.name)
     message = faults_of(root, cache)
-    assert f"that lie in another class's folder: 1 ({misplaced.name} is in c7, its row says c0)" in message
-    copy = f"1 ({doubled.name} is in c3, its row says c1)"
-    assert f"that lie in a second class's folder too: {copy}; each name must be unique" in message
+    assert f"training images of {DRIVER_LIST} without a file: 1 (c0/{misplaced.name})" in message
+    copies = f"{doubled.name} is in c3, its row says c1, {misplaced.name} is in c7, its row says c0"
+    assert f"that lie in another class's folder: 2 ({copies}); each name must be unique" in message
     assert f"files under {TRAIN_FOLDER} without a row in {DRIVER_LIST}: 1 (c5/img_9000.jpg)" in message
     assert f"files under {TEST_FOLDER} without a row in {SAMPLE_SUBMISSION}: 1 (img_9001.jpg)" in message
     assert f"that do not belong there: 1 ({TRAIN_FOLDER}/c10)" in message
@@ -394,14 +370,6 @@ def test_a_misplaced_an_extra_and_a_doubled_file_are_faults(root: Path, cache: P
     kept = load(root, cache, skip_broken=True, progress=False).train
     assert misplaced.name not in set(kept["img"]), "whether its row or its folder is right, nobody knows"
     assert doubled.name in set(kept["img"])
-
-
-def test_many_faults_are_counted_and_the_first_few_named(root: Path, cache: Path) -> None:
-    for row in range(7):
-        training_image(root, row).unlink()
-    message = faults_of(root, cache)
-    assert f"training images of {DRIVER_LIST} without a file: 7 (" in message
-    assert "and 4 more" in message
 
 
 def test_skipping_everything_is_an_error(root: Path, cache: Path) -> None:

@@ -1,21 +1,14 @@
 """Images joined across drivers: the same class, another driver of the training rows, every part at its place."""
 
 import dataclasses
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from common.settings import ImageSize
-from preprocessing import dataset
 from preprocessing.augmentation import CUT, Companions, Joined
 from preprocessing.batches import training_batches, training_order
-from preprocessing.images import ImageStore
 from preprocessing.settings import Augmentation
-from preprocessing.show_augmentation import Sheet, make_sheet
 from tests.preprocessing.test_augmentation import MODERATE, only
-from tests.preprocessing.test_show_augmentation import tiles
-from tests.trees import make_tree
 
 SHAPE = (40, 60, 3)
 DRIVERS, CLASSES, EACH = 4, 3, 5  # of whom the last driver is held out
@@ -105,28 +98,3 @@ def test_batches_have_them_whatever_the_number_of_workers_and_keep_their_labels(
     np.testing.assert_array_equal(np.concatenate([x for x, _ in off])[:, 0, 0, 0], order.ravel())
     with pytest.raises(ValueError, match="companions"):
         next(training_batches(Flat(), targets, order, both, 3, 1, 1))
-
-
-def test_the_sheet_shows_them(tmp_path: Path) -> None:
-    data = dataset.load(make_tree(tmp_path / "data"), tmp_path / "cache", progress=False)
-    sheet = Sheet(rows=10, columns=3, image_size=ImageSize(24, 32))
-    shown = tiles(make_sheet(data, sheet, only(driver_mixing=1.0)))
-    paths = [data.train_path(row.img, row.classname) for row in data.train.itertuples()]
-    store = ImageStore(paths, sheet.image_size, tmp_path, data.fingerprint, 0)
-    every = np.stack([store.read(row) for row in range(len(store))])
-    for row in shown:
-        own = next(number for number, image in enumerate(every) if np.array_equal(image, row[0]))
-        for image in row[1:]:
-            part = np.any(image != row[0], axis=(1, 2)).mean(), np.any(image != row[0], axis=(0, 2)).mean()
-            assert min(part) < 0.7
-            corners = {(y, x) for y in (0, -1) for x in (0, -1)}
-            givers = {
-                number
-                for number in range(len(every))
-                if any(np.array_equal(every[number][y, x], image[y, x]) for y, x in corners)
-                and np.mean(np.all(every[number] == image, axis=2)) > 0.3
-            }
-            assert own in givers
-            others = data.train.iloc[sorted(givers - {own})]
-            assert (others["classname"] == data.train["classname"].iloc[own]).any()
-            assert (others["subject"] != data.train["subject"].iloc[own]).any()

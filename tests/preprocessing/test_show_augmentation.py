@@ -53,11 +53,9 @@ def test_the_first_column_is_the_photographs_and_the_others_are_what_the_setting
         assert not np.array_equal(moving[:, one], moving[:, other])
 
 
-def test_rows_take_behaviours_and_drivers_in_turn(tiny_tree: Callable[..., Path], tmp_path: Path) -> None:
+def test_rows_take_behaviours_in_turn(tiny_tree: Callable[..., Path], tmp_path: Path) -> None:
     data = dataset.load(tiny_tree(drivers=5), tmp_path / "cache")
-    table = show_augmentation._choose(data, SHEET)
-    assert table["classname"].tolist() == [f"c{number}" for number in range(10)]
-    assert table["subject"].value_counts().tolist() == [2] * 5
+    assert show_augmentation._choose(data, SHEET)["classname"].tolist() == [f"c{number}" for number in range(10)]
     assert len(show_augmentation._choose(data, Sheet(rows=500))) == len(data.train)
 
 

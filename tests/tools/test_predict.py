@@ -294,7 +294,7 @@ def test_what_is_broken_in_a_folder_is_left_out_and_counted_and_what_was_named_i
     assert names[-1] == "good.mp4@00000.500"
     for name in (*broken, "link.jpg"):
         assert f"left out: {tmp_path / name} " in told
-    assert f"left out: {tmp_path / 'phone.jpg'} is a HEIC picture" in told
+    assert f"left out: {tmp_path / 'phone.jpg'} is a HEIC or AVIF picture" in told
     assert "1 other file not looked at (.txt)" in told
     assert told.splitlines()[-1] == "9 files left out: not readable"
     for name in broken:
