@@ -56,7 +56,7 @@ class Job:
         """Its command without the interpreter, to be run in the repository's root."""
         config = self.config.resolve()
         shown = config.relative_to(REPOSITORY) if config.is_relative_to(REPOSITORY) else config
-        return [f"models/{self.script}.py", "--config", str(shown), "--fold", *map(str, self.folds)]
+        return words_of(self.script, shown, self.folds)
 
     @property
     def command(self) -> list[str]:
@@ -76,6 +76,11 @@ class Job:
             "memory_bytes": self.memory,
             "expected_seconds": round(self.seconds),
         }
+
+
+def words_of(script: str, config: Path, folds: Sequence[int | str]) -> list[str]:
+    """The command that trains folds as a configuration file says, without the interpreter."""
+    return [f"models/{script}.py", "--config", str(config), "--fold", *map(str, folds)]
 
 
 def make_job(

@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from common import machine
 from common.competition import (
@@ -38,6 +38,9 @@ from pipeline.resources import GIBIBYTE, Device
 from pipeline.schedule import Deadline
 from preprocessing.folds import number_of_folds
 from preprocessing.settings import Augmentation
+
+if TYPE_CHECKING:
+    from pipeline.cluster import Cluster
 
 TYPED_IN = "CALLED_FROM"  # the folder that relative paths on the command line are relative to
 STARTED = "RUN_STARTED"  # when the clock of --time-budget was started, in seconds since 1970
@@ -80,7 +83,7 @@ class Plan:
         number_of_folds: that the fold table has, or will have.
         wanted: the folds to train; None is every fold.
         devices: accelerators.
-        nodes: of the cluster that trains; none for this machine.
+        cluster: that trains; none for this machine.
         jobs: folds at a time, as a person asked.
         deadline: of --time-budget.
         labels: of the test images, to score the submission on.
@@ -100,7 +103,7 @@ class Plan:
     cache: Path
     devices: tuple[Device, ...]
     jobs: int | None
-    nodes: tuple[Any, ...] = ()
+    cluster: "Cluster | None" = None
     deadline: Deadline | None = None
     submission: Path = Path()
     labels: Path | None = None
@@ -226,12 +229,12 @@ def _plan(
         else resources.side_by_side(asked, arguments.quick, count, model.memory, devices)
         for work, model in zip(works, models, strict=True)
     ]
-    precision, nodes = resources.resolve_precision(arguments.precision, devices), []
+    precision, cluster = resources.resolve_precision(arguments.precision, devices), None
     if arguments.cluster:
-        from pipeline import ray as cluster
+        from pipeline.ray import RayCluster
 
-        nodes = cluster.connect(arguments.cluster)
-        precision = cluster.resolve_precision(nodes, arguments.precision)
+        cluster = RayCluster(arguments.cluster)
+        precision = cluster.precision(arguments.precision)
     cores = machine.cores()
     resolved = tuple(
         dataclasses.replace(
@@ -258,7 +261,7 @@ def _plan(
         cache=arguments.cache,
         devices=tuple(devices),
         jobs=asked,
-        nodes=tuple(nodes),
+        cluster=cluster,
     )
 
 

@@ -13,22 +13,20 @@ import signal
 import socket
 import time
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from common import machine
-from common.environment import OF_EXECUTOR, THREADS, with_threads
+from common.environment import OF_EXECUTOR, with_threads
 from common.errors import STOPPED, UserError
-from common.files import written_whole
-from common.run_folder import FINISHED, REPOSITORY
+from common.run_folder import REPOSITORY
 from common.terminal import say
 from models.finetuning.fold_run import FoldRun
 from pipeline import resources
+from pipeline.cluster import Cluster, Node, backend, cores_of, files_of, keep, train
 from pipeline.executor import Executor
 from pipeline.jobs import Job
 from pipeline.local import SMALLER_ENVIRONMENT
-from pipeline.node import backend, files_of, find_fault, precision, state, train
 from pipeline.schedule import Durations
 
 INSTALL = ".venv/bin/python -m pip install -c requirements/lock.txt -r requirements/ray.txt"
@@ -38,27 +36,8 @@ POLL_SECONDS = 2.0
 NOT_SENT = ["/.git", "/.venv", "/data", "/cache", "/runs", "/submissions", "/docs", "/tests", "/benchmarks"]
 
 
-@dataclass(frozen=True)
-class Node:
-    """A machine of the cluster: its name, and how much of it there is."""
-
-    identity: str
-    name: str
-    cores: int
-    gpus: int
-    memory: int
-
-    def __str__(self) -> str:
-        return f"{self.name} ({_size(self.cores, self.memory)})"
-
-    def fits(self, job: Job) -> int:
-        """How many such jobs run on it at a time."""
-        by_memory = self.memory // max(1, job.memory)
-        return min(self.cores // _cores(job), by_memory, self.gpus or by_memory)
-
-
-def connect(address: str) -> list[Node]:
-    """Connects to a running cluster and returns its nodes.
+class RayCluster(Cluster):
+    """A running Ray cluster.
 
     Args:
         address: 'auto' for the one that this machine belongs to, or HOST:PORT of its head.
@@ -66,65 +45,54 @@ def connect(address: str) -> list[Node]:
     Raises:
         UserError: Ray is not installed, or there is no cluster.
     """
-    if importlib.util.find_spec("ray") is None:
-        raise UserError(f"--cluster needs Ray, which is not installed. Install it: {INSTALL}")
-    import ray
 
-    if not ray.is_initialized():
-        os.environ["RAY_IGNORE_UNHANDLED_ERRORS"] = "1"  # of results that nobody asks for: the executor reports them
-        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            if address != "auto":  # Ray would try for longer
-                host, _, port = address.rpartition(":")
-                socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
-            code = {"working_dir": str(REPOSITORY), "excludes": NOT_SENT}
-            ray.init(address, runtime_env=code, log_to_driver=False, logging_level=logging.ERROR)
-        except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
-            raise UserError(f"--cluster {address}: no cluster answers there ({_line(error)}). {EXPECTED}.") from error
-        for number, handler in handlers.items():  # Ray sets its own
-            signal.signal(number, handler)
-    alive = sorted((str(node["NodeName"]), str(node["NodeID"]), node) for node in ray.nodes() if node["Alive"])
-    count = Counter(name for name, _, _ in alive)
-    nodes = []
-    for name, identity, node in alive:
-        has = Counter(node["Resources"])
-        unique = f"{name} {identity[:4]}" if count[name] > 1 else name
-        nodes.append(Node(identity, unique, int(has["CPU"]), int(has["GPU"]), int(has["memory"])))
-    return nodes
+    def __init__(self, address: str) -> None:
+        if importlib.util.find_spec("ray") is None:
+            raise UserError(f"--cluster needs Ray, which is not installed. Install it: {INSTALL}")
+        import ray
 
+        if not ray.is_initialized():
+            os.environ["RAY_IGNORE_UNHANDLED_ERRORS"] = "1"  # the executor reports them
+            handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+            try:
+                if address != "auto":  # Ray would try for longer
+                    host, _, port = address.rpartition(":")
+                    socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
+                code = {"working_dir": str(REPOSITORY), "excludes": NOT_SENT}
+                ray.init(address, runtime_env=code, log_to_driver=False, logging_level=logging.ERROR)
+            except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
+                problem = f"--cluster {address}: no cluster answers there ({_line(error)})"
+                raise UserError(f"{problem}. {EXPECTED}.") from error
+            for number, handler in handlers.items():  # Ray sets its own
+                signal.signal(number, handler)
+        alive = sorted((str(node["NodeName"]), str(node["NodeID"]), node) for node in ray.nodes() if node["Alive"])
+        count = Counter(name for name, _, _ in alive)
+        self.nodes = []
+        for name, identity, node in alive:
+            has = Counter(node["Resources"])
+            unique = f"{name} {identity[:4]}" if count[name] > 1 else name
+            self.nodes.append(Node(identity, unique, int(has["CPU"]), int(has["GPU"]), int(has["memory"])))
 
-def resolve_precision(nodes: Sequence[Node], asked: str) -> str:
-    """The dtype policy of --precision: 'auto' is what every node can compute in."""
-    found = _on_each(nodes, precision)
-    if asked == "auto":
-        return found.popitem()[1] if len(set(found.values())) == 1 else "float32"
-    if others := [node.name for node, policy in found.items() if asked not in (policy, "float32")]:
-        say(f"note: {asked} is not what --precision auto is on {', '.join(others)}: it may be slow there")
-    return asked
+    def executor(self, durations: Durations, works: Sequence[FoldRun]) -> Executor:
+        return RayExecutor(durations, self.nodes, works)
 
+    def on_each(self, function: Callable[..., Any], *arguments: Any) -> dict[Node, Any]:
+        import ray
 
-def check_nodes(nodes: Sequence[Node], works: Sequence[FoldRun], jobs: Sequence[Job]) -> None:
-    """Checks every node before anything trains: Python, packages, data, weights, and that each job fits somewhere.
-
-    Args:
-        works: the models of the run.
-
-    Raises:
-        UserError: a line for each node that differs from this machine; or no node is large enough for a job.
-    """
-    found = _on_each(nodes, find_fault, [files_of(work) for work in works], state(works, backend()), backend())
-    faults = [f"node {node.name}: {fault}" for node, fault in found.items() if fault]
-    if faults:
-        raise UserError("\n".join(faults))
-    for job in jobs:
-        if not any(node.fits(job) for node in nodes):
-            largest = max(nodes, key=lambda node: (node.cores, node.memory))
-            raise UserError(
-                f"{job} asks for {_size(_cores(job), job.memory)}; the largest node is {largest}. Take more "
-                f"--jobs, which divide the cores of this machine, or {THREADS}={largest.cores} before the command; "
-                "or a smaller --image-size."
-            )
-    say(f"cluster  {', '.join(map(str, nodes))}")
+        remote = ray.remote(num_cpus=0, max_retries=0)(function)
+        promised = {node: remote.options(scheduling_strategy=_only_on(node)).remote(*arguments) for node in self.nodes}
+        results = {}
+        for node, reference in promised.items():
+            try:
+                results[node] = ray.get(reference)
+            except _lost():
+                say(f"{node.name} was lost")
+            except ray.exceptions.RayError as error:
+                cause = getattr(error, "cause", error)
+                if isinstance(error, ray.exceptions.RayTaskError) and not isinstance(cause, ImportError):
+                    raise  # a bug
+                raise UserError(f"node {node.name}: {_line(cause)}") from error
+        return results
 
 
 @dataclass(eq=False)
@@ -151,7 +119,7 @@ class RayExecutor(Executor):
     """Jobs as tasks of a Ray cluster. Ray itself retries nothing; a job of a lost node starts again on another one.
 
     Args:
-        nodes: of `connect`.
+        nodes: of the cluster.
         works: the models of the run.
     """
 
@@ -182,10 +150,13 @@ class RayExecutor(Executor):
             raise UserError(f"no node that is large enough for {job} is left. The same command resumes.")
         node = max(fitting, key=lambda node: node.fits(job) - self.busy[node])
         if self.busy[node] < node.fits(job):
-            environment = {OF_EXECUTOR: "1", "KERAS_BACKEND": backend()} | with_threads(_cores(job))
+            environment = {OF_EXECUTOR: "1", "KERAS_BACKEND": backend()} | with_threads(cores_of(job))
             environment |= SMALLER_ENVIRONMENT if task.retry else {}
             remote = ray.remote(max_calls=1, max_retries=0, num_returns=2)(train).options(
-                num_cpus=_cores(job), num_gpus=min(1, node.gpus), memory=job.memory, scheduling_strategy=_only_on(node)
+                num_cpus=cores_of(job),
+                num_gpus=min(1, node.gpus),
+                memory=job.memory,
+                scheduling_strategy=_only_on(node),
             )
             promised: Any = remote.remote(files_of(work, job.folds), job.folds, environment)
             task.ended, task.files = promised
@@ -225,18 +196,10 @@ class RayExecutor(Executor):
             return None
         except ray.exceptions.RayTaskError:
             raise  # a bug
-        except (
-            ray.exceptions.RayError
-        ) as error:  # its worker was killed, by the system or by Ray since memory was short
+        except ray.exceptions.RayError as error:  # its worker was killed, perhaps by Ray, since memory was short
             say(f"{node.name}: {job} was lost: {_line(error)}")
             return -signal.SIGKILL
-        for folder in job.outputs:
-            own = files[str(folder.fold)]
-            for name in sorted(own, key=lambda name: name == FINISHED):  # last: it says that all others are there
-                (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                with written_whole(folder / name) as temporary:
-                    temporary.write_bytes(memoryview(own[name]))
-        size = sum(content.size for own in files.values() for content in own.values()) / 2**20
+        size = keep(job.outputs, files) / 2**20
         ended = f"ended with status {status}" if status else "finished"
         again = f", started again since {' and '.join(task.lost)} was lost" if task.lost else ""
         say(f"{node.name}: {job} {ended}, {resources.duration(seconds)}, {size:.0f} MiB came back{again}")
@@ -251,15 +214,6 @@ class RayExecutor(Executor):
             if task.node and self.status(task) is None:
                 ray.cancel(task.ended, force=True)  # its process ends with the worker
             task.status = STOPPED if task.status is None else task.status
-
-
-def _cores(job: Job) -> int:
-    asked = os.environ.get(THREADS, "")
-    return job.threads or (int(asked) if asked.isdigit() else machine.cores())
-
-
-def _size(cores: int, memory: int) -> str:
-    return f"{cores} core{'s' * (cores > 1)} and {memory / 2**30:.1f} GiB"
 
 
 def _line(error: Exception) -> str:
@@ -277,27 +231,3 @@ def _lost() -> tuple[type[Exception], ...]:
     from ray import exceptions
 
     return exceptions.NodeDiedError, exceptions.ObjectLostError, exceptions.TaskUnschedulableError
-
-
-def _on_each(nodes: Sequence[Node], function: Any, *arguments: Any) -> dict[Node, Any]:
-    """The results of a function on every node but those that are lost meanwhile.
-
-    Raises:
-        UserError: a node cannot run it.
-    """
-    import ray
-
-    remote = ray.remote(num_cpus=0, max_retries=0)(function)
-    promised = {node: remote.options(scheduling_strategy=_only_on(node)).remote(*arguments) for node in nodes}
-    results = {}
-    for node, reference in promised.items():
-        try:
-            results[node] = ray.get(reference)
-        except _lost():
-            say(f"{node.name} was lost")
-        except ray.exceptions.RayError as error:
-            cause = getattr(error, "cause", error)
-            if isinstance(error, ray.exceptions.RayTaskError) and not isinstance(cause, ImportError):
-                raise  # a bug
-            raise UserError(f"node {node.name}: {_line(cause)}") from error
-    return results

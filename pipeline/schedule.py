@@ -70,7 +70,7 @@ class Durations:
         self.rows: list[dict[str, Any]] = _rows_of(path)
 
     def add(self, job: Job, seconds: float, ended: str) -> None:
-        """Keeps how long a job ran, and how it ended: 'finished', 'stopped', 'crashed' or 'failed'."""
+        """Keeps how long a job ran, and how it ended: 'finished', 'stopped', 'crashed', 'failed' or 'lost'."""
         row = {"model": job.model, "fold": " ".join(map(str, job.folds)), "seconds": round(seconds, 1), "ended": ended}
         self.rows.append(row | {"estimate": round(job.seconds, 1), "on": self.machine})
         with contextlib.suppress(UserError):  # a full disk: without it the estimates are only rougher

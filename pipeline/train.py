@@ -86,10 +86,8 @@ def training_jobs(
             )
             for some in together
         ]
-    if plan.nodes and jobs:
-        from pipeline import ray as cluster
-
-        cluster.check_nodes(plan.nodes, [model.work for model in plan.models], jobs)
+    if plan.cluster and jobs:
+        plan.cluster.check([model.work for model in plan.models], jobs)
     durations = Durations(plan.run.durations, plan.machine)
     return [durations.resumed(job) for job in jobs]
 
@@ -97,10 +95,8 @@ def training_jobs(
 def make_executor(plan: Plan) -> Executor:
     """What runs the jobs of a plan: this machine, or a cluster."""
     durations = Durations(plan.run.durations, plan.machine)
-    if plan.nodes:
-        from pipeline.ray import RayExecutor
-
-        return RayExecutor(durations, plan.nodes, [model.work for model in plan.models])
+    if plan.cluster:
+        return plan.cluster.executor(durations, [model.work for model in plan.models])
     return LocalExecutor(durations, plan.devices, plan.jobs)
 
 
@@ -253,7 +249,7 @@ def _main(parser: CommandLine, architecture: Architecture, words: list[str], bot
         print(listed(jobs))
     elif arguments.dry_run and jobs:
         _describe(plan, data, table, [fold for job in jobs for fold in job.folds])
-    elif not arguments.dry_run and len(jobs) == 1 and jobs[0].threads is None and not plan.nodes:
+    elif not arguments.dry_run and len(jobs) == 1 and jobs[0].threads is None and not plan.cluster:
         job.train(plan.models[0].work, jobs[0].folds, data, table)  # on all cores: nothing runs beside it
     elif not arguments.dry_run:
         finish(run_jobs(plan, jobs))

@@ -221,6 +221,6 @@ def test_no_cluster_at_the_address_is_one_line_at_once(data: Path, tmp_path: Pat
 
 
 def test_without_ray_the_command_that_installs_it_is_named() -> None:
-    code = "import sys; sys.modules['ray'] = None; from pipeline.ray import connect; connect('auto')"
+    code = "import sys; sys.modules['ray'] = None; from pipeline.ray import RayCluster; RayCluster('auto')"
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert "UserError: --cluster needs Ray, which is not installed. Install it: .venv/bin/python -m pip" in done.stderr

@@ -1,6 +1,7 @@
-"""What a machine of a cluster does for a run: it is compared with the one that starts it, and trains jobs.
+"""What every cluster needs: its machines, checks before anything trains, and what a machine does for a job.
 
-Nothing here knows of Ray: `pipeline.ray` sends what `files_of` returns, and has the nodes call the rest.
+Nothing here knows of Ray. Another kind of cluster is a subclass of `Cluster` and of `Executor`, chosen in
+`pipeline.plan`.
 """
 
 import contextlib
@@ -13,22 +14,132 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common.environment import pinned
+from common import machine
+from common.environment import THREADS, pinned
 from common.errors import UserError
-from common.run_folder import CONFIG, FAILED, FINISHED, LOG, REPOSITORY
-from common.terminal import VERBOSE
+from common.files import written_whole
+from common.run_folder import CONFIG, FAILED, FINISHED, LOG, REPOSITORY, FoldFolder
+from common.terminal import VERBOSE, say
 from models.finetuning import fold_run
 from models.finetuning.fold_run import FoldRun
 from models.finetuning.network import weights
 from pipeline import resources
+from pipeline.executor import Executor
+from pipeline.jobs import Job, words_of
+from pipeline.schedule import Durations
 from preprocessing import dataset
 
 LAST_PRINTED = 4000  # characters of what a failed job printed
-SCRATCH = Path(tempfile.gettempdir()) / f"statefarm-{os.getuid()}"  # folders PID-... of the workers
+SCRATCH = Path(tempfile.gettempdir()) / f"statefarm-{os.getuid()}"  # on a machine: folders PID-... of its workers
+
+
+@dataclass(frozen=True)
+class Node:
+    """A machine of a cluster: its name, and how much of it there is."""
+
+    identity: str
+    name: str
+    cores: int
+    gpus: int
+    memory: int
+
+    def __str__(self) -> str:
+        return f"{self.name} ({_size(self.cores, self.memory)})"
+
+    def fits(self, job: Job) -> int:
+        """How many such jobs run on it at a time."""
+        by_memory = self.memory // max(1, job.memory)
+        return min(self.cores // cores_of(job), by_memory, self.gpus or by_memory)
+
+
+class Cluster(ABC):
+    """The machines that train a run.
+
+    Attributes:
+        nodes: those that answer.
+    """
+
+    nodes: list[Node]
+
+    @abstractmethod
+    def on_each(self, function: Callable[..., Any], *arguments: Any) -> dict[Node, Any]:
+        """What a function returns on every machine, but for those that are lost meanwhile.
+
+        Raises:
+            UserError: a machine cannot run it.
+        """
+
+    @abstractmethod
+    def executor(self, durations: Durations, works: Sequence[FoldRun]) -> Executor:
+        """What runs the jobs of these models."""
+
+    def precision(self, asked: str) -> str:
+        """The dtype policy of --precision: 'auto' is what every machine can compute in."""
+        found = self.on_each(precision)
+        if asked == "auto":
+            return found.popitem()[1] if len(set(found.values())) == 1 else "float32"
+        if others := [node.name for node, policy in found.items() if asked not in (policy, "float32")]:
+            say(f"note: {asked} is not what --precision auto is on {', '.join(others)}: it may be slow there")
+        return asked
+
+    def check(self, works: Sequence[FoldRun], jobs: Sequence[Job]) -> None:
+        """Compares every machine with this one before anything trains: Python, packages, data and weights.
+
+        The code is not compared: Ray sends this machine's.
+
+        Args:
+            works: the models of the run.
+
+        Raises:
+            UserError: a line for each machine that differs; or none is large enough for a job.
+        """
+        found = self.on_each(find_fault, [files_of(work) for work in works], state(works, backend()), backend())
+        faults = [f"node {node.name}: {fault}" for node, fault in found.items() if fault]
+        if faults:
+            raise UserError("\n".join(faults))
+        for job in jobs:
+            if not any(node.fits(job) for node in self.nodes):
+                largest = max(self.nodes, key=lambda node: (node.cores, node.memory))
+                raise UserError(
+                    f"{job} asks for {_size(cores_of(job), job.memory)}; the largest node is {largest}. Take more "
+                    f"--jobs, which divide the cores of this machine, or {THREADS}={largest.cores} before the command; "
+                    "or a smaller --image-size."
+                )
+        say(f"cluster  {', '.join(map(str, self.nodes))}")
+
+
+def cores_of(job: Job) -> int:
+    """How many cores a job computes on."""
+    asked = os.environ.get(THREADS, "")
+    return job.threads or (int(asked) if asked.isdigit() else machine.cores())
+
+
+def _size(cores: int, memory: int) -> str:
+    return f"{cores} core{'s' * (cores > 1)} and {memory / 2**30:.1f} GiB"
+
+
+def keep(folders: Sequence[FoldFolder], files: Mapping[str, Mapping[str, Any]]) -> int:
+    """Writes what `train` returned into the run folder, `finished.json` last.
+
+    Args:
+        files: by fold, then by name; anything that has bytes.
+
+    Returns:
+        their size in bytes.
+    """
+    for folder in folders:
+        own = files[str(folder.fold)]
+        for name in sorted(own, key=lambda name: name == FINISHED):  # it says that all others are there
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            with written_whole(folder / name) as temporary:
+                temporary.write_bytes(memoryview(own[name]))
+    return sum(memoryview(content).nbytes for own in files.values() for content in own.values())
 
 
 def backend() -> str:
@@ -43,6 +154,9 @@ def files_of(work: FoldRun, folds: Sequence[int | str] = ()) -> dict[str, bytes]
         for table in work.of_fold(fold).pseudo_tables():
             paths += [table, table.with_name(CONFIG), table.with_name(FINISHED), table.parents[2] / work.run.folds.name]
     return {str(path.relative_to(work.run.path.parent)): path.read_bytes() for path in paths}
+
+
+# What follows runs on the machines of the cluster.
 
 
 def precision() -> str:
@@ -104,10 +218,10 @@ def train(
 
     with _scratch() as name:
         work, log = received(Path(name), files), Path(name) / "printed"
-        words = [f"models/{work.script}.py", "--config", work.run.job_file(work.model_name), "--fold", *folds]
+        words = words_of(work.script, work.run.job_file(work.model_name), folds)
         with log.open("wb") as output:
             process = subprocess.Popen(
-                [sys.executable, *map(str, words)],
+                [sys.executable, *words],
                 env=pinned(os.environ) | environment | {VERBOSE: "1"},
                 stdin=subprocess.PIPE,  # it ends with this process, which holds the other end
                 stdout=output,
