@@ -1,8 +1,9 @@
 """Blending methods, the simplest first, and what each is when it is fitted: a `Blend`.
 
 A method says how the members are weighted, how their predictions are pooled, and how the pool is calibrated. To add
-one, add a row to `METHODS`, before those that are more complicated. A new kind of weights is a function in `WEIGHTS`; a
-new pool is one in `POOLS`, and its loss and gradient in `OBJECTIVES`. `nested.py` chooses among the methods.
+one, add a row to `METHODS`, before those that are more complicated. A new kind of weights is a function in `WEIGHTS`. A
+new pool is one in `POOLS`; where its weights are fitted, also its loss and gradient in `OBJECTIVES`. Nothing else
+changes: the choice among the methods (`nested.py`), the report and the record follow.
 
 Everywhere here `probabilities` has the shape (members, images, classes), float64, rows summing to 1; `labels` has the
 shape (images,) and holds the true class as an integer from 0; `weights` has the shape (members,) and sums to 1.
@@ -160,9 +161,10 @@ class Method:
         return Blend(self.pool, weights, fit_calibration(logarithms, labels, self.calibration == "vector"))
 
 
+FALLBACK = Method("uniform arithmetic", "uniform", "arithmetic")  # where there are too few drivers to choose by
 METHODS = (
     Method("best single", "best"),
-    Method("uniform arithmetic", "uniform", "arithmetic"),
+    FALLBACK,
     Method("uniform geometric", "uniform", "geometric"),
     Method("best single, calibrated", "best", "arithmetic", "vector"),
     Method("uniform geometric, tempered", "uniform", "geometric", "temperature"),
@@ -172,7 +174,6 @@ METHODS = (
     Method("weighted arithmetic, calibrated", "fitted", "arithmetic", "vector"),
     Method("weighted geometric, calibrated", "fitted", "geometric", "vector"),
 )
-FALLBACK = METHODS[1]  # where there are too few drivers to choose by
 METHODS_OF_ONE = (
     Method("single", "best"),
     Method("single, tempered", "best", calibration="temperature"),

@@ -272,7 +272,7 @@ def add_fold_options(parser: Any, default: str) -> None:
         "--folds-file",
         type=Path,
         metavar="FILE",
-        help="your own folds: img,fold or subject,fold [automatic, by driver]",
+        help="your own folds: img,fold or subject,fold, perhaps more columns [automatic, by driver]",
     )
 
 
