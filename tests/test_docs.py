@@ -83,3 +83,14 @@ def test_the_readme_is_short() -> None:
     text = PAGES[0].read_text()
     assert len(text.splitlines()) <= 220
     assert len(text.split()) <= 1800
+
+
+def test_every_message_of_the_table_is_in_the_code() -> None:
+    sources = [path for folder in PACKAGES if folder != "tests" for path in (REPOSITORY / folder).rglob("*.py")]
+    code = "".join(path.read_text(encoding="utf-8") for path in [*sources, REPOSITORY / "setup.sh"])
+    code = re.sub(r'"\s*\n\s*f?"', "", code)  # a message over several lines
+    table = (REPOSITORY / "docs" / "troubleshooting.md").read_text(encoding="utf-8").partition("| message |")[2]
+    messages = re.findall(r"`(.+?)`", "".join(re.findall(r"^\|((?:(?! prints ).)+?)\|", table, re.MULTILINE)))
+    assert len(messages) > 30
+    parts = [words.strip(" ,") for message in messages for words in message.split("...")]
+    assert not [words for words in parts if words.count(" ") > 1 and words not in code]
