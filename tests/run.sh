@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# All checks: lint, types, tests. Sets itself up. `--all` adds the slow tests, as continuous integration does;
+# All checks: lint, types, tests. Sets itself up. `--all` adds the slow tests;
 # any other argument goes to pytest: ./tests/run.sh tests/ensemble -k weights
 set -euo pipefail
 CDPATH="" builtin cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
