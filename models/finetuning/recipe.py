@@ -1,7 +1,7 @@
 """The recipe: every setting of fine-tuning, its default, and which defaults a kind of run changes.
 
 A setting is resolved in this order, and the later one wins: the default here, the architecture's recipe,
-random weights (`SCRATCH`), a miniature run (`QUICK`, `QUICK_SCRATCH`), the command line.
+random weights (`SCRATCH`), a miniature run (`QUICK`, `QUICK_SCRATCH`, `DEMO`), the command line.
 """
 
 import dataclasses
@@ -176,6 +176,9 @@ QUICK: Mapping[str, Any] = {"image_size": ImageSize(96, 128), "train_images": 80
 QUICK_SCRATCH: Mapping[str, Any] = {"epochs": 7, "judge_every": 2}
 """What --quick with random weights changes besides: four epochs would teach such a network nothing."""
 
+DEMO: Mapping[str, Any] = {"epochs": 2}
+"""What the demo set changes besides with pretrained weights: drawings are easy for a network that knows ImageNet."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
@@ -207,6 +210,8 @@ def resolve(
         values |= {**SCRATCH, **own["scratch"]}
     if kind.quick:
         values |= {**QUICK, **own["quick"]}
+    if kind.demo and not kind.scratch:
+        values |= DEMO
     if kind.scratch and kind.quick:
         values |= {**QUICK_SCRATCH, **own["quick_scratch"], **(own["demo_scratch"] if kind.demo else {})}
     values |= chosen
