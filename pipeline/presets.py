@@ -40,5 +40,5 @@ class Preset:
 PRESETS = {
     "quick": Preset(DEFAULT_MODELS, "quick"),  # in miniature
     "default": Preset(DEFAULT_MODELS, "full"),
-    "strong": Preset("inception_v3 mobilenet mobilenet_v2", "strong", (Member(), Member("_round2", second_round=True))),
+    "strong": Preset("inception_v3 mobilenet_v2", "strong", (Member(), Member("_round2", second_round=True))),
 }

@@ -36,7 +36,7 @@ def print_plan(plan: Plan, dry_run: bool) -> None:
         f"run      {plan.run.name}: {' '.join(names)} on {plan.number_of_folds} folds of {plan.data} "
         f"({train_images:,} + {test_images:,} images)"
     )
-    left = unfinished(plan)
+    left = folds_left(plan)
     if any(left.values()):
         needs = resources.estimate(
             [(model.work.architecture, model.recipe, len(left[model.work.model_name])) for model in plan.models],
@@ -52,7 +52,7 @@ def print_plan(plan: Plan, dry_run: bool) -> None:
         say(train.planned(plan, jobs))
 
 
-def unfinished(plan: Plan) -> dict[str, list[int | str]]:
+def folds_left(plan: Plan) -> dict[str, list[int | str]]:
     """The folds of each model that are still to be trained, by the model's name."""
     names = [model.work.model_name for model in plan.models]
     folds = range(plan.number_of_folds)
@@ -117,7 +117,7 @@ def train_and_blend(plan: Plan, dataset: "Dataset", folds: "pd.DataFrame", jobs:
         if jobs:
             train.run_jobs(plan, jobs)
         if second:
-            left = unfinished(plan)
+            left = folds_left(plan)
             if any(left[model.work.model_name] for model in first):
                 say("the second round was not started: it learns from the first, which is not finished")
             elif any(left[model.work.model_name] for model in second):
