@@ -10,6 +10,7 @@ import pytest
 
 from common.environment import THREADS, pinned
 from common.run_folder import REPOSITORY
+from tests.commands import run_python
 
 HOSTILE = {
     "MPLBACKEND": "module://not_installed_here",
@@ -60,8 +61,8 @@ def test_a_command_starts_in_a_pinned_environment(package: str) -> None:
         f"print([name for name in {HOSTILE} if os.environ.get(name) == {HOSTILE}[name]])\n"
         "print(os.environ['OPENCV_IO_MAX_IMAGE_PIXELS'], chr(0x2192))\n"
     )
-    variables = hostile_variables()
-    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, env=variables, capture_output=True, check=False)
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=REPOSITORY, env=hostile_variables(), capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
     told = done.stdout.decode().splitlines()
     assert told[0] == "0 [] utf-8 1"
@@ -70,10 +71,7 @@ def test_a_command_starts_in_a_pinned_environment(package: str) -> None:
 
 
 def test_a_script_starts_in_a_pinned_environment(tmp_path: Path) -> None:
-    script, variables = REPOSITORY / "models" / "vgg16.py", hostile_variables()
-    said = subprocess.run(
-        [sys.executable, script, "--help"], cwd=tmp_path, env=variables, capture_output=True, text=True, check=False
-    )
+    said = run_python(REPOSITORY / "models" / "vgg16.py", "--help", cwd=tmp_path, **hostile_variables())
     assert said.returncode == 0, said.stderr
     assert "Simonyan" in said.stdout, "with docstrings"
 

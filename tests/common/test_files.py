@@ -1,48 +1,12 @@
 """Files are written whole or not at all, even where the writer is killed."""
 
-import hashlib
 import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from common.errors import UserError
-from common.files import read_json, sha256_of, write_json, write_text, written_whole
-
-ROOT = Path(__file__).resolve().parents[2]
-
-KILLED_WRITER = """
-import sys
-from pathlib import Path
-from common.files import written_whole
-
-with written_whole(Path(sys.argv[1])) as temporary:
-    temporary.write_text("half of the new")
-    print("written", flush=True)
-    sys.stdin.read()
-"""
-
-
-def test_killed_between_writing_and_renaming_leaves_the_old_file_whole(tmp_path: Path) -> None:
-    path = tmp_path / "table.csv"
-    path.write_text("old")
-    with subprocess.Popen(
-        [sys.executable, "-c", KILLED_WRITER, str(path)],
-        cwd=ROOT,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as writer:
-        assert writer.stdout is not None
-        assert writer.stdout.readline() == "written\n"
-        writer.send_signal(signal.SIGKILL)
-        writer.wait()
-    assert path.read_text() == "old"
-    write_text(path, "new")
-    assert path.read_text() == "new"
+from common.files import read_json, write_json, write_text, written_whole
 
 
 def test_error_in_the_block_leaves_the_old_file_and_no_temporary_one(tmp_path: Path) -> None:
@@ -91,8 +55,3 @@ def test_json_that_cannot_be_read(tmp_path: Path, content: bytes | None) -> None
         path.write_bytes(content)
     with pytest.raises(UserError, match=r"cannot read .*value\.json"):
         read_json(path)
-
-
-def test_sha256(tmp_path: Path) -> None:
-    (tmp_path / "file").write_bytes(b"abc" * 1000)
-    assert sha256_of(tmp_path / "file") == hashlib.sha256(b"abc" * 1000).hexdigest()
