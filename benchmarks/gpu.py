@@ -78,7 +78,7 @@ def pipeline(arguments: argparse.Namespace) -> None:
     from preprocessing.images import ImageStore, read_image
     from preprocessing.settings import Augmentation
 
-    found = dataset.load(arguments.data, arguments.cache, progress=False)
+    found = dataset.load(arguments.data, arguments.cache)
     paths = [found.train_path(row.img, row.classname) for row in found.train.itertuples()]
     size = ImageSize(arguments.size, arguments.size)
     decoded = _rate(lambda path: read_image(path, size), paths[:2000], arguments.workers)

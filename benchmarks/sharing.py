@@ -100,7 +100,7 @@ def forward_pass(arguments: argparse.Namespace) -> None:
     size = ImageSize(arguments.size, arguments.size)
     recipe = zoo.bottleneck_settings(architecture, False, {"image_size": size}).network_recipe()
     network = build(architecture, recipe, arguments.weights, policy, 0)
-    found = dataset.load(arguments.data, arguments.cache, progress=False)
+    found = dataset.load(arguments.data, arguments.cache)
     paths = [found.train_path(row.img, row.classname) for row in found.train.itertuples()]
     paths += [found.test_path(img) for img in found.test]
     store = ImageStore(paths, recipe.image_size, arguments.cache, found.fingerprint, 2**36)

@@ -74,7 +74,7 @@ def measure(name: str, arguments: argparse.Namespace) -> None:
     from preprocessing.images import ImageStore
 
     network, recipe, augmentation = network_for(name, arguments.size, policy)
-    found = dataset.load(arguments.data, arguments.cache, progress=False)
+    found = dataset.load(arguments.data, arguments.cache)
     rows = found.train.iloc[: 40 * BATCH]
     paths = [found.train_path(row.img, row.classname) for row in rows.itertuples()]
     store = ImageStore(paths, recipe.image_size, arguments.cache, found.fingerprint, 2**36)

@@ -1,6 +1,5 @@
 """Errors that speak to the user, and the one place where they become a line on the terminal."""
 
-import base64
 import errno
 import os
 import re
@@ -12,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
+from typing import NoReturn
 
 from common import interrupts
 from common.environment import OF_EXECUTOR
@@ -59,13 +59,11 @@ def run_command(main: Callable[[], None]) -> None:
     try:
         main()
     except UserError as error:
-        say(f"error: {masked(str(error))}")
-        sys.exit(error.status)
+        _end(masked(str(error)), error.status)
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] in OWN:
             raise
-        say(f"error: the package {error.name} is not installed for {sys.executable}. {_to_install()}")
-        sys.exit(USER_ERROR)
+        _end(f"the package {error.name} is not installed for {sys.executable}. {_to_install()}", USER_ERROR)
     except KeyboardInterrupt:
         stopping.say()
         sys.exit(STOPPED)
@@ -77,27 +75,31 @@ def run_command(main: Callable[[], None]) -> None:
             stopping.say()
             sys.exit(STOPPED)
         if is_out_of_memory(error):
-            say(f"error: out of memory: {last_line(error)}")
-            sys.exit(OUT_OF_MEMORY)
+            _end(f"out of memory: {last_line(error)}", OUT_OF_MEMORY)
         if type(error).__name__ == "UnimplementedError" and "determinis" in str(error):  # TensorFlow, on GPUs
-            say(
-                f"error: {last_line(error)} Start the same command with --deterministic no: two runs may then differ "
-                "in the last digits."
+            _end(
+                f"{last_line(error)} Start the same command with --deterministic no: two runs may then differ in the "
+                "last digits.",
+                USER_ERROR,
             )
-            sys.exit(USER_ERROR)
         if isinstance(error, OSError) and not has_temporary_folder():
-            say(
-                "error: there is no folder for temporary files: expected one that this user can write to, such as "
-                "/tmp. Name one: TMPDIR=/path/to/folder before the same command."
+            _end(
+                "there is no folder for temporary files: expected one that this user can write to, such as /tmp. Name "
+                "one: TMPDIR=/path/to/folder before the same command.",
+                USER_ERROR,
             )
-            sys.exit(USER_ERROR)
         if not (isinstance(error, OSError) and error.errno in OF_THE_SYSTEM and error.filename):
             raise
-        say(
-            f"error: {error.filename}: {error.strerror}. What is finished is kept. See to the disk or the permissions; "
-            "then the same command goes on."
+        _end(
+            f"{error.filename}: {error.strerror}. What is finished is kept. See to the disk or the permissions; then "
+            "the same command goes on.",
+            1,  # not 2: other folds may go on
         )
-        sys.exit(1)  # not 2: other folds may go on
+
+
+def _end(message: str, status: int) -> NoReturn:
+    say(f"error: {message}")
+    sys.exit(status)
 
 
 def _to_install() -> str:
@@ -190,6 +192,5 @@ def masked(text: str, *others: str) -> str:
     """
     found = [value for name, value in os.environ.items() if _SECRET_NAME.search(name) and len(value) >= _SHORTEST]
     for secret in sorted({*found, *others}, key=len, reverse=True):
-        for form in (secret, base64.b64encode(secret.encode()).decode().rstrip("=")):
-            text = text.replace(form, MASK)
+        text = text.replace(secret, MASK)
     return _IN_ADDRESS.sub(rf"\1{MASK}@", text)

@@ -44,10 +44,7 @@ def at_a_time(most: int, memory: int) -> int:
 def _machine_memory(which: str) -> int:
     import psutil
 
-    try:
-        return int(getattr(psutil.virtual_memory(), which))
-    except OSError:  # Linux without /proc: nothing is known, and nothing refused
-        return 2**62
+    return int(getattr(psutil.virtual_memory(), which))
 
 
 def _left_by_groups() -> Iterator[int]:

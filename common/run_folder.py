@@ -153,26 +153,13 @@ class FoldFolder:
                 self.remove_checkpoint()
                 with contextlib.suppress(OSError):
                     path.unlink()
+            with contextlib.suppress(OSError):  # of a run that is only read
+                (self / FINISHED).unlink()
             raise CorruptedOutputError(
-                f"{path} is corrupted: its checksum is not the one in {FINISHED}. {self.reopen()}"
+                f"{path} is corrupted: its checksum is not the one in {FINISHED}. {self.path} is not finished any "
+                "more: the same command trains it again."
             )
         return path
-
-    def corrupted(self) -> list[str]:
-        """The names of the outputs of a finished fold run whose content has changed; reads all of them."""
-        record = self.finished()
-        return (
-            [name for name, recorded in record["sha256"].items() if sha256_of(self / name) != recorded]
-            if record
-            else []
-        )
-
-    def reopen(self) -> str:
-        """Marks the fold run as not finished; returns a sentence that says so."""
-        with contextlib.suppress(OSError):
-            (self / FINISHED).unlink()
-            return f"{self.path} is not finished any more: the same command trains it again."
-        return f"Delete {self / FINISHED}: then the same command trains it again."
 
     def start(self, config: dict[str, Any]) -> None:
         """Writes config.json; what an earlier training finished or failed with is removed."""

@@ -109,7 +109,8 @@ def read_sample_images(path: Path) -> pd.Index:
     """The image names of the sample submission, in its order.
 
     Raises:
-        UserError: the file is missing, lacks a column, has no rows, or an image more than once.
+        UserError: the file is missing, lacks a column, has no rows, an image more than once, or a name that is no
+            plain file name of a JPEG.
     """
     try:
         header, rows = read_rows(path, "the sample submission")
@@ -117,16 +118,18 @@ def read_sample_images(path: Path) -> pd.Index:
         raise UserError(
             f"{path}: not found. It gives the order of the rows; get it with the competition's data."
         ) from None
-    if not set(SAMPLE_COLUMNS) <= set(header):  # in any order, others besides: as the data's check takes it
-        raise UserError(f"{path}: expected the columns img,c0,...,c9, found {named(header, 12)}.")
+    if not set(SAMPLE_COLUMNS) <= set(header) or not rows:  # in any order, others besides
+        found = named(header, 12) or "an empty file"
+        raise UserError(f"{path}: expected the columns img,c0,...,c9 and rows, found {found}, and {len(rows)} rows.")
     place = header.index("img")
     images = [row[place] for row in rows]
-    if not images:
-        raise UserError(f"{path}: expected rows, found none.")
     check_image_names(path, images)
     refused = [repr(name) for name in images if not is_image_name(name)]
     if refused:
-        raise UserError(f"{path}: expected plain file names such as img_1.jpg, found {named(refused)}.")
+        raise UserError(
+            f"{path}: expected plain names of JPEG files such as img_1.jpg, found {named(refused)}. Convert other "
+            "formats, and change the names in the tables."
+        )
     return pd.Index(images, name="img", dtype="str")
 
 

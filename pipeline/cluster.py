@@ -189,7 +189,7 @@ def find_fault(models: Sequence[dict[str, bytes]], expected: dict[str, str], pac
             works = [received(Path(folder), files) for files in models]
             for work in works:
                 weights.check_available(work.architecture, work.weights)
-            dataset.load(dataset.required(works[0].data), works[0].cache, works[0].skip_broken, progress=False)
+            dataset.load(dataset.required(works[0].data), works[0].cache, works[0].skip_broken)
             found = state(works, package)
     except UserError as error:
         return str(error)

@@ -171,11 +171,29 @@ def _add(faults: list[Fault], what: str, found: Sequence[str], expected: str = "
 
 def read_driver_list(root: Path, faults: list[Fault]) -> list[ImageRow] | None:
     """The usable rows of driver_imgs_list.csv in its order; None where it cannot be read as such a table at all."""
-    rows = _read_table(root / DRIVER_LIST, DRIVER_LIST_COLUMNS, faults)
-    if rows is None:
+    try:
+        header, rows = read_rows(root / DRIVER_LIST, "a table of the competition")
+    except UserError as error:
+        faults.append(Fault(str(error)))
         return None
-    images = [ImageRow(*row) for row in rows]
-    _check_names(DRIVER_LIST, [row.img for row in images], faults)
+    if not set(DRIVER_LIST_COLUMNS) <= set(header) or not rows:
+        found = named([repr(column[:40]) for column in header], 12) or "an empty file"
+        faults.append(
+            Fault(
+                f"{DRIVER_LIST}: expected a first line with the columns {','.join(DRIVER_LIST_COLUMNS)}, separated by "
+                f"commas, without spaces, and a row for each image; found {found}, and {len(rows)} rows"
+            )
+        )
+        return None
+    places = [header.index(column) for column in DRIVER_LIST_COLUMNS]
+    images = [ImageRow(*(row[place] for place in places)) for row in rows]
+    names = [row.img for row in images]
+    expected = "expected the plain name of a JPEG file such as img_1.jpg, without a folder or spaces around it"
+    if any(name.lower().endswith(_OTHER_IMAGES) for name in names):
+        expected += ". Only JPEG is read: convert other formats, and change the names in the tables"
+    refused = [repr(name) for name in names if not is_image_name(name)]
+    _add(faults, f"{DRIVER_LIST}: refused image names", refused, expected)
+    _add(faults, f"{DRIVER_LIST}: images listed more than once", listed_again(names), UNIQUE)
     unknown = [f"{row.classname!r} of {row.img}" for row in images if row.classname not in CLASSES]
     what = f"{DRIVER_LIST}: rows with a class other than c0..c9"
     _add(faults, what, unknown, "expected one of these, without spaces")
@@ -185,43 +203,15 @@ def read_driver_list(root: Path, faults: list[Fault]) -> list[ImageRow] | None:
     return [row for row in images if row.classname in CLASSES and is_image_name(row.img)]
 
 
-def read_sample_submission(root: Path, faults: list[Fault]) -> list[str] | None:
-    """The usable image names of sample_submission.csv in its order; None where it cannot be read at all."""
-    rows = _read_table(root / SAMPLE_SUBMISSION, SAMPLE_COLUMNS, faults)
-    if rows is None:
-        return None
-    names = [row[0] for row in rows]
-    _check_names(SAMPLE_SUBMISSION, names, faults)
-    return [name for name in names if is_image_name(name)]
+def read_test_images(root: Path, faults: list[Fault]) -> list[str] | None:
+    """The image names of sample_submission.csv in its order; None where it is not such a table."""
+    from common.tables import read_sample_images
 
-
-def _read_table(path: Path, columns: Sequence[str], faults: list[Fault]) -> list[list[str]] | None:
-    """The values of `columns` of every row, in that order of columns."""
     try:
-        header, rows = read_rows(path, "a table of the competition")
+        return list(read_sample_images(root / SAMPLE_SUBMISSION))
     except UserError as error:
         faults.append(Fault(str(error)))
         return None
-    wanted = f"expected a first line with the columns {','.join(columns)}, separated by commas, without spaces"
-    lacking = [column for column in columns if column not in header]
-    if lacking:
-        found = named([repr(column[:40]) for column in header], 12) or "an empty file"
-        faults.append(Fault(f"{path.name}: has no column {named(lacking, 12)} ({wanted}, found {found})"))
-        return None
-    if not rows:
-        faults.append(Fault(f"{path.name}: has no rows ({wanted} and a row for each image)"))
-        return None
-    places = [header.index(column) for column in columns]
-    return [[row[place] for place in places] for row in rows]
-
-
-def _check_names(table: str, names: Sequence[str], faults: list[Fault]) -> None:
-    expected = "expected the plain name of a JPEG file such as img_1.jpg, without a folder or spaces around it"
-    if any(name.lower().endswith(_OTHER_IMAGES) for name in names):
-        expected += ". Only JPEG is read: convert other formats, and change the names in the tables"
-    refused = [repr(name) for name in names if not is_image_name(name)]
-    _add(faults, f"{table}: refused image names", refused, expected)
-    _add(faults, f"{table}: images listed more than once", listed_again(names), UNIQUE)
 
 
 def write_tables(
@@ -332,13 +322,12 @@ def load_chosen(arguments: Any) -> Dataset:
     return load(required(arguments.data), arguments.cache, arguments.skip_broken)
 
 
-def load(root: Path, cache: Path = CACHE, skip_broken: bool = False, progress: bool = True) -> Dataset:
+def load(root: Path, cache: Path = CACHE, skip_broken: bool = False) -> Dataset:
     """Checks the whole folder and reads it.
 
     Args:
         cache: where the findings about images are remembered, in cache/checked/.
         skip_broken: go on without the training images, and with a list of the test images, that are missing or broken.
-        progress: show a bar on stderr while images are checked.
 
     Raises:
         UserError: everything that is wrong, listed at once.
@@ -349,7 +338,7 @@ def load(root: Path, cache: Path = CACHE, skip_broken: bool = False, progress: b
     _require_complete(root)
     faults: list[Fault] = []
     rows = read_driver_list(root, faults)
-    test = read_sample_submission(root, faults)
+    test = read_test_images(root, faults)
     if rows is None or test is None:
         raise UserError(_report(root, faults))
     files = list_files(root, faults)
@@ -359,7 +348,7 @@ def load(root: Path, cache: Path = CACHE, skip_broken: bool = False, progress: b
     test_paths = {img: f"{TEST_FOLDER}/{img}" for img in test}
     fingerprint = _fingerprint(root, files)
     listed = [path for path in (*train_paths.values(), *test_paths.values()) if path in files]
-    broken = _broken_images(root, listed, fingerprint, cache, progress)
+    broken = _broken_images(root, listed, fingerprint, cache)
     lacking_train |= {img for img, path in train_paths.items() if path in broken}
     lacking_test |= {img for img, path in test_paths.items() if path in broken}
     by_reason = defaultdict(list)
@@ -413,7 +402,7 @@ def _fingerprint(root: Path, files: dict[str, os.stat_result], dates: bool = Tru
     return digest.hexdigest()
 
 
-def _broken_images(root: Path, paths: Sequence[str], fingerprint: str, cache: Path, progress: bool) -> dict[str, str]:
+def _broken_images(root: Path, paths: Sequence[str], fingerprint: str, cache: Path) -> dict[str, str]:
     """`broken_images`, or what it found last time if not one file has changed since."""
     key = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:16]
     remembered = Path(cache) / "checked" / f"{key}.json"
@@ -423,7 +412,7 @@ def _broken_images(root: Path, paths: Sequence[str], fingerprint: str, cache: Pa
             return dict(found["broken"])
     except (UserError, KeyError, TypeError, ValueError):
         pass  # not there yet, or damaged: checking again costs seconds and is always right
-    broken = broken_images(root, paths, progress)
+    broken = broken_images(root, paths)
     if not any(why.startswith(UNREADABLE) for why in broken.values()):  # rights change no file's date
         try:
             write_json(

@@ -110,7 +110,7 @@ def parse(stream: BinaryIO, name: str) -> JpegHeader:
     return JpegHeader(width, height)
 
 
-def broken_images(root: Path, paths: Sequence[str], progress: bool = True) -> dict[str, str]:
+def broken_images(root: Path, paths: Sequence[str]) -> dict[str, str]:
     """Reads the headers of many files in a thread pool, with a progress bar on stderr.
 
     Args:
@@ -133,7 +133,7 @@ def broken_images(root: Path, paths: Sequence[str], progress: bool = True) -> di
     chunks = [paths[start : start + 64] for start in range(0, len(paths), 64)]
     # More threads than cores: what takes the time is a network drive's or a spinning disk's answer.
     pool = ThreadPoolExecutor(max_workers=16)
-    with terminal.bar(len(paths), "checking images", progress) as bar:
+    with terminal.bar(len(paths), "checking images") as bar:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)  # Pillow's, of damaged EXIF data, which are not used here

@@ -39,7 +39,7 @@ def cut(name: str, trainable: str, **changes: object) -> tuple[Network, Recipe]:
 
 def images_in(folder: Path, size: ImageSize, **tree: int) -> ImageStore:
     """The labelled images of a tiny tree, with a cache beside it."""
-    found = dataset.load(make_tree(folder / "data", **tree), folder / "cache", progress=False)
+    found = dataset.load(make_tree(folder / "data", **tree), folder / "cache")
     paths = [found.train_path(row.img, row.classname) for row in found.train.itertuples()]
     return ImageStore(paths, size, folder / "cache", found.fingerprint, 2**30)
 

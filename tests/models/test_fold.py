@@ -74,7 +74,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
         (root / TRAIN_FOLDER / row.classname / row.img).unlink()
     broken = pd.read_csv(root / "sample_submission.csv")["img"][1]
     (root / "imgs" / "test" / broken).write_bytes(b"")
-    found = dataset.load(root, folder / "cache", skip_broken=True, progress=False)
+    found = dataset.load(root, folder / "cache", skip_broken=True)
     folds = ensure_folds(folder / "run" / "folds.csv", found.train, 3)
     vgg16 = zoo.find("vgg16")
     recipe, augmentation = vgg16.settings_for(Kind(scratch=True, quick=True), SETTINGS)

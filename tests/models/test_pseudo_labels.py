@@ -226,7 +226,7 @@ def train(folder: Path, runs: str, *words: str) -> None:
 def test_poison_in_other_folds_leaves_the_same_bytes_and_all_drivers_leave_test_predictions_alone(
     tmp_path: Path,
 ) -> None:
-    data = dataset.load(make_tree(tmp_path / "data"), tmp_path / "cache", progress=False)
+    data = dataset.load(make_tree(tmp_path / "data"), tmp_path / "cache")
     ensure_folds(tmp_path / "runs" / "first" / "folds.csv", data.train, 2)
     for fold in (0, 1):
         write_fold(tmp_path / "runs" / "first", "vgg16", fold, fold, data.test)

@@ -1,6 +1,7 @@
 """The data folder: found, checked as a whole, and every fault told at once in the user's words."""
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,7 @@ def edit(path: Path, old: str, new: str) -> None:
 
 def faults_of(root: Path, cache: Path) -> str:
     with pytest.raises(UserError) as caught:
-        load(root, cache, progress=False)
+        load(root, cache)
     return str(caught.value)
 
 
@@ -57,7 +58,7 @@ def faults_of(root: Path, cache: Path) -> str:
 
 
 def test_a_good_folder_becomes_tables(root: Path, cache: Path) -> None:
-    data = load(root, cache, progress=False)
+    data = load(root, cache)
     assert list(data.train.columns) == ["img", "subject", "classname"]
     listed = [line.split(",") for line in (root / DRIVER_LIST).read_text().splitlines()[1:]]
     assert data.train[["subject", "classname", "img"]].values.tolist() == listed
@@ -71,7 +72,7 @@ def test_a_good_folder_becomes_tables(root: Path, cache: Path) -> None:
 
 def test_the_folder_itself_is_never_written_to(root: Path, cache: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
-    load(root, cache, progress=False)
+    load(root, cache)
     assert {path: path.stat().st_mtime_ns for path in root.rglob("*")} == before
 
 
@@ -89,7 +90,7 @@ def test_the_command_prints_what_it_found(root: Path, cache: Path) -> None:
 
 @pytest.mark.skipif(not os.environ.get("STATEFARM_SAMPLE"), reason="needs real photographs")
 def test_real_photographs_pass(cache: Path) -> None:
-    data = load(Path(os.environ["STATEFARM_SAMPLE"]), cache, progress=False)
+    data = load(Path(os.environ["STATEFARM_SAMPLE"]), cache)
     assert len(data.train) > 1000
     assert not data.broken_test
 
@@ -98,17 +99,17 @@ def test_real_photographs_pass(cache: Path) -> None:
 
 
 def test_the_fingerprint_changes_with_any_file_and_with_nothing_else(root: Path, cache: Path, tmp_path: Path) -> None:
-    fingerprint = load(root, cache, progress=False).fingerprint
-    assert load(root, tmp_path / "another_cache", progress=False).fingerprint == fingerprint
+    fingerprint = load(root, cache).fingerprint
+    assert load(root, tmp_path / "another_cache").fingerprint == fingerprint
     os.utime(first_test_image(root), ns=(1, 1))
-    changed = load(root, cache, progress=False).fingerprint
+    changed = load(root, cache).fingerprint
     assert changed != fingerprint
     edit(root / SAMPLE_SUBMISSION, "0.1", "0.2")
-    assert load(root, cache, progress=False).fingerprint not in (fingerprint, changed)
+    assert load(root, cache).fingerprint not in (fingerprint, changed)
 
 
 def test_an_image_that_breaks_after_the_first_start_is_noticed(root: Path, cache: Path) -> None:
-    load(root, cache, progress=False)
+    load(root, cache)
     training_image(root).write_bytes(b"")
     assert "images that are empty: 1 (" in faults_of(root, cache)
     assert "images that are empty: 1 (" in faults_of(root, cache), "and what is remembered says the same"
@@ -127,16 +128,16 @@ def test_an_image_that_could_not_be_read_is_looked_at_again(
     with monkeypatch.context() as patched:
         patched.setattr("builtins.open", refused)
         assert "images that are unreadable: 1 (" in faults_of(root, cache)
-    load(root, cache, progress=False)  # the user gave the rights, which changes neither size nor date
+    load(root, cache)  # the user gave the rights, which changes neither size nor date
 
 
 def test_damaged_findings_are_replaced(root: Path, cache: Path) -> None:
-    load(root, cache, progress=False)
+    load(root, cache)
     (remembered,) = (cache / "checked").iterdir()
     whole = remembered.read_text()
     for damage in ("", "[]", "{}", '{"version": 1}', whole.replace('"broken": {}', '"broken": 3')):
         remembered.write_text(damage)
-        load(root, cache, progress=False)
+        load(root, cache)
         assert remembered.read_text() == whole
 
 
@@ -144,7 +145,7 @@ def test_a_cache_that_cannot_be_written_costs_only_time(
     root: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     (tmp_path / "file").write_text("")
-    assert len(load(root, tmp_path / "file", progress=False).train) == 20
+    assert len(load(root, tmp_path / "file").train) == 20
     assert "not remembered" in capsys.readouterr().err
 
 
@@ -211,7 +212,7 @@ def test_a_folder_too_high_or_too_low_is_told_where_the_data_lies(root: Path) ->
 def test_a_byte_order_mark_and_windows_line_ends_are_accepted(root: Path, cache: Path, table: str) -> None:
     path = root / table
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
-    data = load(root, cache, progress=False)
+    data = load(root, cache)
     assert (len(data.train), len(data.test)) == (20, 4)
 
 
@@ -219,10 +220,10 @@ def test_a_byte_order_mark_and_windows_line_ends_are_accepted(root: Path, cache:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"", "an empty file"),
-        (b"subject,img,name,c0,c1\na,b,c,d,e\n", "has no column"),
-        (b"subject;classname;img\np1;c0;img_1.jpg\n", ", separated by commas, without spaces, found 'subject;"),
-        (b"subject,classname,img,c0,c1,c2,c3,c4,c5,c6,c7,c8,c9\n", "has no rows"),
+        (b"", "found an empty file"),
+        (b"subject,img,name,c0,c1\na,b,c,d,e\n", "the columns"),
+        (b"subject;classname;img\np1;c0;img_1.jpg\n", "found .*subject;classname"),
+        (b"subject,classname,img,c0,c1,c2,c3,c4,c5,c6,c7,c8,c9\n", "and 0 rows"),
         (b"img,img,subject,classname,c0,c1,c2,c3,c4,c5,c6,c7,c8,c9\n", "has the column img more than once"),
         ("subject,classname,img\nMüller,c0,img_1.jpg\n".encode("latin-1"), "is not UTF-8"),
         ("subject,classname,img\n".encode("utf-16"), "is not UTF-8"),
@@ -231,9 +232,7 @@ def test_a_byte_order_mark_and_windows_line_ends_are_accepted(root: Path, cache:
 )
 def test_what_is_no_such_table_is_refused(root: Path, cache: Path, table: str, content: bytes, words: str) -> None:
     (root / table).write_bytes(content)
-    message = faults_of(root, cache)
-    assert f"{table}: " in message
-    assert words in message
+    assert re.search(f"{table}: .*{words}", faults_of(root, cache))
 
 
 @pytest.mark.parametrize(
@@ -260,18 +259,19 @@ def test_a_bad_row_is_named_and_cannot_be_skipped(root: Path, cache: Path, row: 
         stream.write(row + "\n")
     assert words in faults_of(root, cache)
     with pytest.raises(UserError, match="fix the tables"):
-        load(root, cache, skip_broken=True, progress=False)
+        load(root, cache, skip_broken=True)
 
 
-@pytest.mark.parametrize("table", [DRIVER_LIST, SAMPLE_SUBMISSION])
-def test_an_image_listed_twice_and_one_that_leaves_the_folder_are_refused(root: Path, cache: Path, table: str) -> None:
-    path = root / table
-    rows = path.read_text().splitlines()
-    path.write_text("\n".join([*rows, rows[1], rows[2].replace("img_", "../img_")]) + "\n")
+def test_an_image_listed_twice_and_one_that_leaves_the_folder_are_refused(root: Path, cache: Path) -> None:
+    for table in (DRIVER_LIST, SAMPLE_SUBMISSION):
+        header, first, *rows = (root / table).read_text().splitlines()
+        (root / table).write_text("\n".join([header, first, first, *rows]) + "\n")
     message = faults_of(root, cache)
-    assert f"{table}: images listed more than once: 1 (" in message
+    assert f"{DRIVER_LIST}: images listed more than once: 1 (" in message
     assert "each name must be unique, over all classes and drivers" in message
-    assert f"{table}: refused image names: 1 ('../img_" in message
+    assert f"{SAMPLE_SUBMISSION}: images listed more than once: 1 (" in message
+    edit(root / SAMPLE_SUBMISSION, "img_", "../img_")
+    assert f"{SAMPLE_SUBMISSION}: expected plain names of JPEG files such as img_1.jpg" in faults_of(root, cache)
 
 
 # The files
@@ -342,7 +342,7 @@ def test_a_broken_image_is_a_fault_or_left_out(
     assert test_image.name in message
     assert "--skip-broken" in message
 
-    data: Dataset = load(root, cache, skip_broken=True, progress=False)
+    data: Dataset = load(root, cache, skip_broken=True)
     assert len(data.train) == 19
     assert train_image.name not in set(data.train["img"])
     assert len(data.test) == 4, "every test image needs a row in the submission"
@@ -367,7 +367,7 @@ def test_a_misplaced_an_extra_and_a_doubled_file_are_faults(root: Path, cache: P
     assert f"that do not belong there: 1 ({TRAIN_FOLDER}/c10)" in message
     assert "has 5 faults" in message
 
-    kept = load(root, cache, skip_broken=True, progress=False).train
+    kept = load(root, cache, skip_broken=True).train
     assert misplaced.name not in set(kept["img"]), "whether its row or its folder is right, nobody knows"
     assert doubled.name in set(kept["img"])
 
@@ -376,7 +376,7 @@ def test_skipping_everything_is_an_error(root: Path, cache: Path) -> None:
     for row in range(20):
         training_image(root, row).write_bytes(b"")
     with pytest.raises(UserError, match="not one training image can be used"):
-        load(root, cache, skip_broken=True, progress=False)
+        load(root, cache, skip_broken=True)
 
 
 def test_what_file_managers_leave_behind_is_ignored(root: Path, cache: Path) -> None:
@@ -384,7 +384,7 @@ def test_what_file_managers_leave_behind_is_ignored(root: Path, cache: Path) -> 
         for name in (".DS_Store", "Thumbs.db", "desktop.ini", "._img_1.jpg"):
             (root / folder / name).write_bytes(b"junk")
         (root / folder / "__MACOSX").mkdir()
-    assert len(load(root, cache, progress=False).train) == 20
+    assert len(load(root, cache).train) == 20
 
 
 def test_grey_cmyk_odd_sized_and_padded_jpegs_are_accepted(root: Path, cache: Path) -> None:
@@ -395,4 +395,4 @@ def test_grey_cmyk_odd_sized_and_padded_jpegs_are_accepted(root: Path, cache: Pa
     Image.fromarray(pixels).save(training_image(root, 3), progressive=True)
     padded = training_image(root, 4)
     padded.write_bytes(padded.read_bytes() + b"\0" * 1000)
-    assert len(load(root, cache, progress=False).train) == 20
+    assert len(load(root, cache).train) == 20

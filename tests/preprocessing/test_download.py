@@ -58,7 +58,7 @@ def test_it_downloads_and_unpacks_and_a_second_start_does_nothing(
 ) -> None:
     download(tmp_path / "new" / "data", needed_gigabytes=0)
     assert "python -m preprocessing.check" in capsys.readouterr().out
-    assert len(dataset.load(tmp_path / "new" / "data", tmp_path / "cache", progress=False).train) == 20
+    assert len(dataset.load(tmp_path / "new" / "data", tmp_path / "cache").train) == 20
     assert names(tmp_path / "new") == ["data"], "no archive and no temporary folder is left"
     machine.setenv("STAND_IN_SAYS", "not to be asked again")
     download(tmp_path / "new" / "data", needed_gigabytes=0)
@@ -127,7 +127,7 @@ def test_an_encrypted_archive_is_kept(machine: pytest.MonkeyPatch, tmp_path: Pat
 
 def test_an_archive_from_a_browser_needs_no_client(archive: Path, tmp_path: Path) -> None:
     download(tmp_path / "data", archive)
-    assert len(dataset.load(tmp_path / "data", tmp_path / "cache", progress=False).train) == 20
+    assert len(dataset.load(tmp_path / "data", tmp_path / "cache").train) == 20
     assert archive.is_file()
 
 
@@ -144,7 +144,7 @@ def test_tables_and_images_that_are_zipped_once_more_are_unpacked(
     zip_folder(root / "wrapped", root / "imgs.zip")
     shutil.rmtree(root / "wrapped")
     download(tmp_path / "data", zip_folder(root, tmp_path / "nested.zip"))
-    assert len(dataset.load(tmp_path / "data", tmp_path / "cache", progress=False).train) == 20
+    assert len(dataset.load(tmp_path / "data", tmp_path / "cache").train) == 20
     assert names(tmp_path / "data") == [DRIVER_LIST, "imgs", SAMPLE_SUBMISSION]
 
 

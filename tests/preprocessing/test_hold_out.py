@@ -16,13 +16,13 @@ from tests.commands import module
 
 @pytest.fixture
 def data(tiny_tree: Callable[..., Path], tmp_path: Path) -> Dataset:
-    return dataset.load(tiny_tree(drivers=4, images_per_class=2), tmp_path / "cache", progress=False)
+    return dataset.load(tiny_tree(drivers=4, images_per_class=2), tmp_path / "cache")
 
 
 def test_the_held_out_drivers_are_the_test_set_and_nowhere_else(data: Dataset, tmp_path: Path) -> None:
     before = {path: path.read_bytes() for path in data.root.rglob("*") if path.is_file()}
     labels = hold_out(data, ["p012", "p014"], tmp_path / "practice")
-    practice = dataset.load(tmp_path / "practice", tmp_path / "cache", progress=False)
+    practice = dataset.load(tmp_path / "practice", tmp_path / "cache")
     assert sorted(practice.train["subject"].unique()) == ["p011", "p013"]
     kept = data.train[data.train["subject"].isin(["p011", "p013"])].reset_index(drop=True)
     pd.testing.assert_frame_equal(practice.train, kept)

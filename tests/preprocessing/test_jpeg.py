@@ -136,7 +136,7 @@ def test_every_broken_file_has_its_reason_and_none_is_decoded(tmp_path: Path) ->
         with pytest.raises(BrokenImageError) as caught:
             read_header(tmp_path / f"{name}.jpg")
         assert caught.value.reason == reason, name
-    found = jpeg.broken_images(tmp_path, ["good.jpg", *(f"{name}.jpg" for name in files)], progress=False)
+    found = jpeg.broken_images(tmp_path, ["good.jpg", *(f"{name}.jpg" for name in files)])
     assert {path: why.partition(": ")[0] for path, why in found.items()} == {
         f"{name}.jpg": reason for name, (_, reason) in files.items()
     }

@@ -75,7 +75,7 @@ class Run:
     def __init__(self, folder: Path) -> None:
         self.folder, self.run = folder, RunFolder(folder / "runs" / "tiny")
         make_tree(folder / "data", drivers=4, images_per_class=1)
-        self.data = dataset.load(folder / "data", folder / "cache", progress=False)
+        self.data = dataset.load(folder / "data", folder / "cache")
         self.table = ensure_folds(self.run.folds, self.data.train, len(FOLDS))
         self.table = self.table.set_index("img").loc[self.data.train["img"]].reset_index()
         self.weights = folder / "weights" / f"{MODEL.name}.weights.h5"
@@ -156,7 +156,8 @@ def kinds(own: Run) -> dict[str, FileKind]:
         """The fold is not finished, or its outputs do not match, or what has changed is no checksum."""
         folder = folder_of(path)
         record = folder.finished()
-        return record is None or bool(folder.corrupted()) or record["sha256"] == sums[folder]
+        changed = record and any(sha256_of(folder / name) != recorded for name, recorded in record["sha256"].items())
+        return record is None or bool(changed) or record["sha256"] == sums[folder]
 
     def of_blend(path: Path) -> bool:
         """The same command makes it again."""

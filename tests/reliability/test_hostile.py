@@ -146,17 +146,17 @@ def test_a_link_out_of_the_data_folder_is_a_fault_and_one_within_is_none(
     first, second = sorted((root / "imgs" / "test").iterdir())[:2]
     first.unlink()
     first.symlink_to(second)
-    dataset.load(root, tmp_path / "cache", progress=False)
+    dataset.load(root, tmp_path / "cache")
     outside = second.rename(tmp_path / "outside.jpg")
     second.symlink_to(outside)
     with pytest.raises(UserError, match="a link out of the folder"):
-        dataset.load(root, tmp_path / "cache", progress=False)
+        dataset.load(root, tmp_path / "cache")
     disk = (root / "imgs" / "test").rename(tmp_path / "disk")  # a whole folder elsewhere is the user's own arrangement
     (root / "imgs" / "test").symlink_to(disk)
     outside.rename(disk / "real.jpg")
     (disk / second.name).unlink()
     (disk / "real.jpg").rename(disk / second.name)
-    dataset.load(root, tmp_path / "cache", progress=False)
+    dataset.load(root, tmp_path / "cache")
 
 
 def test_no_cell_that_we_write_is_a_formula(tmp_path: Path) -> None:
