@@ -180,17 +180,12 @@ class Companions:
     """What an image may be joined with.
 
     Attributes:
-        drivers: shape (rows of the store,), integers: who is on each; below 0 is unknown, and such a row stays alone.
+        drivers: shape (rows of the store,), integers: who is on each.
         rows: the only rows that are mixed in: those that are trained on, never a held-out driver's.
     """
 
     drivers: np.ndarray
     rows: np.ndarray
-
-
-def nobody(count: int) -> Companions:
-    """Of so many images whose drivers are unknown: nothing is joined."""
-    return Companions(np.full(count, -1), np.empty(0, np.int64))
 
 
 class Joined:
@@ -217,8 +212,8 @@ class Joined:
         self.shape, self.dtype = store.shape, store.dtype
         self._store, self._classes, self._drivers = store, classes, companions.drivers
         self._probability, self._seed, self._epoch = probability, seed, epoch
-        known = companions.rows[companions.drivers[companions.rows] >= 0]
-        self._of_class = {int(number): known[classes[known] == number] for number in np.unique(classes[known])}
+        rows = companions.rows
+        self._of_class = {int(number): rows[classes[rows] == number] for number in np.unique(classes[rows])}
 
     def __len__(self) -> int:
         return len(self._store)
@@ -231,7 +226,7 @@ class Joined:
             return image
         same = self._of_class.get(int(self._classes[row]), np.empty(0, np.int64))
         others = same[self._drivers[same] != self._drivers[row]]
-        if self._drivers[row] < 0 or not len(others):
+        if not len(others):
             return image
         other = self._store.read(int(others[int(draw[1] * len(others))]))
         axis = 1 if draw[2] < 0.5 else 0  # beside each other, or one above the other

@@ -64,16 +64,14 @@ def training_batches(
     Args:
         targets: shape (len(store), classes), float32: the probabilities to learn for each row of `store`.
         order: shape (batches, batch_size), rows of `store`.
-        companions: the rows that `driver_mixing` may mix in; it needs them.
+        companions: the rows that `driver_mixing` may mix in; nothing is mixed without.
 
     Yields:
         images of shape (batch_size, height, width, 3), uint8, RGB; and their targets, shape (batch_size, classes),
         float32, which are mixtures where mixup or cutmix mixed the images.
     """
     settings = augmentation.scaled()
-    if settings.driver_mixing:
-        if companions is None:
-            raise ValueError("driver_mixing: expected companions, found none")
+    if settings.driver_mixing and companions:
         store = Joined(store, targets.argmax(axis=1), companions, settings.driver_mixing, seed, epoch)
     augmented = Augmented(store, augmentation, seed, epoch)
 

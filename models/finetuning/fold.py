@@ -30,7 +30,6 @@ from models.finetuning.network.network import Network
 from models.finetuning.recipe import Recipe
 from models.finetuning.training.tracking import watched
 from models.finetuning.training.trainer import Trainer
-from preprocessing.augmentation import nobody
 from preprocessing.dataset import Dataset
 from preprocessing.images import ImageStore
 from preprocessing.settings import Augmentation
@@ -150,7 +149,7 @@ def _sources(
     """
     augmentation = work.augmentation or Augmentation()
     labelled = Source(network, data.store, augmentation, work.seed, work.workers, data.companions)
-    tested = Source(network, test, augmentation, work.seed, work.workers, nobody(len(test)))
+    tested = Source(network, test, augmentation, work.seed, work.workers)
     shared = work.weights != "none" and len(data.training) + len(data.held_out) == len(data.labels)
     wanted = work.activations == "yes" or (work.activations == "auto" and not runtime.has_accelerator())
     activations = activation_cache(work, work.recipe, network, policy, say) if shared and wanted else None

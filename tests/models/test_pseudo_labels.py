@@ -23,7 +23,7 @@ from models.finetuning.network.network import Network
 from models.finetuning.recipe import Kind
 from pipeline.train import unfinished
 from preprocessing import dataset
-from preprocessing.augmentation import nobody
+from preprocessing.augmentation import Companions
 from preprocessing.batches import training_order
 from preprocessing.folds import ensure_folds
 from preprocessing.images import ImageStore
@@ -187,9 +187,9 @@ def test_batches_have_the_real_images_as_without_and_test_images_with_soft_targe
         stores.append(ImageStore(paths, ImageSize(24, 32), tmp_path, name, 0))
     network: Network = None  # type: ignore[assignment]
     augmentation = only(driver_mixing=1.0)
-    drivers = dataclasses.replace(nobody(20), drivers=np.arange(20) % 2, rows=np.arange(20))
+    drivers = Companions(np.arange(20) % 2, np.arange(20))
     real = Source(network, stores[0], augmentation, 0, 2, drivers)
-    test = Source(network, stores[1], augmentation, 0, 2, nobody(7))
+    test = Source(network, stores[1], augmentation, 0, 2)
     soft = np.random.default_rng(0).dirichlet(np.ones(10), 7).astype(np.float32)
     both = WithPseudoLabels(real, test, soft, ratio)
     targets = np.eye(10, dtype=np.float32)[np.arange(20) // 2]

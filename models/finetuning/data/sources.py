@@ -53,7 +53,7 @@ class Source:
         images: the table's images.
         seed: of the augmentation.
         workers: threads that make batches.
-        companions: the rows that `driver_mixing` may mix in; it needs them.
+        companions: the rows that `driver_mixing` may mix in; nothing is mixed without.
     """
 
     def __init__(
