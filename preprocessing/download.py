@@ -132,7 +132,7 @@ def unpack(archive: Path, folder: Path) -> None:
     """Unpacks `archive` into `folder`, and the zip files that it finds in it (imgs.zip, *.csv.zip) in their places.
 
     Raises:
-        UserError: not a complete zip file (a DamagedArchiveError), or one that cannot be unpacked here.
+        DamagedArchiveError (a UserError): not a complete zip file, or one that zipfile cannot unpack.
     """
     _unpack_one(archive, folder)
     for inner in sorted(folder.rglob("*.zip")):
@@ -145,11 +145,9 @@ def _unpack_one(archive: Path, folder: Path) -> None:
     try:
         with zipfile.ZipFile(archive) as opened:
             opened.extractall(folder)
-    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-        raise DamagedArchiveError(f"{archive.name}: cannot be read as a zip file: {error}. Get it again.") from error
-    except (NotImplementedError, RuntimeError) as error:  # complete, but encrypted or packed in a rare way
-        raise UserError(
-            f"{archive.name}: cannot be unpacked here: {error}. Unpack it with another tool, then name the "
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+        raise DamagedArchiveError(
+            f"{archive.name}: cannot be unpacked: {error}. Get it again; or unpack it with another tool, and name the "
             "folder with --data."
         ) from error
 

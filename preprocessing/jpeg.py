@@ -46,7 +46,7 @@ class BrokenImageError(UserError):
     """An image file that cannot be used; `reason` is one of the words of this module, such as TRUNCATED."""
 
     def __init__(self, path: str, reason: str, detail: str = "") -> None:
-        super().__init__(path, reason, detail)  # all of them in args, so that it survives a process pool
+        super().__init__(path, reason, detail)
         self.path, self.reason, self.detail = path, reason, detail
 
     def __str__(self) -> str:

@@ -16,7 +16,6 @@ OF_ONE_IMAGE = [name for name in NAMES if name not in ("mixup", "cutmix", "drive
 OFF = dataclasses.replace(Augmentation.neutral(), augmentation=1.0)
 MODERATE = {"rotation": 15, "translation": 0.1, "zoom": 0.25, "shear": 10, "brightness": 0.2, "contrast": 0.4}
 MODERATE |= {"colour": 0.2, "blur": 2, "noise": 15, "jpeg": 30, "erasing": 1, "mixup": 0.4, "cutmix": 1}
-GEOMETRIC = ("rotation", "translation", "zoom", "shear")
 SHAPE = (96, 128, 3)
 
 
@@ -148,19 +147,6 @@ def test_colour_scales_each_channel_by_itself_and_leaves_black_black() -> None:
     assert max(spreads) > 0.2
 
 
-@pytest.mark.parametrize("name", GEOMETRIC)
-def test_what_moves_pixels_keeps_the_levels(name: str) -> None:
-    """The histogram stays roughly as it was, and no level appears that the image did not have."""
-    image = picture()
-    for seed in range(10):
-        result = changed(image, only(**{name: float(MODERATE[name]) / 2}), seed)
-        assert image.min() <= result.min()
-        assert result.max() <= image.max()
-        assert abs(result.mean() - image.mean()) < 6
-        levels = [np.histogram(pixels, bins=8, range=(0, 256), density=True)[0] * 32 for pixels in (image, result)]
-        assert np.abs(levels[0] - levels[1]).sum() < 0.35
-
-
 def test_translation_shifts_by_its_share_at_most() -> None:
     dot = np.zeros((100, 200, 3), np.uint8)
     dot[45:55, 95:105] = 255
@@ -179,13 +165,6 @@ def test_zoom_changes_sizes_within_its_range_both_ways() -> None:
     areas = [np.mean(changed(square, only(zoom=0.2), seed)[:, :, 0] > 127) * 120 * 160 / 1600 for seed in range(40)]
     assert 1 / 1.5 < min(areas) < 0.85
     assert 1.2 < max(areas) < 1.5
-
-
-def test_blur_lowers_fine_detail_and_keeps_the_mean() -> None:
-    image = np.random.default_rng(0).integers(0, 256, SHAPE, dtype=np.uint8)
-    deviations = [changed(image, only(blur=2.0), seed).std() for seed in range(10)]
-    assert min(deviations) < 0.5 * image.std()
-    assert all(abs(changed(image, only(blur=2.0), seed).mean() - image.mean()) < 1 for seed in range(10))
 
 
 def test_noise_has_no_bias_and_stays_within_its_deviation() -> None:

@@ -1,14 +1,12 @@
 """Crop regions: what is cut out, that it keeps its shape, and that the cache tells it from the whole photograph."""
 
-import dataclasses
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
-from common.settings import ImageSize, as_json
-from models.finetuning.recipe import Recipe
+from common.settings import ImageSize
 from preprocessing.images import ImageStore, read_image
 from preprocessing.settings import REGIONS
 from tests.trees import write_image
@@ -50,15 +48,6 @@ def test_a_region_lies_in_the_image_and_keeps_its_shape(name: str, shape: tuple[
     assert part.shape[1] == pytest.approx(region.side * shape[1], abs=0.51)
 
 
-def test_a_circle_stays_a_circle(tmp_path: Path) -> None:
-    picture = np.zeros((480, 640, 3), np.uint8)
-    cv2.circle(picture, (360, 220), 100, (255, 255, 255), -1)
-    write_image(tmp_path / "a.jpg", picture)
-    rows, columns = np.nonzero(read_image(tmp_path / "a.jpg", ImageSize(240, 320), "upper_body")[:, :, 0] > 127)
-    assert np.ptp(rows) == pytest.approx(np.ptp(columns), abs=2)
-    assert np.ptp(rows) == pytest.approx(200 / 2 / UPPER.side, abs=2)
-
-
 def test_enough_is_decoded_for_the_region(tmp_path: Path) -> None:
     """At 230x300 half of 640x480 is enough for the whole photograph, but not for the part of it."""
     picture = np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8)
@@ -78,8 +67,3 @@ def test_the_cache_keeps_the_regions_apart(photograph: Path, tmp_path: Path) -> 
     for name, store in stores.items():
         np.testing.assert_array_equal(store.read(0), read_image(photograph, ImageSize(48, 64), name))
     assert len({store.read(0).tobytes() for store in stores.values()}) == len(REGIONS)
-
-
-def test_the_recipe_records_the_region() -> None:
-    assert as_json(dataclasses.replace(Recipe(), crop="upper_body"))["crop"] == "upper_body"
-    assert Recipe().crop == "whole"

@@ -6,8 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
 import pytest
 from PIL import Image
 
@@ -17,7 +15,6 @@ from preprocessing import dataset
 from preprocessing.check import describe
 from preprocessing.dataset import Dataset, load, locate
 from tests.commands import module
-from tests.trees import write_image
 
 Factory = Callable[..., Path]
 
@@ -384,15 +381,4 @@ def test_what_file_managers_leave_behind_is_ignored(root: Path, cache: Path) -> 
         for name in (".DS_Store", "Thumbs.db", "desktop.ini", "._img_1.jpg"):
             (root / folder / name).write_bytes(b"junk")
         (root / folder / "__MACOSX").mkdir()
-    assert len(load(root, cache).train) == 20
-
-
-def test_grey_cmyk_odd_sized_and_padded_jpegs_are_accepted(root: Path, cache: Path) -> None:
-    pixels = np.random.default_rng(0).integers(0, 255, (37, 51, 3), dtype=np.uint8)
-    write_image(training_image(root, 0), cv2.cvtColor(pixels, cv2.COLOR_BGR2GRAY))
-    write_image(training_image(root, 1), pixels)
-    Image.fromarray(pixels).convert("CMYK").save(training_image(root, 2))
-    Image.fromarray(pixels).save(training_image(root, 3), progressive=True)
-    padded = training_image(root, 4)
-    padded.write_bytes(padded.read_bytes() + b"\0" * 1000)
     assert len(load(root, cache).train) == 20

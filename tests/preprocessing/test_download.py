@@ -112,19 +112,6 @@ def test_an_archive_that_is_whole_is_kept_where_it_cannot_be_read_or_unpacked(
     download(tmp_path / "new" / "data", needed_gigabytes=0)
 
 
-def test_an_encrypted_archive_is_kept(machine: pytest.MonkeyPatch, tmp_path: Path, archive: Path) -> None:
-    content = bytearray(archive.read_bytes())
-    for signature, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):  # of an entry, and of it in the directory
-        place = content.find(signature)
-        while place >= 0:
-            content[place + flags] |= 1
-            place = content.find(signature, place + 1)
-    archive.write_bytes(content)
-    assert "is encrypted, password required" in complaint(tmp_path / "new" / "data")
-    (kept,) = (tmp_path / "new").rglob("*.zip")
-    assert kept.read_bytes() == content
-
-
 def test_an_archive_from_a_browser_needs_no_client(archive: Path, tmp_path: Path) -> None:
     download(tmp_path / "data", archive)
     assert len(dataset.load(tmp_path / "data", tmp_path / "cache").train) == 20
@@ -175,15 +162,6 @@ def test_credentials_may_lie_in_a_file(machine: pytest.MonkeyPatch, tmp_path: Pa
     path.parent.mkdir(parents=True)
     path.write_text('{"username": "somebody", "key": "secret-key"}' if place.endswith("json") else "secret-key")
     assert "500: *** is odd" in complaint(tmp_path / "data")
-
-
-def test_a_user_name_needs_its_key(machine: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    machine.delenv("KAGGLE_API_TOKEN")
-    machine.setenv("KAGGLE_USERNAME", "somebody")
-    assert "no valid credentials" in complaint(tmp_path / "data")
-    machine.setenv("KAGGLE_KEY", "secret-key")
-    download(tmp_path / "data", needed_gigabytes=0)
-    assert (tmp_path / "data").is_dir()
 
 
 def test_without_the_client_the_command_that_installs_it_is_told(machine: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -279,20 +279,12 @@ def test_the_summary_counts_images_drivers_and_classes(train: pd.DataFrame) -> N
         assert line.split()[:4] == [str(number), "40", "2", "4"]
 
 
-def test_the_command_writes_the_table_and_prints_it(tiny_tree: Callable[..., Path], tmp_path: Path) -> None:
-    root = tiny_tree(drivers=3, images_per_class=1, test_images=1)
-    options = ["--data", root, "--runs", tmp_path / "runs", "--cache", tmp_path / "cache", "--run", "trial"]
-    done = module("preprocessing.folds", *options, "--folds", 3)
-    assert "held-out drivers" in done.stdout
-    assert len(read_folds(tmp_path / "runs" / "trial" / "folds.csv")) == 30
-
-
 def test_the_command_takes_the_users_own_folds(tiny_tree: Callable[..., Path], tmp_path: Path) -> None:
     root = tiny_tree(drivers=3, images_per_class=1, test_images=1)
     drivers = sorted(pd.read_csv(root / DRIVER_LIST)["subject"].unique())
     own = own_file(tmp_path, pd.DataFrame({"subject": drivers, "fold": [1, 0, 1]}))
     options = ["--data", root, "--runs", tmp_path / "runs", "--cache", tmp_path / "cache", "--run", "trial"]
-    assert module("preprocessing.folds", *options, "--folds-file", own).returncode == 0
+    assert "held-out drivers" in module("preprocessing.folds", *options, "--folds-file", own).stdout
     found = read_folds(tmp_path / "runs" / "trial" / "folds.csv")
     assert dict(zip(found["subject"], found["fold"], strict=True)) == dict(zip(drivers, [1, 0, 1], strict=True))
     done = module("preprocessing.folds", *options, "--folds-file", own, "--folds", 2)

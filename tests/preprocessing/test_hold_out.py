@@ -6,7 +6,6 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from common.competition import held_out_labels_path
 from common.errors import UserError
 from preprocessing import dataset
 from preprocessing.dataset import Dataset
@@ -85,16 +84,6 @@ def test_what_is_there_already_is_never_replaced(data: Dataset, tmp_path: Path, 
 def test_the_data_folder_itself_is_no_place_for_it(data: Dataset) -> None:
     with pytest.raises(UserError, match="never written to"):
         hold_out(data, ["p011"], data.root / "practice")
-
-
-def test_a_failure_on_the_way_leaves_nothing_behind(data: Dataset, tmp_path: Path) -> None:
-    last = data.train.iloc[-1]
-    data.train_path(last["img"], last["classname"]).unlink()
-    (tmp_path / "new").mkdir()
-    with pytest.raises(UserError, match="cannot write"):
-        hold_out(data, [last["subject"]], tmp_path / "new" / "practice")
-    assert list((tmp_path / "new").iterdir()) == []
-    assert not held_out_labels_path(tmp_path / "new" / "practice").exists()
 
 
 def test_the_command(data: Dataset, tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """JPEG headers are read without decoding; pictures are decoded to RGB, at a reduced scale where that is enough."""
 
-import pickle
 from pathlib import Path
 
 import numpy as np
@@ -146,9 +145,6 @@ def test_every_broken_file_has_its_reason_and_none_is_decoded(tmp_path: Path) ->
     assert found["too wide.jpg"] == "of an absurd size: 20001 x 10 pixels"
 
 
-def test_a_missing_file_is_a_message_that_survives_a_process_pool(tmp_path: Path) -> None:
-    with pytest.raises(BrokenImageError) as caught:
+def test_a_missing_file_is_a_message(tmp_path: Path) -> None:
+    with pytest.raises(BrokenImageError, match=r"none\.jpg is unreadable \(No such file or directory\)"):
         decode(tmp_path / "none.jpg")
-    again = pickle.loads(pickle.dumps(caught.value))  # noqa: S301  (our own object)
-    assert str(again) == str(caught.value)
-    assert "none.jpg is unreadable (No such file or directory)" in str(again)
