@@ -7,7 +7,7 @@ An unknown option, a wrong type or a value out of range is one line that names t
 import argparse
 import dataclasses
 import difflib
-import math
+import functools
 import re
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -190,47 +190,33 @@ def _reader(value: Any, metadata: Any) -> Any:
                 words, hint = ", ".join(metadata["choices"]), nearest(text, metadata["choices"])
                 raise argparse.ArgumentTypeError(f"expected one of {words}, found {text!r}{hint}")
             return text
-        try:
-            number = kind(text)
-        except ValueError:
-            word = "a whole number" if kind is int else "a number"
-            raise argparse.ArgumentTypeError(f"expected {word}, found {text!r}") from None
-        least, most = metadata["least"], metadata["most"]
-        below = least is not None and not number >= least  # 'not >=' so that nan is refused too
-        if below or (most is not None and not number <= most):
-            bounds = (
-                f"at least {least}" if most is None else f"at most {most}" if least is None else f"{least} to {most}"
-            )
-            raise argparse.ArgumentTypeError(f"expected {bounds}, found {text}")
-        return number
+        return _in_range(kind, metadata["least"], metadata["most"], text)
 
     return read
+
+
+def _in_range(kind: type, least: float | None, most: float | None, text: str) -> Any:
+    """The number that a text is, of kind int or float and within the bounds."""
+    try:
+        value = kind(text)
+    except ValueError:
+        word = "a whole number" if kind is int else "a number"
+        raise argparse.ArgumentTypeError(f"expected {word}, found {text!r}") from None
+    below = least is not None and not value >= least  # 'not >=' so that nan is refused too
+    if below or (most is not None and not value <= most):
+        bounds = f"at least {least}" if most is None else f"at most {most}" if least is None else f"{least} to {most}"
+        raise argparse.ArgumentTypeError(f"expected {bounds}, found {text}")
+    return value
 
 
 def whole_number(least: int, most: int) -> Callable[[str], int]:
     """The type of an option: a function from its text to a whole number from `least` to `most`."""
-
-    def read(text: str) -> int:
-        if not re.fullmatch(r"-?[0-9]{1,18}", text) or not least <= int(text) <= most:
-            raise argparse.ArgumentTypeError(f"expected a whole number from {least} to {most}, found {text!r}")
-        return int(text)
-
-    return read
+    return functools.partial(_in_range, int, least, most)
 
 
 def number(least: float, most: float) -> Callable[[str], float]:
     """The type of an option: a function from its text to a number from `least` to `most`."""
-
-    def read(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            value = math.nan
-        if not least <= value <= most:
-            raise argparse.ArgumentTypeError(f"expected a number from {least:g} to {most:g}, found {text!r}")
-        return value
-
-    return read
+    return functools.partial(_in_range, float, least, most)
 
 
 def nearest(word: str, words: Sequence[str]) -> str:

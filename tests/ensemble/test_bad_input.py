@@ -205,7 +205,7 @@ def test_labels_of_other_images_are_counted(small) -> None:
         ("ensemble.blend", ("--run", "a/b"), "expected letters"),
         ("ensemble.submit", ("trial", "--check", "--message", "x"), "--message is for an upload"),
         ("ensemble.submit", ("trial", "--check", "--wait", "0"), "--wait is for an upload"),
-        ("ensemble.submit", ("trial", "--wait", "nan"), "expected a number from 0 to"),
+        ("ensemble.submit", ("trial", "--wait", "nan"), "expected 0 to 1000000.0, found nan"),
         ("ensemble.blend", ("--label", "x"), "Did you mean --labels?"),
         ("ensemble.score", ("absent.csv", "--labels", "absent.csv"), "absent.csv: no such prediction table"),
         ("ensemble.score", ("--labels", "absent.csv"), "expected either a prediction table or --run NAME"),

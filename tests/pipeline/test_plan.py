@@ -99,7 +99,7 @@ def test_weights_that_cannot_be_downloaded_are_reported(
     [
         (["--labels", "/nowhere.csv"], "/nowhere.csv"),
         (["--submissions", "/proc/none"], "cannot write"),
-        (["--seed", "-1"], "expected a whole number from 0"),
+        (["--seed", "-1"], "expected 0 to"),
         (["--models", "vgg16 resnet5"], "Did you mean resnet50?"),
         (["--models", " "], "--models is empty"),
         (["--image-size", "31x224"], "vgg16 needs at least 32x32"),
