@@ -24,7 +24,7 @@ from typing import Any
 
 from common import locks
 from common.errors import UserError, masked, named
-from common.files import sha256_of, write_json
+from common.files import cannot_write, sha256_of, write_json
 from common.settings import nearest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -208,9 +208,7 @@ class FoldFolder:
             try:
                 self.path.mkdir(exist_ok=True)
             except OSError as error:
-                raise UserError(
-                    f"cannot write {self.path}: {error.strerror}. Free some space, or choose another --runs."
-                ) from error
+                raise cannot_write(self.path, error) from error
             yield
 
     def _read(self, name: str) -> dict[str, Any] | None:

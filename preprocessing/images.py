@@ -111,10 +111,7 @@ def checked_source(image: object, name: str) -> Source:
     expected = "expected a path, a PIL image or a uint8 RGB array of shape (height, width, 3)"
     if not hasattr(image, "__array__"):
         raise UserError(f"{name}: {expected}, found {type(image).__name__}.")
-    try:
-        array = np.asarray(image)
-    except Exception as error:  # libraries refuse in their own ways, such as a tensor on a GPU
-        raise UserError(f"{name}: {expected}, found {type(image).__name__} ({error}).") from None
+    array = np.asarray(image)
     if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8 or not array.size:
         hint = "For grey and RGBA: PIL.Image.fromarray(array).convert('RGB')."
         if array.dtype != np.uint8:
