@@ -1,12 +1,5 @@
 """The run folder: every path in it, what a finished fold run is, and its checksums. Nobody else names a file of it.
 
-runs/NAME/folds.csv                img,subject,classname,fold
-runs/NAME/MODEL/training.json      the resolved configuration that the folds of a model are trained with
-runs/NAME/MODEL/fold_K/            config.json, history.csv, model.keras, out_of_fold.csv, test.csv, *_features.npy,
-                                   log.txt, finished.json
-runs/NAME/ensemble/                tables of the blend
-submissions/NAME.csv
-
 A fold run is finished when it has a `finished.json`, which is written last and lists the SHA-256 of every output,
 `config.json` among them. Outputs are verified when they are read. What does not match is not finished any more, and the
 command that trained it trains it again.
