@@ -52,7 +52,7 @@ def measure(arguments: argparse.Namespace) -> None:
     from models.finetuning import architecture as zoo
     from models.finetuning import runtime
 
-    policy, _ = runtime.start(arguments.precision, 0)
+    policy = runtime.start(arguments.precision, 0)
     import numpy as np
 
     from benchmarks.training import network_for, prediction_rate, step_seconds

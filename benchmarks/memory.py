@@ -168,7 +168,7 @@ def network_alone(name: str) -> None:
     from models.finetuning import runtime
     from models.finetuning.recipe import Kind
 
-    policy, _ = runtime.start("auto", 0)
+    policy = runtime.start("auto", 0)
     import numpy as np
 
     from models.finetuning.data.prediction import PREDICTION_BATCH

@@ -59,7 +59,7 @@ def measure(arguments: argparse.Namespace) -> None:
     from models.finetuning import runtime
 
     name, size, batch, most = arguments.one, arguments.size, arguments.batch, arguments.most
-    policy, _ = runtime.start(arguments.precision, 0)
+    policy = runtime.start(arguments.precision, 0)
     import numpy as np
 
     from benchmarks.training import network_for

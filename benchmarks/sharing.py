@@ -87,7 +87,7 @@ def forward_pass(arguments: argparse.Namespace) -> None:
     from models.finetuning import architecture as zoo
     from models.finetuning import runtime
 
-    policy, _ = runtime.start(arguments.precision, 0)
+    policy = runtime.start(arguments.precision, 0)
     import numpy as np
 
     from common.settings import ImageSize

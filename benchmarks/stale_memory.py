@@ -40,7 +40,7 @@ def make_step(arguments: argparse.Namespace) -> tuple[Any, list[str]]:
     from models.finetuning import architecture as zoo
     from models.finetuning import runtime
 
-    policy, _ = runtime.start(arguments.precision, 0)
+    policy = runtime.start(arguments.precision, 0)
     import keras
     import numpy as np
     import tensorflow

@@ -66,7 +66,7 @@ def measure(name: str, arguments: argparse.Namespace) -> None:
     from models.finetuning import architecture as zoo
     from models.finetuning import runtime
 
-    policy, _ = runtime.start(arguments.precision, 0)
+    policy = runtime.start(arguments.precision, 0)
     import numpy as np
 
     from preprocessing import dataset

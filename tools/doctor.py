@@ -46,7 +46,7 @@ def measure(name: str, weights: str, precision: str, deterministic: str, seconds
     Returns:
         JSON values: images a second, bytes, losses, the largest difference of the saved network's probabilities.
     """
-    policy, _ = runtime.start(precision, 0, deterministic)
+    policy = runtime.start(precision, 0, deterministic)
     keras = runtime.load_keras()
     from models.finetuning.data.prediction import PREDICTION_BATCH
     from models.finetuning.network.build import build, plain_copy

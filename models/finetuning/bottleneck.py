@@ -62,12 +62,12 @@ def _train(work: Sequence[tuple[FoldRun, dict[str, Any]]], dataset: Dataset, fol
     numbers, labels = folds["fold"].to_numpy(), folds["classname"].map(CLASSES.index).to_numpy()
     searched = not settings.regularisation or settings.calibrate
     inner = [inner_folds(folds, int(own.fold)) if searched else np.where(numbers == own.fold, -1, 0) for own, _ in work]
-    policy, reason = runtime.start(first.precision, first.seed, first.deterministic)
+    policy = runtime.start(first.precision, first.seed, first.deterministic)
     for own, own_settings in work:
         own.start(own_settings, runtime.versions())
     say = engine.speaker(*(own.folder / LOG for own, _ in work))
     which = " ".join(str(own.fold) for own, _ in work)
-    say(f"{first.model_name}, folds {which}: {policy} ({reason}), seed {first.seed}")
+    say(f"{first.model_name}, folds {which}: {policy}, seed {first.seed}")
 
     labelled, test = engine.stores(settings, dataset, folds, first.cache, first.cache_limit)
     network = build(first.architecture, recipe, first.weights, policy, first.seed)

@@ -58,11 +58,11 @@ def train_fold(work: FoldRun, dataset: Dataset, folds: pd.DataFrame) -> None:
 
 def _train(work: FoldRun, dataset: Dataset, folds: pd.DataFrame, settings: dict[str, Any]) -> None:
     started = time.monotonic()
-    policy, reason = runtime.start(work.precision, work.seed, work.deterministic)
+    policy = runtime.start(work.precision, work.seed, work.deterministic)
     work.start(settings, runtime.versions())
     say = speaker(work.folder / LOG)
     same, why = runtime.choose_determinism(work.deterministic)
-    words = f"{policy} ({reason}), {'' if same else 'not '}deterministic ({why}), seed {work.seed}"
+    words = f"{policy}, {'' if same else 'not '}deterministic ({why}), seed {work.seed}"
     say(f"{work.model_name}, fold {work.fold}: {words}")
     say(work.changes())
     say(work.configuration())

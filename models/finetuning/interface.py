@@ -100,7 +100,7 @@ class Model:
         if not 0 <= fold < options.folds:
             raise UserError(f"fold={fold}: there are the folds 0 to {options.folds - 1}.")
         pretrained.check_available(self.architecture, str(options.weights))
-        policy, _ = runtime.start(options.precision, options.seed)
+        policy = runtime.start(options.precision, options.seed)
         import pandas as pd
 
         from models.finetuning import fold as engine

@@ -106,9 +106,8 @@ def describe(work: FoldRun, numbers: Sequence[int | str], folds: "pd.DataFrame",
     runtime.load_keras()
     from models.finetuning.network.build import build
 
-    policy, reason = runtime.choose_precision(work.precision)
     network = build(work.architecture, work.recipe, "none", "float32", work.seed)
-    lines = [f"{work.model_name} in run {work.run.name}: {policy} ({reason}), weights {work.weights}"]
+    lines = [f"{work.model_name} in run {work.run.name}: {work.precision}, weights {work.weights}"]
     lines += [work.changes(), work.configuration()]
     layers = sum(bool(layer.weights) for layer in network.backbone.layers)
     lines.append(

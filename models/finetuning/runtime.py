@@ -25,7 +25,7 @@ AMX = "AMX-BF16"
 M_PERTURB = -6  # glibc's option: what malloc writes into the memory that it gives out (malloc.h, mallopt(3))
 
 
-def start(precision: str, seed: int, deterministic: str = "auto") -> tuple[str, str]:
+def start(precision: str, seed: int, deterministic: str = "auto") -> str:
     """Loads Keras, sets the seed and the dtype policy.
 
     Args:
@@ -34,13 +34,13 @@ def start(precision: str, seed: int, deterministic: str = "auto") -> tuple[str, 
         deterministic: one of `DETERMINISM`.
 
     Returns:
-        the dtype policy, and why it was chosen.
+        the dtype policy.
     """
     import cv2
 
     cv2.setNumThreads(1)  # batches are made by threads of our own
     keras = load_keras()
-    policy, reason = choose_precision(precision)
+    policy, _ = choose_precision(precision)
     keras.utils.set_random_seed(seed)
     keras.config.set_dtype_policy(policy)
     if keras.backend.backend() == "tensorflow":
@@ -50,7 +50,7 @@ def start(precision: str, seed: int, deterministic: str = "auto") -> tuple[str, 
             tensorflow.config.experimental.enable_op_determinism()
         if policy == "mixed_bfloat16" and bfloat16_unit() == AMX:
             clear_new_memory()
-    return policy, reason
+    return policy
 
 
 def clear_new_memory(byte: int | None = 0) -> bool:
