@@ -215,9 +215,6 @@ class Joined:
         rows = companions.rows
         self._of_class = {int(number): rows[classes[rows] == number] for number in np.unique(classes[rows])}
 
-    def __len__(self) -> int:
-        return len(self._store)
-
     def read(self, row: int) -> np.ndarray:
         """Shape (height, width, 3), uint8. Do not modify it."""
         image = self._store.read(row)

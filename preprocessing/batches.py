@@ -27,9 +27,6 @@ class Augmented:
         self.shape, self.dtype = store.shape, store.dtype
         self._store, self._settings, self._seed, self._epoch = store, augmentation.scaled(), seed, epoch
 
-    def __len__(self) -> int:
-        return len(self._store)
-
     def read(self, row: int) -> np.ndarray:
         """Shape (height, width, 3), uint8, RGB."""
         return augment(self._store.read(row), self._settings, np.random.default_rng([self._seed, self._epoch, row]))

@@ -162,8 +162,6 @@ class Rows(Protocol):
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
 
-    def __len__(self) -> int: ...
-
     def read(self, row: int) -> np.ndarray:
         """One array of `shape` and `dtype`. Do not modify it."""
         ...
@@ -198,7 +196,6 @@ class ImageStore:
         key = hashlib.sha256(f"{VERSION} {fingerprint} {names}{region}".encode()).hexdigest()[:16]
         self.folder = Path(cache) / IMAGES / f"{size}_{key}"
         self.limit = limit
-        self.cached = False
         self._blocks: dict[int, np.ndarray | None] = {}  # those opened so far; None: not there, or corrupted
 
     def __len__(self) -> int:
@@ -240,16 +237,9 @@ class ImageStore:
             bar.close()
         with contextlib.suppress(OSError):  # a cache that is only read will do
             os.utime(self.folder)  # the least recently used store is the first to make room
-        self.cached = True
-
-    def attach(self) -> None:
-        """For a single pass: maps the store if all of it is there already, and makes nothing."""
-        self.cached = not self._missing()
 
     def read(self, row: int) -> np.ndarray:
         """One image: shape (height, width, 3), uint8, RGB. A view into the cache: do not modify it."""
-        if not self.cached:
-            return self._decode(row)
         number = row // BLOCK
         if number not in self._blocks:
             self._blocks[number] = open_array(self._block_path(number), self._block_shape(number), self.dtype)

@@ -136,7 +136,6 @@ def _features(
     cache, found, started = engine.activation_cache(work, recipe, network, policy, say), [], time.monotonic()
     for store in stores:
         rows, source = np.arange(len(store)), Source(network, store, Augmentation(), work.seed, work.workers)
-        store.attach()
         found.append((cache.kept(source, rows) if cache else source).predict(rows, "features")[1])
     counts = " + ".join(f"{len(one):,}" for one in found)
     say(f"{found[0].shape[1]:,} features of {counts} images in {time.monotonic() - started:.1f} s")

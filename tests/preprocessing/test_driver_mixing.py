@@ -24,9 +24,6 @@ class Flat:
     def __init__(self) -> None:
         self.seen: set[int] = set()
 
-    def __len__(self) -> int:
-        return len(DRIVER)
-
     def read(self, row: int) -> np.ndarray:
         self.seen.add(row)
         return np.full(SHAPE, row, np.uint8)

@@ -109,9 +109,6 @@ class Part:
         if len(self._blocks) < len(blocks):
             raise UserError(f"{store.folder}: what was written is not what can be read. Choose another with --cache.")
 
-    def __len__(self) -> int:
-        return len(self._images)
-
     def read(self, row: int) -> np.ndarray:
         """One image's activations, of `shape`. A view into the cache: do not modify it."""
         found: np.ndarray = self._blocks[row // BLOCK][row % BLOCK]
