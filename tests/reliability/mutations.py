@@ -6,48 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 NASTY = (
-    *(
-        b"\x00",
-        b"\r",
-        b"\n\n",
-        b"\r\n",
-        b'"',
-        b'""',
-        b'"\n',
-        b",",
-        b",,,,",
-        b";",
-        b"\t",
-        b" ",
-        b"\xff\xfe",
-        b"\xef\xbb\xbf",
-    ),
-    *(
-        b"\xff\xd8\xff",
-        b"\xff\xd9",
-        b"\xff\xc0\x00\x02",
-        b"\xff" * 40,
-        b"\xed\xa0\x80",
-        b"\xc0\x80",
-        "é\u2028\u202e".encode(),
-    ),
-    *(
-        b"nan",
-        b"inf",
-        b"-inf",
-        b"1e999",
-        b"-0",
-        b"1e-400",
-        b"9" * 400,
-        b"-1",
-        b"0x10",
-        b"1_000",
-        b"True",
-        b"NA",
-        b"None",
-    ),
-    *(b"../../etc/passwd", b"/etc/passwd", b"=1+1", b"@SUM(A1)", b"img", b"c0", b"subject", b"fold", b"\\", b"#", b"'"),
-    *(b"[" * 3000, b"{" * 3000, b'{"a":' * 2000, b"1" * 5000, b"\xd9\xa3", b"\xef\xbc\x91"),
+    *(b"\x00", b"\r", b"\n\n", b"\r\n", b'"', b'""', b'"\n', b",", b",,,,", b";", b"\t", b" "),
+    *(b"\xff\xfe", b"\xef\xbb\xbf", b"\xff\xd8\xff", b"\xff\xd9", b"\xff\xc0\x00\x02", b"\xff" * 40),
+    *(b"\xed\xa0\x80", b"\xc0\x80", "é\u2028\u202e".encode(), b"\xd9\xa3", b"\xef\xbc\x91"),
+    *(b"nan", b"inf", b"-inf", b"1e999", b"-0", b"1e-400", b"9" * 400, b"-1", b"0x10", b"1_000"),
+    *(b"True", b"NA", b"None", b"../../etc/passwd", b"/etc/passwd", b"=1+1", b"@SUM(A1)"),
+    *(b"img", b"c0", b"subject", b"fold", b"\\", b"#", b"'"),
+    *(b"[" * 3000, b"{" * 3000, b'{"a":' * 2000, b"1" * 5000),
 )
 ENCODINGS = ("utf-16", "utf-32", "utf-8-sig", "utf-16-le", "cp500")
 VALUES: tuple[Any, ...] = (
@@ -141,17 +106,6 @@ def _lines(content: bytes, seeds: Sequence[bytes], draw: random.Random) -> bytes
 
 
 _CHANGES = (
-    _flip,
-    _flip,
-    _overwrite,
-    _truncate,
-    _insert,
-    _insert,
-    _splice,
-    _repeat,
-    _recode,
-    _newlines,
-    _field,
-    _field,
-    _lines,
+    *(_flip, _overwrite, _truncate, _insert, _splice, _repeat, _recode, _newlines, _field, _lines),
+    *(_flip, _insert, _field),  # the likeliest
 )
