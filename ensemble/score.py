@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
     from ensemble.result import BlendResult
 
-CLEAR = 2.0  # standard errors
-
 
 def read_labels(path: Path) -> pd.DataFrame:
     """Reads img,classname[,subject].

@@ -6,20 +6,15 @@ The check that preprocessing is right: with a wrong one the classes make no sens
 ImageNet knows, such as a cat.
 """
 
-from __future__ import annotations
-
 import contextlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from common.errors import UserError, run_command
-from common.settings import CommandLine
+from common.settings import CommandLine, ImageSize
 from models.finetuning import architecture as zoo
 from models.finetuning.architecture import Architecture
 from models.finetuning.network import weights as pretrained
-
-if TYPE_CHECKING:
-    import numpy as np
 
 CLASSES_SHOWN = 5
 CLASS_INDEX = "imagenet_class_index.json"
@@ -44,7 +39,7 @@ def main() -> None:
     architecture = zoo.find(arguments.architecture)
     path = _weights_file(architecture, arguments.weights)
 
-    from preprocessing.images import checked_source, decode
+    from preprocessing.images import checked_source, decode, read_image
 
     for image in arguments.images:
         decode(checked_source(image, str(image)))  # before the network is loaded
@@ -56,7 +51,9 @@ def main() -> None:
     names = class_names()
     if names is None:
         print(f"The classes' names ({CLASS_INDEX}) are not available: numbers instead.")
-    for image, row in zip(arguments.images, probabilities(network, arguments.images), strict=True):
+    size = ImageSize(*network.input_shape[1:3])
+    for image in arguments.images:
+        row = network.predict_on_batch(read_image(image, size)[None])[0]
         print(f"{image}")
         for number in row.argsort()[::-1][:CLASSES_SHOWN]:
             print(f"  {row[number]:6.1%}  {names[number] if names else f'class {number}'}")
@@ -89,21 +86,6 @@ def whole_network(architecture: Architecture, path: Path | None) -> Any:
         pretrained.load_file(network, path)
     images = keras.Input(network.input_shape[1:], dtype="uint8")
     return keras.Model(images, network(preprocessed(images, architecture.preprocessing)))
-
-
-def probabilities(network: Any, images: list[Path]) -> np.ndarray:
-    """Shape (images, 1000), float32.
-
-    Raises:
-        UserError: an image cannot be read.
-    """
-    import numpy as np
-
-    from common.settings import ImageSize
-    from preprocessing.images import read_image
-
-    size = ImageSize(*network.input_shape[1:3])
-    return np.concatenate([network.predict_on_batch(read_image(path, size)[None]) for path in images])
 
 
 def class_names() -> list[str] | None:

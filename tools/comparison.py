@@ -122,21 +122,6 @@ def _common(fold_runs: Sequence[FinishedFold]) -> dict[str, Any]:
     return {name: value for name, value in first.items() if all(p.settings.get(name) == value for p in fold_runs)}
 
 
-def error_over_drivers(values: np.ndarray, subjects: np.ndarray) -> float:
-    """Standard error of the mean of `values`, where those of one driver belong together.
-
-    Args:
-        values: shape (images,).
-        subjects: shape (images,), the driver of each.
-
-    Returns:
-        nan with fewer than two drivers.
-    """
-    if len(np.unique(subjects)) < 2:
-        return float("nan")
-    return paired_difference(values, np.zeros_like(values), np.asarray(subjects))[1]
-
-
 def make_table(rows: Sequence[Row]) -> pd.DataFrame:
     """A row each: scores, and those settings in which the rows differ (blends have none)."""
     names = dict.fromkeys(name for row in rows for name in row.settings if name not in NOT_COMPARED)
@@ -149,7 +134,7 @@ def make_table(rows: Sequence[Row]) -> pd.DataFrame:
             "run": row.run,
             "model": row.model,
             "log_loss": row.log_loss,
-            "standard_error": error_over_drivers(row.losses["log_loss"].to_numpy(), row.losses["subject"].to_numpy()),
+            "standard_error": _mean_and_error(row.losses["log_loss"], row.losses["subject"])[1],
             "behind": behind,
             "behind_error": error,
             "accuracy": float(row.losses["correct"].mean()),
@@ -167,9 +152,13 @@ def _behind(row: Row, first: Row) -> tuple[float, float]:
     shared = row.losses.index.intersection(first.losses.index)
     if row is first or not len(shared):
         return float("nan"), float("nan")
-    ours = row.losses.loc[shared]
-    difference = (ours["log_loss"] - first.losses.loc[shared, "log_loss"]).to_numpy()
-    return float(difference.mean()), error_over_drivers(difference, ours["subject"].to_numpy())
+    difference = row.losses.loc[shared, "log_loss"] - first.losses.loc[shared, "log_loss"]
+    return _mean_and_error(difference, row.losses.loc[shared, "subject"])
+
+
+def _mean_and_error(losses: pd.Series, subjects: pd.Series) -> tuple[float, float]:
+    """The mean over images, and its standard error over drivers; infinite where there is one driver."""
+    return paired_difference(losses.to_numpy(), np.zeros(len(losses)), subjects.to_numpy())
 
 
 def _word(value: Any) -> str:
@@ -203,7 +192,7 @@ def as_text(table: pd.DataFrame) -> str:
 
 
 def _plus_minus(error: float) -> str:
-    return "" if np.isnan(error) else f" ± {error:.3f}"
+    return f" ± {error:.3f}" if np.isfinite(error) else ""
 
 
 def remarks(rows: Sequence[Row]) -> list[str]:

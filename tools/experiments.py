@@ -252,20 +252,8 @@ def _parsed(arguments: argparse.Namespace, experiment: Experiment, seed: int, fo
 def _words(arguments: argparse.Namespace, experiment: Experiment, seed: int, folds: Sequence[Any]) -> list[str]:
     """The command line of the experiment's script."""
     own = {"seed": seed, "model_name": model_name(experiment, seed)}
-    names = [
-        "run",
-        "runs",
-        "cache",
-        "cache_limit",
-        "weights",
-        "precision",
-        "workers",
-        "data",
-        "folds",
-        "folds_file",
-        "cluster",
-    ]
-    names += [] if experiment.is_classifier else ["activations", "log_to", "jobs"]
+    names = ["run", "runs", "cache", "cache_limit", "weights", "precision", "workers", "data", "folds", "folds_file"]
+    names += ["cluster"] if experiment.is_classifier else ["cluster", "activations", "log_to", "jobs"]
     shared = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
     words = ["--architecture", experiment.architecture.name] if experiment.is_classifier else []
     words += as_options(experiment.settings | own | shared)

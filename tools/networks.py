@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from common.competition import CLASS_NAMES, CLASSES, NUMBER_OF_CLASSES
+from common.competition import CLASS_NAMES, CLASSES
 from common.errors import UserError
 from common.files import written_whole
 from common.settings import ImageSize
@@ -22,17 +22,11 @@ from tools.finished import FinishedFold
 from tools.pictures import Photograph
 
 MOST_BYTES = 2 * 2**30  # of a network; the largest here, VGG19, has 80 MB
-
 LARGEST_DIFFERENCE = 1e-4  # between probabilities; float32 sums in another order differ by some 1e-6
-
 INPUT, OUTPUT = "images", "probabilities"
-
 MOST_AT_ONCE = 16  # pictures; small, so that what was found appears soon
-
 Item = TypeVar("Item")
-
 Predict = Callable[[np.ndarray], np.ndarray]
-
 See = Callable[[ImageSize, str], np.ndarray]  # size and crop -> a picture as a network wants it
 
 
@@ -49,7 +43,7 @@ class Networks:
         pictures: seen so far.
 
     Raises:
-        UserError: a file is damaged, or no network of ours.
+        UserError: as `load`.
     """
 
     def __init__(self, fold_runs: Sequence[FinishedFold], batch: int = MOST_AT_ONCE) -> None:
@@ -106,7 +100,7 @@ def load(fold_run: FinishedFold) -> Any:
     """The network of a fold run, images -> probabilities.
 
     Raises:
-        UserError: the file is damaged, or no network of ours.
+        UserError: the file is damaged, too large, or has code in it.
     """
     fold_run.folder.verified(fold_run.network.name)
     if zipfile.is_zipfile(fold_run.network) and unpacked_bytes(fold_run.network) > MOST_BYTES:
@@ -115,17 +109,10 @@ def load(fold_run: FinishedFold) -> Any:
         )
     keras = runtime.load_keras()
     try:
-        model = keras.saving.load_model(fold_run.network, compile=False, safe_mode=True)
+        return keras.saving.load_model(fold_run.network, compile=False, safe_mode=True)
     except Exception as error:  # zip, JSON and HDF5 readers each fail in their own way on damaged bytes
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{fold_run.network} cannot be loaded ({reason}). Restore it, or train that again.") from error
-    size = fold_run.image_size
-    expected = (None, size.height, size.width, 3)
-    if tuple(model.input_shape) != expected or tuple(model.output_shape) != (None, NUMBER_OF_CLASSES):
-        raise UserError(
-            f"{fold_run.network}: expected images {size} in and ten probabilities out, found another network."
-        )
-    return model
 
 
 def export(fold_runs: Sequence[FinishedFold], to: str, path: Path, photographs: Sequence[Photograph]) -> str:

@@ -49,13 +49,8 @@ class Photograph:
     def check(self) -> None:
         """Decodes it; of a JPEG only the header is read, which is much faster."""
         try:
-            with self.path.open("rb") as stream:
-                start = stream.read(len(jpeg.START_OF_IMAGE))
-        except OSError as error:
-            raise UserError(f"{self.path} cannot be read: {error.strerror}.") from None
-        if start == jpeg.START_OF_IMAGE:
             jpeg.read_header(self.path)
-        else:
+        except jpeg.BrokenImageError:  # or of another kind
             self.whole()
 
 

@@ -7,8 +7,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from common.competition import CLASSES
 from common.errors import UserError
@@ -103,20 +101,6 @@ def test_runs_that_were_judged_on_other_images_are_remarked(tmp_path: Path) -> N
     remarks = comparison.remarks(comparison.read_rows([run, part]))
     assert any("same images" in remark for remark in remarks)
     assert any("other folds" in remark for remark in remarks)
-
-
-@settings(max_examples=50, deadline=None)
-@given(st.lists(st.floats(-3, 3), min_size=2, max_size=12), st.integers(1, 6))
-def test_the_error_over_drivers_is_that_of_the_drivers_means_when_all_have_as_many_images(
-    means: list[float], images: int
-) -> None:
-    values = np.repeat(means, images) + np.tile(np.linspace(-1, 1, images) if images > 1 else [0.0], len(means))
-    found = comparison.error_over_drivers(values, np.repeat(np.arange(len(means)), images))
-    assert found == pytest.approx(np.std(means, ddof=1) / np.sqrt(len(means)), abs=1e-9)
-
-
-def test_one_driver_has_no_error_over_drivers() -> None:
-    assert np.isnan(comparison.error_over_drivers(np.ones(4), np.zeros(4)))
 
 
 def test_bad_input_is_one_line(tmp_path: Path) -> None:
