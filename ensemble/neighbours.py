@@ -153,11 +153,6 @@ class Space:
     name: str
     networks: tuple[Network, ...]
 
-    @property
-    def paths(self) -> list[Path]:
-        """Every file."""
-        return [path for one in self.networks for path in (one.out_of_fold, one.test) if path is not None]
-
 
 def out_of_fold_graphs(spaces: Sequence[Space], images: pd.DataFrame, test_size: int) -> dict[str, Graph]:
     """The neighbours of each image among those of its own fold, by model, and over all models where there are several.
@@ -268,12 +263,8 @@ def load_features(path: Path, rows: int) -> np.ndarray:
         )
     if len(features) != rows:
         raise UserError(f"{path}: expected {rows:,} rows as in the table beside it, found {len(features):,}.")
-    bad = [
-        start + int(row)
-        for start in range(0, rows, CHUNK)
-        for row in np.flatnonzero(~np.isfinite(features[start : start + CHUNK]).all(axis=1))
-    ]
-    if bad:
+    bad = np.flatnonzero(~np.isfinite(features.sum(axis=1, dtype=np.float64)))
+    if len(bad):
         raise UserError(f"{path}: rows with values that are not finite: {named([str(row) for row in bad])}.")
     return np.asarray(features) if features.nbytes < 2**26 else features
 

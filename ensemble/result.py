@@ -46,9 +46,8 @@ class BlendResult:
         return dict(zip(self.predictions.names, self.final.blend.weights.tolist(), strict=True))
 
     def as_json(self) -> dict[str, Any]:
-        """All that was chosen, and the losses of every method, as JSON values."""
+        """All that was chosen, as JSON values; methods.csv has the losses of every method."""
         predictions, final, nested = self.predictions, self.final, self.nested
-        chosen = next(one for one in final.candidates if one.method is final.method)
         return {
             "method": final.method.name,
             "weights": self.weights,
@@ -57,8 +56,6 @@ class BlendResult:
             "neighbours": asdict(final.smoothing) if final.smoothing else None,
             "clip": final.clip,
             "fold_means": [as_json(one) for one in predictions.fold_means],
-            "fitted_log_loss": chosen.fitted_loss,
-            "cross_fitted_log_loss": chosen.cross_fitted_loss,
             "nested_log_loss_of_blend": log_loss(nested.blend, predictions.labels),
             "nested_log_loss_without_neighbours": log_loss(nested.without_neighbours, predictions.labels),
             "nested_log_loss": log_loss(nested.final, predictions.labels),
@@ -68,16 +65,6 @@ class BlendResult:
             "images": len(predictions.images),
             "drivers": int(predictions.images["subject"].nunique()),
             "test_images": len(predictions.test_images),
-            "candidates": [
-                {
-                    "method": one.method.name,
-                    "blend": one.blend.as_json(),
-                    "fitted_log_loss": one.fitted_loss,
-                    "cross_fitted_log_loss": one.cross_fitted_loss,
-                    "behind": list(one.behind) if np.isfinite(one.behind[1]) else None,
-                }
-                for one in final.candidates
-            ],
         }
 
 

@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 from common.metric import log_loss
 from ensemble.calibration import (
     CLIPS,
-    Calibration,
     choose_clip,
     clip,
     fit_calibration,
@@ -39,15 +38,6 @@ def test_calibration_never_loses_on_what_it_was_fitted_on(
     assert np.isfinite(after).all()
     np.testing.assert_allclose(after.sum(axis=1), 1, atol=1e-12)
     assert log_loss(after, labels) <= log_loss(probabilities, labels) + 1e-6
-
-
-@settings(max_examples=30)
-@given(SEEDS, st.floats(0.05, 20), RARE)
-def test_temperature_keeps_the_ranking(seed: int, scale: float, concentration: float) -> None:
-    before = floored(predictions(np.random.default_rng(seed), 1, 40, concentration)[0])
-    after = Calibration(scale).predict(before)
-    order = before.argsort(axis=1)
-    assert (np.diff(np.take_along_axis(after, order, axis=1), axis=1) >= -1e-15).all()
 
 
 def test_temperature_and_bias_are_recovered() -> None:

@@ -127,10 +127,8 @@ def test_without_test_tables_drivers_or_folds(loose: Loose) -> None:
     [
         ("b.csv", lambda t: t.iloc[1:], "1 missing (i"),
         ("b.csv", lambda t: t.assign(img=t["img"].replace({"i0_c0_0.jpg": "x.jpg"})), "do not belong there (x.jpg)"),
-        ("b.csv", lambda t: pd.concat([t, t.iloc[:1]]), "more than once"),
         ("b_test.csv", lambda t: t.iloc[:-1], "1 missing (t"),
         ("a.csv", lambda t: t.assign(c1=t["c1"].where(t.index != 3)), "found '' for c1 of i"),
-        ("a_test.csv", lambda t: t.assign(c1=-2.0 * (t.index == 3)), "found '-2.0' for c1 of t"),
         ("a.csv", lambda t: t.iloc[:0], "expected rows, found none"),
         ("labels.csv", lambda t: t.iloc[2:], "found none for 2: i0_c0_0.jpg, i0_c0_1.jpg"),
         ("labels.csv", lambda t: t.assign(classname="c0"), "another classname than in"),
@@ -181,12 +179,6 @@ def test_files_that_do_not_belong_together(loose: Loose, words: tuple[str, ...],
 def test_options_of_tables_need_tables(tmp_path: Path) -> None:
     assert "--folds goes with --predictions" in blend(["--folds", "folds.csv"]).stderr
     assert "expected --labels FILE" in blend(["--predictions", "a.csv"]).stderr
-
-
-def test_rows_that_nearly_sum_to_one_are_normalised_and_columns_found_by_name(loose: Loose) -> None:
-    before = read_predictions(loose.path("a.csv"))
-    loose.change("a.csv", lambda t: t.assign(**{c: t[c] * 1.0009 for c in CLASSES})[[*reversed(CLASSES), "img"]])
-    pd.testing.assert_frame_equal(read_predictions(loose.path("a.csv")), before, atol=1e-9)
 
 
 def test_names_tell_tables_apart() -> None:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from common.metric import log_loss
 from ensemble.calibration import clip
-from ensemble.methods import METHODS, OBJECTIVES, POOLS, Blend, fitted_weights, methods_for
+from ensemble.methods import METHODS, OBJECTIVES, POOLS, Blend, fitted_weights
 from ensemble.nested import NestedCrossValidation
 from tests.ensemble.conftest import SEEDS, labels_of, predictions
 
@@ -29,16 +29,8 @@ def test_weights_are_on_the_simplex_and_lose_at_most_what_simple_ones_lose(
     loss = log_loss(POOLS[pool](probabilities, weights), labels)
     for simple in (np.full(members, 1 / members), *np.eye(members)):
         assert loss <= log_loss(POOLS[pool](probabilities, simple), labels) + 1e-9
-
-
-@settings(max_examples=25)
-@given(SEEDS, POOL_NAMES)
-def test_no_random_weights_are_better(seed: int, pool: str) -> None:
-    random = np.random.default_rng(seed)
-    probabilities, labels = predictions(random, 4, 80), random.integers(0, 10, size=80)
-    fitted = log_loss(POOLS[pool](probabilities, fitted_weights(probabilities, labels, pool)), labels)
-    for weights in random.dirichlet(np.ones(4), size=30):
-        assert fitted <= log_loss(POOLS[pool](probabilities, weights), labels) + 1e-4
+    for other in random.dirichlet(np.ones(members), size=20):
+        assert loss <= log_loss(POOLS[pool](probabilities, other), labels) + 1e-4
 
 
 @settings(max_examples=25)
@@ -88,9 +80,3 @@ def test_extreme_inputs_stay_finite(seed: int, row: list[float]) -> None:
         table = clip(one.blend.predict(probabilities), 1e-6)
         assert np.isfinite(table).all() and (table > 0).all()
         np.testing.assert_allclose(table.sum(axis=1), 1, atol=1e-12)
-
-
-def test_names_of_methods_are_unique() -> None:
-    for members in (1, 2):
-        names = [method.name for method in methods_for(members)]
-        assert len(set(names)) == len(names)

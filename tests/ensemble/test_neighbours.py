@@ -95,17 +95,3 @@ def test_useless_features_are_left_alone() -> None:
     chosen = fit_smoothing(probabilities, labels, drivers, noise)
     after = chosen.predict(probabilities, noise) if chosen else probabilities
     assert log_loss(after, labels) == pytest.approx(log_loss(probabilities, labels), rel=0.05)
-
-
-@settings(max_examples=8)
-@given(SEEDS, st.lists(st.sampled_from([0.0, 1e-300, 1e-15, 0.5, 1.0]), min_size=10, max_size=10).filter(any))
-def test_extreme_predictions_stay_finite(seed: int, row: list[float]) -> None:
-    random = np.random.default_rng(seed)
-    values = np.array([random.permutation(row) for _ in range(40)])
-    values = values / values.max(axis=1, keepdims=True)
-    values /= values.sum(axis=1, keepdims=True)
-    graph = nearest(unit(random, 40))
-    fit_smoothing(values, random.integers(0, 10, size=40), np.arange(40) % 4, {"x": graph})
-    after = Smoothing("x", reach=0.5).predict(values, {"x": graph})
-    assert np.isfinite(after).all()
-    np.testing.assert_allclose(after.sum(axis=1), 1)

@@ -3,7 +3,6 @@
 import csv
 import dataclasses
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -11,7 +10,6 @@ import pandas as pd
 import pytest
 
 from common.errors import UserError
-from common.run_folder import REPOSITORY
 from ensemble import blend, submit
 from ensemble.submit import Entry, read_leaderboard, write_entry
 from tests.ensemble.conftest import TEST_IMAGES, SmallRun, make_small
@@ -155,18 +153,6 @@ def test_a_bad_submission_is_told_before_anything_is_sent(
     small.submission.write_text("\n".join(text.splitlines()[:-1]) + "\n")
     with pytest.raises(UserError, match="expected 45 rows"):
         run_submit(machine, small)
-
-
-def test_bad_names_are_one_line() -> None:
-    def told(*words: str) -> str:
-        command = [sys.executable, "-m", "ensemble.submit", *words]
-        done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=60, check=False)
-        assert done.returncode == 2
-        assert done.stderr.count("\n") == 1
-        return done.stderr
-
-    assert "'leaderboard' is reserved" in told("leaderboard")
-    assert "no such submission" in told("nothing-of-this-name")
 
 
 def test_a_leaderboard_that_is_something_else_is_left_alone(machine: pytest.MonkeyPatch, small: SmallRun) -> None:

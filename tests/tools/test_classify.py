@@ -16,7 +16,6 @@ from common.run_folder import REPOSITORY
 from common.settings import ImageSize
 from models.finetuning import architecture as zoo
 from preprocessing.images import read_image
-from tests.imports import heavy_packages
 from tests.trees import write_image
 from tools import classify
 
@@ -100,8 +99,3 @@ def test_a_wrong_command_line_is_one_clear_message(case: str, folder: Path, tmp_
     assert told.returncode == 2
     assert message in told.stderr
     assert len(told.stderr.strip().splitlines()) == 1
-
-
-def test_help_loads_nothing_heavy(tmp_path: Path) -> None:
-    assert heavy_packages("-m", "tools.classify") == set()
-    assert "--architecture" in type_command("--help", home=tmp_path).stdout

@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 
 from common.errors import UserError
 from common.run_folder import RunFolder
-from common.settings import ImageSize
 from common.tables import read_predictions
 from tests.commands import run_python
 from tests.tools.conftest import TrainedRun
@@ -77,23 +76,6 @@ def test_a_video_is_seen_every_so_often_and_copied_in_full(
     while copy.read()[0]:
         count += 1
     assert count == 25
-
-
-def test_a_photograph_is_turned_as_the_telephone_says_and_other_kinds_are_read_too(tmp_path: Path) -> None:
-    upright = np.zeros((40, 60, 3), np.uint8)
-    upright[:, :20] = 255
-    lying = cv2.rotate(upright, cv2.ROTATE_90_COUNTERCLOCKWISE)
-    data = cv2.imencode(".jpg", lying)[1].tobytes()
-    orientation_6 = bytes.fromhex("ffe1002245786966000049492a00080000000100120103000100000006000000000000000000")
-    (tmp_path / "turned.jpg").write_bytes(data[:2] + orientation_6[:36] + data[2:])
-    cv2.imwrite(str(tmp_path / "plain.png"), upright)
-    for name in ("turned.jpg", "plain.png"):
-        photograph = pictures.Photograph(name, tmp_path / name)
-        assert photograph.whole().shape == (40, 60, 3), name
-        seen = photograph.seen(ImageSize(20, 30), "whole")
-        assert seen.shape == (20, 30, 3)
-        assert seen[:, :8].mean() > 240, name
-        assert seen[:, 12:].mean() < 15, name
 
 
 def test_pictures_of_one_name_in_two_folders_keep_apart(trained: TrainedRun, tmp_path: Path) -> None:
@@ -349,14 +331,6 @@ def test_annotated_copies_never_replace_the_originals(trained: TrainedRun, monke
     monkeypatch.setattr(sys, "argv", ["predict", *trained.choice, str(folder), "--annotate", str(folder)])
     with pytest.raises(UserError, match="Choose a folder without the originals"):
         predict.main()
-
-
-@pytest.mark.parametrize("name", ["predict", "compare", "explain", "export"])
-def test_help_answers_at_once(name: str) -> None:
-    told = run_python("-X", "importtime", "-m", f"tools.{name}", "--help")
-    assert told.returncode == 0
-    for module in ("numpy", "pandas", "cv2", "keras"):
-        assert f" {module}\n" not in told.stderr, f"{module} is loaded for --help"
 
 
 @given(st.integers(1, 9), st.sampled_from([1, 3, 5]), st.integers(0, 2**31))

@@ -1,0 +1,13 @@
+"""`--help` of every light command answers at once: it loads nothing that takes seconds to import."""
+
+import pytest
+
+from tests.imports import heavy_packages
+
+COMMANDS = ("blend", "score", "submit")
+TOOLS = ("predict", "compare", "explain", "export", "classify")
+
+
+@pytest.mark.parametrize("module", [*(f"ensemble.{name}" for name in COMMANDS), *(f"tools.{name}" for name in TOOLS)])
+def test_help_loads_nothing_heavy(module: str) -> None:
+    assert heavy_packages("-m", module) == set()
