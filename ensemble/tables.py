@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from sklearn.metrics import confusion_matrix
 
 from common.competition import CLASS_NAMES, CLASSES
 from common.metric import accuracy, log_loss, log_loss_per_image, paired_difference
@@ -104,8 +105,7 @@ def by_class(probabilities: np.ndarray, labels: np.ndarray) -> pd.DataFrame:
 
 def confusion(probabilities: np.ndarray, labels: np.ndarray) -> pd.DataFrame:
     """Images by true class (rows, column `true`) and most probable class (columns c0..c9)."""
-    counts = np.zeros((len(CLASSES), len(CLASSES)), dtype=np.int64)
-    np.add.at(counts, (labels, probabilities.argmax(axis=1)), 1)
+    counts = confusion_matrix(labels, probabilities.argmax(axis=1), labels=range(len(CLASSES)))
     table = pd.DataFrame(counts, columns=list(CLASSES))
     table.insert(0, "true", list(CLASSES))
     return table
@@ -142,10 +142,8 @@ def error_correlation(names: Sequence[str], members: np.ndarray, labels: np.ndar
     """
     errors = members.reshape(len(members), -1).astype(np.float64)
     errors[:, np.arange(len(labels)) * len(CLASSES) + labels] -= 1
-    errors -= errors.mean(axis=1, keepdims=True)
-    lengths = np.sqrt((errors**2).sum(axis=1))
-    scaled = errors / np.where(lengths > 0, lengths, 1)[:, None]
-    values = scaled @ scaled.T
+    with np.errstate(invalid="ignore"):
+        values = np.nan_to_num(np.corrcoef(errors)).reshape(len(names), len(names))
     np.fill_diagonal(values, 1)
     table = pd.DataFrame(values, columns=list(names))
     table.insert(0, "name", list(names))

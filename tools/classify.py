@@ -73,7 +73,7 @@ def whole_network(architecture: Architecture, path: Path | None) -> Any:
     from models.finetuning.network.build import preprocessed
 
     if path is None:
-        with pretrained.downloading(architecture, _published(architecture)):
+        with pretrained.downloading(architecture, _published_name(architecture)):
             network = architecture.build(weights="imagenet", include_top=True)
     else:
         network = architecture.build(weights=None, include_top=True)
@@ -108,15 +108,19 @@ def class_names() -> list[str] | None:
 
 
 def _weights_file(architecture: Architecture, weights: str) -> Path | None:
-    if not architecture.published_weights and weights == "imagenet":
-        raise UserError(
-            f"{architecture.name}: Keras publishes no weights of it, with or without a top. "
-            f"Say --weights DIR with a folder that holds {architecture.name}_top.weights.h5."
-        )
+    """A file of all weights; None is Keras's own, which are here or can be downloaded."""
+    name, published = f"{architecture.name}_top.weights.h5", _published_name(architecture)
     if weights == "imagenet":
+        if not published:
+            raise UserError(f"{architecture.name}: Keras publishes no weights of it. {_ways_out(architecture)}")
+        if not pretrained.is_cached(architecture, published) and not pretrained.reachable():
+            raise UserError(
+                f"the ImageNet weights of {architecture.name} with its top are not on this machine "
+                f"({pretrained.keras_cache() / published}) and their server cannot be reached. "
+                f"{_ways_out(architecture)}"
+            )
         return None
-    name = f"{architecture.name}_top.weights.h5"
-    there = pretrained.files_in(Path(weights), (name, _published_name(architecture)))
+    there = pretrained.files_in(Path(weights), (name, published))
     if not there:
         others = ", ".join(sorted(p.name for p in Path(weights).glob("*.h5"))) or "no *.h5"
         found = f"found {others}" if Path(weights).is_dir() else "found no such folder"
@@ -129,25 +133,10 @@ def _published_name(architecture: Architecture) -> str:
     return architecture.published_weights.replace("_notop", "").replace("_no_top", "")
 
 
-def _published(architecture: Architecture) -> str:
-    """The name of the published file in Keras's cache.
-
-    Raises:
-        UserError: it is not there, nor is its server.
-    """
-    name = _published_name(architecture)
-    if not pretrained.is_cached(architecture, name) and not pretrained.reachable():
-        raise UserError(
-            f"the ImageNet weights of {architecture.name} with its top are not on this machine "
-            f"({pretrained.keras_cache() / name}) and their server cannot be reached. {_ways_out(architecture)}"
-        )
-    return name
-
-
 def _ways_out(architecture: Architecture) -> str:
     file, builder = f"{architecture.name}_top.weights.h5", architecture.builder.replace(":", ".")
     if not architecture.published_weights:
-        return f"Expected a file that {builder}(include_top=True).save_weights('{file}') made."
+        return f"Say --weights with the folder of a file that {builder}(include_top=True).save_weights('{file}') made."
     return (
         f"Make that file on a machine with internet: {builder}().save_weights('{file}'), or get Keras's own "
         f"{_published_name(architecture)}, and say --weights with its folder."

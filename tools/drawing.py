@@ -152,13 +152,6 @@ def of_classes(probabilities: np.ndarray) -> str:
     return "\n".join(lines)
 
 
-def smoothed(probabilities: np.ndarray, width: int) -> np.ndarray:
-    """The mean of each row and its neighbours, `width` (odd) rows in all, fewer at the ends."""
-    half = width // 2
-    count = len(probabilities)
-    return np.stack([probabilities[max(0, n - half) : min(count, n + half + 1)].mean(axis=0) for n in range(count)])
-
-
 def spans(probabilities: np.ndarray) -> Iterator[tuple[int, int, np.ndarray]]:
     """Runs of rows with the same most probable class: first row, last row, their mean."""
     best = probabilities.argmax(axis=1)

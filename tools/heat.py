@@ -76,12 +76,6 @@ class HeatMaps:
         return np.maximum(heat, 0.0)
 
 
-def mean_heat(found: list[np.ndarray]) -> np.ndarray:
-    """The mean over networks, each of shape (batch, rows, columns), in the finest of their rows and columns."""
-    rows, columns = max(heat.shape[1] for heat in found), max(heat.shape[2] for heat in found)
-    return np.mean([[cv2.resize(image, (columns, rows)) for image in heat] for heat in found], axis=0)
-
-
 def draw_sheet(
     photographs: list[Photograph], fold_runs: Sequence[FinishedFold], classes: list[int], top: int
 ) -> np.ndarray:
@@ -112,9 +106,8 @@ def _columns_of_a_model(
         mean = np.mean([probabilities for _, probabilities in seen], axis=0)
         asked = np.tile(classes, (len(batch), 1)) if classes else np.argsort(-mean, axis=1, kind="stable")[:, :top]
         for rank, column in enumerate(columns):
-            heat = mean_heat(
-                [network.heat(maps, asked[:, rank]) for network, (maps, _) in zip(networks, seen, strict=True)]
-            )
+            found = [network.heat(maps, asked[:, rank]) for network, (maps, _) in zip(networks, seen, strict=True)]
+            heat = np.mean(found, axis=0)
             for number, photograph in enumerate(batch):
                 which = int(asked[number, rank])
                 words = f"{fold_runs[0].model}: {drawing.class_words(which)} {mean[number, which]:.0%}"

@@ -67,8 +67,11 @@ def main() -> None:
 
     found = pictures.find(arguments.pictures)
     photographs, videos = found.photographs, found.videos
-    if arguments.annotate:
-        _check_annotated(arguments.annotate, [p.path for p in photographs] + [v.path for v in videos])
+    for picture in [*photographs, *videos] if arguments.annotate else []:
+        if picture.path.resolve().is_relative_to(arguments.annotate.resolve()):
+            raise UserError(
+                f"--annotate {arguments.annotate}: {picture.name} lies in it. Choose a folder without the originals."
+            )
 
     from tools.networks import MOST_AT_ONCE, Networks
 
@@ -77,8 +80,7 @@ def main() -> None:
     tables: list[np.ndarray] = []
     incomplete: list[str] = []
     if photographs:
-        seen, table = _photographs(found, networks, arguments.annotate)
-        names += seen
+        names, table = _photographs(found, networks, arguments.annotate)
         tables.append(table)
     for video in videos:
         seen, table = _video(video, networks, arguments)
@@ -154,9 +156,10 @@ def _video(video: Video, networks: Networks, arguments: argparse.Namespace) -> t
     from functools import partial
 
     import numpy as np
+    import pandas as pd
 
     from preprocessing.images import fitted
-    from tools.drawing import smoothed, spans, verdict, write_annotated
+    from tools.drawing import spans, verdict, write_annotated
     from tools.networks import in_batches
     from tools.pictures import clock
 
@@ -166,7 +169,7 @@ def _video(video: Video, networks: Networks, arguments: argparse.Namespace) -> t
         times += [time for time, _ in batch]
         parts.append(networks.predict([partial(fitted, pixels) for _, pixels in batch]))
     table = np.concatenate(parts)
-    shown = smoothed(table, SMOOTHED)
+    shown = pd.DataFrame(table).rolling(SMOOTHED, center=True, min_periods=1).mean().to_numpy()
     apart = f"{arguments.every:g} s apart" if arguments.every else "all of them"
     print(f"{video.name}: {len(times):,} frames, {apart}")
     for first, last, row in spans(shown):
@@ -182,13 +185,6 @@ def annotated_path(folder: Path, name: str, suffix: str) -> Path:
     parts = [part for part in Path(name).parts if part not in ("/", "..", ".")]
     path = folder.joinpath(*parts)
     return path if path.suffix.lower() == suffix else path.with_name(path.name + suffix)
-
-
-def _check_annotated(folder: Path, originals: list[Path]) -> None:
-    """Refuses a folder in which a copy would stand where an original is."""
-    inside = [path for path in originals if path.resolve().is_relative_to(folder.resolve())]
-    if inside:
-        raise UserError(f"--annotate {folder}: {inside[0].name} lies in it. Choose a folder without the originals.")
 
 
 if __name__ == "__main__":

@@ -333,11 +333,9 @@ def test_annotated_copies_never_replace_the_originals(trained: TrainedRun, monke
         predict.main()
 
 
-@given(st.integers(1, 9), st.sampled_from([1, 3, 5]), st.integers(0, 2**31))
-def test_spans_cover_every_sample_once_and_smoothing_keeps_probabilities(count: int, width: int, seed: int) -> None:
-    table = np.random.default_rng(seed).dirichlet(np.ones(10), size=count)
-    shown = drawing.smoothed(table, width)
-    np.testing.assert_allclose(shown.sum(axis=1), 1)
+@given(st.integers(1, 9), st.integers(0, 2**31))
+def test_spans_cover_every_sample_once(count: int, seed: int) -> None:
+    shown = np.random.default_rng(seed).dirichlet(np.ones(10), size=count)
     spans = list(drawing.spans(shown))
     assert [n for first, last, _ in spans for n in range(first, last + 1)] == list(range(count))
     classes = [int(shown[first].argmax()) for first, _, _ in spans]
