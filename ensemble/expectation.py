@@ -4,6 +4,7 @@ An interval for the mean over the drivers at hand would be far too narrow: the t
 the mean that it is compared with is itself known from few. Both draws are made here.
 """
 
+import bisect
 from dataclasses import dataclass
 
 import numpy as np
@@ -88,13 +89,13 @@ def guessed_test_drivers(test_images: int, images: int, drivers: int) -> int:
 
 def place_among_published(loss: float) -> str:
     """Where a private score stands among those that were published: 'between the 12th and the 50th'."""
-    places, scores = [place for place, _ in PUBLISHED], [score for _, score in PUBLISHED]
-    if loss <= scores[0]:
-        return f"the {_ordinal(places[0])} place or better"
-    if loss > scores[-1]:
-        return f"behind the {_ordinal(places[-1])} place"
-    following = next(number for number, score in enumerate(scores) if loss <= score)
-    return f"between the {_ordinal(places[following - 1])} and the {_ordinal(places[following])} place"
+    places, scores = [_ordinal(place) for place, _ in PUBLISHED], [score for _, score in PUBLISHED]
+    better = bisect.bisect_left(scores, loss)
+    if better == 0:
+        return f"the {places[0]} place or better"
+    if better == len(places):
+        return f"behind the {places[-1]} place"
+    return f"between the {places[better - 1]} and the {places[better]} place"
 
 
 def _ordinal(place: int) -> str:

@@ -118,37 +118,27 @@ def comparison(result: BlendResult, truth: pd.DataFrame) -> str:
     from ensemble.tables import formatted
 
     predictions, final, nested = result.predictions, result.final, result.nested
-    labels = truth["classname"].map(CLASSES.index).to_numpy(dtype=np.int64)
-    raw = np.stack(
-        [
-            Calibration(1 / mean.scale).predict(table)
-            for mean, table in zip(predictions.fold_means, predictions.test, strict=True)
-        ]
-    )
-    members = zip(predictions.names, predictions.out_of_fold, raw, strict=True)
+    labels, known = truth["classname"].map(CLASSES.index).to_numpy(dtype=np.int64), predictions.labels
+    scales = [Calibration(1 / mean.scale) for mean in predictions.fold_means]
+    raw = [scale.predict(table) for scale, table in zip(scales, predictions.test, strict=True)]
+    uniform = np.mean(raw, axis=0)
     rows = [
-        (f"{name}, mean of its folds", log_loss(member, predictions.labels), table) for name, member, table in members
+        (f"{name}, mean of its folds", log_loss(member, known), table)
+        for name, member, table in zip(predictions.names, predictions.out_of_fold, raw, strict=True)
     ]
-    uniform = raw.mean(axis=0)
-    loss = log_loss(predictions.out_of_fold.mean(axis=0), predictions.labels)
-    rows.append(("uniform mean, not sharpened", loss, uniform))
+    rows.append(("uniform mean, not sharpened", log_loss(predictions.out_of_fold.mean(axis=0), known), uniform))
     for one in final.candidates:
         rows.append((one.method.name, one.cross_fitted_loss, clip(one.blend.predict(predictions.test), final.clip)))
-    blend = clip(final.blend.predict(predictions.test), final.clip)
-    steps = {"blend": blend, "+ prior": result.test_without_neighbours, "+ neighbours": result.test}
-    for (name, test), table in zip(steps.items(), (nested.blend, nested.without_neighbours, nested.final), strict=True):
-        rows.append((f"{name}, nested", log_loss(table, predictions.labels), test))
-    reference = log_loss(uniform, labels)
-    cells = [
-        [
-            name,
-            f"{out_of_fold:.4f}",
-            f"{log_loss(test, labels):.4f}",
-            f"{log_loss(test, labels) / reference:.2f}",
-            f"{accuracy(test, labels):.1%}",
-        ]
-        for name, out_of_fold, test in rows
+    rows += [
+        ("blend, nested", log_loss(nested.blend, known), clip(final.blend.predict(predictions.test), final.clip)),
+        ("+ prior, nested", log_loss(nested.without_neighbours, known), result.test_without_neighbours),
+        ("+ neighbours, nested", log_loss(nested.final, known), result.test),
     ]
+    cells = []
+    for name, out_of_fold, test in rows:
+        loss = log_loss(test, labels)
+        numbers = [f"{out_of_fold:.4f}", f"{loss:.4f}", f"{loss / log_loss(uniform, labels):.2f}"]
+        cells.append([name, *numbers, f"{accuracy(test, labels):.1%}"])
     return formatted(["predictions", "out of fold", "test", "to the uniform mean", "accuracy"], cells)
 
 

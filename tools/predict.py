@@ -67,10 +67,10 @@ def main() -> None:
 
     found = pictures.find(arguments.pictures)
     photographs, videos = found.photographs, found.videos
-    for picture in [*photographs, *videos] if arguments.annotate else []:
-        if picture.path.resolve().is_relative_to(arguments.annotate.resolve()):
+    for path in [p.path for p in photographs] + [v.path for v in videos] if arguments.annotate else []:
+        if path.resolve().is_relative_to(arguments.annotate.resolve()):
             raise UserError(
-                f"--annotate {arguments.annotate}: {picture.name} lies in it. Choose a folder without the originals."
+                f"--annotate {arguments.annotate}: {path} lies in it. Choose a folder without the originals."
             )
 
     from tools.networks import MOST_AT_ONCE, Networks

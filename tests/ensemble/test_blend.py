@@ -12,7 +12,7 @@ from common.competition import CLASSES
 from common.errors import UserError
 from common.metric import log_loss
 from common.tables import read_predictions
-from ensemble.blend_run import OUT_OF_FOLD, RECORD, REPORT, TABLES, TEST, Request, blend_run
+from ensemble.blend_run import RECORD, Request, blend_run
 from ensemble.calibration import Calibration, clip
 from ensemble.members import find_members, read_members
 from ensemble.options import Options
@@ -83,6 +83,7 @@ def test_what_lies_in_the_run_folder(small) -> None:
     record = record_of(small)
     assert [member["name"] for member in record["members"]] == ["inception_v3", "resnet50", "vgg16"]
     assert sum(record["weights"].values()) == pytest.approx(1)
+    assert {path.name for path in folder.iterdir()} | {str(small.submission.resolve())} == {RECORD, *record["outputs"]}
     assert len(record["inputs"]) == 2 + 3 * 3 * 2 and "vgg16/fold_0/test.csv" in record["inputs"]
     methods = pd.read_csv(folder / "methods.csv").set_index("method")
     simple = {f"{how} {pool}" for how in ("uniform", "weighted") for pool in ("arithmetic", "geometric")}
@@ -213,10 +214,3 @@ def test_a_network_of_all_drivers_stands_beside_or_instead_of_the_folds_on_the_t
     text = blend_run(request_of(small, options=Options(all_drivers="instead")))
     assert "fold_all of vgg16 is used instead of its folds" in text
     assert "vgg16/fold_all/test.csv" in record_of(small)["inputs"]
-
-
-def test_every_output_is_recorded(small) -> None:
-    blend_run(request_of(small))
-    written = {path.name for path in (small.run / "ensemble").iterdir()}
-    tables = {*(f"{name}.csv" for name in TABLES), *OUT_OF_FOLD, *TEST}
-    assert written == tables | {REPORT, RECORD}

@@ -150,11 +150,6 @@ def test_the_command_line_and_the_values_are_checked_before_any_work(tmp_path: P
         ("[experiments.a]", ("--only", "c"), "unknown experiment in --only: 'c'"),
         ("[experiments.a]\ndropout = 2.0", (), "experiment a: argument --dropout: expected 0 to 0.95, found 2.0"),
         ("[experiments.a]\nhidden_units = 64", (), "experiment a: --hidden-units 64 with --head-start logistic"),
-        (
-            "[experiments.a]\nmomentum = 0.5",
-            (),
-            "experiment a: --momentum with --optimizer adamw",
-        ),
         ("[experiments.a]", ("--search",), "expected a [search] with settings"),
     ):
         file.write_text(HEAD + text)
@@ -201,18 +196,8 @@ def test_differences_are_paired_by_image_with_an_error_over_drivers(tmp_path: Pa
 
 def test_a_second_seed_is_a_model_of_its_own(tmp_path: Path) -> None:
     plan = plan_of(HEAD + "[experiments.a]", tmp_path)
-    arguments = make_parser().parse_args(
-        [
-            str(tmp_path / "file.toml"),
-            "--run",
-            "tried",
-            "--weights",
-            "none",
-            "--data",
-            str(make_tree(tmp_path / "data")),
-        ]
-    )
-
+    where = ["--run", "tried", "--weights", "none", "--data", str(make_tree(tmp_path / "data"))]
+    arguments = make_parser().parse_args([str(tmp_path / "file.toml"), *where])
     jobs = [work_of(arguments, plan.experiments["a"], seed) for seed in (0, 1)]
     assert [(job.model_name, job.seed) for job in jobs] == [("a", 0), ("a_seed1", 1)]
     assert work_of(arguments, changed(plan.experiments["a"], "b", {"dropout": 0.1}), 0).recipe.dropout == 0.1

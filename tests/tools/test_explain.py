@@ -108,7 +108,6 @@ def test_a_crop_leaves_what_the_network_did_not_see_without_heat() -> None:
     [
         (["--out", "sheet.txt"], "expected the name of a picture"),
         (["--most", "0"], "expected at least 1"),
-        (["--run", "tine"], "Did you mean tiny?"),
     ],
 )
 def test_bad_input_is_one_line(

@@ -5,6 +5,8 @@ import shutil
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,7 +18,6 @@ from common.run_folder import RunFolder
 from ensemble.blend_run import Request as Blend
 from ensemble.blend_run import blend_run
 from pipeline import stages
-from pipeline.plan import Plan
 from tests.commands import here
 from tests.ensemble.conftest import FOLDS, SmallRun, make_small
 from tests.fold_runs import finish_fold
@@ -207,23 +208,7 @@ def test_a_report_that_fails_does_not_fail_the_run(fault: str, copy: SmallRun, c
         (copy.run / "report.html").mkdir()
     else:
         (copy.run / "ensemble" / "reliability.csv").write_text("name\nblend\n")
-    plan = Plan(
-        data=copy.data,
-        source="found",
-        run=RunFolder(copy.run),
-        folds=3,
-        folds_file=None,
-        number_of_folds=3,
-        models=(),
-        wanted=None,
-        quick=False,
-        skip_broken=False,
-        seed=0,
-        cache=copy.root,
-        devices=(),
-        jobs=None,
-        submission=copy.submission,
-    )
+    plan: Any = SimpleNamespace(data=copy.data, run=RunFolder(copy.run), labels=None, submission=copy.submission)
     stages.report(plan)
     said = capsys.readouterr()
     assert "warning: report.html was not written" in said.err
