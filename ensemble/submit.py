@@ -115,7 +115,9 @@ def command_line() -> CommandLine:
         "--submissions", type=Path, default=SUBMISSIONS, metavar="DIR", help="where the submission lies [submissions]"
     )
     parser.add_argument("--message", metavar="TEXT", help="shown beside the score at Kaggle [the estimate]")
-    parser.add_argument("--wait", type=number(0, 1_000_000), metavar="MIN", help="longest wait for the score [15 minutes]")
+    parser.add_argument(
+        "--wait", type=number(0, 1_000_000), metavar="MIN", help="longest wait for the score [15 minutes]"
+    )
     parser.add_argument("--check", action="store_true", help="only validate it and show what to expect")
     parser.add_argument(
         "--again", action="store_true", default=None, help="upload although this very file was submitted before"
