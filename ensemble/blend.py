@@ -66,10 +66,7 @@ def check_options(arguments: argparse.Namespace, options: Options) -> None:
             (arguments.labels is None, "--predictions: expected --labels FILE with it: img,classname[,subject]."),
             (arguments.models, "--models chooses among those of a run; name the tables to blend in --predictions."),
             (options.all_drivers != "no", "--all-drivers is for a run's models; leave it out with --predictions."),
-            (
-                arguments.allow_missing and arguments.folds is None,
-                "--allow-missing with --predictions: expected --folds FILE, whose images may be missing.",
-            ),
+            (arguments.allow_missing, "--allow-missing is for a run's models; leave it out with --predictions."),
             (arguments.data and no_test, "--data: expected --test-predictions with it: it orders their rows."),
             (arguments.submissions and no_test, "--submissions: expected --test-predictions with it."),
         )

@@ -42,7 +42,7 @@ class Request:
         sample: the sample submission, which gives the order of the rows; loose tables may be without.
         submission: the file to write, where there are test predictions.
         models: the members; every model of the run where empty.
-        allow_missing: blend although folds (or images of folds.csv) are missing.
+        allow_missing: blend although folds are missing.
         loose: tables from anywhere instead of the models of the run.
     """
 
@@ -66,7 +66,7 @@ class Request:
             UserError: there are none, or some are missing.
         """
         if self.loose is not None:
-            return self.loose.source(self.sample, self.allow_missing)
+            return self.loose.source(self.sample)
         if self.sample is None:
             raise ValueError("expected the sample submission: only loose tables may be without")
         return run_source(self.run, self.sample, self.models, self.allow_missing, self.options.all_drivers)

@@ -39,16 +39,16 @@ class LooseTables:
     features: tuple[Path, ...] = ()
     test_features: tuple[Path, ...] = ()
 
-    def source(self, sample: Path | None, allow_missing: bool) -> Source:
+    def source(self, sample: Path | None) -> Source:
         """The tables as the source of a blend; the arguments are those of `read_loose`."""
         lists = [self.predictions, self.test_predictions, self.features, self.test_features]
         tables = [[str(path) for path in paths] for paths in lists]
         paths = [self.labels, *filter(None, (self.folds, sample)), *itertools.chain(*lists)]
         return Source(
-            {"tables": tables, "allow_missing": allow_missing},
+            {"tables": tables},
             {str(path): path for path in paths},
             bool(self.test_predictions),
-            lambda: read_loose(self, sample, allow_missing),
+            lambda: read_loose(self, sample),
         )
 
 
@@ -71,13 +71,12 @@ def check_counts(tables: LooseTables) -> None:
             )
 
 
-def read_loose(tables: LooseTables, sample: Path | None, allow_missing: bool) -> tuple[Predictions, list[str]]:
+def read_loose(tables: LooseTables, sample: Path | None) -> tuple[Predictions, list[str]]:
     """Reads everything.
 
     Args:
         sample: the sample submission, whose images the test tables must have, and whose order the rows get; None where
             the order is that of the first test table.
-        allow_missing: whether images of the fold table may be missing.
 
     Returns:
         The predictions, and remarks for the report.
@@ -87,7 +86,7 @@ def read_loose(tables: LooseTables, sample: Path | None, allow_missing: bool) ->
     """
     check_counts(tables)
     frames, tests = _read_tables(tables.predictions), _read_tables(tables.test_predictions)
-    images, remarks = _images(tables, frames[0].index, allow_missing)
+    images, remarks = _images(tables, frames[0].index)
     test_images = tests[0].index if tests else pd.Index([], name="img", dtype=object)
     if sample is not None:
         test_images = read_sample_images(sample)
@@ -129,7 +128,7 @@ def _read_tables(paths: Sequence[Path]) -> list[pd.DataFrame]:
     return frames
 
 
-def _images(tables: LooseTables, names: pd.Index, allow_missing: bool) -> tuple[pd.DataFrame, list[str]]:
+def _images(tables: LooseTables, names: pd.Index) -> tuple[pd.DataFrame, list[str]]:
     """The frame img,subject,classname,fold of the labelled images, and remarks."""
     known, remarks = read_labels(tables.labels), []
     require_labels(tables.labels, known, names, str(tables.predictions[0]))
@@ -137,7 +136,7 @@ def _images(tables: LooseTables, names: pd.Index, allow_missing: bool) -> tuple[
         remarks.append(f"{len(known) - len(names):,} labelled images are in no table; they are left out.")
     images = known.reindex(names).reset_index()
     if tables.folds is not None:
-        return _with_folds(tables, tables.folds, images, allow_missing), remarks
+        return _with_folds(tables, tables.folds, images, remarks), remarks
     if "subject" not in images:
         images["subject"] = [f"block {row * BLOCKS // len(images)}" for row in range(len(images))]
         remarks.append(
@@ -151,15 +150,13 @@ def _images(tables: LooseTables, names: pd.Index, allow_missing: bool) -> tuple[
     return images[["img", "subject", "classname", "fold"]], remarks
 
 
-def _with_folds(tables: LooseTables, path: Path, images: pd.DataFrame, allow_missing: bool) -> pd.DataFrame:
-    """The rows of the fold table of these images, which must agree with the labels."""
-    folds, names = read_folds(path), pd.Index(images["img"])
-    kept = folds[folds["img"].isin(names)].reset_index(drop=True)
-    if allow_missing and len(kept) == len(names):
-        folds = kept
-    labelled = images.set_index("img")
-    what = f"the images of {path}, or fewer with --allow-missing"
-    require_images(tables.predictions[0], labelled, pd.Index(folds["img"]), what)
+def _with_folds(tables: LooseTables, path: Path, images: pd.DataFrame, remarks: list[str]) -> pd.DataFrame:
+    """The rows of the fold table of these images, which must agree with the labels; adds to the remarks."""
+    folds, labelled = read_folds(path), images.set_index("img")
+    kept = folds[folds["img"].isin(labelled.index)].reset_index(drop=True)
+    require_images(tables.predictions[0], labelled, pd.Index(kept["img"]), f"images of {path}")
+    if len(folds) > len(kept):
+        remarks.append(f"{len(folds) - len(kept):,} images of {path} are in no table; they are left out.")
     for column in labelled.columns:
         other = kept.loc[labelled[column].reindex(kept["img"]).to_numpy() != kept[column].to_numpy(), "img"]
         if len(other):

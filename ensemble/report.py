@@ -1,8 +1,7 @@
 """The report of a blend: the paragraphs of report.txt, which are also printed. At most 100 columns wide."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from itertools import zip_longest
 from pathlib import Path
 
 import pandas as pd
@@ -10,7 +9,6 @@ import pandas as pd
 from common.competition import COMPLETE_TRAIN_IMAGES
 from common.files import read_json
 from common.metric import log_loss
-from ensemble.calibration import Sharpening
 from ensemble.expectation import expectation_text
 from ensemble.options import Options
 from ensemble.result import BlendResult
@@ -42,8 +40,10 @@ def report(
         methods_text(tables["methods"]),
         steps_text(options, result),
     ]
-    if any(one.networks > 1 for one in predictions.fold_means):
-        parts.append(fold_means_text(predictions.names, predictions.fold_means))
+    means = zip(predictions.names, predictions.fold_means, strict=False)  # loose tables have no folds
+    if scales := [f"{name} {one.scale:.3f}" for name, one in means if one.networks > 1]:
+        text = "averaging folds lowers confidence; test predictions are sharpened to match (log-probabilities times):"
+        parts.append(textwrap.fill(f"{text} {', '.join(scales)}", 100))
     parts.append(expectation_text(result.expectation, len(images), COMPLETE_TRAIN_IMAGES, result.guessed_drivers))
     if several:
         parts.append(members_text(tables["members"]))
@@ -142,19 +142,6 @@ def methods_text(table: pd.DataFrame) -> str:
     return text + "\nchosen: the simplest (the first) within one standard error (over drivers) of the best"
 
 
-def fold_means_text(names: Sequence[str], fold_means: Sequence[Sharpening]) -> str:
-    """How much more confident single fold networks are than their mean on the test set, and the correction."""
-    columns = {
-        "test set": "{name}",
-        "fold networks": "{networks}",
-        "their entropy": "{entropy_of_singles:.4f}",
-        "of their mean": "{entropy_of_mean:.4f}",
-        "sharpened by": "{scale:.3f}",
-    }
-    text = _filled(pd.DataFrame(map(asdict, fold_means)).assign(name=list(names)), columns)
-    return text + "\naveraging folds lowers confidence; test predictions are sharpened to match"
-
-
 def members_text(table: pd.DataFrame) -> str:
     """What each member adds."""
     columns = {
@@ -182,18 +169,14 @@ def costliest_text(table: pd.DataFrame) -> str:
 
 
 def by_driver_text(table: pd.DataFrame) -> str:
-    """The scores of each driver, in two blocks side by side where there are many."""
+    """The scores of each driver."""
     columns = {
         "driver": "{subject}",
         "images": "{images:,}",
         "log loss": "{log_loss:.4f}",
         "accuracy": "{accuracy:.1%}",
     }
-    height = len(table) if len(table) <= 8 else -(-len(table) // 2)
-    blocks = [_filled(table[row : row + height], columns).splitlines() for row in range(0, len(table), height)]
-    width = max(len(line) for line in blocks[0])
-    lines = zip_longest(*blocks, fillvalue="")
-    return "\n".join("     ".join(part.ljust(width) for part in line).rstrip() for line in lines)
+    return _filled(table, columns)
 
 
 def by_class_text(table: pd.DataFrame) -> str:

@@ -185,10 +185,11 @@ def cells(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
 def as_text(table: pd.DataFrame) -> str:
     """The table for the terminal."""
     headers, lines = cells(table)
-    text = formatted(headers[:-1], [line[:-1] for line in lines]).splitlines()
-    width = max(map(len, text))
+    numbers = formatted(headers[:-1], [line[:-1] for line in lines]).splitlines()
     words = [headers[-1], *(line[-1] for line in lines)]
-    return "\n".join(f"{line.ljust(width)}   {last}".rstrip() for line, last in zip(text, words, strict=True))
+    return "\n".join(
+        f"{line.ljust(len(numbers[0]))}   {last}".rstrip() for line, last in zip(numbers, words, strict=True)
+    )
 
 
 def _plus_minus(error: float) -> str:

@@ -16,8 +16,10 @@ from common.errors import UserError
 from common.metric import accuracy, log_loss
 from common.run_folder import OUT_OF_FOLD, OUT_OF_FOLD_FEATURES, FoldFolder, RunFolder
 from common.settings import as_options
+from common.tables import read_predictions
+from ensemble.neighbours import load_features
 from ensemble.options import Options
-from ensemble.score import read_labels
+from ensemble.score import read_labels, require_labels
 from preprocessing.folds import read_folds
 
 THUMBNAILS, THUMBNAIL_SIZE = 24, (240, 180)
@@ -68,10 +70,9 @@ def score(labels: Path, test: Any) -> dict[str, float]:
     Raises:
         UserError: a test image has no label.
     """
-    truth = read_labels(labels)["classname"].reindex(test["img"])
-    if truth.isna().any():
-        raise UserError(f"{labels}: expected a label for each test image, found none for {truth.isna().sum():,}.")
-    numbers = truth.map(CLASSES.index).to_numpy(dtype="int64")
+    known = read_labels(labels)
+    require_labels(labels, known, pd.Index(test["img"]), "the test set")
+    numbers = known["classname"].reindex(test["img"]).map(CLASSES.index).to_numpy(dtype="int64")
     probabilities = test[list(CLASSES)].to_numpy()
     return {"log_loss": log_loss(probabilities, numbers), "accuracy": accuracy(probabilities, numbers)}
 
@@ -116,22 +117,16 @@ def leak(finished: Sequence[FoldFolder]) -> dict[str, Any] | None:
     largest = max(with_features, key=lambda one: truth[truth["fold"] == one.fold]["subject"].nunique())
     parts = [one for one in frozen if one.model == frozen[0].model] or [largest]
     try:
-        features = np.concatenate([np.load(one / OUT_OF_FOLD_FEATURES, allow_pickle=False) for one in parts]).astype(
-            np.float32
-        )
-        images = pd.concat([pd.read_csv(one / OUT_OF_FOLD, usecols=["img"], dtype="str") for one in parts])["img"]
-        known = truth.loc[images]
-    except (OSError, ValueError, KeyError):
-        return None  # the blend has said so, or does not use them
+        images = [read_predictions(one / OUT_OF_FOLD).index for one in parts]
+        files = [(one / OUT_OF_FOLD_FEATURES, len(names)) for one, names in zip(parts, images, strict=True)]
+        features = np.concatenate([load_features(*file) for file in files]).astype(np.float32)
+        known = truth.loc[np.concatenate(images)]
+    except (UserError, ValueError, KeyError):
+        return None  # the blend has reported it, or does not use them
     labels = known["classname"].map(CLASSES.index).to_numpy(dtype=np.int64)
     drivers = known["subject"].to_numpy()
     count = len(np.unique(drivers))
-    if (
-        count < 2
-        or len(features) != len(labels)
-        or not np.isfinite(features).all()
-        or not np.ptp(features, axis=0).any()
-    ):
+    if count < 2 or not np.ptp(features, axis=0).any():
         return None
     rows = np.sort(np.random.default_rng(0).permutation(len(labels))[:LEAK_IMAGES])
     features, labels, drivers = features[rows], labels[rows], drivers[rows]

@@ -165,7 +165,9 @@ def test_labels_add_the_score(copy: SmallRun) -> None:
     page = report(copy, labels=copy.labels)
     assert "Log loss on the labelled test set" in page.text
     pd.read_csv(copy.labels).iloc[1:].to_csv(copy.labels, index=False)
-    with pytest.raises(UserError, match=r"expected a label for each test image, found none for 1"):
+    with pytest.raises(
+        UserError, match=r"expected a label for each of the 45 images of the test set, found none for 1"
+    ):
         report(copy, labels=copy.labels)
 
 
