@@ -158,13 +158,11 @@ def check_submission(path: Path, images: pd.Index) -> None:
         header = next(csv.reader(stream))
     if header != ["img", *CLASSES]:
         raise UserError(f"{path}: expected the columns img,c0,...,c9 in this order, found {named(header, 12)}.")
-    if len(table) != len(images):
-        raise UserError(f"{path}: expected {len(images):,} rows as in the sample submission, found {len(table):,}.")
-    missing = images.difference(table.index, sort=False)
-    if len(missing):
+    missing, others = images.difference(table.index, sort=False), table.index.difference(images)
+    if len(missing) or len(others):
         raise UserError(
-            f"{path}: expected the images of the sample submission, found {len(missing):,} missing "
-            f"({named(list(missing))}) and others in their place ({named(list(table.index.difference(images)))})."
+            f"{path}: expected the {len(images):,} images of the sample submission; missing: {len(missing):,} "
+            f"({named(list(missing))}), others: {len(others):,} ({named(list(others))})."
         )
     wrong = table.index != images
     if wrong.any():

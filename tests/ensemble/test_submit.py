@@ -151,7 +151,7 @@ def test_a_bad_submission_is_told_before_anything_is_sent(
     run_submit(machine, small, "--check")
     assert "wrote another file than this" in capsys.readouterr().out
     small.submission.write_text("\n".join(text.splitlines()[:-1]) + "\n")
-    with pytest.raises(UserError, match="expected 45 rows"):
+    with pytest.raises(UserError, match="expected the 45 images"):
         run_submit(machine, small)
 
 
