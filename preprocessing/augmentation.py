@@ -3,23 +3,18 @@
 Every change is drawn from a generator seeded by (run seed, epoch, row of the image), so that the augmented
 image is the same whatever thread makes it and whenever.
 
-Images can also be mixed: mixup and cutmix mix two of a batch, and their labels with them. Driver mixing joins two
-drivers who do the same, as the competition's 5th place did: the label stays true, and the driver tells less about it.
-What comes from another image stays at its place: a left hand stays a left hand.
+Images can also be mixed: mixup and cutmix mix two of a batch, and their labels with them. What comes from another image
+stays at its place: a left hand stays a left hand.
 """
 
-import dataclasses
 import math
 
 import cv2
 import numpy as np
 
-from preprocessing.images import Rows
 from preprocessing.settings import Augmentation
 
 SMALLEST_BLUR = 0.3  # pixels of standard deviation; below it a Gaussian kernel is one pixel
-JOINING = 2  # seeds the draws of driver mixing apart from those of the augmentation and of `mix`
-CUT = (0.35, 0.65)  # least and largest share of the width or height at which the images of two drivers are joined
 ERASED_AREA = (0.02, 0.15)  # least and largest share of the image (Zhong et al. 2017 have up to 0.4: a whole driver)
 
 
@@ -173,63 +168,3 @@ def rectangle(height: int, width: int, draw: np.ndarray) -> tuple[slice, slice]:
     top, left = draw[1] * height - tall / 2, draw[2] * width - wide / 2
     rows = slice(max(0, round(top)), min(height, round(top + tall)))
     return rows, slice(max(0, round(left)), min(width, round(left + wide)))
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Companions:
-    """What an image may be joined with.
-
-    Attributes:
-        drivers: shape (rows of the store,), integers: who is on each.
-        rows: the only rows that are mixed in: those that are trained on, never a held-out driver's.
-    """
-
-    drivers: np.ndarray
-    rows: np.ndarray
-
-
-class Joined:
-    """Rows of a store, of which some are joined with one of the same class and another driver.
-
-    Which, and with what, depends on (seed, epoch, row) and the companions alone.
-
-    Args:
-        store: the photographs, uint8.
-        classes: shape (len(store),), integers.
-        companions: what may be mixed in.
-        probability: that an image is joined, where there is another driver of its class.
-    """
-
-    def __init__(
-        self,
-        store: Rows,
-        classes: np.ndarray,
-        companions: Companions,
-        probability: float,
-        seed: int,
-        epoch: int,
-    ) -> None:
-        self.shape, self.dtype = store.shape, store.dtype
-        self._store, self._classes, self._drivers = store, classes, companions.drivers
-        self._probability, self._seed, self._epoch = probability, seed, epoch
-        rows = companions.rows
-        self._of_class = {int(number): rows[classes[rows] == number] for number in np.unique(classes[rows])}
-
-    def read(self, row: int) -> np.ndarray:
-        """Shape (height, width, 3), uint8. Do not modify it."""
-        image = self._store.read(row)
-        draw = np.random.default_rng([self._seed, self._epoch, row, JOINING]).uniform(size=5)
-        if draw[0] >= self._probability:
-            return image
-        same = self._of_class.get(int(self._classes[row]), np.empty(0, np.int64))
-        others = same[self._drivers[same] != self._drivers[row]]
-        if not len(others):
-            return image
-        other = self._store.read(int(others[int(draw[1] * len(others))]))
-        axis = 1 if draw[2] < 0.5 else 0  # beside each other, or one above the other
-        cut = round((CUT[0] + (CUT[1] - CUT[0]) * draw[4]) * image.shape[axis])
-        part = slice(0, cut) if draw[3] < 0.5 else slice(cut, None)
-        where = (slice(None), part) if axis else part
-        result = image.copy()
-        result[where] = other[where]
-        return result

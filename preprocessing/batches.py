@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from preprocessing.augmentation import Companions, Joined, augment, mix
+from preprocessing.augmentation import augment, mix
 from preprocessing.images import Rows
 from preprocessing.settings import Augmentation
 
@@ -54,22 +54,18 @@ def training_batches(
     seed: int,
     epoch: int,
     workers: int,
-    companions: Companions | None = None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Augmented images in the order given, and what the network shall say of them.
 
     Args:
         targets: shape (len(store), classes), float32: the probabilities to learn for each row of `store`.
         order: shape (batches, batch_size), rows of `store`.
-        companions: the rows that `driver_mixing` may mix in; nothing is mixed without.
 
     Yields:
         images of shape (batch_size, height, width, 3), uint8, RGB; and their targets, shape (batch_size, classes),
         float32, which are mixtures where mixup or cutmix mixed the images.
     """
     settings = augmentation.scaled()
-    if settings.driver_mixing and companions:
-        store = Joined(store, targets.argmax(axis=1), companions, settings.driver_mixing, seed, epoch)
     augmented = Augmented(store, augmentation, seed, epoch)
 
     def make(batch: tuple[int, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

@@ -34,9 +34,6 @@ class Augmentation:
     mixup: float = setting(
         0.0, "alpha of the blend with another image of the batch (0.2 is usual); 0 is off", least=0, most=10
     )
-    driver_mixing: float = setting(
-        0.0, "probability of a half from another driver who does the same (training drivers only)", least=0, most=1
-    )
 
     @classmethod
     def neutral(cls) -> "Augmentation":

@@ -42,7 +42,6 @@ def make_sheet(data: Dataset, sheet: Sheet, augmentation: Augmentation) -> "np.n
     import pandas as pd
 
     from common.competition import CLASSES, NUMBER_OF_CLASSES
-    from preprocessing.augmentation import Companions
     from preprocessing.batches import training_batches
     from preprocessing.images import ImageStore
 
@@ -50,13 +49,11 @@ def make_sheet(data: Dataset, sheet: Sheet, augmentation: Augmentation) -> "np.n
     paths = [data.train_path(row.img, row.classname) for row in every.itertuples()]
     store = ImageStore(paths, sheet.image_size, CACHE, data.fingerprint, 0, sheet.crop)
     targets = np.eye(NUMBER_OF_CLASSES, dtype=np.float32)[[CLASSES.index(name) for name in every["classname"]]]
-    drivers = np.unique(every["subject"].to_numpy(dtype=str), return_inverse=True)[1]
-    companions = Companions(drivers, np.arange(len(every)))
     order = pd.Index(every["img"]).get_indexer(table["img"])[None, :]
     plain = Augmentation(augmentation=0.0)
-    columns = [next(training_batches(store, targets, order, plain, sheet.seed, 0, 1, companions))]
+    columns = [next(training_batches(store, targets, order, plain, sheet.seed, 0, 1))]
     for epoch in range(1, sheet.columns + 1):
-        batches = training_batches(store, targets, order, augmentation, sheet.seed, epoch, 1, companions)
+        batches = training_batches(store, targets, order, augmentation, sheet.seed, epoch, 1)
         columns.append(next(batches))
     lines = []
     for row, subject in enumerate(table["subject"]):

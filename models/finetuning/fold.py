@@ -148,7 +148,7 @@ def _sources(
     No activations with random weights or where each fold takes other images: no two folds would share anything.
     """
     augmentation = work.augmentation or Augmentation()
-    labelled = Source(network, data.store, augmentation, work.seed, work.workers, data.companions)
+    labelled = Source(network, data.store, augmentation, work.seed, work.workers)
     tested = Source(network, test, augmentation, work.seed, work.workers)
     shared = work.weights != "none" and len(data.training) + len(data.held_out) == len(data.labels)
     wanted = work.activations == "yes" or (work.activations == "auto" and not runtime.has_accelerator())
@@ -279,8 +279,7 @@ def fold_data(work: FoldRun, folds: pd.DataFrame, store: ImageStore) -> FoldData
             f"--train-images {work.recipe.train_images} leaves no image of {', '.join(CLASSES[k] for k in lost)} to "
             "train on. Use more."
         )
-    drivers = np.unique(folds["subject"].to_numpy(dtype=str), return_inverse=True)[1]
-    return FoldData(store, labels, training, np.flatnonzero(held_out), drivers)
+    return FoldData(store, labels, training, np.flatnonzero(held_out))
 
 
 def _start_head(network: Network, source: Source, work: FoldRun, data: FoldData, say: Callable[[str], None]) -> None:

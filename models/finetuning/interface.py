@@ -114,7 +114,7 @@ class Model:
         labelled.prepare(options.workers)
         with tempfile.TemporaryDirectory() as folder:
             part = engine.fold_data(work, table, labelled)
-            source = sources.Source(network, labelled, self.augmentation, work.seed, options.workers, part.companions)
+            source = sources.Source(network, labelled, self.augmentation, work.seed, options.workers)
             checkpoint = Path(folder) / "state.npz"
             trainer = engine.train_network(work, network, part, source, policy, checkpoint, print)
         self.network = network

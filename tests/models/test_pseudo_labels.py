@@ -23,12 +23,11 @@ from models.finetuning.network.network import Network
 from models.finetuning.recipe import Kind
 from pipeline.train import unfinished
 from preprocessing import dataset
-from preprocessing.augmentation import Companions
 from preprocessing.batches import training_order
 from preprocessing.folds import ensure_folds
 from preprocessing.images import ImageStore
+from preprocessing.settings import Augmentation
 from tests.commands import run_python
-from tests.preprocessing.test_augmentation import only
 from tests.trees import make_tree, write_image
 
 IMAGES = [f"img_{number}.jpg" for number in range(12)]
@@ -186,9 +185,8 @@ def test_batches_have_the_real_images_as_without_and_test_images_with_soft_targe
             write_image(path, np.full((24, 32, 3), 8 * row + (4 if name == "test" else 0), np.uint8))
         stores.append(ImageStore(paths, ImageSize(24, 32), tmp_path, name, 0))
     network: Network = None  # type: ignore[assignment]
-    augmentation = only(driver_mixing=1.0)
-    drivers = Companions(np.arange(20) % 2, np.arange(20))
-    real = Source(network, stores[0], augmentation, 0, 2, drivers)
+    augmentation = Augmentation.neutral()
+    real = Source(network, stores[0], augmentation, 0, 2)
     test = Source(network, stores[1], augmentation, 0, 2)
     soft = np.random.default_rng(0).dirichlet(np.ones(10), 7).astype(np.float32)
     both = WithPseudoLabels(real, test, soft, ratio)
@@ -238,7 +236,7 @@ def test_poison_in_other_folds_leaves_the_same_bytes_and_all_drivers_leave_test_
     shutil.rmtree(tmp_path / "own_poisoned" / "first" / "vgg16" / "fold_0")
     write_fold(tmp_path / "own_poisoned" / "first", "vgg16", 0, 78, data.test)
     for runs in ("runs", "poisoned", "own_poisoned"):
-        train(tmp_path, runs, "--fold", "0", "--pseudo-labels", "first", "--tta", "2", "--driver-mixing", "0.5")
+        train(tmp_path, runs, "--fold", "0", "--pseudo-labels", "first", "--tta", "2")
     folders = [tmp_path / runs / "second" / "mobilenet" / "fold_0" for runs in ("runs", "poisoned", "own_poisoned")]
     names = ["out_of_fold.csv", "test.csv", "out_of_fold_without_tta.csv", "test_without_tta.csv", "test_features.npy"]
     for name in names:

@@ -12,7 +12,7 @@ from preprocessing.augmentation import augment
 from preprocessing.settings import Augmentation
 
 NAMES = [field.name for field in dataclasses.fields(Augmentation) if field.name != "augmentation"]
-OF_ONE_IMAGE = [name for name in NAMES if name not in ("mixup", "cutmix", "driver_mixing")]
+OF_ONE_IMAGE = [name for name in NAMES if name not in ("mixup", "cutmix")]
 OFF = dataclasses.replace(Augmentation.neutral(), augmentation=1.0)
 MODERATE = {"rotation": 15, "translation": 0.1, "zoom": 0.25, "shear": 10, "brightness": 0.2, "contrast": 0.4}
 MODERATE |= {"colour": 0.2, "blur": 2, "noise": 15, "jpeg": 30, "erasing": 1, "mixup": 0.4, "cutmix": 1}

@@ -13,7 +13,6 @@ from models.finetuning.data.activations import PLAIN, ActivationStore
 from models.finetuning.data.prediction import predict
 from models.finetuning.network.network import Network, Split
 from models.finetuning.recipe import Recipe
-from preprocessing.augmentation import Companions
 from preprocessing.batches import Augmented, plain_batches, training_batches
 from preprocessing.images import ImageStore
 from preprocessing.settings import Augmentation
@@ -30,19 +29,12 @@ class FoldData:
         labels: shape (images,), class of each row of `store`.
         training: rows to train on.
         held_out: rows of drivers who are not among them.
-        drivers: shape (images,), integers: who is on each row of `store`.
     """
 
     store: ImageStore
     labels: np.ndarray
     training: np.ndarray
     held_out: np.ndarray
-    drivers: np.ndarray | None = None
-
-    @property
-    def companions(self) -> Companions | None:
-        """What `driver_mixing` may mix in; None where the drivers are unknown."""
-        return None if self.drivers is None else Companions(self.drivers, self.training)
 
 
 class Source:
@@ -53,7 +45,6 @@ class Source:
         images: the table's images.
         seed: of the augmentation.
         workers: threads that make batches.
-        companions: the rows that `driver_mixing` may mix in; nothing is mixed without.
     """
 
     def __init__(
@@ -63,10 +54,9 @@ class Source:
         augmentation: Augmentation,
         seed: int,
         workers: int,
-        companions: Companions | None = None,
     ) -> None:
         self.network, self.images, self.augmentation = network, images, augmentation
-        self.seed, self.workers, self.companions = seed, workers, companions
+        self.seed, self.workers = seed, workers
 
     def batches(self, targets: np.ndarray, order: np.ndarray, copy: int) -> Batches:
         """Inputs of `network` and their targets.
@@ -76,9 +66,7 @@ class Source:
             order: shape (batches, batch_size), rows of the table.
             copy: number of the augmented copy, from 1.
         """
-        return training_batches(
-            self.images, targets, order, self.augmentation, self.seed, copy, self.workers, self.companions
-        )
+        return training_batches(self.images, targets, order, self.augmentation, self.seed, copy, self.workers)
 
     def predict(self, rows: np.ndarray, what: str) -> tuple[np.ndarray, np.ndarray]:
         """Probabilities and features of these rows, as `prediction.predict`."""
@@ -96,7 +84,7 @@ class KeptSource(Source):
     """
 
     def __init__(self, source: Source, top: Network, plain: ActivationStore, augmented: ActivationStore) -> None:
-        super().__init__(top, source.images, source.augmentation, source.seed, source.workers, source.companions)
+        super().__init__(top, source.images, source.augmentation, source.seed, source.workers)
         self.plain, self.augmented = plain, augmented
 
     def batches(self, targets: np.ndarray, order: np.ndarray, copy: int) -> Batches:
@@ -122,7 +110,7 @@ class WithPseudoLabels(Source):
     """
 
     def __init__(self, real: Source, other: Source, soft: np.ndarray, ratio: float) -> None:
-        options = real.augmentation, real.seed, real.workers, real.companions
+        options = real.augmentation, real.seed, real.workers
         super().__init__(real.network, real.images, *options)
         self.real, self.other, self.soft, self.ratio = real, other, soft, ratio
 
@@ -177,7 +165,7 @@ class ActivationCache:
             labelled: the images of `data`.
         """
         augmentation = labelled.augmentation
-        if augmentation.mixup or augmentation.cutmix or augmentation.driver_mixing:
+        if augmentation.mixup or augmentation.cutmix:
             self.say("images are mixed, which differs from fold to fold: activations are not kept")
             return labelled, test
         self._folders = [labelled.images.folder, test.images.folder]
@@ -201,7 +189,6 @@ class ActivationCache:
             trained: rows that will be trained on, in each of these augmented copies.
         """
         settings = as_json(source.augmentation.scaled())
-        del settings["driver_mixing"]
         drawn = self.decides | {"augmentation": settings, "seed": source.seed}
         name, boundary = f"{self.name}_{self.split.name}", {"boundary": self.split.name}
         plain, augmented = (
