@@ -59,7 +59,7 @@ def summary(folder: Path) -> str:
     losses = scores[scores["fold"] == "all"].set_index("name")["log_loss"]
     weights = sorted(record["weights"].items(), key=lambda item: losses[item[0]])
     rows = [
-        [_shortened(name), f"{losses[name]:.3f} out of fold", f"weight {weight:.2f}"]
+        [shortened(name), f"{losses[name]:.3f} out of fold", f"weight {weight:.2f}"]
         for name, weight in weights[:MOST_MODELS_SHOWN]
     ]
     models = formatted(["models", "", ""], rows)
@@ -124,7 +124,7 @@ def scores_text(table: pd.DataFrame, weights: Mapping[str, float]) -> str:
     for name in [*members, *(name for name in overall.index if name not in weights)]:
         weight = f"{weights[name]:.4f}" if name in weights else ""
         values = [f"{overall.loc[name, 'log_loss']:.5f}", f"{overall.loc[name, 'accuracy']:.2%}"]
-        rows.append([_shortened(name), weight, *values, *(f"{losses.loc[name, fold]:.4f}" for fold in shown)])
+        rows.append([shortened(name), weight, *values, *(f"{losses.loc[name, fold]:.4f}" for fold in shown)])
     return formatted(["out of fold", "weight", "log loss", "accuracy", *(f"fold {fold}" for fold in shown)], rows)
 
 
@@ -195,9 +195,10 @@ def _filled(table: pd.DataFrame, columns: Mapping[str, str]) -> str:
     """The rows of a table as text: for each header a template of the row's values."""
     rows = table.to_dict("records")
     for row in rows:
-        row.update({"name": _shortened(str(row["name"]))} if "name" in row else {})
+        row.update({"name": shortened(str(row["name"]))} if "name" in row else {})
     return formatted(list(columns), [[template.format_map(row) for template in columns.values()] for row in rows])
 
 
-def _shortened(name: str) -> str:
-    return name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 3] + "..."
+def shortened(name: str, most: int = LONGEST_NAME) -> str:
+    """A name of at most so many characters."""
+    return name if len(name) <= most else name[: most - 3] + "..."

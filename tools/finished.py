@@ -38,10 +38,7 @@ class FinishedFold:
     @property
     def image_size(self) -> ImageSize:
         """What its network expects."""
-        try:
-            return ImageSize.parse(str(self.settings["image_size"]))
-        except (KeyError, ValueError) as error:
-            raise UserError(f"{self.folder / CONFIG}: expected an image_size ({error}).") from error
+        return ImageSize.parse(str(self.settings["image_size"]))
 
     @property
     def crop(self) -> str:

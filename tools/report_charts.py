@@ -13,6 +13,7 @@ from common.competition import CLASSES
 from common.environment import load_matplotlib
 from common.run_folder import HISTORY, FoldFolder
 from ensemble.expectation import PUBLISHED
+from ensemble.report import shortened
 
 WIDTH = 4.6  # inches; a phone shows it at about its size
 MOST_CURVES = 30  # models that get learning curves
@@ -99,7 +100,7 @@ def dots(
                 axes.plot([np.mean(own)] * 2, [row - 0.32, row + 0.32], color=INK, linewidth=1.5)
         if zero:
             axes.axvline(0, color=INK, linewidth=0.8)
-        axes.set_yticks(range(len(names)), [shortened(name) for name in names])
+        axes.set_yticks(range(len(names)), [shortened(name, LONGEST_NAME) for name in names])
         axes.set_ylim(len(names) - 0.4, -0.6)
         axes.set_xlabel(label)
         axes.grid(visible=False, axis="y")
@@ -133,7 +134,13 @@ def reliability(table: pd.DataFrame) -> Drawing:
         axes.plot([0, 1], [0, 1], "--", color=INK, linewidth=0.8, label="perfect calibration")
         for number, (name, part) in enumerate(table.groupby("name", sort=False)):
             colour, marker = SERIES[number % len(SERIES)], "os^Dvx"[number % 6]
-            line = {"color": colour, "marker": marker, "markersize": 4, "linewidth": 1.3, "label": shortened(str(name))}
+            line = {
+                "color": colour,
+                "marker": marker,
+                "markersize": 4,
+                "linewidth": 1.3,
+                "label": shortened(str(name), LONGEST_NAME),
+            }
             axes.plot(part["confidence"], part["frequency"], **line)
         axes.set(xlabel="predicted probability", ylabel="share that is the true class", xlim=(0, 1), ylim=(0, 1))
         axes.legend(fontsize=8, loc="upper left")
@@ -178,11 +185,6 @@ def expectation(expected: Mapping[str, float], score: float | None) -> Drawing:
         axes.spines["left"].set_visible(False)
 
     return draw, 1.5
-
-
-def shortened(name: str) -> str:
-    """A name that leaves room for the chart."""
-    return name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 3] + "..."
 
 
 def charts_of(

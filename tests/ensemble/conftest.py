@@ -68,7 +68,7 @@ class SmallRun:
     def fold_folder(self, model: str, fold: int) -> Path:
         return self.run / model / f"fold_{fold}"
 
-    def add_model(self, model: str, skill: float, seed: int, architecture: str = "") -> None:
+    def add_model(self, model: str, skill: float, seed: int) -> None:
         for fold in range(FOLDS):
             random = np.random.default_rng([seed, fold])
             part = self.folds[self.folds["fold"] == fold].sample(frac=1, random_state=seed)
@@ -79,7 +79,7 @@ class SmallRun:
             test = self.test_labels.sample(frac=1, random_state=seed + fold)
             labels = test["classname"].map(CLASSES.index).to_numpy()
             write_predictions(self.fold_folder(model, fold) / "test.csv", test["img"], informed(random, labels, skill))
-            finish_fold(self.run, model, fold, {"architecture": architecture or model})
+            finish_fold(self.run, model, fold, {"architecture": model})
 
     def change(self, path: Path, change: object) -> Path:
         """Rewrites a table through a function of the frame, as if it had been written so."""

@@ -1,9 +1,7 @@
 """The untouched network names ImageNet's classes of an image; with random weights, which the test saves itself."""
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import cv2
@@ -12,19 +10,17 @@ import numpy as np
 import pytest
 
 from common.errors import UserError
-from common.run_folder import REPOSITORY
 from common.settings import ImageSize
 from models.finetuning import architecture as zoo
 from preprocessing.images import read_image
+from tests.commands import run_python
 from tests.trees import write_image
 from tools import classify
 
 
 def type_command(*words: object, home: Path) -> subprocess.CompletedProcess:
-    proxies = {"HTTPS_PROXY": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}  # refused at once
-    command = [sys.executable, "-m", "tools.classify", *map(str, words)]
-    environment = os.environ | {"KERAS_HOME": str(home)} | proxies
-    return subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=300)
+    refused = "http://127.0.0.1:9"  # a proxy that refuses at once
+    return run_python("-m", "tools.classify", *words, KERAS_HOME=str(home), HTTPS_PROXY=refused, https_proxy=refused)
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """The comparison of runs: which is better, by how much, and whether that may be chance."""
 
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +10,8 @@ import pytest
 from common.competition import CLASSES
 from common.errors import UserError
 from common.metric import log_loss
-from common.run_folder import REPOSITORY
 from common.tables import write_predictions
+from tests.commands import here
 from tests.fold_runs import finish_fold
 from tools import comparison
 
@@ -45,8 +44,7 @@ def make_run(folder: Path, skill: float, seed: int = 0, folds: int = 3, epochs: 
 
 
 def compare(*words: object) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "tools.compare", *map(str, words)]
-    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=60)
+    return here("tools.compare", *words)
 
 
 def test_the_command_prints_the_best_run_first_and_writes_the_table(tmp_path: Path) -> None:
