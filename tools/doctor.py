@@ -7,6 +7,7 @@ Each network takes 20 training steps on random images in a process of its own, p
 """
 
 import json
+import math
 import platform
 import subprocess
 import sys
@@ -14,8 +15,6 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from common import machine, packages
 from common.competition import COMPLETE_TEST_IMAGES, COMPLETE_TRAIN_IMAGES, NUMBER_OF_CLASSES
@@ -48,6 +47,8 @@ def measure(name: str, weights: str, precision: str, deterministic: str, seconds
     """
     policy = runtime.start(precision, 0, deterministic)
     keras = runtime.load_keras()
+    import numpy as np
+
     from models.finetuning.data.prediction import PREDICTION_BATCH
     from models.finetuning.network.build import build, plain_copy
     from models.finetuning.network.network import set_trainable
@@ -146,7 +147,7 @@ def row(network: Architecture, found: dict[str, Any], slots: int) -> str:
     if "failed" in found:
         return f"{network.name:<17} failed, {found['failed']}"
     memory = f"{found['memory'] / GIBIBYTE:.1f}" + (f"+{found['gpu_memory'] / GIBIBYTE:.1f}" if slots > 0 else "")
-    good = found["difference"] <= LARGEST_DIFFERENCE and np.isfinite(found["losses"]).all()
+    good = found["difference"] <= LARGEST_DIFFERENCE and all(map(math.isfinite, found["losses"]))
     first, last = found["losses"]
     return (
         f"{network.name:<17} {network.recipe.image_size!s:>8} {found['steps']:>6} {found['training']:>11.1f} "
