@@ -30,7 +30,7 @@ ARCHITECTURE = Architecture(
     recipe=Recipe(learning_rate=3e-4),
     scratch={"learning_rate": 7e-4},
     quick={"image_size": ImageSize(60, 80)},
-    demo_scratch={"pooled_layers": ("conv3_block4_out", "conv4_block3_out"), "augmentation": 0.3, "epochs": 5},
+    demo_scratch={"pooled_layers": ("conv3_block4_out", "conv4_block3_out"), "augmentation": 0.3, "epochs": 4},
 )
 
 if __name__ == "__main__":

@@ -50,7 +50,7 @@ ARCHITECTURE = Architecture(
     quick={"image_size": ImageSize(48, 64)},
     quick_scratch={"augmentation": 0.4, "label_smoothing": 0.0},
     # Without BatchNorm, random weights hardly learn within minutes: the demo ends early.
-    demo_scratch={"pooled_layers": ("block2_pool", "block3_pool"), "learning_rate": 3e-4, "epochs": 4},
+    demo_scratch={"pooled_layers": ("block2_pool", "block3_pool"), "learning_rate": 3e-4, "epochs": 2},
 )
 
 if __name__ == "__main__":
