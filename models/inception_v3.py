@@ -37,7 +37,7 @@ ARCHITECTURE = Architecture(
     ),
     scratch={"head_start": "zero", "pooled_layers": ("mixed7", "mixed8")},
     quick={"image_size": ImageSize(75, 100)},
-    demo_scratch={"pooled_layers": ("mixed2", "mixed4"), "epochs": 5},
+    demo_scratch={"pooled_layers": ("mixed2", "mixed4"), "epochs": 6},
     bottleneck={"pooled_layers": ("mixed4", "mixed7", "mixed8")},
 )
 
