@@ -32,7 +32,7 @@ def findings(tables: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, 
     for name, column in (("by_class", "classname"), ("by_driver", "subject")):
         costly = tables[name].nlargest(2, "share")
         verb = "make" if len(costly) > 1 else "makes"
-        found[name] = f"{' and '.join(costly[column])} {verb} up {costly['share'].sum():.0%} of the loss"
+        found[name] = f"{' and '.join(costly[column])} {verb} up {100 * costly['share'].sum():.0f} % of the loss"
     counts = tables["confusion"][list(CLASSES)].to_numpy().copy()
     np.fill_diagonal(counts, 0)
     row, column = np.unravel_index(counts.argmax(), counts.shape)
@@ -199,7 +199,8 @@ def training(run: RunFolder, models: Sequence[str]) -> list[dict[str, Any]]:
                 "environment": ", ".join(words),
             }
         )
-    return found
+    own = f"--pseudo-labels {run.name}/"
+    return sorted(found, key=lambda one: own in one["command"])  # after those whose predictions they learn from
 
 
 def _command(run: RunFolder, model: str) -> tuple[list[str], str]:

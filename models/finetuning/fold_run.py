@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from common import machine
-from common.errors import UserError
+from common.errors import UserError, named
 from common.files import read_json, read_record, sha256_of, write_json
 from common.run_folder import (
     ALL_DRIVERS,
@@ -267,8 +267,11 @@ def load(path: Path, fold: int | str = 0) -> FoldRun:
 
 def _replaced(configuration: Any, values: Mapping[str, Any], path: Path) -> Any:
     names = {field.name for field in dataclasses.fields(configuration)}
-    if not set(values) <= names:
-        raise UserError(f"{path}: expected no other settings than {', '.join(sorted(names))}; start the run again.")
+    if strange := sorted(set(values) - names):
+        raise UserError(
+            f"{path}: expected the settings of this version, found {named(strange)}: another version of the code made "
+            "it. Go on with that version, or train it again under another --run."
+        )
     return dataclasses.replace(configuration, **checked(configuration, values))
 
 
