@@ -143,7 +143,7 @@ def test_the_users_own_folds_decide_what_is_held_out(
     options = (*recipe, "--head-start", "random", "--run", "own", "--folds-file", tmp_path / "own.csv")
     done = run_all(type_command, data, tmp_path, *options, "--skip-broken")
     assert done.returncode == 0, done.stderr
-    assert f"own.csv: images that --skip-broken leaves out: 1 ({broken['img']})" in done.stderr
+    assert f"imgs/train/{broken['classname']}/{broken['img']}" in done.stderr
     run, expected = tmp_path / "runs" / "own", own.set_index("img")["fold"].drop(broken["img"])
     assert pd.read_csv(run / "folds.csv").set_index("img")["fold"].to_dict() == expected.to_dict()
     for fold in range(2):
