@@ -106,7 +106,11 @@ def test_weights_that_cannot_be_downloaded_are_reported(
         (["--models", "vgg16 inception_v3", "--image-size", "48x64"], "inception_v3 needs at least 75x75"),
         (["--hidden-units", "64"], "--head-start random"),
         (["--run", "leaderboard"], "reserved"),
-        (["--models", "vgg16 mobilenet", "--trainable", "from block5_conv1", "--image-size", "32x32"], "conv_dw_13"),
+        pytest.param(
+            ["--models", "vgg16 mobilenet", "--trainable", "from block5_conv1", "--image-size", "32x32"],
+            "conv_dw_13",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_what_cannot_work_is_reported_before_any_training(

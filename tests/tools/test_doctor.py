@@ -26,6 +26,7 @@ def test_it_prints_what_is_here_and_trains_predicts_saves_and_loads_each_network
     assert secret not in done.stdout + done.stderr and os.environ["HOME"] + "/" not in done.stdout
 
 
+@pytest.mark.slow
 def test_a_network_that_fails_is_a_line_of_the_table() -> None:
     found = doctor.measured("mobilenet", "/nowhere", "float32", "auto", 1.0, limit=600)
     assert "no such folder" in found["failed"]
