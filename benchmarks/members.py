@@ -24,7 +24,7 @@ from ensemble.calibration import floored
 from ensemble.members import Predictions, run_source
 from ensemble.options import Options
 from ensemble.result import BlendResult, blended
-from ensemble.score import read_labels
+from ensemble.score import read_labels, require_labels
 from preprocessing.dataset import required
 
 NOISE = 0.5  # nats
@@ -45,13 +45,14 @@ def main() -> None:
     predictions, _ = run_source(run.path, sample, arguments.models).read()
     labels = None
     if arguments.labels:
-        names = read_labels(arguments.labels).loc[list(predictions.test_images)]["classname"]
-        labels = names.map(CLASSES.index).to_numpy(dtype=np.int64)
-    spent = hours(run)
+        known = read_labels(arguments.labels)
+        require_labels(arguments.labels, known, predictions.test_images, "the test set")
+        labels = known.loc[list(predictions.test_images), "classname"].map(CLASSES.index).to_numpy(dtype=np.int64)
     if arguments.similar:
         for count in arguments.similar:
             print(line(f"{count} similar members", blended(similar(predictions, count), Options()), labels), flush=True)
         return
+    spent = hours(run)
     for count, name in enumerate(predictions.names, 1):
         result = blended(of(predictions, list(range(count))), Options())
         so_far = sum(spent.get(one, 0.0) for one in predictions.names[:count])

@@ -68,6 +68,11 @@ def pin_command() -> None:
     pin()
 
 
+def keras_backend() -> str:
+    """The package that Keras computes with, without loading it: $KERAS_BACKEND, or TensorFlow."""
+    return os.environ.get("KERAS_BACKEND", "tensorflow")
+
+
 def keras_home() -> Path:
     """Where Keras keeps what it downloads: $KERAS_HOME or ~/.keras, or else where it may write."""
     home = Path(os.environ.get("KERAS_HOME") or "~/.keras").expanduser()

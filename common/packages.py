@@ -6,12 +6,12 @@
 are the oldest that were tried.
 """
 
-import os
 import sys
 from importlib import metadata
 
 from packaging.version import Version
 
+from common.environment import keras_backend
 from common.errors import UserError, run_command
 
 LOWEST_PYTHON = (3, 11)
@@ -49,7 +49,7 @@ def check_installed() -> list[str]:
     faults, found = [], []
     if sys.version_info[:2] < LOWEST_PYTHON:
         faults.append(f"Python {'.'.join(map(str, LOWEST_PYTHON))} or newer, found {sys.version.split()[0]}")
-    backend = os.environ.get("KERAS_BACKEND", "tensorflow")
+    backend = keras_backend()
     for names, lowest in [*LOWEST.items(), *([BACKENDS[backend]] if backend in BACKENDS else [])]:
         versions = [version for name in names if (version := _version(name))]
         if not versions or max(versions) < Version(lowest):

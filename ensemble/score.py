@@ -134,10 +134,10 @@ def comparison(result: BlendResult, truth: pd.DataFrame) -> str:
         ("+ prior, nested", log_loss(nested.without_neighbours, known), result.test_without_neighbours),
         ("+ neighbours, nested", log_loss(nested.final, known), result.test),
     ]
-    cells = []
+    reference, cells = log_loss(uniform, labels), []
     for name, out_of_fold, test in rows:
         loss = log_loss(test, labels)
-        numbers = [f"{out_of_fold:.4f}", f"{loss:.4f}", f"{loss / log_loss(uniform, labels):.2f}"]
+        numbers = [f"{out_of_fold:.4f}", f"{loss:.4f}", f"{loss / reference:.2f}"]
         cells.append([name, *numbers, f"{accuracy(test, labels):.1%}"])
     return formatted(["predictions", "out of fold", "test", "to the uniform mean", "accuracy"], cells)
 

@@ -145,7 +145,8 @@ def main() -> None:
         return
 
     board = arguments.submissions / "leaderboard.csv"
-    before = [entry for entry in read_leaderboard(board) if entry.sha256 == sha256_of(path)]
+    sha256 = sha256_of(path)
+    before = [entry for entry in read_leaderboard(board) if entry.sha256 == sha256]
     if arguments.again or not before:
         entry = upload(run.name, path, log_loss, arguments.message)
         write_entry(board, entry)

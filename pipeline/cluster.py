@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from common import machine
-from common.environment import THREADS, pinned
+from common.environment import THREADS, keras_backend, pinned
 from common.errors import UserError
 from common.files import written_whole
 from common.run_folder import CONFIG, FAILED, FINISHED, LOG, REPOSITORY, FoldFolder
@@ -99,7 +99,8 @@ class Cluster(ABC):
         Raises:
             UserError: a line for each machine that differs; or none is large enough for a job.
         """
-        found = self.on_each(find_fault, [files_of(work) for work in works], state(works, backend()), backend())
+        package = keras_backend()
+        found = self.on_each(find_fault, [files_of(work) for work in works], state(works, package), package)
         faults = [f"node {node.name}: {fault}" for node, fault in found.items() if fault]
         if faults:
             raise UserError("\n".join(faults))
@@ -140,11 +141,6 @@ def keep(folders: Sequence[FoldFolder], files: Mapping[str, Mapping[str, Any]]) 
             with written_whole(folder / name) as temporary:
                 temporary.write_bytes(memoryview(own[name]))
     return sum(memoryview(content).nbytes for own in files.values() for content in own.values())
-
-
-def backend() -> str:
-    """The name of the package that Keras computes with."""
-    return os.environ.get("KERAS_BACKEND", "tensorflow")
 
 
 def files_of(work: FoldRun, folds: Sequence[int | str] = ()) -> dict[str, bytes]:

@@ -17,13 +17,13 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from common.environment import OF_EXECUTOR, with_threads
+from common.environment import OF_EXECUTOR, keras_backend, with_threads
 from common.errors import STOPPED, UserError
 from common.run_folder import REPOSITORY
 from common.terminal import say
 from models.finetuning.fold_run import FoldRun
 from pipeline import resources
-from pipeline.cluster import Cluster, Node, backend, cores_of, files_of, keep, train
+from pipeline.cluster import Cluster, Node, cores_of, files_of, keep, train
 from pipeline.executor import Executor
 from pipeline.jobs import Job
 from pipeline.local import SMALLER_ENVIRONMENT
@@ -150,7 +150,7 @@ class RayExecutor(Executor):
             raise UserError(f"no node that is large enough for {job} is left. The same command resumes.")
         node = max(fitting, key=lambda node: node.fits(job) - self.busy[node])
         if self.busy[node] < node.fits(job):
-            environment = {OF_EXECUTOR: "1", "KERAS_BACKEND": backend()} | with_threads(cores_of(job))
+            environment = {OF_EXECUTOR: "1", "KERAS_BACKEND": keras_backend()} | with_threads(cores_of(job))
             environment |= SMALLER_ENVIRONMENT if task.retry else {}
             remote = ray.remote(max_calls=1, max_retries=0, num_returns=2)(train).options(
                 num_cpus=cores_of(job),

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common import machine
+from common.environment import keras_backend
 from common.errors import UserError, named
 from common.files import free_bytes
 from common.run_folder import REPOSITORY
@@ -119,10 +120,9 @@ def _gpu_precision(device: Device | None) -> str:
         )
         os.environ[FOUND] = asked.stdout.strip().rpartition("\n")[2] or "none"
         if os.environ[FOUND] == "none" and device:
-            backend = os.environ.get("KERAS_BACKEND", "tensorflow")
             print(
-                f"note: there is a GPU ({device.kind}), but {backend} does not find it, so this computes on the CPU. "
-                "How to install it with CUDA: the first lines of requirements.txt.",
+                f"note: there is a GPU ({device.kind}), but {keras_backend()} does not find it, so this computes on "
+                "the CPU. How to install it with CUDA: the first lines of requirements.txt.",
                 file=sys.stderr,
             )
     return os.environ[FOUND]

@@ -160,9 +160,7 @@ def compiles_with_xla() -> bool:
 
 def expects_bfloat16(precision: str) -> bool:
     """Whether `--precision` will be bfloat16 on this CPU, without loading Keras, for estimates of time."""
-    wanted = precision == "mixed_bfloat16" or (
-        precision == "auto" and os.environ.get("KERAS_BACKEND", "tensorflow") == "tensorflow"
-    )
+    wanted = precision == "mixed_bfloat16" or (precision == "auto" and environment.keras_backend() == "tensorflow")
     return wanted and bool(bfloat16_unit())
 
 
