@@ -117,7 +117,7 @@ def _stamp(requests: Sequence[Request]) -> str:
                 f"is there: python -m ensemble.blend --run {run.name} --allow-missing"
             )
         finished = [f"{folder} {folder.is_finished()}" for folder in run.fold_folders()]
-        sums = [sha256_of(path) for path in (run.ensemble / RECORD, labels) if path]
+        sums = [sha256_of(path) for path in (run.ensemble / RECORD, run.durations, labels) if path and path.is_file()]
         digest.update(str([run.name, request.photographs, _data_folder(request), labels, sums, finished]).encode())
     return digest.hexdigest()
 
@@ -187,6 +187,7 @@ def _context(request: Request, prefix: str) -> dict[str, Any]:
         "place": place_among_published(record["nested_log_loss"]),
         "findings": parts.findings(tables, record),
         "made": parts.training(run, sorted({one.model for one in finished})),
+        "started_again": parts.started_again(run),
         "blend_options": shlex.join(parts.blend_options(record)),
         "fitted": FITTED,
     }

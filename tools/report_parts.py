@@ -20,6 +20,7 @@ from common.tables import read_predictions
 from ensemble.neighbours import load_features
 from ensemble.options import Options
 from ensemble.score import read_labels, require_labels
+from pipeline.schedule import Durations
 from preprocessing.folds import read_folds
 
 THUMBNAILS, THUMBNAIL_SIZE = 24, (240, 180)
@@ -201,6 +202,16 @@ def training(run: RunFolder, models: Sequence[str]) -> list[dict[str, Any]]:
         )
     own = f"--pseudo-labels {run.name}/"
     return sorted(found, key=lambda one: own in one["command"])  # after those whose predictions they learn from
+
+
+def started_again(run: RunFolder) -> list[str]:
+    """Which folds were started again, and why: their process or their node was lost."""
+    reasons = {"crashed": "was killed or ran out of memory", "lost": "was on a machine that was lost"}
+    return [
+        f"{row['model']}, fold {row['fold']}: {reasons[row['ended']]} after {row['seconds']:.0f} s"
+        for row in Durations(run.durations, "").rows
+        if row["ended"] in reasons
+    ]
 
 
 def _command(run: RunFolder, model: str) -> tuple[list[str], str]:

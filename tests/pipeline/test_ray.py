@@ -107,6 +107,7 @@ def test_a_node_that_is_killed_costs_time_and_nothing_else(
         assert not psutil.wait_procs(jobs, timeout=10)[1]
     ended = [row["ended"] for row in json.loads(RunFolder(tmp_path / "runs" / "r").durations.read_text())]
     assert sorted(ended) == ["finished", "finished", "lost"]
+    assert "was on a machine that was lost after" in (tmp_path / "runs" / "r" / "report.html").read_text()
 
 
 @pytest.mark.slow

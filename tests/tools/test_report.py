@@ -152,6 +152,14 @@ def test_a_report_has_all_parts_and_needs_nothing_else(finished: SmallRun) -> No
     assert sorted(matrix) == ["-1"] * 99 + ["0"]
 
 
+def test_what_was_started_again_is_told(copy: SmallRun) -> None:
+    row = {"model": "vgg16", "fold": "1", "seconds": 12.3, "ended": "lost", "estimate": 9.0, "on": "1 x CPU, 1 cores"}
+    (copy.run / "durations.json").write_text(json.dumps([row, row | {"fold": "2", "ended": "finished"}]))
+    page = report(copy)
+    assert "vgg16, fold 1: was on a machine that was lost after 12 s" in page.text
+    assert "vgg16, fold 2: was" not in page.text
+
+
 def test_strange_names_are_escaped(finished: SmallRun) -> None:
     page = report(finished)
     assert STRANGE_IMAGE in page.text
