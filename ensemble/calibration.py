@@ -3,16 +3,16 @@
 Calibrated log-probabilities are `scale` x log-probabilities + `bias`, up to the sum of the row: vector scaling with one
 temperature (1 / `scale`) for all classes. Source: Guo et al., On calibration of modern neural networks (2017).
 
-Prior matching: where the test set has training's mix of classes, the mean prediction should have it too. Each class
-gets a factor, computed from predictions alone. That corrects drivers whose images are taken for one class too often,
-and corrects more the fewer drivers share the factors. So out of fold about as many share them as in the test set.
+Prior matching: each driver shows every behaviour about as often as the drivers in training, so the mean prediction for
+a driver should be near training's mix. Each class gets a bias for each driver, computed from predictions alone. That
+corrects drivers whose images are taken for one class too often.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import log_softmax
+from scipy.special import log_softmax, softmax
 
 from common.metric import SMALLEST_PROBABILITY, log_loss, log_loss_per_image, not_clearly_worse
 
@@ -23,8 +23,10 @@ SMALLEST_SCALE, LARGEST_SCALE = 0.02, 50.0  # above 0, so that the ranking of th
 # The smallest is not 0: a confident mistake, of which there may be none out of fold, costs 34.5 nats.
 CLIPS = tuple(float(f"{digits}e{exponent}") for exponent in range(-6, -1) for digits in (1, 1.5, 2, 3, 5, 7))
 MOST_ENTROPY_IMAGES = 20_000
-STRENGTHS = (0.5, 0.75, 1.0)
-MOST_ROUNDS = 200
+STRENGTHS = (30.0, 100.0, 300.0, 1000.0)
+LARGEST_BIAS = 2.0  # nats, of prior matching: images that are certain stay so
+FEWEST_IMAGES = 20  # of one driver, for prior matching: fewer say nothing of their mix
+HALF_STRENGTH = 100  # images at which the strength is half of what it is for very many
 
 
 def floored(probabilities: np.ndarray) -> np.ndarray:
@@ -167,7 +169,7 @@ class PriorMatching:
 
     Attributes:
         prior: the share of each class in training.
-        strength: the power of the factors; 1 moves the mean all the way.
+        strength: what it is worth to come nearer to the prior, against changing the predictions.
         scale: what the log-probabilities are multiplied by afterwards (1 / temperature).
     """
 
@@ -180,39 +182,42 @@ class PriorMatching:
 
         Args:
             probabilities: shape (images, classes), rows summing to 1.
-            sets: shape (images,): images of one value share the factors.
+            sets: shape (images,): images of one value share a bias.
         """
-        own = np.log(floored(probabilities))
-        matched = np.empty_like(own)
+        logarithms = np.log(floored(probabilities))
         for value in np.unique(sets):
             rows = sets == value
-            change = np.log(floored(match_prior(probabilities[rows], np.array(self.prior)))) - own[rows]
-            factors = np.median(change - change.mean(axis=1, keepdims=True), axis=0)
-            matched[rows] = own[rows] + self.strength * factors
-        return log_softmax(matched, axis=-1)
+            if (images := int(rows.sum())) >= FEWEST_IMAGES:
+                strength = self.strength * images / (images + HALF_STRENGTH)
+                logarithms[rows] += prior_bias(logarithms[rows], np.array(self.prior), strength)
+        return log_softmax(logarithms, axis=-1)
 
     def predict(self, probabilities: np.ndarray, sets: np.ndarray) -> np.ndarray:
         """Matched and tempered probabilities, shape (images, classes)."""
         return np.exp(Calibration(self.scale).logarithms(self.logarithms(probabilities, sets)))
 
 
-def match_prior(probabilities: np.ndarray, prior: np.ndarray) -> np.ndarray:
-    """Probabilities whose mean over the images is `prior`, by one factor for each class.
+def prior_bias(logarithms: np.ndarray, prior: np.ndarray, strength: float) -> np.ndarray:
+    """The bias of each class, shape (classes,), that brings the mean prediction nearer to `prior`.
+
+    It minimises |bias|^2 / 2 - strength * sum of prior * log(mean prediction): a normal prior of the bias and a
+    Dirichlet prior of the classes' shares. Doubtful images move; none moves by more than twice `LARGEST_BIAS`.
 
     Args:
-        probabilities: shape (images, classes), rows summing to 1.
+        logarithms: log-probabilities, shape (images, classes), finite.
         prior: shape (classes,), positive, summing to 1.
-
-    Source: 10th place of the competition; the factors by iterative proportional fitting (Deming and Stephan 1940).
     """
-    matched = floored(probabilities)
-    for _ in range(MOST_ROUNDS):
-        mean = matched.mean(axis=0)
-        if np.abs(mean - prior).max() < 1e-9:
-            break
-        matched = matched * (prior / mean)
-        matched /= matched.sum(axis=1, keepdims=True)
-    return matched
+    from scipy.optimize import minimize
+
+    def objective(bias: np.ndarray) -> tuple[float, np.ndarray]:
+        shifted = softmax(logarithms + bias, axis=1)
+        mean = floored(shifted.mean(axis=0))
+        weights = prior / mean
+        by_bias = (shifted * (weights - (shifted @ weights)[:, None])).mean(axis=0)
+        return bias @ bias / 2 - strength * float(prior @ np.log(mean)), bias - strength * by_bias
+
+    bounds = [(-LARGEST_BIAS, LARGEST_BIAS)] * len(prior)
+    return np.asarray(minimize(objective, np.zeros(len(prior)), jac=True, method="L-BFGS-B", bounds=bounds).x)
 
 
 def smoothed_prior(labels: np.ndarray, classes: int) -> np.ndarray:
@@ -229,32 +234,18 @@ def fit_prior(
     Args:
         probabilities: shape (images, classes), of a blend that was not fitted on these drivers.
         labels, drivers, sets: shape (images,).
-        always: strength 1, whether it helps or not.
+        always: whether it helps or not.
     """
     prior = tuple(smoothed_prior(labels, probabilities.shape[1]).tolist())
     fitted = []
-    for strength in (1.0,) if always else STRENGTHS:
+    for strength in STRENGTHS:
         logarithms = PriorMatching(prior, strength).logarithms(probabilities, sets)
         calibration = fit_calibration(logarithms, labels, with_bias=False)
         matched = np.exp(calibration.logarithms(logarithms))
         fitted.append((log_loss(matched, labels), PriorMatching(prior, strength, calibration.scale), matched))
     _, best, matched = min(fitted, key=lambda one: one[0])
-    if always:
-        return best
     plain = clipped_losses(probabilities, labels)
-    return None if not_clearly_worse(plain, clipped_losses(matched, labels), drivers) else best
-
-
-def sets_of(groups: np.ndarray, drivers: np.ndarray, test_drivers: int) -> np.ndarray:
-    """Sets of groups with about as many drivers each as the test set has; shape (images,), integers from 0.
-
-    Args:
-        groups, drivers: shape (images,).
-        test_drivers: at least 1.
-    """
-    sizes = [len(np.unique(drivers[groups == group])) for group in np.unique(groups)]
-    sets = min(max(round(sum(sizes) / test_drivers), 1), len(sizes))
-    return dealt(sizes, sets)[np.unique(groups, return_inverse=True)[1]]
+    return best if always or not not_clearly_worse(plain, clipped_losses(matched, labels), drivers) else None
 
 
 def dealt(sizes: Sequence[int] | np.ndarray, hands: int) -> np.ndarray:

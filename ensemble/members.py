@@ -4,14 +4,14 @@ This is the only module of the package that reads a run folder.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from common.competition import CLASSES, SAMPLE_SUBMISSION
+from common.competition import CLASSES, SAMPLE_SUBMISSION, TEST_FOLDER, TRAIN_FOLDER
 from common.errors import UserError, named
 from common.files import read_record, sha256_of
 from common.run_folder import (
@@ -63,6 +63,7 @@ class Predictions:
             sharpened to their confidence.
         fold_means: how it was sharpened, for each member.
         spaces: the members whose features are known.
+        photographs, test_photographs: the files of all images, in the order of both; empty where they are not known.
     """
 
     names: tuple[str, ...]
@@ -73,6 +74,8 @@ class Predictions:
     test: np.ndarray
     fold_means: tuple[Sharpening, ...] = ()
     spaces: tuple[Space, ...] = ()
+    photographs: tuple[Path, ...] = ()
+    test_photographs: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -146,11 +149,26 @@ def run_source(
     inputs = {str(path.relative_to(run)): path for path in [RunFolder(run).folds, *tables]}
     inputs[SAMPLE_SUBMISSION] = sample
 
+    there = all((sample.parent / folder).is_dir() for folder in (TRAIN_FOLDER, TEST_FOLDER))
+
     def read() -> tuple[Predictions, list[str]]:
         predictions = read_members(run, members, folds, read_sample_images(sample), all_drivers)
+        if there:
+            predictions = with_photographs(predictions, sample.parent)
         return predictions, remarks_on(run, every, len(folds), len(predictions.images), all_drivers)
 
-    return Source({"members": [as_json(member) for member in every]}, inputs, True, read)
+    identity = {"members": [as_json(member) for member in every], "photographs": there}
+    return Source(identity, inputs, True, read)
+
+
+def with_photographs(predictions: Predictions, root: Path) -> Predictions:
+    """The same, and where the images lie in the competition's folder."""
+    rows = zip(predictions.images["classname"], predictions.images["img"], strict=True)
+    return replace(
+        predictions,
+        photographs=tuple(root / TRAIN_FOLDER / classname / img for classname, img in rows),
+        test_photographs=tuple(root / TEST_FOLDER / img for img in predictions.test_images),
+    )
 
 
 def remarks_on(run: Path, members: Sequence[Member], all_images: int, images: int, all_drivers: str) -> list[str]:

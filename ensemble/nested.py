@@ -60,7 +60,7 @@ class FinalBlend:
         method, blend: the chosen ones.
         cross_fitted: the blend's cross-fitted predictions, shape (images, classes); rows not allowed are nan.
         prior, smoothing: None where it is not applied.
-        clip: the smallest probability; always the last step.
+        clips: the smallest probability where the blend, prior matching or smoothing is the last step before it.
     """
 
     candidates: list[Candidate]
@@ -69,7 +69,12 @@ class FinalBlend:
     cross_fitted: np.ndarray
     prior: PriorMatching | None = None
     smoothing: Smoothing | None = None
-    clip: float = 0.0
+    clips: tuple[float, ...] = (0.0, 0.0, 0.0)
+
+    @property
+    def clip(self) -> float:
+        """The smallest probability of the submission."""
+        return self.clips[-1]
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +105,7 @@ class NestedCrossValidation:
         groups: shape (images,), integers; no driver is in two of them.
         methods: the simplest first.
         graphs: neighbours of all images, by feature; empty for no smoothing.
-        sets: shape (images,), of complete groups: which images share the factors of prior matching.
+        sets: shape (images,), of complete groups: which images share a bias in prior matching.
         match_prior: 'auto', 'yes' or 'no'.
     """
 
@@ -166,23 +171,24 @@ class NestedCrossValidation:
         if len(np.unique(self.groups[rows])) < 2:  # nothing to choose by
             method = FALLBACK if FALLBACK in self.methods else self.methods[0]
             blend = self.blend(method, without)
-            predictions = blend.predict(self.probabilities[:, rows])
-            return FinalBlend([], method, blend, np.empty(0), clip=choose_clip(predictions, self.labels[rows]))
+            smallest = choose_clip(blend.predict(self.probabilities[:, rows]), self.labels[rows])
+            return FinalBlend([], method, blend, np.empty(0), clips=(smallest, smallest, smallest))
         candidates = self.candidates(without)
         chosen = next(one for one in candidates if one.not_clearly_worse)
         cross_fitted = self.cross_fitted(chosen.method, without, rows)
         predictions, labels, drivers = cross_fitted[rows], self.labels[rows], self.drivers[rows]
-        prior = None
+        prior, clips = None, [choose_clip(predictions, labels)]
         if self.match_prior != "no":
             prior = fit_prior(predictions, labels, drivers, self.sets[rows], always=self.match_prior == "yes")
         if prior:
             predictions = prior.predict(predictions, self.sets[rows])
+        clips.append(choose_clip(predictions, labels))
         graphs = restricted(self.graphs, rows)
         smoothing = fit_smoothing(predictions, labels, drivers, graphs)
         if smoothing:
             predictions = smoothing.predict(predictions, graphs)
-        smallest = choose_clip(predictions, labels)
-        return FinalBlend(candidates, chosen.method, chosen.blend, cross_fitted, prior, smoothing, smallest)
+        clips.append(choose_clip(predictions, labels))
+        return FinalBlend(candidates, chosen.method, chosen.blend, cross_fitted, prior, smoothing, tuple(clips))
 
     def estimated(self) -> Estimate:
         """Predicts each group by what is chosen and fitted on all the others."""
@@ -190,15 +196,11 @@ class NestedCrossValidation:
         steps = np.empty((3, *self.probabilities.shape[1:]))
         for group, fit in fits.items():
             rows = np.flatnonzero(self.groups == group)
-            blend = plain = fit.blend.predict(self.probabilities[:, rows])
-            if fit.prior:
-                known = fit.cross_fitted.copy()  # of the other groups, by blends that did not use this one
-                known[rows] = blend
-                shared = np.flatnonzero(self.sets == self.sets[rows[0]])
-                plain = fit.prior.predict(known[shared], np.zeros(len(shared)))[np.isin(shared, rows)]
+            blend = fit.blend.predict(self.probabilities[:, rows])
+            plain = fit.prior.predict(blend, self.sets[rows]) if fit.prior else blend
             final = fit.smoothing.predict(plain, restricted(self.graphs, rows)) if fit.smoothing else plain
-            for step, predictions in zip(steps, (blend, plain, final), strict=True):
-                step[rows] = clip(predictions, fit.clip)
+            for step, predictions, smallest in zip(steps, (blend, plain, final), fit.clips, strict=True):
+                step[rows] = clip(predictions, smallest)
         return Estimate(steps[0], steps[1], steps[2], tuple(fit.method.name for fit in fits.values()))
 
     def without_each(self, method: Method) -> list[np.ndarray]:

@@ -14,7 +14,7 @@ class Options:
     )
     match_prior: str = setting(
         "auto",
-        "scale the classes towards training's mix on the test set, if it is mixed alike; auto: if it helps out of fold",
+        "move each driver, as recognised by the photographs, towards training's mix; auto: if it helps out of fold",
         choices=("auto", "yes", "no"),
     )
     all_drivers: str = setting(

@@ -9,13 +9,14 @@ from threadpoolctl import threadpool_limits
 from common.errors import UserError
 from common.metric import accuracy, log_loss, log_loss_per_image
 from common.settings import as_json
-from ensemble.calibration import clip, sets_of
+from ensemble.calibration import clip
 from ensemble.expectation import Expectation, expected_loss, guessed_test_drivers
 from ensemble.members import Predictions
 from ensemble.methods import methods_for
 from ensemble.neighbours import graph_of_test, out_of_fold_graphs
 from ensemble.nested import Estimate, FinalBlend, NestedCrossValidation, groups_of
 from ensemble.options import Options
+from preprocessing.same_driver import same_driver
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,6 +86,7 @@ def blended(predictions: Predictions, options: Options) -> BlendResult:
     groups = groups_of(images["fold"].to_numpy(), drivers)
     test_drivers = options.test_drivers or guessed_test_drivers(test_size or len(images), len(images), known)
     spaces = predictions.spaces if options.neighbours else ()
+    sets, test_sets = sets_of(predictions, options, groups, test_drivers)
     validation = NestedCrossValidation(
         predictions.out_of_fold,
         labels,
@@ -92,7 +94,7 @@ def blended(predictions: Predictions, options: Options) -> BlendResult:
         groups,
         methods_for(len(predictions.names)),
         graphs=out_of_fold_graphs(spaces, images, test_size) if spaces else {},
-        sets=sets_of(groups, drivers, test_drivers),
+        sets=sets,
         match_prior=options.match_prior,
     )
     with threadpool_limits(1):  # many small fits: one thread a core takes three times as long, most of it waiting
@@ -101,7 +103,7 @@ def blended(predictions: Predictions, options: Options) -> BlendResult:
 
     test = without_neighbours = final.blend.predict(predictions.test)
     if test_size and final.prior:
-        test = without_neighbours = final.prior.predict(test, np.zeros(test_size))
+        test = without_neighbours = final.prior.predict(test, test_sets)
     if test_size and final.smoothing:
         graph = graph_of_test(spaces, final.smoothing.feature, predictions.test_images)
         test = final.smoothing.predict(without_neighbours, {final.smoothing.feature: graph})
@@ -110,8 +112,29 @@ def blended(predictions: Predictions, options: Options) -> BlendResult:
         final,
         nested,
         clip(test, final.clip),
-        clip(without_neighbours, final.clip),
+        clip(without_neighbours, final.clips[1]),
         expected_loss(log_loss_per_image(nested.final, labels), drivers, test_drivers),
         options.test_drivers == 0,
         without_members,
     )
+
+
+def sets_of(
+    predictions: Predictions, options: Options, groups: np.ndarray, test_drivers: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Which images share a bias in prior matching, out of fold and of the test set: those that show one driver.
+
+    Drivers are recognised in both in the same way, so that what is fitted out of fold holds for the test set. Without
+    photographs, a group of drivers shares one bias, and so does the test set.
+
+    Args:
+        groups: shape (images,), from `groups_of`: no set is in two of them.
+
+    Returns:
+        Two arrays of integers, of shape (images,) and (test images,).
+    """
+    if options.match_prior == "no" or not predictions.photographs:
+        return groups, np.zeros(len(predictions.test_images), dtype=np.int64)
+    recognised = same_driver(predictions.photographs, int(predictions.images["subject"].nunique()))
+    sets = np.unique(np.stack([groups, recognised]), axis=1, return_inverse=True)[1]
+    return sets, same_driver(predictions.test_photographs, test_drivers)

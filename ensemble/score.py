@@ -128,9 +128,9 @@ def comparison(result: BlendResult, truth: pd.DataFrame) -> str:
     ]
     rows.append(("uniform mean, not sharpened", log_loss(predictions.out_of_fold.mean(axis=0), known), uniform))
     for one in final.candidates:
-        rows.append((one.method.name, one.cross_fitted_loss, clip(one.blend.predict(predictions.test), final.clip)))
+        rows.append((one.method.name, one.cross_fitted_loss, clip(one.blend.predict(predictions.test), final.clips[0])))
     rows += [
-        ("blend, nested", log_loss(nested.blend, known), clip(final.blend.predict(predictions.test), final.clip)),
+        ("blend, nested", log_loss(nested.blend, known), clip(final.blend.predict(predictions.test), final.clips[0])),
         ("+ prior, nested", log_loss(nested.without_neighbours, known), result.test_without_neighbours),
         ("+ neighbours, nested", log_loss(nested.final, known), result.test),
     ]

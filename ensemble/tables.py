@@ -24,7 +24,7 @@ def tables_of(result: "BlendResult") -> dict[str, pd.DataFrame]:
     """Every table, by the name of its file without '.csv'."""
     predictions, final, nested = result.predictions, result.final, result.nested
     labels, images, names, members = predictions.labels, predictions.images, predictions.names, predictions.out_of_fold
-    fitted = clip(final.blend.predict(members), final.clip)
+    fitted = clip(final.blend.predict(members), final.clips[0])
     blends = {FITTED: fitted, NESTED: nested.without_neighbours}
     if final.smoothing:
         blends[WITH_NEIGHBOURS] = nested.final

@@ -3,7 +3,9 @@
 import json
 import os
 import shutil
+from dataclasses import replace
 
+import cv2
 import numpy as np
 import pandas as pd
 import pytest
@@ -18,6 +20,7 @@ from ensemble.members import find_members, read_members
 from ensemble.options import Options
 from tests.commands import here, module
 from tests.fold_runs import finish_fold
+from tests.trees import write_image
 
 
 def request_of(small, **changes) -> Request:
@@ -131,6 +134,35 @@ def test_the_clip_in_the_record_is_applied_last(small) -> None:
     smallest = record_of(small)["clip"]
     table = read_predictions(small.submission).to_numpy()
     assert smallest * 0.9 < table.min() and (table <= 1 - 9 * smallest + 1e-9).all()
+
+
+def test_drivers_are_recognised_and_each_is_moved_towards_the_prior(small) -> None:
+    """A model that is mistaken about each driver in its own way, on photographs that tell the drivers apart."""
+    truth = small.test_labels.set_index("img")["subject"]
+    images = {
+        **{f"imgs/train/{row.classname}/{row.img}": row.subject for row in small.folds.itertuples()},
+        **{f"imgs/test/{img}": subject for img, subject in truth.items()},
+    }
+    random = np.random.default_rng(0)
+    drivers = sorted(set(images.values()))
+    scenes = {driver: random.integers(0, 255, (3, 4, 3), dtype=np.uint8) for driver in drivers}
+    biases = {driver: np.exp(1.5 * random.normal(size=10)) for driver in drivers}
+    for fold in range(3):
+        for name, subjects in (("out_of_fold.csv", small.folds.set_index("img")["subject"]), ("test.csv", truth)):
+
+            def mistaken(table: pd.DataFrame, subjects: pd.Series = subjects) -> pd.DataFrame:
+                values = table[list(CLASSES)] * np.stack([biases[subjects[img]] for img in table["img"]])
+                return table.assign(**values.div(values.sum(axis=1), axis=0))
+
+            small.change(small.fold_folder("resnet50", fold) / name, mistaken)
+    one = request_of(small, models=("resnet50",))
+    blend_run(one)
+    without = record_of(small)["nested_log_loss"]
+    for path, driver in images.items():
+        scene = cv2.resize(scenes[driver], (64, 48), interpolation=cv2.INTER_CUBIC)
+        write_image(small.data / path, cv2.add(scene, random.integers(0, 20, scene.shape, dtype=np.uint8)))
+    blend_run(replace(one, options=Options(match_prior="yes")))
+    assert record_of(small)["nested_log_loss"] < 0.8 * without
 
 
 def test_again_does_nothing_until_an_input_or_output_changes(small) -> None:

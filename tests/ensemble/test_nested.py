@@ -81,19 +81,17 @@ def test_standard_error_is_over_drivers() -> None:
     assert paired_difference(losses, np.zeros(1000), np.zeros(1000))[1] == np.inf
 
 
-@pytest.mark.parametrize("together", [False, True], ids=["each by itself", "all drivers share the prior's factors"])
-def test_drivers_who_are_evaluated_have_no_influence(together: bool) -> None:
+@pytest.mark.parametrize("match_prior", ["auto", "yes"])
+def test_drivers_who_are_evaluated_have_no_influence(match_prior: str) -> None:
     random = np.random.default_rng(0)
     truth = predictions(random, 1, 200, 0.3)[0]
     labels, drivers = labels_of(random, truth), np.arange(200) // 50
     probabilities = 0.7 * truth + 0.3 * predictions(random, 2, 200)
     graphs = {"x": nearest(unit(random, 200))}
 
-    sets, option = (np.zeros(200), "yes") if together else (drivers, "auto")
-
     def estimate(labels: np.ndarray) -> np.ndarray:
         return (
-            NestedCrossValidation(probabilities, labels, drivers, drivers, METHODS, graphs, sets, option)
+            NestedCrossValidation(probabilities, labels, drivers, drivers, METHODS, graphs, drivers, match_prior)
             .estimated()
             .final
         )
