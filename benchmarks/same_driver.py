@@ -3,8 +3,7 @@
     python -m benchmarks.same_driver --data DIR --sets 32
     python -m benchmarks.same_driver --data DIR --sets 0 --images 79726     only the time, images repeated
 
-Homogeneity, 0 to 1: how much of what tells the drivers apart (should be 1), and the behaviours (should be 0), the groups
-hold.
+Homogeneity, 0 to 1: how well the groups separate the drivers (should be 1) and the behaviours (should be 0).
 """
 
 import itertools
