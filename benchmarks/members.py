@@ -18,9 +18,9 @@ from common.competition import CLASSES, SAMPLE_SUBMISSION
 from common.errors import run_command
 from common.files import read_json
 from common.metric import log_loss
+from common.prior import floored
 from common.run_folder import RUNS, RunFolder
 from common.settings import names_in
-from ensemble.calibration import floored
 from ensemble.members import Predictions, run_source
 from ensemble.options import Options
 from ensemble.result import BlendResult, blended

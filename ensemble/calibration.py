@@ -2,19 +2,16 @@
 
 Calibrated log-probabilities are `scale` x log-probabilities + `bias`, up to the sum of the row: vector scaling with one
 temperature (1 / `scale`) for all classes. Source: Guo et al., On calibration of modern neural networks (2017).
-
-Prior matching: each driver shows every behaviour about as often as the drivers in training, so the mean prediction for
-a driver should be near training's mix. Each class gets a bias for each driver, computed from predictions alone. That
-corrects drivers whose images are taken for one class too often.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import log_softmax, softmax
+from scipy.special import log_softmax
 
-from common.metric import SMALLEST_PROBABILITY, log_loss, log_loss_per_image, not_clearly_worse
+from common.metric import log_loss, log_loss_per_image, not_clearly_worse
+from common.prior import floored, matched_logarithms, smoothed_prior
 
 RIDGE = 1e-3  # nats an image for a scale that is 1 off: negligible beside real evidence
 RIDGE_OF_ALL = 1.0  # nats for all images together: a handful of images cannot move the calibration far
@@ -24,14 +21,6 @@ SMALLEST_SCALE, LARGEST_SCALE = 0.02, 50.0  # above 0, so that the ranking of th
 CLIPS = tuple(float(f"{digits}e{exponent}") for exponent in range(-6, -1) for digits in (1, 1.5, 2, 3, 5, 7))
 MOST_ENTROPY_IMAGES = 20_000
 STRENGTHS = (30.0, 100.0, 300.0, 1000.0)
-LARGEST_BIAS = 2.0  # nats, of prior matching: images that are certain stay so
-FEWEST_IMAGES = 20  # of one driver, for prior matching: fewer say nothing of their mix
-HALF_STRENGTH = 100  # images at which the strength is half of what it is for very many
-
-
-def floored(probabilities: np.ndarray) -> np.ndarray:
-    """Probabilities of at least 1e-15, below which the metric sees no difference: their logarithms are finite."""
-    return np.maximum(np.asarray(probabilities, dtype=np.float64), SMALLEST_PROBABILITY)
 
 
 @dataclass(frozen=True)
@@ -184,46 +173,11 @@ class PriorMatching:
             probabilities: shape (images, classes), rows summing to 1.
             sets: shape (images,): images of one value share a bias.
         """
-        logarithms = np.log(floored(probabilities))
-        for value in np.unique(sets):
-            rows = sets == value
-            if (images := int(rows.sum())) >= FEWEST_IMAGES:
-                strength = self.strength * images / (images + HALF_STRENGTH)
-                logarithms[rows] += prior_bias(logarithms[rows], np.array(self.prior), strength)
-        return log_softmax(logarithms, axis=-1)
+        return matched_logarithms(np.log(floored(probabilities)), np.array(self.prior), self.strength, sets)
 
     def predict(self, probabilities: np.ndarray, sets: np.ndarray) -> np.ndarray:
         """Matched and tempered probabilities, shape (images, classes)."""
         return np.exp(Calibration(self.scale).logarithms(self.logarithms(probabilities, sets)))
-
-
-def prior_bias(logarithms: np.ndarray, prior: np.ndarray, strength: float) -> np.ndarray:
-    """The bias of each class, shape (classes,), that brings the mean prediction nearer to `prior`.
-
-    It minimises |bias|^2 / 2 - strength * sum of prior * log(mean prediction): a normal prior of the bias and a
-    Dirichlet prior of the classes' shares. Doubtful images move; none moves by more than twice `LARGEST_BIAS`.
-
-    Args:
-        logarithms: log-probabilities, shape (images, classes), finite.
-        prior: shape (classes,), positive, summing to 1.
-    """
-    from scipy.optimize import minimize
-
-    def objective(bias: np.ndarray) -> tuple[float, np.ndarray]:
-        shifted = softmax(logarithms + bias, axis=1)
-        mean = floored(shifted.mean(axis=0))
-        weights = prior / mean
-        by_bias = (shifted * (weights - (shifted @ weights)[:, None])).mean(axis=0)
-        return bias @ bias / 2 - strength * float(prior @ np.log(mean)), bias - strength * by_bias
-
-    bounds = [(-LARGEST_BIAS, LARGEST_BIAS)] * len(prior)
-    return np.asarray(minimize(objective, np.zeros(len(prior)), jac=True, method="L-BFGS-B", bounds=bounds).x)
-
-
-def smoothed_prior(labels: np.ndarray, classes: int) -> np.ndarray:
-    """The share of each class among labels, with one image added to each so that none is 0; shape (classes,)."""
-    counts = np.bincount(labels, minlength=classes) + 1.0
-    return counts / counts.sum()
 
 
 def fit_prior(

@@ -17,7 +17,8 @@ import numpy as np
 from scipy.special import softmax
 
 from common.metric import log_loss
-from ensemble.calibration import Calibration, fit_calibration, floored
+from common.prior import floored
+from ensemble.calibration import Calibration, fit_calibration
 
 IMAGES_AT_ONCE = 8192  # bounds the memory of a prediction
 SMALLEST_WEIGHT = 1e-4  # smaller fitted weights become 0

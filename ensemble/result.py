@@ -10,13 +10,13 @@ from common.errors import UserError
 from common.metric import accuracy, log_loss, log_loss_per_image
 from common.settings import as_json
 from ensemble.calibration import clip
-from ensemble.expectation import Expectation, expected_loss, guessed_test_drivers
+from ensemble.expectation import Expectation, expected_loss
 from ensemble.members import Predictions
 from ensemble.methods import methods_for
 from ensemble.neighbours import graph_of_test, out_of_fold_graphs
 from ensemble.nested import Estimate, FinalBlend, NestedCrossValidation, groups_of
 from ensemble.options import Options
-from preprocessing.same_driver import same_driver
+from preprocessing.same_driver import guessed_test_drivers, same_driver
 
 
 @dataclass(frozen=True, eq=False)

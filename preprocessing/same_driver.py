@@ -24,6 +24,11 @@ MARGIN = 0.02  # of the mean silhouette, within which the most groups are taken:
 UNKNOWN = -1
 
 
+def guessed_test_drivers(test_images: int, images: int, drivers: int) -> int:
+    """How many drivers a test set has if each is on as many images as a known one; at least 1."""
+    return max(1, round(test_images * drivers / images))
+
+
 def same_driver(paths: Sequence[Path], expected: int) -> np.ndarray:
     """Groups of images, a driver each: clusters by Ward's method, as many as the mean silhouette allows.
 

@@ -19,7 +19,7 @@ from common.errors import UserError, last_line, masked
 from common.files import written_whole
 from common.run_folder import ALL_DRIVERS, CHECKPOINT, LOG, NETWORK, FoldFolder
 from models.finetuning import outputs, runtime
-from models.finetuning.data.pseudo_labels import SHA256, identity, soft_targets
+from models.finetuning.data.pseudo_labels import SHA256, identity, matched, soft_targets
 from models.finetuning.data.sources import ActivationCache, FoldData, Source, WithPseudoLabels
 from models.finetuning.fold_run import FoldRun
 from models.finetuning.network import head
@@ -187,7 +187,10 @@ def _with_pseudo_labels(
             f"--pseudo-labels {work.recipe.pseudo_labels}: that run has changed since this fold began; it may still be "
             f"training. Wait for it, or name one of its models: --pseudo-labels RUN/{tables[0].parts[-3]}"
         )
-    soft = soft_targets(tables, [img for img in dataset.test if img not in dataset.broken_test])
+    images = [img for img in dataset.test if img not in dataset.broken_test]
+    soft = soft_targets(tables, images)
+    if work.recipe.pseudo_prior:
+        soft = matched(soft, [dataset.test_path(img) for img in images], dataset.train)
     say(f"pseudo-labels of {len(soft):,} test images from {len(tables)} tables: {', '.join(map(str, tables))}")
     return WithPseudoLabels(labelled, test, soft, work.recipe.pseudo_ratio)
 

@@ -90,6 +90,9 @@ class Recipe:
         "",
         "RUN or RUN/MODEL[,MODEL] whose test predictions are soft targets; each fold reads that run's same fold alone",
     )
+    pseudo_prior: bool = setting(
+        True, "move these predictions, driver by driver, towards training's mix (drivers are recognised by the images)"
+    )
     pseudo_ratio: float = setting(
         2.0, "with them, training images for each test image that a step sees besides", least=0.1, most=100
     )
@@ -164,10 +167,11 @@ ONLY_WITH: Mapping[str, tuple[str, Callable[[Any], bool], str]] = {
     "layer_decay": ("trainable", lambda what: what != "head", "another --trainable"),
     "unfreeze_epochs": ("trainable", lambda what: what != "head", "another --trainable"),
     "pseudo_ratio": ("pseudo_labels", bool, "--pseudo-labels RUN"),
+    "pseudo_prior": ("pseudo_labels", bool, "--pseudo-labels RUN"),
 }
 """Settings that do something only where another one is so, and what makes it so."""
 
-UNUSED: Mapping[str, Any] = {"layer_decay": 1.0, "pseudo_ratio": Recipe().pseudo_ratio}
+UNUSED: Mapping[str, Any] = {"layer_decay": 1.0, "pseudo_ratio": Recipe().pseudo_ratio, "pseudo_prior": True}
 """The values of these settings that ask for nothing; of the others 0."""
 
 QUICK: Mapping[str, Any] = {"image_size": ImageSize(96, 128), "train_images": 800}

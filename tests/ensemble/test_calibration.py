@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from scipy.special import softmax
 
 from common.metric import log_loss
+from common.prior import floored, prior_bias, smoothed_prior
 from ensemble.calibration import (
     CLIPS,
     PriorMatching,
@@ -14,11 +15,8 @@ from ensemble.calibration import (
     clip,
     fit_calibration,
     fit_prior,
-    floored,
     mean_entropy,
-    prior_bias,
     sharpened,
-    smoothed_prior,
 )
 from ensemble.tables import calibration_error, reliabilities
 from tests.ensemble.conftest import SEEDS, labels_of, predictions

@@ -15,7 +15,9 @@ from common.run_folder import ALL_DRIVERS, TEST, FoldFolder, RunFolder, checked_
 
 if TYPE_CHECKING:
     import numpy as np
+    import pandas as pd
 
+STRENGTH = 300.0  # of the prior of each driver; blends choose 300 or 1000
 MODELS, SHA256 = "pseudo_labels_models", "pseudo_labels_sha256"  # in config.json
 
 
@@ -112,3 +114,23 @@ def soft_targets(tables: Sequence[Path], images: Sequence[str]) -> "np.ndarray":
             raise UserError(f"{path}: expected every test image, it lacks {len(missing):,}: {named(missing)}.")
         found.append(table.loc[list(images), list(CLASSES)].to_numpy())
     return geometric_mean(found).astype(np.float32)
+
+
+def matched(soft: "np.ndarray", paths: Sequence[Path], train: "pd.DataFrame") -> "np.ndarray":
+    """Soft targets whose mean, for each driver of the test set, is nearer to training's mix.
+
+    Args:
+        soft: shape (images, classes), rows summing to 1.
+        paths: the files of these images, whose drivers are recognised by what they look like.
+        train: columns img, subject, classname.
+    """
+    import numpy as np
+
+    from common.competition import CLASSES
+    from common.prior import floored, matched_logarithms, smoothed_prior
+    from preprocessing.same_driver import guessed_test_drivers, same_driver
+
+    prior = smoothed_prior(train["classname"].map(CLASSES.index).to_numpy(dtype=np.int64), len(CLASSES))
+    drivers = guessed_test_drivers(len(paths), len(train), train["subject"].nunique())
+    sets = same_driver(paths, drivers)
+    return np.exp(matched_logarithms(np.log(floored(soft)), prior, STRENGTH, sets)).astype(np.float32)
