@@ -40,7 +40,7 @@ def pipeline_parser() -> CommandLine:
         "--preset",
         choices=tuple(PRESETS),
         default="default",
-        help="quick is --quick; strong trains more models, in two rounds [default]",
+        help="quick is --quick; strong trains in two rounds [default]",
     )
     parser.add_argument("--demo", action="store_true", help="the rendered demo set, whatever data there is")
     parser.add_argument("--download", action="store_true", help="get the data from Kaggle first, where there is none")

@@ -33,7 +33,7 @@ from models.finetuning.network import weights
 from models.finetuning.recipe import Bottleneck, Kind, Recipe
 from models.finetuning.training import tracking
 from pipeline import resources
-from pipeline.presets import PRESETS, Member
+from pipeline.presets import PRESETS, SECOND_ROUND
 from pipeline.resources import GIBIBYTE, Device
 from pipeline.schedule import Deadline
 from preprocessing.folds import number_of_folds
@@ -175,7 +175,7 @@ def plan_run(arguments: argparse.Namespace) -> Plan:
         read_labels(arguments.labels)
     for folder in (arguments.runs, arguments.cache, arguments.submissions):
         check_writable(folder)
-    works = _members(architectures, preset.members, arguments, run, data)
+    works = _members(architectures, arguments, run, data)
     budget = arguments.time_budget
     started = float(os.environ.get(STARTED) or time.time())
     plan = _plan(works, arguments, data, source, None)
@@ -272,24 +272,17 @@ def memory_of(work: FoldRun) -> int:
 
 
 def _members(
-    architectures: Sequence[Architecture],
-    members: Sequence[Member],
-    arguments: argparse.Namespace,
-    run: RunFolder,
-    data: Path,
+    architectures: Sequence[Architecture], arguments: argparse.Namespace, run: RunFolder, data: Path
 ) -> list[FoldRun]:
-    """The models of a preset, the first round's before the second's; each with what it changes."""
-    first: list[FoldRun] = []
-    second: list[FoldRun] = []
-    names = ",".join(one.name + own.suffix for own in members if not own.second_round for one in architectures)
-    for member in members:
-        settings = dict(member.settings) | ({"pseudo_labels": f"{run.name}/{names}"} if member.second_round else {})
-        of_round = second if member.second_round else first
-        of_round += [network_of(one, arguments, run, data, settings, member.suffix) for one in architectures]
-    unique: dict[tuple[Any, ...], FoldRun] = {}  # an option may have made two the same
-    for work in first + second:
-        unique.setdefault((work.architecture.name, work.recipe, work.augmentation), work)
-    return list(unique.values())
+    """The models of the preset, the first round's before the second's."""
+    preset = PRESETS[arguments.preset]
+    works = [network_of(one, arguments, run, data) for one in architectures]
+    if preset.second_round and not works[0].recipe.pseudo_labels:  # else the command line names other teachers
+        names = ",".join(one.name for one in architectures)
+        settings = {"pseudo_labels": f"{run.name}/{names}"}
+        again = [one for one in architectures if arguments.models or one.name in names_in(preset.second_round)]
+        works += [network_of(one, arguments, run, data, settings, SECOND_ROUND) for one in again]
+    return works
 
 
 def network_of(
