@@ -1,12 +1,11 @@
-"""How well drivers are recognised without labels, on random sets of the known ones, and how long it takes.
+"""How well drivers are recognised without labels, on random sets of a run's known ones, and how long it takes.
 
-    python -m benchmarks.same_driver --data DIR --sets 32
-    python -m benchmarks.same_driver --data DIR --sets 0 --images 79726     only the time, images repeated
+    python -m benchmarks.same_driver --data DIR --run NAME
+    python -m benchmarks.same_driver --data DIR --run NAME --sets 0 --images 79726     only the time, images repeated
 
 Homogeneity, 0 to 1: how well the groups separate the drivers (should be 1) and the behaviours (should be 0).
 """
 
-import itertools
 import time
 from pathlib import Path
 
@@ -14,36 +13,43 @@ import numpy as np
 from sklearn.metrics import homogeneity_score
 
 from benchmarks.common import machine, parser
+from common.competition import SAMPLE_SUBMISSION
 from common.errors import run_command
-from common.run_folder import CACHE
-from preprocessing.dataset import load, required
+from common.run_folder import RUNS, RunFolder
+from common.settings import names_in
+from ensemble.members import run_source
+from preprocessing.dataset import required
 from preprocessing.same_driver import same_driver
 
 
 def main() -> None:
     command = parser(__doc__)
+    command.add_argument("--run", default="full", metavar="NAME")
+    command.add_argument("--runs", type=Path, default=RUNS, metavar="DIR")
     command.add_argument("--data", type=Path, metavar="DIR", help="the competition's folder [found by itself]")
-    command.add_argument("--sets", type=int, default=32, metavar="N", help="random sets of drivers [32]")
+    command.add_argument("--models", type=names_in, default=[], metavar='"A B"', help="whose predictions [all]")
+    command.add_argument("--sets", type=int, default=40, metavar="N", help="random sets of drivers [40]")
     command.add_argument("--images", type=int, default=0, metavar="N", help="so many images for the time")
     arguments = command.parse_args()
     print(machine())
-    data = load(required(arguments.data), CACHE)
-    paths = [data.train_path(row.img, row.classname) for row in data.train.itertuples()]
-    drivers, random, found = data.train["subject"].unique(), np.random.default_rng(0), []
+    sample = required(arguments.data) / SAMPLE_SUBMISSION
+    known, _ = run_source(RunFolder.of(arguments.run, arguments.runs).path, sample, arguments.models).read()
+    predictions, subjects = known.out_of_fold.mean(axis=0), known.images["subject"]
+    drivers, random, found = subjects.unique(), np.random.default_rng(0), []
     for number in range(arguments.sets):
         count = 2 + number % (len(drivers) - 1)
-        chosen = np.flatnonzero(data.train["subject"].isin(random.choice(drivers, count, replace=False)))
-        groups, part = same_driver([paths[place] for place in chosen], count), data.train.iloc[chosen]
+        chosen = np.flatnonzero(subjects.isin(random.choice(drivers, count, replace=False)))
+        groups = same_driver([known.photographs[place] for place in chosen], predictions[chosen])
+        part = known.images.iloc[chosen]
         found.append([homogeneity_score(part[column], groups) for column in ("subject", "classname")])
-        print(
-            f"{count:3} drivers, {len(set(groups)):3} groups: drivers {found[-1][0]:.2f}, behaviours {found[-1][1]:.2f}"
-        )
+        scores = "drivers {:.3f}, behaviours {:.3f}".format(*found[-1])
+        print(f"{count:3} drivers, {len(set(groups)):3} groups: {scores}")
     if found:
-        print("mean: drivers {:.2f}, behaviours {:.2f}".format(*np.mean(found, axis=0)))
+        print("mean: drivers {:.3f}, behaviours {:.3f}".format(*np.mean(found, axis=0)))
     if arguments.images:
-        repeated = list(itertools.islice(itertools.cycle(paths), arguments.images))
+        rows = np.arange(arguments.images) % len(predictions)
         begun = time.perf_counter()
-        same_driver(repeated, max(2, arguments.images // (len(paths) // len(drivers))))
+        same_driver([known.photographs[row] for row in rows], predictions[rows])
         print(f"{arguments.images:,} images: {time.perf_counter() - begun:.0f} s")
 
 

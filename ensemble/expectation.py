@@ -82,6 +82,11 @@ def _resampled_means(values: np.ndarray, random: np.random.Generator) -> np.ndar
     return np.asarray(counts @ values / len(values))
 
 
+def guessed_test_drivers(test_images: int, images: int, drivers: int) -> int:
+    """How many drivers a test set has if each is on as many images as a known one; at least 1."""
+    return max(1, round(test_images * drivers / images))
+
+
 def place_among_published(loss: float) -> str:
     """Where a private score stands among those that were published: 'between the 12th and the 50th'."""
     places, scores = [_ordinal(place) for place, _ in PUBLISHED], [score for _, score in PUBLISHED]

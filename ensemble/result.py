@@ -10,13 +10,13 @@ from common.errors import UserError
 from common.metric import accuracy, log_loss, log_loss_per_image
 from common.settings import as_json
 from ensemble.calibration import clip
-from ensemble.expectation import Expectation, expected_loss
+from ensemble.expectation import Expectation, expected_loss, guessed_test_drivers
 from ensemble.members import Predictions
 from ensemble.methods import methods_for
 from ensemble.neighbours import graph_of_test, out_of_fold_graphs
 from ensemble.nested import Estimate, FinalBlend, NestedCrossValidation, groups_of
 from ensemble.options import Options
-from preprocessing.same_driver import guessed_test_drivers, same_driver
+from preprocessing.same_driver import same_driver
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +86,7 @@ def blended(predictions: Predictions, options: Options) -> BlendResult:
     groups = groups_of(images["fold"].to_numpy(), drivers)
     test_drivers = options.test_drivers or guessed_test_drivers(test_size or len(images), len(images), known)
     spaces = predictions.spaces if options.neighbours else ()
-    sets, test_sets = sets_of(predictions, options, groups, test_drivers)
+    sets, test_sets = sets_of(predictions, options, groups)
     validation = NestedCrossValidation(
         predictions.out_of_fold,
         labels,
@@ -119,9 +119,7 @@ def blended(predictions: Predictions, options: Options) -> BlendResult:
     )
 
 
-def sets_of(
-    predictions: Predictions, options: Options, groups: np.ndarray, test_drivers: int
-) -> tuple[np.ndarray, np.ndarray]:
+def sets_of(predictions: Predictions, options: Options, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Which images share a bias in prior matching, out of fold and of the test set: those that show one driver.
 
     Drivers are recognised in both in the same way, so that what is fitted out of fold holds for the test set. Without
@@ -135,6 +133,6 @@ def sets_of(
     """
     if options.match_prior == "no" or not predictions.photographs:
         return groups, np.zeros(len(predictions.test_images), dtype=np.int64)
-    recognised = same_driver(predictions.photographs, int(predictions.images["subject"].nunique()))
+    recognised = same_driver(predictions.photographs, predictions.out_of_fold.mean(axis=0))
     sets = np.unique(np.stack([groups, recognised]), axis=1, return_inverse=True)[1]
-    return sets, same_driver(predictions.test_photographs, test_drivers)
+    return sets, same_driver(predictions.test_photographs, predictions.test.mean(axis=0))

@@ -1,8 +1,8 @@
 """Which photographs show the same driver, found without labels: the cabin, the seat and the clothes differ more between
 drivers than one driver's behaviours differ from each other, on a picture of 16x12 pixels.
 
-On 14 drivers of the competition the groups are the drivers but for 2 % of the images; of two drivers who look alike,
-one group may be made, and a driver who was recorded twice may be two. No group follows the behaviours.
+Clusters of such pictures are divided as long as both parts show the same mix of behaviours, as the predictions have it:
+parts of different mixes are not two drivers but two behaviours of one. Drivers who look alike may share a group.
 """
 
 from collections.abc import Sequence
@@ -18,28 +18,23 @@ from preprocessing.images import read_image
 
 SIZE = ImageSize(12, 16)
 DIMENSIONS = 32  # principal components of the pixels
-SAMPLE = 3_000  # images that the groups are found in; the others go to the nearest mean
-LEAST, MOST = 0.5, 1.5  # groups, for each driver that is expected
-MARGIN = 0.02  # of the mean silhouette, within which the most groups are taken: else those of two drivers are often one
+SAMPLE = 6_000  # images that the groups are found in; the others go to the nearest mean
+FEWEST_IMAGES = 20  # of a group
+MOST_INFORMATION = 0.05  # of the behaviours that may lie in a division, as a share of what there is; see `_information`
 UNKNOWN = -1
 
 
-def guessed_test_drivers(test_images: int, images: int, drivers: int) -> int:
-    """How many drivers a test set has if each is on as many images as a known one; at least 1."""
-    return max(1, round(test_images * drivers / images))
-
-
-def same_driver(paths: Sequence[Path], expected: int) -> np.ndarray:
-    """Groups of images, a driver each: clusters by Ward's method, as many as the mean silhouette allows.
+def same_driver(paths: Sequence[Path], predictions: np.ndarray) -> np.ndarray:
+    """Groups of images, a driver each: clusters by Ward's method.
 
     Args:
         paths: the image files.
-        expected: a guess of the number of drivers, at least 1.
+        predictions: of them, shape (images, classes), rows summing to 1.
 
     Returns:
         shape (images,), int64 from 0; `UNKNOWN` for a file that cannot be read.
 
-    Source: Ward 1963, Hierarchical grouping to optimize an objective function; Rousseeuw 1987, Silhouettes.
+    Source: Ward 1963, Hierarchical grouping to optimize an objective function.
     """
     from scipy.spatial.distance import cdist
     from sklearn.decomposition import PCA
@@ -47,17 +42,18 @@ def same_driver(paths: Sequence[Path], expected: int) -> np.ndarray:
     with ThreadPoolExecutor(cores()) as pool:
         pictures = list(pool.map(_thumbnail, paths))
     groups = np.full(len(paths), UNKNOWN, dtype=np.int64)
-    known = [place for place, picture in enumerate(pictures) if picture is not None]
+    known = np.array([place for place, picture in enumerate(pictures) if picture is not None], dtype=np.int64)
     groups[known] = 0
-    pixels = np.array([picture for picture in pictures if picture is not None], dtype=np.float32)
-    if expected < 2 or len(known) < MOST * expected or not np.ptp(pixels, axis=0).any():
+    if len(known) < 2 * FEWEST_IMAGES:
         return groups
-    pixels = pixels.reshape(len(known), -1)
-    sample = pixels[:: -(-len(pixels) // SAMPLE)]
-    reduced = PCA(min(DIMENSIONS, *sample.shape), svd_solver="full").fit(sample)
-    points = reduced.transform(sample)
-    labels = _clusters(points, max(2, round(LEAST * expected)), round(MOST * expected))
-    means = np.stack([points[labels == label].mean(axis=0) for label in np.unique(labels)])
+    pixels = np.stack([pictures[place] for place in known]).reshape(len(known), -1).astype(np.float32)
+    if not np.ptp(pixels, axis=0).any():
+        return groups
+    every = slice(None, None, -(-len(known) // SAMPLE))
+    reduced = PCA(min(DIMENSIONS, *pixels[every].shape), svd_solver="full").fit(pixels[every])
+    points = reduced.transform(pixels[every])
+    parts = _parts(points, predictions[known][every])
+    means = np.stack([points[part].mean(axis=0) for part in parts])
     groups[known] = cdist(reduced.transform(pixels), means).argmin(axis=1)
     return groups
 
@@ -69,16 +65,32 @@ def _thumbnail(path: Path) -> np.ndarray | None:
         return None
 
 
-def _clusters(points: np.ndarray, fewest: int, most: int) -> np.ndarray:
-    """Labels of points, shape (points,): the most clusters whose silhouette is within `MARGIN` of the best."""
-    from scipy.cluster.hierarchy import fcluster, linkage
-    from scipy.spatial.distance import pdist, squareform
-    from sklearn.metrics import silhouette_score
+def _parts(points: np.ndarray, predictions: np.ndarray) -> list[list[int]]:
+    """The rows of each group; a handful of odd rows is in none."""
+    from scipy.cluster.hierarchy import to_tree, ward
 
-    distances = pdist(points)
-    tree, square = linkage(distances, "ward"), squareform(distances)
-    tried = [fcluster(tree, count, "maxclust") for count in range(fewest, min(most, len(points) - 1) + 1)]
-    tried = [labels for labels in tried if labels.max() > 1]  # equal points are not divided
-    silhouettes = [float(silhouette_score(square, labels, metric="precomputed")) for labels in tried]
-    good = [labels for labels, one in zip(tried, silhouettes, strict=True) if one >= max(silhouettes) - MARGIN]
-    return good[-1] if good else np.ones(len(points), dtype=np.int64)
+    waiting, parts = [to_tree(ward(points))], []
+    while waiting:
+        node = waiting.pop()
+        large = [side for side in (node.left, node.right) if side is not None and side.count >= FEWEST_IMAGES]
+        if len(large) == 2 and _information([predictions[side.pre_order()] for side in large]) > MOST_INFORMATION:
+            large = []
+        if large:
+            waiting += large
+        else:
+            parts.append(node.pre_order())
+    return parts
+
+
+def _information(sides: Sequence[np.ndarray]) -> float:
+    """What the side of an image says about its class: mutual information, as a share of that of a known class.
+
+    Less what as many images of one mix have by chance (Miller 1955).
+    """
+    images, classes = sum(map(len, sides)), sides[0].shape[1]
+    mean = np.concatenate(sides).mean(axis=0)
+    found = 0.0
+    for side in sides:
+        own = side.mean(axis=0)
+        found += len(side) / images * float(own @ np.log(np.maximum(own, 1e-12) / np.maximum(mean, 1e-12)))
+    return (found - (classes - 1) / (2 * images)) / float(np.log(classes))

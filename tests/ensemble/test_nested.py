@@ -8,12 +8,12 @@ from ensemble.expectation import (
     Expectation,
     expectation_text,
     expected_loss,
+    guessed_test_drivers,
     place_among_published,
 )
 from ensemble.methods import METHODS, Method, methods_for
 from ensemble.neighbours import nearest
 from ensemble.nested import NestedCrossValidation, groups_of, thinned
-from preprocessing.same_driver import guessed_test_drivers
 from tests.ensemble.conftest import labels_of, predictions
 from tests.ensemble.test_neighbours import unit
 

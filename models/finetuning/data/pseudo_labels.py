@@ -128,9 +128,8 @@ def matched(soft: "np.ndarray", paths: Sequence[Path], train: "pd.DataFrame") ->
 
     from common.competition import CLASSES
     from common.prior import floored, matched_logarithms, smoothed_prior
-    from preprocessing.same_driver import guessed_test_drivers, same_driver
+    from preprocessing.same_driver import same_driver
 
     prior = smoothed_prior(train["classname"].map(CLASSES.index).to_numpy(dtype=np.int64), len(CLASSES))
-    drivers = guessed_test_drivers(len(paths), len(train), train["subject"].nunique())
-    sets = same_driver(paths, drivers)
-    return np.exp(matched_logarithms(np.log(floored(soft)), prior, STRENGTH, sets)).astype(np.float32)
+    logarithms = matched_logarithms(np.log(floored(soft)), prior, STRENGTH, same_driver(paths, soft))
+    return np.exp(logarithms).astype(np.float32)
