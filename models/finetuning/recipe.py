@@ -174,13 +174,13 @@ ONLY_WITH: Mapping[str, tuple[str, Callable[[Any], bool], str]] = {
 UNUSED: Mapping[str, Any] = {"layer_decay": 1.0, "pseudo_ratio": Recipe().pseudo_ratio, "pseudo_prior": True}
 """The values of these settings that ask for nothing; of the others 0."""
 
-QUICK: Mapping[str, Any] = {"image_size": ImageSize(96, 128), "train_images": 800}
+QUICK: Mapping[str, Any] = {"image_size": ImageSize(96, 128), "train_images": 800, "tta": 0}
 """What --quick changes: a faithful miniature that ends within minutes on two cores. As many epochs: they are short."""
 
 QUICK_SCRATCH: Mapping[str, Any] = {"epochs": 7, "judge_every": 2}
 """What --quick with random weights changes besides: four epochs would teach such a network nothing."""
 
-DEMO: Mapping[str, Any] = {"epochs": 2}
+DEMO: Mapping[str, Any] = {"epochs": 2, "tta": 0}
 """What the demo set changes besides with pretrained weights: drawings are easy for a network that knows ImageNet."""
 
 
