@@ -23,6 +23,7 @@ def finished(tmp_path: Path) -> FoldRun:
     run = RunFolder(tmp_path / "run")
     recipe, augmentation = zoo.find("vgg16").settings_for(Kind(), {})
     data = tmp_path / "data"
+    recipe = dataclasses.replace(recipe, tta=0)
     work = FoldRun(run, "vgg16", zoo.find("vgg16"), recipe, augmentation, data, weights="none", precision="float32")
     work.folder.path.mkdir(parents=True)
     run.folds.write_text("img,subject,classname,fold\n")
