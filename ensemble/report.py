@@ -89,7 +89,7 @@ def steps_text(options: Options, result: BlendResult) -> str:
     final, nested, labels = result.final, result.nested, result.predictions.labels
     prior = "not matched, it does not clearly help"
     if final.prior:
-        prior = f"each driver's mean is moved towards training's, strength {final.prior.strength:g}"
+        prior = f"matched for each of {result.recognised} recognised test drivers, strength {final.prior.strength:g}"
     elif options.match_prior == "no":
         prior = "off, by --match-prior no"
     neighbours = "none, they do not clearly help out of fold"

@@ -16,7 +16,7 @@ from ensemble.methods import methods_for
 from ensemble.neighbours import graph_of_test, out_of_fold_graphs
 from ensemble.nested import Estimate, FinalBlend, NestedCrossValidation, groups_of
 from ensemble.options import Options
-from preprocessing.same_driver import same_driver
+from preprocessing.same_driver import UNKNOWN, same_driver
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +30,7 @@ class BlendResult:
         expectation: for new drivers, from `nested.final`.
         guessed_drivers: whether the number of test drivers is a guess.
         without_members: cross-fitted predictions without each member in turn; empty for one member.
+        test_sets: shape (test images,), integers: images of one value share a bias in prior matching.
     """
 
     predictions: Predictions
@@ -40,11 +41,17 @@ class BlendResult:
     expectation: Expectation
     guessed_drivers: bool
     without_members: list[np.ndarray]
+    test_sets: np.ndarray
 
     @property
     def weights(self) -> dict[str, float]:
         """The weight of each member."""
         return dict(zip(self.predictions.names, self.final.blend.weights.tolist(), strict=True))
+
+    @property
+    def recognised(self) -> int:
+        """How many drivers prior matching tells apart in the test set; 1 where it cannot."""
+        return int(np.count_nonzero(np.unique(self.test_sets) != UNKNOWN))
 
     def as_json(self) -> dict[str, Any]:
         """All that was chosen, as JSON values; methods.csv has the losses of every method."""
@@ -54,6 +61,7 @@ class BlendResult:
             "weights": self.weights,
             "blend": final.blend.as_json(),
             "prior": asdict(final.prior) if final.prior else None,
+            "recognised_test_drivers": self.recognised,
             "neighbours": asdict(final.smoothing) if final.smoothing else None,
             "clip": final.clip,
             "fold_means": [as_json(one) for one in predictions.fold_means],
@@ -116,6 +124,7 @@ def blended(predictions: Predictions, options: Options) -> BlendResult:
         expected_loss(log_loss_per_image(nested.final, labels), drivers, test_drivers),
         options.test_drivers == 0,
         without_members,
+        test_sets,
     )
 
 

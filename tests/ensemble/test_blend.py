@@ -161,8 +161,9 @@ def test_drivers_are_recognised_and_each_is_moved_towards_the_prior(small) -> No
     for path, driver in images.items():
         scene = cv2.resize(scenes[driver], (64, 48), interpolation=cv2.INTER_CUBIC)
         write_image(small.data / path, cv2.add(scene, random.integers(0, 20, scene.shape, dtype=np.uint8)))
-    blend_run(replace(one, options=Options(match_prior="yes")))
-    assert record_of(small)["nested_log_loss"] < 0.8 * without
+    text, record = blend_run(replace(one, options=Options(match_prior="yes"))), record_of(small)
+    assert record["nested_log_loss"] < 0.8 * without
+    assert f"each of {record['recognised_test_drivers']} recognised test drivers" in text
 
 
 def test_again_does_nothing_until_an_input_or_output_changes(small) -> None:
