@@ -65,19 +65,27 @@ def folder_written_whole(path: Path) -> Iterator[Path]:
 @contextlib.contextmanager
 def _temporary(path: Path) -> Iterator[Path]:
     """A temporary path beside `path`, which is gone in the end; so are those that killed processes left."""
-    start = f".{path.name}.part-{platform.node()}-"
-    temporary = path.with_name(f"{start}{os.getpid()}{path.suffix}")
+    temporary = path.with_name(f"{_start_of_temporary(path)}{os.getpid()}{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        for leftover in path.parent.iterdir():
-            writer = re.fullmatch(re.escape(start) + r"(\d+)(\..*)?", leftover.name)
-            if writer and not _is_another(int(writer[1])):
-                _remove(leftover)
+        remove_leftovers(path)
         yield temporary
     except OSError as error:
         raise cannot_write(path, error) from error
     finally:
         _remove(temporary)
+
+
+def remove_leftovers(path: Path) -> None:
+    """Removes the temporary files of `path` that killed processes of this machine left."""
+    for leftover in path.parent.iterdir() if path.parent.is_dir() else ():
+        writer = re.fullmatch(re.escape(_start_of_temporary(path)) + r"(\d+)(\..*)?", leftover.name)
+        if writer and not _is_another(int(writer[1])):
+            _remove(leftover)
+
+
+def _start_of_temporary(path: Path) -> str:
+    return f".{path.name}.part-{platform.node()}-"
 
 
 def _is_another(process: int) -> bool:
