@@ -14,7 +14,7 @@ from sklearn.metrics import homogeneity_score
 
 from benchmarks.common import machine, parser
 from common.competition import SAMPLE_SUBMISSION
-from common.errors import run_command
+from common.errors import UserError, run_command
 from common.run_folder import RUNS, RunFolder
 from common.settings import names_in
 from ensemble.members import run_source
@@ -34,6 +34,8 @@ def main() -> None:
     print(machine())
     sample = required(arguments.data) / SAMPLE_SUBMISSION
     known, _ = run_source(RunFolder.of(arguments.run, arguments.runs).path, sample, arguments.models).read()
+    if not known.photographs:
+        raise UserError(f"{sample.parent}: expected the folders imgs/train and imgs/test.")
     predictions, subjects = known.out_of_fold.mean(axis=0), known.images["subject"]
     drivers, random, found = subjects.unique(), np.random.default_rng(0), []
     for number in range(arguments.sets):

@@ -78,7 +78,7 @@ def _temporary(path: Path) -> Iterator[Path]:
 
 def remove_leftovers(path: Path) -> None:
     """Removes the temporary files of `path` that killed processes of this machine left."""
-    for leftover in path.parent.iterdir() if path.parent.is_dir() else ():
+    for leftover in path.parent.iterdir():
         writer = re.fullmatch(re.escape(_start_of_temporary(path)) + r"(\d+)(\..*)?", leftover.name)
         if writer and not _is_another(int(writer[1])):
             _remove(leftover)

@@ -4,12 +4,12 @@
     python -m ensemble.blend --run full --models "vgg16 inception_v3" --no-neighbours
     python -m ensemble.blend --predictions A.csv B.csv --labels labels.csv --test-predictions A_test.csv B_test.csv
 
-Reads runs/NAME/folds.csv and runs/NAME/MODEL/fold_K/{out_of_fold,test}{.csv,_features.npy}; or, with --predictions,
-those tables, whose rows are of images that the models were not trained on. Compares blending methods (weights,
-pooling, calibration) on drivers that they were not fitted on and takes the simplest that is not clearly worse than the
-best; matches the classes' shares and smooths over neighbouring frames where that helps; clips. Writes
-runs/NAME/ensemble/ (report.txt, blend.json, tables) and submissions/NAME.csv. With unchanged inputs a second
-start does nothing.
+Reads the photographs, by which drivers are recognised, runs/NAME/folds.csv and
+runs/NAME/MODEL/fold_K/{out_of_fold,test}{.csv,_features.npy}; or, with --predictions, those tables, whose rows are of
+images that the models were not trained on. Compares blending methods (weights, pooling, calibration) on drivers that
+they were not fitted on and takes the simplest that is not clearly worse than the best; matches each driver's mix of
+classes and smooths over neighbouring frames where that helps; clips. Writes runs/NAME/ensemble/ (report.txt,
+blend.json, tables) and submissions/NAME.csv. With unchanged inputs a second start does nothing.
 
 The rows of the submission are in the order of the sample submission. With --predictions and without --data they keep
 the order of the first test table.
@@ -38,7 +38,7 @@ def command_line() -> CommandLine:
         "--data",
         type=Path,
         metavar="DIR",
-        help="the competition's folder, for the order of the rows [found; --predictions: as in the first test table]",
+        help="the competition's folder: photographs, order of rows [found; --predictions: as in the first table]",
     )
     parser.add_argument("--models", type=names_in, default=[], metavar='"A B"', help="only these of the run [all]")
     parser.add_argument("--submissions", type=Path, metavar="DIR", help="where the submission goes [submissions]")

@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from common import locks
+from common import locks, metric, prior
 from common.errors import UserError
 from common.files import as_cell, read_json, sha256_of, write_json, write_text, written_whole
 from common.settings import as_json
@@ -23,6 +23,7 @@ from ensemble.options import Options
 from ensemble.report import report
 from ensemble.result import BlendResult, blended
 from ensemble.tables import tables_of
+from preprocessing import same_driver
 
 RECORD, REPORT = "blend.json", "report.txt"
 TABLES = (
@@ -122,9 +123,10 @@ def _write(request: Request, result: BlendResult, tables: Mapping[str, pd.DataFr
 
 
 def code_version() -> str:
-    """SHA-256 of the sources of this package: another version of it blends again."""
+    """SHA-256 of the sources that decide a blend: another version of them blends again."""
     digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
+    others = [Path(str(module.__file__)) for module in (metric, prior, same_driver)]
+    for path in [*sorted(Path(__file__).parent.glob("*.py")), *others]:
         digest.update(path.read_bytes())
     return digest.hexdigest()
 

@@ -105,7 +105,7 @@ class NestedCrossValidation:
         groups: shape (images,), integers; no driver is in two of them.
         methods: the simplest first.
         graphs: neighbours of all images, by feature; empty for no smoothing.
-        sets: shape (images,), of complete groups: which images share a bias in prior matching.
+        sets: shape (images,): which images share a bias in prior matching; no set is in two groups.
         match_prior: 'auto', 'yes' or 'no'.
     """
 

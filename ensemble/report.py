@@ -89,9 +89,12 @@ def steps_text(options: Options, result: BlendResult) -> str:
     final, nested, labels = result.final, result.nested, result.predictions.labels
     prior = "not matched, it does not clearly help"
     if final.prior:
-        prior = f"matched for each of {result.recognised} recognised test drivers, strength {final.prior.strength:g}"
+        drivers = f"each of {result.recognised} drivers" if result.recognised else "all drivers together"
+        prior = f"matched for {drivers} in the test set, strength {final.prior.strength:g}"
     elif options.match_prior == "no":
         prior = "off, by --match-prior no"
+    elif result.recognised is None:
+        prior = "not matched, without readable photographs no driver is recognised"
     neighbours = "none, they do not clearly help out of fold"
     if final.smoothing:
         neighbours = (

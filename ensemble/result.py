@@ -18,6 +18,8 @@ from ensemble.nested import Estimate, FinalBlend, NestedCrossValidation, groups_
 from ensemble.options import Options
 from preprocessing.same_driver import UNKNOWN, same_driver
 
+MOST_UNREADABLE = 0.1  # of the photographs, for drivers to be recognised
+
 
 @dataclass(frozen=True, eq=False)
 class BlendResult:
@@ -30,7 +32,7 @@ class BlendResult:
         expectation: for new drivers, from `nested.final`.
         guessed_drivers: whether the number of test drivers is a guess.
         without_members: cross-fitted predictions without each member in turn; empty for one member.
-        test_sets: shape (test images,), integers: images of one value share a bias in prior matching.
+        recognised: how many drivers prior matching recognised in the test set; None where it could not.
     """
 
     predictions: Predictions
@@ -41,17 +43,12 @@ class BlendResult:
     expectation: Expectation
     guessed_drivers: bool
     without_members: list[np.ndarray]
-    test_sets: np.ndarray
+    recognised: int | None
 
     @property
     def weights(self) -> dict[str, float]:
         """The weight of each member."""
         return dict(zip(self.predictions.names, self.final.blend.weights.tolist(), strict=True))
-
-    @property
-    def recognised(self) -> int:
-        """How many drivers prior matching tells apart in the test set; 1 where it cannot."""
-        return int(np.count_nonzero(np.unique(self.test_sets) != UNKNOWN))
 
     def as_json(self) -> dict[str, Any]:
         """All that was chosen, as JSON values; methods.csv has the losses of every method."""
@@ -94,7 +91,11 @@ def blended(predictions: Predictions, options: Options) -> BlendResult:
     groups = groups_of(images["fold"].to_numpy(), drivers)
     test_drivers = options.test_drivers or guessed_test_drivers(test_size or len(images), len(images), known)
     spaces = predictions.spaces if options.neighbours else ()
-    sets, test_sets = sets_of(predictions, options, groups)
+    sets, test_sets, with_drivers = groups, np.zeros(test_size), False
+    if options.match_prior != "no":
+        sets, test_sets, with_drivers = sets_of(predictions, groups)
+    # One bias for the whole test set may help less than one for each group out of fold: only where it is asked for.
+    match_prior = "no" if options.match_prior == "auto" and not with_drivers else options.match_prior
     validation = NestedCrossValidation(
         predictions.out_of_fold,
         labels,
@@ -103,7 +104,7 @@ def blended(predictions: Predictions, options: Options) -> BlendResult:
         methods_for(len(predictions.names)),
         graphs=out_of_fold_graphs(spaces, images, test_size) if spaces else {},
         sets=sets,
-        match_prior=options.match_prior,
+        match_prior=match_prior,
     )
     with threadpool_limits(1):  # many small fits: one thread a core takes three times as long, most of it waiting
         final, nested = validation.fitted(), validation.estimated()
@@ -124,24 +125,27 @@ def blended(predictions: Predictions, options: Options) -> BlendResult:
         expected_loss(log_loss_per_image(nested.final, labels), drivers, test_drivers),
         options.test_drivers == 0,
         without_members,
-        test_sets,
+        len(set(test_sets.tolist()) - {UNKNOWN}) if with_drivers else None,
     )
 
 
-def sets_of(predictions: Predictions, options: Options, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def sets_of(predictions: Predictions, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray, bool]:
     """Which images share a bias in prior matching, out of fold and of the test set: those that show one driver.
 
-    Drivers are recognised in both in the same way, so that what is fitted out of fold holds for the test set. Without
-    photographs, a group of drivers shares one bias, and so does the test set.
+    Drivers are recognised in both in the same way, so that what is fitted out of fold holds for the test set. (Where
+    two drivers of different groups are taken for one, these are divided all the same.) Without photographs, a group of
+    drivers shares one bias, and so does the test set.
 
     Args:
         groups: shape (images,), from `groups_of`: no set is in two of them.
 
     Returns:
-        Two arrays of integers, of shape (images,) and (test images,).
+        Two arrays of integers, of shape (images,) and (test images,), and whether drivers were recognised.
     """
-    if options.match_prior == "no" or not predictions.photographs:
-        return groups, np.zeros(len(predictions.test_images), dtype=np.int64)
-    recognised = same_driver(predictions.photographs, predictions.out_of_fold.mean(axis=0))
-    sets = np.unique(np.stack([groups, recognised]), axis=1, return_inverse=True)[1]
-    return sets, same_driver(predictions.test_photographs, predictions.test.mean(axis=0))
+    if predictions.photographs:
+        known = same_driver(predictions.photographs, predictions.out_of_fold.mean(axis=0))
+        test = same_driver(predictions.test_photographs, predictions.test.mean(axis=0))
+        unreadable = np.concatenate([known, test]) == UNKNOWN
+        if unreadable.mean() < MOST_UNREADABLE:
+            return np.unique(np.stack([groups, known]), axis=1, return_inverse=True)[1], test, True
+    return groups, np.zeros(len(predictions.test_images), dtype=np.int64), False

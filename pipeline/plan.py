@@ -276,8 +276,10 @@ def _members(
 ) -> list[FoldRun]:
     """The models of the preset, the first round's before the second's."""
     preset = PRESETS[arguments.preset]
-    works = [network_of(one, arguments, run, data) for one in architectures]
-    if preset.second_round and not works[0].recipe.pseudo_labels:  # else the command line names other teachers
+    two_rounds = preset.second_round and not getattr(arguments, "pseudo_labels", None)  # else it names other teachers
+    later = ("pseudo_ratio", "pseudo_prior") if two_rounds else ()
+    works = [network_of(one, arguments, run, data, without=later) for one in architectures]
+    if two_rounds:
         names = ",".join(one.name for one in architectures)
         settings = {"pseudo_labels": f"{run.name}/{names}"}
         again = [one for one in architectures if arguments.models or one.name in names_in(preset.second_round)]
@@ -292,18 +294,21 @@ def network_of(
     data: Path,
     settings: Mapping[str, Any] | None = None,
     suffix: str = "",
+    without: Sequence[str] = (),
 ) -> FoldRun:
     """An architecture's training as a command line asks for it.
 
     Args:
         settings: what a preset changes of the architecture's recipe; the command line wins.
         suffix: of the model's name in the run.
+        without: settings of the command line that are for the second round alone.
 
     Raises:
         UserError: settings that contradict each other.
     """
     kind = Kind(arguments.weights == "none", arguments.quick, getattr(arguments, "demo", False))
     given = {**(settings or {}), **chosen(arguments, Recipe), **chosen(arguments, Augmentation)}
+    given = {name: value for name, value in given.items() if name not in without}
     recipe, augmentation = architecture.settings_for(kind, given)
     return _fold_run(
         *(architecture, arguments, run, data, architecture.name + suffix, recipe),

@@ -228,7 +228,8 @@ def job_seconds(
     epochs = recipe.epochs + recipe.head_epochs
     passes = epochs * (TRAINING_COST * training + held_out) + training + 2 * held_out + test_images
     passes += recipe.tta * (held_out + test_images)
-    return START_SECONDS + passes * architecture.gigaflops * 1e9 * pixels / REFERENCE_PIXELS / rate
+    operations = architecture.gigaflops * architecture.slowdown * 1e9 * pixels / REFERENCE_PIXELS
+    return START_SECONDS + passes * operations / rate
 
 
 def processor_rate(bfloat16: bool) -> float:

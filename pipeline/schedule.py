@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
-from common.files import read_json, remove_leftovers, write_json
+from common.files import read_json, write_json
 from pipeline.jobs import Job
 
 UNMEASURED_MARGIN = 1.5  # on estimates by operations alone
@@ -67,7 +67,6 @@ class Durations:
 
     def __init__(self, path: Path, machine: str) -> None:
         self.path, self.machine = path, machine
-        remove_leftovers(path)  # a pipeline that was killed here may have no job left, and write no more
         self.rows: list[dict[str, Any]] = _rows_of(path)
 
     def add(self, job: Job, seconds: float, ended: str) -> None:

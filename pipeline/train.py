@@ -4,6 +4,7 @@ Also the command lines of single models: `python models/NAME.py` and `python mod
 """
 
 import argparse
+import contextlib
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.errors import SOME_FAILED, STOPPED, USER_ERROR, UserError, run_command
+from common.files import remove_leftovers
 from common.run_folder import ALL_DRIVERS, REPOSITORY
 from common.settings import CommandLine, chosen
 from common.terminal import say
@@ -94,6 +96,8 @@ def training_jobs(
 
 def make_executor(plan: Plan) -> Executor:
     """What runs the jobs of a plan: this machine, or a cluster."""
+    with contextlib.suppress(OSError):  # a pipeline that was killed there may have no job left, and write no more
+        remove_leftovers(plan.run.durations)
     durations = Durations(plan.run.durations, plan.machine)
     if plan.cluster:
         return plan.cluster.executor(durations, [model.work for model in plan.models])

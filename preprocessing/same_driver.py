@@ -19,17 +19,19 @@ from preprocessing.images import read_image
 SIZE = ImageSize(12, 16)
 DIMENSIONS = 32  # principal components of the pixels
 SAMPLE = 6_000  # images that the groups are found in; the others go to the nearest mean
+CHUNK = 8_192  # images that are compared at a time
 FEWEST_IMAGES = 20  # of a group
 MOST_INFORMATION = 0.05  # of the behaviours that may lie in a division, as a share of what there is; see `_information`
 UNKNOWN = -1
 
 
-def same_driver(paths: Sequence[Path], predictions: np.ndarray) -> np.ndarray:
+def same_driver(paths: Sequence[Path], predictions: np.ndarray, workers: int = 0) -> np.ndarray:
     """Groups of images, a driver each: clusters by Ward's method.
 
     Args:
         paths: the image files.
         predictions: of them, shape (images, classes), rows summing to 1.
+        workers: threads that read the files; 0 for one a core.
 
     Returns:
         shape (images,), int64 from 0; `UNKNOWN` for a file that cannot be read.
@@ -39,14 +41,14 @@ def same_driver(paths: Sequence[Path], predictions: np.ndarray) -> np.ndarray:
     from scipy.spatial.distance import cdist
     from sklearn.decomposition import PCA
 
-    with ThreadPoolExecutor(cores()) as pool:
+    with ThreadPoolExecutor(workers or cores()) as pool:
         pictures = list(pool.map(_thumbnail, paths))
     groups = np.full(len(paths), UNKNOWN, dtype=np.int64)
     known = np.array([place for place, picture in enumerate(pictures) if picture is not None], dtype=np.int64)
     groups[known] = 0
     if len(known) < 2 * FEWEST_IMAGES:
         return groups
-    pixels = np.stack([pictures[place] for place in known]).reshape(len(known), -1).astype(np.float32)
+    pixels = np.stack([pictures[place] for place in known]).reshape(len(known), -1)
     if not np.ptp(pixels, axis=0).any():
         return groups
     every = slice(None, None, -(-len(known) // SAMPLE))
@@ -54,7 +56,9 @@ def same_driver(paths: Sequence[Path], predictions: np.ndarray) -> np.ndarray:
     points = reduced.transform(pixels[every])
     parts = _parts(points, predictions[known][every])
     means = np.stack([points[part].mean(axis=0) for part in parts])
-    groups[known] = cdist(reduced.transform(pixels), means).argmin(axis=1)
+    for start in range(0, len(known), CHUNK):
+        some = slice(start, start + CHUNK)
+        groups[known[some]] = cdist(reduced.transform(pixels[some]), means).argmin(axis=1)
     return groups
 
 

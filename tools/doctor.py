@@ -137,7 +137,7 @@ def full_run(network: Architecture, images_a_second: float, slots: int) -> float
     """Seconds that five folds on the complete data take at this speed, side by side on so many GPUs."""
     recipe = network.recipe
     share = recipe.image_size.height * recipe.image_size.width / resources.REFERENCE_PIXELS
-    rate = images_a_second * resources.TRAINING_COST * network.gigaflops * 1e9 * share
+    rate = images_a_second * resources.TRAINING_COST * network.gigaflops * network.slowdown * 1e9 * share
     counts = COMPLETE_TRAIN_IMAGES, COMPLETE_TEST_IMAGES, FOLDS
     return FOLDS * resources.job_seconds(network, recipe, *counts, rate) / slots
 

@@ -23,8 +23,9 @@ class Architecture(PublishedNetwork):
     Attributes, besides those of `PublishedNetwork`:
         preprocessing: the range of pixels that it was trained on: 'tf' is [-1, 1] RGB, 'caffe' is BGR minus
             ImageNet's mean, 'torch' is RGB standardised, 'included' where the network itself does it.
-        gigaflops: floating-point operations of one forward pass at 224x224, in 1e9 (two for a multiply-add); more for a
-            network that is slower than its products.
+        gigaflops: floating-point operations of one forward pass at 224x224, in 1e9 (two for a multiply-add).
+        slowdown: how many times longer a training step takes than these operations say: depthwise convolutions wait
+            for memory.
         least_size: the smallest height and width that it accepts, in pixels.
         auxiliary_weight: of the loss of each auxiliary output in training, for a builder that adds them when called
             with `auxiliary=True`; 0 is a network without.
@@ -38,6 +39,7 @@ class Architecture(PublishedNetwork):
 
     preprocessing: str
     gigaflops: float
+    slowdown: float = 1.0
     least_size: int = 32
     auxiliary_weight: float = 0.0
     recipe: Recipe = dataclasses.field(default_factory=Recipe)

@@ -75,7 +75,7 @@ def _train(work: FoldRun, dataset: Dataset, folds: pd.DataFrame, settings: dict[
     )
 
     trained_on, tested_on = _sources(work, network, data, test, policy, say)
-    trained_on = _with_pseudo_labels(work, dataset, settings, trained_on, tested_on, say)
+    trained_on = _with_pseudo_labels(work, dataset, data, settings, trained_on, tested_on, say)
     trainer = train_network(
         work,
         network,
@@ -176,7 +176,13 @@ def activation_cache(
 
 
 def _with_pseudo_labels(
-    work: FoldRun, dataset: Dataset, settings: dict, labelled: Source, test: Source, say: Callable[[str], None]
+    work: FoldRun,
+    dataset: Dataset,
+    data: FoldData,
+    settings: dict,
+    labelled: Source,
+    test: Source,
+    say: Callable[[str], None],
 ) -> Source:
     """The labelled images, and what an earlier run believes of the test images besides, where the recipe wants that."""
     tables = work.pseudo_tables()
@@ -190,7 +196,8 @@ def _with_pseudo_labels(
     images = [img for img in dataset.test if img not in dataset.broken_test]
     soft = soft_targets(tables, images)
     if work.recipe.pseudo_prior:
-        soft = matched(soft, [dataset.test_path(img) for img in images], dataset.train)
+        paths = [dataset.test_path(img) for img in images]
+        soft = matched(soft, paths, data.labels[data.training], work.workers)
     say(f"pseudo-labels of {len(soft):,} test images from {len(tables)} tables: {', '.join(map(str, tables))}")
     return WithPseudoLabels(labelled, test, soft, work.recipe.pseudo_ratio)
 

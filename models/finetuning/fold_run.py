@@ -282,6 +282,8 @@ def _as_read(content: dict[str, Any]) -> dict[str, Any]:
 def _differing(theirs: dict[str, Any], ours: dict[str, Any]) -> list[str]:
     """The settings that differ. One that is newer than a record counts as its default, which changes nothing."""
     defaults = as_json(Recipe()) | {f"augmentation_{name}": value for name, value in as_json(Augmentation()).items()}
+    if theirs.get("pseudo_labels"):
+        defaults["pseudo_prior"] = False  # as it was before there was this setting
     names = sorted({*theirs, *ours})
     return [name for name in names if theirs.get(name, defaults.get(name)) != ours.get(name, defaults.get(name))]
 

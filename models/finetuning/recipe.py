@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from common.errors import UserError
-from common.settings import ImageSize, setting
+from common.settings import ImageSize, as_options, setting
 from preprocessing.settings import REGIONS, WHOLE, Augmentation
 
 
@@ -180,7 +180,7 @@ QUICK: Mapping[str, Any] = {"image_size": ImageSize(96, 128), "train_images": 80
 QUICK_SCRATCH: Mapping[str, Any] = {"epochs": 7, "judge_every": 2}
 """What --quick with random weights changes besides: four epochs would teach such a network nothing."""
 
-DEMO: Mapping[str, Any] = {"epochs": 2, "tta": 0}
+DEMO: Mapping[str, Any] = {"epochs": 2}
 """What the demo set changes besides with pretrained weights: drawings are easy for a network that knows ImageNet."""
 
 
@@ -241,10 +241,8 @@ def check_contradictions(recipe: Recipe, chosen: Mapping[str, Any]) -> None:
             present = f"with --{other.replace('_', '-')} {getattr(recipe, other)}"
             if not getattr(recipe, other) and other == "pseudo_labels":
                 present = "without --pseudo-labels"
-            option = name.replace("_", "-")
-            raise NoEffectError(
-                f"--{option} {present}: it would change nothing. Leave --{option} out, or add {remedy}."
-            )
+            option = as_options({name: getattr(recipe, name)})[0]
+            raise NoEffectError(f"{option} {present}: it would change nothing. Leave {option} out, or add {remedy}.")
     if recipe.hidden_units and recipe.head_start == "logistic":
         raise UserError(
             f"--hidden-units {recipe.hidden_units} with --head-start logistic: a logistic regression has no hidden "

@@ -1,12 +1,15 @@
 """Files are written whole or not at all, even where the writer is killed."""
 
 import os
+import platform
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from common.errors import UserError
-from common.files import read_json, write_json, write_text, written_whole
+from common.files import read_json, remove_leftovers, write_json, write_text, written_whole
 
 
 def test_error_in_the_block_leaves_the_old_file_and_no_temporary_one(tmp_path: Path) -> None:
@@ -55,3 +58,14 @@ def test_json_that_cannot_be_read(tmp_path: Path, content: bytes | None) -> None
         path.write_bytes(content)
     with pytest.raises(UserError, match=r"cannot read .*value\.json"):
         read_json(path)
+
+
+def test_what_a_killed_process_left_goes_and_what_a_living_one_writes_stays(tmp_path: Path) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    left = tmp_path / f".durations.json.part-{platform.node()}-{ended.pid}.json"
+    living = tmp_path / f".durations.json.part-{platform.node()}-{os.getppid()}.json"
+    for path in (left, living):
+        path.write_text("[")
+    remove_leftovers(tmp_path / "durations.json")
+    assert not left.exists() and living.exists()

@@ -163,7 +163,7 @@ def test_drivers_are_recognised_and_each_is_moved_towards_the_prior(small) -> No
         write_image(small.data / path, cv2.add(scene, random.integers(0, 20, scene.shape, dtype=np.uint8)))
     text, record = blend_run(replace(one, options=Options(match_prior="yes"))), record_of(small)
     assert record["nested_log_loss"] < 0.8 * without
-    assert f"each of {record['recognised_test_drivers']} recognised test drivers" in text
+    assert f"each of {record['recognised_test_drivers']} drivers in the test set" in text
 
 
 def test_again_does_nothing_until_an_input_or_output_changes(small) -> None:

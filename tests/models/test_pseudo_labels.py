@@ -5,6 +5,7 @@ import json
 import shutil
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pandas as pd
 import pytest
@@ -15,7 +16,7 @@ from common.run_folder import ALL_DRIVERS, RunFolder
 from common.settings import ImageSize
 from common.tables import geometric_mean, read_predictions, write_predictions
 from models.finetuning import architecture as zoo
-from models.finetuning.data.pseudo_labels import find_tables, identity, soft_targets
+from models.finetuning.data.pseudo_labels import find_tables, identity, matched, soft_targets
 from models.finetuning.data.sources import Source, WithPseudoLabels
 from models.finetuning.fold_run import FoldRun
 from models.finetuning.interface import finetune
@@ -260,3 +261,25 @@ def test_poison_in_other_folds_leaves_the_same_bytes_and_all_drivers_leave_test_
     assert len(read_predictions(folder / "test.csv")) == len(data.test)
     history = pd.read_csv(folder / "history.csv")
     assert history["held_out_log_loss"].isna().all()
+
+
+def test_soft_targets_of_each_driver_are_moved_towards_the_mix_of_training(tmp_path: Path) -> None:
+    random, paths = np.random.default_rng(0), []
+    for driver in range(2):
+        scene = cv2.resize(random.integers(0, 235, (3, 4, 3), dtype=np.uint8), (64, 48))
+        for image in range(40):
+            paths.append(tmp_path / f"{driver}_{image}.jpg")
+            write_image(paths[-1], cv2.add(scene, random.integers(0, 20, scene.shape, dtype=np.uint8)))
+    classes, drivers = np.arange(80) % 10, np.arange(80) // 40
+    soft = np.full((80, 10), 0.02)
+    soft[np.arange(80), classes] = 0.5
+    soft[np.arange(80), drivers] += 0.4  # each driver is taken for one class too often
+    soft /= soft.sum(axis=1, keepdims=True)
+    after = matched(soft.astype(np.float32), paths, np.arange(10), workers=1)
+    assert after.dtype == np.float32
+    np.testing.assert_allclose(after.sum(axis=1), 1, atol=1e-5)
+    true = np.arange(80), classes
+    assert after[true].mean() > soft[true].mean() + 0.1
+    for driver in range(2):
+        rows = drivers == driver
+        assert after[rows, driver].mean() < soft[rows, driver].mean() - 0.1

@@ -1,7 +1,6 @@
 """The executor, with real processes that do small things instead of training."""
 
 import os
-import platform
 import signal
 import subprocess
 import sys
@@ -229,14 +228,3 @@ def test_who_stops_it_stops_its_jobs(tmp_path: Path, deaf: bool, number: int) ->
     for path in tmp_path.glob("pid_*"):
         with pytest.raises(ProcessLookupError):
             os.kill(int(path.read_text()), 0)
-
-
-def test_what_a_killed_pipeline_left_beside_the_durations_goes(tmp_path: Path) -> None:
-    ended = subprocess.Popen([sys.executable, "-c", ""])
-    ended.wait()
-    left = tmp_path / f".durations.json.part-{platform.node()}-{ended.pid}.json"
-    others = tmp_path / f".durations.json.part-{platform.node()}-{os.getppid()}.json"
-    for path in (left, others):
-        path.write_text("[")
-    assert Durations(tmp_path / "durations.json", "here").rows == []
-    assert not left.exists() and others.exists()

@@ -54,6 +54,15 @@ def test_a_dry_run_prints_the_timetable_and_writes_no_run(
     assert not (tmp_path / "runs" / "strong").exists()
 
 
+def test_the_strong_preset_has_a_second_round_of_its_first_network(
+    pipeline: Callable, tiny_tree: Callable[..., Path]
+) -> None:
+    done = pipeline("--data", tiny_tree(), "--weights", "none", "--preset", "strong", "--no-pseudo-prior", "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert "inception_v3_round2, fold 0" in done.stderr and "mobilenet_v2, fold 0" in done.stderr
+    assert "mobilenet_v2_round2" not in done.stderr
+
+
 def test_jobs_are_listed_as_json_lines_and_each_command_is_one_of_them(
     pipeline: Callable, tiny_tree: Callable[..., Path], tmp_path: Path
 ) -> None:

@@ -15,7 +15,6 @@ from common.run_folder import ALL_DRIVERS, TEST, FoldFolder, RunFolder, checked_
 
 if TYPE_CHECKING:
     import numpy as np
-    import pandas as pd
 
 STRENGTH = 300.0  # of the prior of each driver; blends choose 300 or 1000
 MODELS, SHA256 = "pseudo_labels_models", "pseudo_labels_sha256"  # in config.json
@@ -116,20 +115,20 @@ def soft_targets(tables: Sequence[Path], images: Sequence[str]) -> "np.ndarray":
     return geometric_mean(found).astype(np.float32)
 
 
-def matched(soft: "np.ndarray", paths: Sequence[Path], train: "pd.DataFrame") -> "np.ndarray":
+def matched(soft: "np.ndarray", paths: Sequence[Path], labels: "np.ndarray", workers: int) -> "np.ndarray":
     """Soft targets whose mean, for each driver of the test set, is nearer to training's mix.
 
     Args:
         soft: shape (images, classes), rows summing to 1.
         paths: the files of these images, whose drivers are recognised by what they look like.
-        train: columns img, subject, classname.
+        labels: shape (training images,), integers from 0: their mix of classes is the aim.
+        workers: threads that read the files.
     """
     import numpy as np
 
-    from common.competition import CLASSES
     from common.prior import floored, matched_logarithms, smoothed_prior
     from preprocessing.same_driver import same_driver
 
-    prior = smoothed_prior(train["classname"].map(CLASSES.index).to_numpy(dtype=np.int64), len(CLASSES))
-    logarithms = matched_logarithms(np.log(floored(soft)), prior, STRENGTH, same_driver(paths, soft))
+    sets = same_driver(paths, soft, workers)
+    logarithms = matched_logarithms(np.log(floored(soft)), smoothed_prior(labels, soft.shape[1]), STRENGTH, sets)
     return np.exp(logarithms).astype(np.float32)
