@@ -90,14 +90,14 @@ def training_jobs(
         ]
     if plan.cluster and jobs:
         plan.cluster.check([model.work for model in plan.models], jobs)
+    with contextlib.suppress(OSError):  # a pipeline that was killed there may have no job left, and write no more
+        remove_leftovers(plan.run.durations)
     durations = Durations(plan.run.durations, plan.machine)
     return [durations.resumed(job) for job in jobs]
 
 
 def make_executor(plan: Plan) -> Executor:
     """What runs the jobs of a plan: this machine, or a cluster."""
-    with contextlib.suppress(OSError):  # a pipeline that was killed there may have no job left, and write no more
-        remove_leftovers(plan.run.durations)
     durations = Durations(plan.run.durations, plan.machine)
     if plan.cluster:
         return plan.cluster.executor(durations, [model.work for model in plan.models])
