@@ -9,6 +9,10 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ensemble.members import Predictions
 
 ROOT = Path(__file__).resolve().parent.parent
 NETWORKS = {"vgg16": "VGG16", "inception_v3": "InceptionV3", "resnet50": "ResNet50"}
@@ -19,6 +23,34 @@ PEAK_SIDE = 4096  # of the square matrices whose product is the machine's peak
 def parser(doc: str | None) -> argparse.ArgumentParser:
     """A command line whose help is the module's text."""
     return argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+
+def run_parser(doc: str | None) -> argparse.ArgumentParser:
+    """The same, with the options of `predictions_of`."""
+    from common.run_folder import RUNS
+    from common.settings import names_in
+
+    command = parser(doc)
+    command.add_argument("--run", default="full", metavar="NAME")
+    command.add_argument("--runs", type=Path, default=RUNS, metavar="DIR")
+    command.add_argument("--data", type=Path, metavar="DIR", help="the competition's folder [found by itself]")
+    command.add_argument("--models", type=names_in, default=[], metavar='"A B"', help="these, in this order [all]")
+    return command
+
+
+def predictions_of(arguments: argparse.Namespace) -> "Predictions":
+    """The predictions of the models of a run.
+
+    Raises:
+        UserError: a table is missing or malformed.
+    """
+    from common.competition import SAMPLE_SUBMISSION
+    from common.run_folder import RunFolder
+    from ensemble.members import run_source
+    from preprocessing.dataset import required
+
+    run = RunFolder.of(arguments.run, arguments.runs).path
+    return run_source(run, required(arguments.data) / SAMPLE_SUBMISSION, arguments.models).read()[0]
 
 
 def data_folder(text: str) -> Path:

@@ -13,36 +13,28 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.common import machine, parser
-from common.competition import CLASSES, SAMPLE_SUBMISSION
+from benchmarks.common import machine, predictions_of, run_parser
+from common.competition import CLASSES
 from common.errors import run_command
 from common.files import read_json
 from common.metric import log_loss
 from common.prior import floored
-from common.run_folder import RUNS, RunFolder
-from common.settings import names_in
-from ensemble.members import Predictions, run_source
+from common.run_folder import RunFolder
+from ensemble.members import Predictions
 from ensemble.options import Options
 from ensemble.result import BlendResult, blended
 from ensemble.score import read_labels, require_labels
-from preprocessing.dataset import required
 
 NOISE = 0.5  # nats
 
 
 def main() -> None:
-    command = parser(__doc__)
-    command.add_argument("--run", default="full", metavar="NAME")
-    command.add_argument("--runs", type=Path, default=RUNS, metavar="DIR")
-    command.add_argument("--data", type=Path, metavar="DIR", help="the competition's folder [found by itself]")
-    command.add_argument("--models", type=names_in, default=[], metavar='"A B"', help="these, in this order [all]")
+    command = run_parser(__doc__)
     command.add_argument("--labels", type=Path, metavar="FILE", help="of the test images")
     command.add_argument("--similar", type=int, nargs="+", default=[], metavar="N", help="so many similar members")
     arguments = command.parse_args()
     print(machine())
-    run = RunFolder.of(arguments.run, arguments.runs)
-    sample = required(arguments.data) / SAMPLE_SUBMISSION
-    predictions, _ = run_source(run.path, sample, arguments.models).read()
+    predictions = predictions_of(arguments)
     labels = None
     if arguments.labels:
         known = read_labels(arguments.labels)
@@ -52,7 +44,7 @@ def main() -> None:
         for count in arguments.similar:
             print(line(f"{count} similar members", blended(similar(predictions, count), Options()), labels), flush=True)
         return
-    spent = hours(run)
+    spent = hours(RunFolder.of(arguments.run, arguments.runs))
     for count, name in enumerate(predictions.names, 1):
         result = blended(of(predictions, list(range(count))), Options())
         so_far = sum(spent.get(one, 0.0) for one in predictions.names[:count])

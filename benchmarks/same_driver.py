@@ -7,35 +7,25 @@ Homogeneity, 0 to 1: how well the groups separate the drivers (should be 1) and 
 """
 
 import time
-from pathlib import Path
 
 import numpy as np
 from sklearn.metrics import homogeneity_score
 
-from benchmarks.common import machine, parser
-from common.competition import SAMPLE_SUBMISSION
+from benchmarks.common import machine, predictions_of, run_parser
 from common.errors import UserError, run_command
-from common.run_folder import RUNS, RunFolder
-from common.settings import names_in
-from ensemble.members import run_source
 from preprocessing.dataset import required
 from preprocessing.same_driver import same_driver
 
 
 def main() -> None:
-    command = parser(__doc__)
-    command.add_argument("--run", default="full", metavar="NAME")
-    command.add_argument("--runs", type=Path, default=RUNS, metavar="DIR")
-    command.add_argument("--data", type=Path, metavar="DIR", help="the competition's folder [found by itself]")
-    command.add_argument("--models", type=names_in, default=[], metavar='"A B"', help="whose predictions [all]")
+    command = run_parser(__doc__)
     command.add_argument("--sets", type=int, default=40, metavar="N", help="random sets of drivers [40]")
     command.add_argument("--images", type=int, default=0, metavar="N", help="so many images for the time")
     arguments = command.parse_args()
     print(machine())
-    sample = required(arguments.data) / SAMPLE_SUBMISSION
-    known, _ = run_source(RunFolder.of(arguments.run, arguments.runs).path, sample, arguments.models).read()
+    known = predictions_of(arguments)
     if not known.photographs:
-        raise UserError(f"{sample.parent}: expected the folders imgs/train and imgs/test.")
+        raise UserError(f"{required(arguments.data)}: expected the folders imgs/train and imgs/test.")
     predictions, subjects = known.out_of_fold.mean(axis=0), known.images["subject"]
     drivers, random, found = subjects.unique(), np.random.default_rng(0), []
     for number in range(arguments.sets):

@@ -11,7 +11,7 @@ from scipy.special import log_softmax, softmax
 from common.metric import SMALLEST_PROBABILITY
 
 LARGEST_BIAS = 2.0  # nats: images that are certain stay so
-FEWEST_IMAGES = 20  # of one driver: fewer say nothing of their mix
+FEWEST_IMAGES = 20  # of one driver: fewer say nothing of their mix, and are no group of their own
 HALF_STRENGTH = 100  # images at which the strength is half of what it is for very many
 
 

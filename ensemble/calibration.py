@@ -198,8 +198,10 @@ def fit_prior(
         matched = np.exp(calibration.logarithms(logarithms))
         fitted.append((log_loss(matched, labels), PriorMatching(prior, strength, calibration.scale), matched))
     _, best, matched = min(fitted, key=lambda one: one[0])
+    if always:
+        return best
     plain = clipped_losses(probabilities, labels)
-    return best if always or not not_clearly_worse(plain, clipped_losses(matched, labels), drivers) else None
+    return None if not_clearly_worse(plain, clipped_losses(matched, labels), drivers) else best
 
 
 def dealt(sizes: Sequence[int] | np.ndarray, hands: int) -> np.ndarray:

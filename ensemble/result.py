@@ -91,11 +91,10 @@ def blended(predictions: Predictions, options: Options) -> BlendResult:
     groups = groups_of(images["fold"].to_numpy(), drivers)
     test_drivers = options.test_drivers or guessed_test_drivers(test_size or len(images), len(images), known)
     spaces = predictions.spaces if options.neighbours else ()
-    sets, test_sets, with_drivers = groups, np.zeros(test_size), False
-    if options.match_prior != "no":
-        sets, test_sets, with_drivers = sets_of(predictions, groups)
+    recognised = recognised_sets(predictions, groups) if options.match_prior != "no" else None
+    sets, test_sets = recognised or (groups, np.zeros(test_size))
     # One bias for the whole test set may help less than one for each group out of fold: only where it is asked for.
-    match_prior = "no" if options.match_prior == "auto" and not with_drivers else options.match_prior
+    match_prior = "no" if options.match_prior == "auto" and not recognised else options.match_prior
     validation = NestedCrossValidation(
         predictions.out_of_fold,
         labels,
@@ -125,27 +124,26 @@ def blended(predictions: Predictions, options: Options) -> BlendResult:
         expected_loss(log_loss_per_image(nested.final, labels), drivers, test_drivers),
         options.test_drivers == 0,
         without_members,
-        len(set(test_sets.tolist()) - {UNKNOWN}) if with_drivers else None,
+        len(set(test_sets.tolist()) - {UNKNOWN}) if recognised else None,
     )
 
 
-def sets_of(predictions: Predictions, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray, bool]:
+def recognised_sets(predictions: Predictions, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
     """Which images share a bias in prior matching, out of fold and of the test set: those that show one driver.
 
     Drivers are recognised in both in the same way, so that what is fitted out of fold holds for the test set. (Where
-    two drivers of different groups are taken for one, these are divided all the same.) Without photographs, a group of
-    drivers shares one bias, and so does the test set.
+    two drivers of different groups are taken for one, these are divided all the same.)
 
     Args:
         groups: shape (images,), from `groups_of`: no set is in two of them.
 
     Returns:
-        Two arrays of integers, of shape (images,) and (test images,), and whether drivers were recognised.
+        Two arrays of integers, of shape (images,) and (test images,); None without readable photographs.
     """
-    if predictions.photographs:
-        known = same_driver(predictions.photographs, predictions.out_of_fold.mean(axis=0))
-        test = same_driver(predictions.test_photographs, predictions.test.mean(axis=0))
-        unreadable = np.concatenate([known, test]) == UNKNOWN
-        if unreadable.mean() < MOST_UNREADABLE:
-            return np.unique(np.stack([groups, known]), axis=1, return_inverse=True)[1], test, True
-    return groups, np.zeros(len(predictions.test_images), dtype=np.int64), False
+    if not predictions.photographs:
+        return None
+    known = same_driver(predictions.photographs, predictions.out_of_fold.mean(axis=0))
+    test = same_driver(predictions.test_photographs, predictions.test.mean(axis=0))
+    if (np.concatenate([known, test]) == UNKNOWN).mean() >= MOST_UNREADABLE:
+        return None
+    return np.unique(np.stack([groups, known]), axis=1, return_inverse=True)[1], test

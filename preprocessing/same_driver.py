@@ -13,6 +13,7 @@ import numpy as np
 
 from common.errors import UserError
 from common.machine import cores
+from common.prior import FEWEST_IMAGES
 from common.settings import ImageSize
 from preprocessing.images import read_image
 
@@ -20,7 +21,6 @@ SIZE = ImageSize(12, 16)
 DIMENSIONS = 32  # principal components of the pixels
 SAMPLE = 6_000  # images that the groups are found in; the others go to the nearest mean
 CHUNK = 8_192  # images that are compared at a time
-FEWEST_IMAGES = 20  # of a group
 MOST_INFORMATION = 0.05  # of the behaviours that may lie in a division, as a share of what there is; see `_information`
 UNKNOWN = -1
 

@@ -32,13 +32,13 @@ def make_tree(
     names = [f"img_{number}.jpg" for number in generator.permutation(drivers * 10 * images_per_class) + 1]
     rows = []
     for driver in range(drivers):
-        background = _background(generator, size)
+        background = scene(generator, size, 140)
         for classname in CLASSES:
             for _ in range(images_per_class):
                 rows.append((f"p{driver + 11:03d}", classname, names.pop()))
                 write_image(root / TRAIN_FOLDER / classname / rows[-1][2], _picture(generator, background, classname))
     _write_csv(root / DRIVER_LIST, [("subject", "classname", "img"), *rows])
-    background = _background(generator, size)
+    background = scene(generator, size, 140)
     test = [f"img_{number}.jpg" for number in generator.permutation(test_images) + 100_001]
     (root / TEST_FOLDER).mkdir(parents=True)
     for position, name in enumerate(test):
@@ -55,8 +55,14 @@ def write_image(path: Path, pixels: np.ndarray) -> None:
     path.write_bytes(data.tobytes())
 
 
-def _background(generator: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
-    coarse = generator.integers(20, 140, (3, 4, 3), dtype=np.uint8)
+def write_noisy(path: Path, picture: np.ndarray, generator: np.random.Generator) -> None:
+    """Writes a uint8 BGR image, a little brighter here and there, as JPEG."""
+    write_image(path, cv2.add(picture, generator.integers(0, 20, picture.shape, dtype=np.uint8)))
+
+
+def scene(generator: np.random.Generator, size: tuple[int, int] = (48, 64), brightest: int = 235) -> np.ndarray:
+    """What is behind one driver: coarse patches of colour, uint8 BGR of shape (*size, 3)."""
+    coarse = generator.integers(20, brightest, (3, 4, 3), dtype=np.uint8)
     return cv2.resize(coarse, (size[1], size[0]), interpolation=cv2.INTER_CUBIC)
 
 

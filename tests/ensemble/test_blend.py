@@ -5,7 +5,6 @@ import os
 import shutil
 from dataclasses import replace
 
-import cv2
 import numpy as np
 import pandas as pd
 import pytest
@@ -20,7 +19,7 @@ from ensemble.members import find_members, read_members
 from ensemble.options import Options
 from tests.commands import here, module
 from tests.fold_runs import finish_fold
-from tests.trees import write_image
+from tests.trees import scene, write_noisy
 
 
 def request_of(small, **changes) -> Request:
@@ -145,7 +144,7 @@ def test_drivers_are_recognised_and_each_is_moved_towards_the_prior(small) -> No
     }
     random = np.random.default_rng(0)
     drivers = sorted(set(images.values()))
-    scenes = {driver: random.integers(0, 255, (3, 4, 3), dtype=np.uint8) for driver in drivers}
+    scenes = {driver: scene(random) for driver in drivers}
     biases = {driver: np.exp(1.5 * random.normal(size=10)) for driver in drivers}
     for fold in range(3):
         for name, subjects in (("out_of_fold.csv", small.folds.set_index("img")["subject"]), ("test.csv", truth)):
@@ -159,8 +158,7 @@ def test_drivers_are_recognised_and_each_is_moved_towards_the_prior(small) -> No
     blend_run(one)
     without = record_of(small)["nested_log_loss"]
     for path, driver in images.items():
-        scene = cv2.resize(scenes[driver], (64, 48), interpolation=cv2.INTER_CUBIC)
-        write_image(small.data / path, cv2.add(scene, random.integers(0, 20, scene.shape, dtype=np.uint8)))
+        write_noisy(small.data / path, scenes[driver], random)
     text, record = blend_run(replace(one, options=Options(match_prior="yes"))), record_of(small)
     assert record["nested_log_loss"] < 0.8 * without
     assert f"each of {record['recognised_test_drivers']} drivers in the test set" in text

@@ -5,7 +5,6 @@ import json
 import shutil
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pandas as pd
 import pytest
@@ -29,7 +28,7 @@ from preprocessing.folds import ensure_folds
 from preprocessing.images import ImageStore
 from preprocessing.settings import Augmentation
 from tests.commands import run_python
-from tests.trees import make_tree, write_image
+from tests.trees import make_tree, scene, write_image, write_noisy
 
 IMAGES = [f"img_{number}.jpg" for number in range(12)]
 
@@ -266,10 +265,10 @@ def test_poison_in_other_folds_leaves_the_same_bytes_and_all_drivers_leave_test_
 def test_soft_targets_of_each_driver_are_moved_towards_the_mix_of_training(tmp_path: Path) -> None:
     random, paths = np.random.default_rng(0), []
     for driver in range(2):
-        scene = cv2.resize(random.integers(0, 235, (3, 4, 3), dtype=np.uint8), (64, 48))
+        background = scene(random)
         for image in range(40):
             paths.append(tmp_path / f"{driver}_{image}.jpg")
-            write_image(paths[-1], cv2.add(scene, random.integers(0, 20, scene.shape, dtype=np.uint8)))
+            write_noisy(paths[-1], background, random)
     classes, drivers = np.arange(80) % 10, np.arange(80) // 40
     soft = np.full((80, 10), 0.02)
     soft[np.arange(80), classes] = 0.5

@@ -3,7 +3,6 @@
 import os
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,7 +11,7 @@ from sklearn.metrics import homogeneity_score
 from common.competition import CLASSES, DRIVER_LIST, TRAIN_FOLDER
 from preprocessing.demo import DemoSettings, render_demo
 from preprocessing.same_driver import UNKNOWN, same_driver
-from tests.trees import write_image
+from tests.trees import scene, write_noisy
 
 SAMPLE = os.environ.get("STATEFARM_SAMPLE")
 
@@ -25,15 +24,15 @@ def listed(root: Path) -> tuple[pd.DataFrame, list[Path]]:
 def pictures(folder: Path, scenes: int, images: int, behaviours: int = 1) -> list[Path]:
     """Noisy pictures of random scenes; `behaviours` squares at different places, in turn."""
     random, paths = np.random.default_rng(0), []
-    for scene in range(scenes):
-        background = cv2.resize(random.integers(0, 235, (3, 4, 3), dtype=np.uint8), (64, 48))
+    for driver in range(scenes):
+        background = scene(random)
         for image in range(images):
-            picture = cv2.add(background, random.integers(0, 20, background.shape, dtype=np.uint8))
+            picture = background.copy()
             if behaviours > 1:
                 place = image % behaviours * 64 // behaviours
                 picture[16:28, place : place + 12] = 255
-            paths.append(folder / f"{scene}_{image}.jpg")
-            write_image(paths[-1], picture)
+            paths.append(folder / f"{driver}_{image}.jpg")
+            write_noisy(paths[-1], picture, random)
     return paths
 
 
