@@ -74,7 +74,8 @@ def similar(predictions: Predictions, count: int) -> Predictions:
             logarithms = np.log(floored(table[number])) + NOISE * random.standard_normal(table[number].shape)
             table[number] = np.exp(logarithms - np.logaddexp.reduce(logarithms, axis=1, keepdims=True))
     names = tuple(f"{name} {number}" for number, name in enumerate(found.names))
-    return dataclasses.replace(found, names=names, spaces=predictions.spaces)
+    matched = frozenset(name for name in names if name.rpartition(" ")[0] in predictions.matched)
+    return dataclasses.replace(found, names=names, spaces=predictions.spaces, matched=matched)
 
 
 def hours(run: RunFolder) -> dict[str, float]:

@@ -63,6 +63,8 @@ class Predictions:
             sharpened to their confidence.
         fold_means: how it was sharpened, for each member.
         spaces: the members whose features are known.
+        matched: the members whose pseudo-labels were moved towards the prior of each driver of the test set, so that
+            their test predictions are near it already.
         photographs, test_photographs: the files of all images, in the order of both; empty where they are not known.
     """
 
@@ -74,6 +76,7 @@ class Predictions:
     test: np.ndarray
     fold_means: tuple[Sharpening, ...] = ()
     spaces: tuple[Space, ...] = ()
+    matched: frozenset[str] = frozenset()
     photographs: tuple[Path, ...] = ()
     test_photographs: tuple[Path, ...] = ()
 
@@ -311,11 +314,14 @@ def read_members(
     images = folds[folds["fold"].isin(common)].reset_index(drop=True)
     out_of_fold = np.empty((len(members), len(images), len(CLASSES)))
     test = np.empty((len(members), len(test_images), len(CLASSES)))
-    fold_means, spaces = [], []
+    fold_means, spaces, matched = [], [], set()
     for place, member in enumerate(members):
         singles, networks = [], []
         for fold in member.folds:
             folder = RunFolder(run).fold(member.name, fold)
+            settings = (folder.config() or {}).get("settings", {})
+            if settings.get("pseudo_labels") and settings.get("pseudo_prior"):
+                matched.add(member.name)
             expected = pd.Index(folds.loc[folds["fold"] == fold, "img"])
             table = read_exactly(folder / OUT_OF_FOLD, expected, f"the images of fold {fold} in folds.csv")
             own = read_exactly(folder / TEST, test_images, OF_SAMPLE)
@@ -335,7 +341,9 @@ def read_members(
             spaces.append(Space(member.name, tuple(networks)))
     labels = images["classname"].map(CLASSES.index).to_numpy(dtype=np.int64)
     names = tuple(member.name for member in members)
-    return Predictions(names, images, labels, out_of_fold, test_images, test, tuple(fold_means), tuple(spaces))
+    return Predictions(
+        names, images, labels, out_of_fold, test_images, test, tuple(fold_means), tuple(spaces), frozenset(matched)
+    )
 
 
 def read_exactly(path: Path, images: pd.Index, what: str) -> pd.DataFrame:

@@ -1,18 +1,20 @@
 """Computes everything about a blend, before anything is written or printed."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
+from scipy.special import softmax
 from threadpoolctl import threadpool_limits
 
 from common.errors import UserError
 from common.metric import accuracy, log_loss, log_loss_per_image
+from common.prior import floored
 from common.settings import as_json
-from ensemble.calibration import clip
+from ensemble.calibration import Calibration, PriorMatching, clip
 from ensemble.expectation import Expectation, expected_loss, guessed_test_drivers
 from ensemble.members import Predictions
-from ensemble.methods import methods_for
+from ensemble.methods import Blend, methods_for
 from ensemble.neighbours import graph_of_test, out_of_fold_graphs
 from ensemble.nested import Estimate, FinalBlend, NestedCrossValidation, groups_of
 from ensemble.options import Options
@@ -111,7 +113,7 @@ def blended(predictions: Predictions, options: Options) -> BlendResult:
 
     test = without_neighbours = final.blend.predict(predictions.test)
     if test_size and final.prior:
-        test = without_neighbours = final.prior.predict(test, test_sets)
+        test = without_neighbours = matched_test(predictions, final.blend, final.prior, test_sets)
     if test_size and final.smoothing:
         graph = graph_of_test(spaces, final.smoothing.feature, predictions.test_images)
         test = final.smoothing.predict(without_neighbours, {final.smoothing.feature: graph})
@@ -126,6 +128,21 @@ def blended(predictions: Predictions, options: Options) -> BlendResult:
         without_members,
         len(set(test_sets.tolist()) - {UNKNOWN}) if recognised else None,
     )
+
+
+def matched_test(predictions: Predictions, blend: Blend, prior: PriorMatching, sets: np.ndarray) -> np.ndarray:
+    """Predictions of the test set after prior matching; shape (test images, classes).
+
+    Members whose test predictions were matched before, in their pseudo-labels, are not matched again: the biases are
+    those of the other members' blend, times these members' share of the weights.
+    """
+    others = blend.weights * [name not in predictions.matched for name in predictions.names]
+    share = others.sum()
+    logarithms = np.log(floored(blend.predict(predictions.test)))
+    if share > 0:
+        unmatched = replace(blend, weights=others / share).predict(predictions.test)
+        logarithms += share * (prior.logarithms(unmatched, sets) - np.log(floored(unmatched)))
+    return Calibration(prior.scale).predict(softmax(logarithms, axis=1))
 
 
 def recognised_sets(predictions: Predictions, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:

@@ -14,10 +14,13 @@ from common.errors import UserError
 from common.metric import log_loss
 from common.tables import read_predictions
 from ensemble.blend_run import RECORD, Request, blend_run
-from ensemble.calibration import Calibration, clip
-from ensemble.members import find_members, read_members
+from ensemble.calibration import Calibration, PriorMatching, clip
+from ensemble.members import Predictions, find_members, read_members
+from ensemble.methods import Blend
 from ensemble.options import Options
+from ensemble.result import matched_test
 from tests.commands import here, module
+from tests.ensemble.conftest import predictions
 from tests.fold_runs import finish_fold
 from tests.trees import scene, write_noisy
 
@@ -162,6 +165,17 @@ def test_drivers_are_recognised_and_each_is_moved_towards_the_prior(small) -> No
     text, record = blend_run(replace(one, options=Options(match_prior="yes"))), record_of(small)
     assert record["nested_log_loss"] < 0.8 * without
     assert f"each of {record['recognised_test_drivers']} drivers in the test set" in text
+
+
+def test_a_member_that_was_matched_in_its_pseudo_labels_is_not_matched_again() -> None:
+    random = np.random.default_rng(0)
+    images = pd.Index([f"img_{number}.jpg" for number in range(60)])
+    test, sets = predictions(random, 2, 60), np.zeros(60)
+    both = Predictions(("a", "b"), pd.DataFrame(), np.zeros(0), test, images, test, matched=frozenset({"b"}))
+    prior = PriorMatching((0.1,) * 10, 300.0, scale=1.2)
+    first, second = (matched_test(both, Blend("geometric", np.eye(2)[row]), prior, sets) for row in range(2))
+    np.testing.assert_allclose(first, prior.predict(test[0], sets), atol=1e-9)
+    np.testing.assert_allclose(second, Calibration(1.2).predict(test[1]), atol=1e-9)
 
 
 def test_again_does_nothing_until_an_input_or_output_changes(small) -> None:
