@@ -1,13 +1,14 @@
 """Kaggle's own client, run as a process. What it answers becomes messages that say what to do next."""
 
+import contextlib
 import json
 import os
 import re
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from common.competition import SLUG
 from common.errors import UserError, masked
@@ -22,21 +23,18 @@ LOG_IN = (
     "KAGGLE_USERNAME and KAGGLE_KEY, work too)"
 )
 RULES = f"Accept the rules of the competition once, in a browser: {PAGE}/rules"
-STEPS = f"What to do:\n  1. {RULES}\n  2. {INSTALL}\n  3. {LOG_IN}\n  4. Start this again."
-ANSWERS = (  # what the client prints, and what it means; {words} is its last line, {what} was asked for
-    (r"No module named", f"the Kaggle client cannot be started: {{words}}\n{INSTALL}"),
+AGAIN = "Start the same command again; if Kaggle or the network failed, again later."
+STEPS = f"What to do:\n  1. {RULES}\n  2. {INSTALL}\n  3. {LOG_IN}\n  4. {AGAIN}"
+ANSWERS = (  # what the client prints, what it means for {what} was asked for, what to do
+    (r"No module named", "the Kaggle client cannot be started.", INSTALL),
     (
         r"\b401\b|Authentication required|nvalid credentials",
-        f"Kaggle wants a login: there are no valid credentials on this machine.\n{STEPS}",
+        "Kaggle wants a login: there are no valid credentials on this machine.",
+        STEPS,
     ),
-    (r"^competitions\n.*\b403\b", f"Kaggle refuses {{what}} (403), as it does until the rules are accepted.\n{RULES}"),
-    (r"\b403\b|was denied", f"Kaggle refuses {{what}} (403): is the user's name your own? {{words}}\n{LOG_IN}"),
-    (r"\b404\b", "Kaggle does not find {what} (404). {words}"),
-    (r"\b429\b|\b50[0-9] Server", "Kaggle is busy or limits requests. {words}\nStart the same command again later."),
-    (
-        r"Max retries exceeded|NameResolution|ConnectionError|timed out",
-        "Kaggle cannot be reached: is there a network? {words}\nStart the same command again.",
-    ),
+    (r"^competitions\n.*\b403\b", "Kaggle refuses {what} (403), as it does until the rules are accepted.", RULES),
+    (r"\b403\b|was denied", "Kaggle refuses {what} (403): is the user's name your own?", LOG_IN),
+    ("", "the Kaggle client failed.", STEPS),
 )
 
 
@@ -63,7 +61,7 @@ def run_client(
     meanwhile: Callable[[subprocess.Popen], None] = lambda process: None,
     show: bool = False,
 ) -> str:
-    """Runs `kaggle WORDS`.
+    """Runs `kaggle WORDS`, and returns what it answers.
 
     Args:
         what: is asked for, for the message where it is refused, such as 'the download'.
@@ -71,57 +69,51 @@ def run_client(
         meanwhile: called with the process, and may wait for it.
         show: print what it answers, line by line as it comes.
 
-    Returns:
-        What it answered.
-
     Raises:
-        UserError: no client, no credentials, rules not accepted, no network, or whatever else it failed with.
+        UserError: no client, no credentials, rules not accepted, or whatever else it failed with.
     """
     # A process of its own: the client exits and prints when merely imported. -P: this repository has a kaggle/ too.
     command = [sys.executable, "-P", "-m", "kaggle", *words]
-    with tempfile.TemporaryFile() as output:
-        stdout = subprocess.PIPE if show else output
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=stdout, stderr=subprocess.STDOUT)
+    output: dict[str, Any] = {
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.STDOUT,
+        "encoding": "utf-8",
+        "errors": "replace",
+    }
+    answer = ""
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, **output) as process:
         try:
-            for line in process.stdout or ():
-                print(masked(line.decode("utf-8", "replace"), *secrets()), end="", flush=True)
-                output.write(line)
             meanwhile(process)
+            for line in process.stdout or ():
+                answer += line
+                if show:
+                    print(masked(line, *secrets()), end="", flush=True)
             process.wait()
         finally:
             process.terminate()  # does nothing to one that has ended
-            process.wait()
-        output.seek(0)
-        answer = output.read().decode("utf-8", "replace")
     if process.returncode == 0:
         return answer
     asked = f"{words[0]}\n{answer}"  # what a refusal means depends on the kind of thing
-    unknown = f"the Kaggle client failed. {{words}}\n{STEPS}"
-    message = next((text for found, text in ANSWERS if re.search(found, asked, re.DOTALL)), unknown)
-    raise UserError(f"{message.format(what=what, words=last_words(answer))}\n{browser}")
+    meaning, advice = next(rest for found, *rest in ANSWERS if re.search(found, asked, re.DOTALL))
+    raise UserError(f"{meaning.format(what=what)} {last_words(answer)}\n{advice}\n{browser}")
 
 
 def last_words(answer: str) -> str:
     """The last line of an answer that names a fault, else the last line, without secrets. Hints follow the error."""
-    lines = [line.strip() for line in answer.splitlines() if line.strip()]
-    if not lines:
-        return "It said nothing."
+    lines = [line.strip() for line in answer.splitlines() if line.strip()] or [""]
     line = next((line for line in reversed(lines) if re.search(r"error\b|not valid", line, re.IGNORECASE)), lines[-1])
-    return masked(f"It said: {line[:500]}", *secrets())
+    return masked(f"It said: {line[:500]}" if line else "It said nothing.", *secrets())
 
 
 def secrets() -> list[str]:
     """Every text that must not be repeated in a message: tokens and keys, in variables and in the client's files."""
-    folder = Path.home() / ".kaggle"
-    other = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "kaggle"
-    folders = (folder, other, Path(os.environ.get("KAGGLE_CONFIG_DIR") or folder))
-    names = ("kaggle.json", "credentials.json", "access_token", "access_token.txt")
+    home, names = Path.home(), ("kaggle.json", "credentials.json", "access_token", "access_token.txt")
+    folders = [home / ".kaggle", Path(os.environ.get("XDG_CONFIG_HOME") or home / ".config") / "kaggle"]
+    folders += [Path(os.environ.get("KAGGLE_CONFIG_DIR") or home)]
     found = [os.environ.get(name, "") for name in ("KAGGLE_API_TOKEN", "KAGGLE_KEY", "KAGGLE_API_V1_TOKEN_PATH")]
-    for path in [*(place / name for place in folders for name in names), *(Path(text) for text in found if text)]:
-        try:
+    for path in [*(folder / name for folder in folders for name in names), Path(found[-1])]:
+        with contextlib.suppress(OSError, ValueError):
             text = path.read_text(encoding="utf-8").strip()
-            value = json.loads(text) if path.suffix == ".json" else {"token": text}
-            found += [str(value.get(name, "")) for name in ("key", "token", "access_token", "refresh_token")]
-        except (OSError, ValueError, AttributeError):
-            continue
+            record = json.loads(text) if text.startswith("{") else {"token": text}
+            found += [str(record.get(name, "")) for name in ("key", "token", "access_token", "refresh_token")]
     return [secret for secret in found if len(secret) > 3]

@@ -6,7 +6,9 @@
 are the oldest that were tried.
 """
 
+import contextlib
 import sys
+from collections.abc import Sequence
 from importlib import metadata
 
 from packaging.version import Version
@@ -14,7 +16,6 @@ from packaging.version import Version
 from common.environment import keras_backend
 from common.errors import UserError, run_command
 
-LOWEST_PYTHON = (3, 11)
 LOWEST = {  # by the names under which a package may be installed
     ("keras",): "3.8.0",
     ("numpy",): "1.26.4",
@@ -25,10 +26,6 @@ LOWEST = {  # by the names under which a package may be installed
     ("matplotlib",): "3.7.2",
     ("pillow",): "10.0.1",
     ("filelock",): "3.13.1",
-    ("packaging",): "23.0",
-    ("psutil",): "5",
-    ("threadpoolctl",): "3.1",
-    ("tqdm",): "4",
 }
 BACKENDS = {"tensorflow": (("tensorflow", "tensorflow-cpu"), "2.18.0"), "jax": (("jax",), "0.6.2")}
 WHAT_TO_DO = (
@@ -38,34 +35,30 @@ WHAT_TO_DO = (
 
 
 def check_installed() -> list[str]:
-    """Checks every package that the pipeline needs.
-
-    Returns:
-        What is installed, as 'keras 3.10.0'.
+    """Checks every package whose version matters; returns what is installed, as 'keras 3.10.0'.
 
     Raises:
         UserError: some are missing, or older than the oldest that was tried.
     """
-    faults, found = [], []
-    if sys.version_info[:2] < LOWEST_PYTHON:
-        faults.append(f"Python {'.'.join(map(str, LOWEST_PYTHON))} or newer, found {sys.version.split()[0]}")
-    backend = keras_backend()
+    faults = [] if sys.version_info >= (3, 11) else [f"Python 3.11 or newer, found {sys.version.split()[0]}"]
+    found, backend = [], keras_backend()
     for names, lowest in [*LOWEST.items(), *([BACKENDS[backend]] if backend in BACKENDS else [])]:
-        versions = [version for name in names if (version := _version(name))]
-        if not versions or max(versions) < Version(lowest):
-            faults.append(f"{names[0]} {lowest} or newer, found {versions[0] if versions else 'none'}")
+        version = _version(names)
+        if not version or Version(version) < Version(lowest):
+            faults.append(f"{names[0]} {lowest} or newer, found {version or 'none'}")
         else:
-            found.append(f"{names[0]} {versions[0]}")
+            found.append(f"{names[0]} {version}")
     if faults:
         raise UserError(f"the packages of this machine are too old: expected {'; '.join(faults)}. {WHAT_TO_DO}")
     return found
 
 
-def _version(name: str) -> Version | None:
-    try:
-        return Version(metadata.version(name))
-    except metadata.PackageNotFoundError:
-        return None
+def _version(names: Sequence[str]) -> str:
+    """Of the first of these that is installed; '' for none."""
+    for name in names:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            return metadata.version(name)
+    return ""
 
 
 if __name__ == "__main__":

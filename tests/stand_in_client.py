@@ -14,11 +14,7 @@ from pathlib import Path
 SLUG = "state-farm-distracted-driver-detection"
 NO_LOGIN = """Authentication required to call the Kaggle API.
 
-First, you will need a Kaggle account. You can sign up at
-  https://www.kaggle.com/account/login
-
 Recommended: log in with OAuth via a web-based authorization flow.
-No token to manage; credentials are cached locally for you.
     kaggle auth login
 
 If you'd rather not use OAuth, generate an API token at
@@ -26,10 +22,7 @@ If you'd rather not use OAuth, generate an API token at
 and supply it to the CLI in one of these ways:
 
   Option A: Environment variable
-    export KAGGLE_API_TOKEN=xxxxxxxxxxxxxx  # token copied from the settings UI
-
-  Option B: API token file
-    Save the token to ~/.kaggle/access_token"""
+    export KAGGLE_API_TOKEN=xxxxxxxxxxxxxx  # token copied from the settings UI"""
 FORBIDDEN = """403 Client Error: Forbidden for url: https://api.kaggle.com/v1/x
 
 You don't have access to this resource.
@@ -94,19 +87,14 @@ def download() -> None:
 def publish() -> None:
     metadata = json.loads((Path(option("-p")) / "dataset-metadata.json").read_text())
     user, _, slug = metadata["id"].partition("/")
-    known = (place / slug).exists()
+    known, url = (place / slug).exists(), f"https://www.kaggle.com/{user}/{slug}"
     if words[1] == "create" and known:
-        print(
-            f'Dataset creation error: The requested slug "{slug}" is already in use by a dataset. Please choose '
-            "another slug."
-        )
+        print(f'Dataset creation error: The requested slug "{slug}" is already in use by a dataset.')
     elif words[1] == "create":
         (place / slug).touch()
-        url = f"https://www.kaggle.com/{user}/{slug}"
         print(f"Your private Dataset is being created. Please check progress at {url}")
     else:
         assert option("-m")
-        url = f"https://www.kaggle.com/{user}/{slug}"
         print(f"Dataset version is being created. Please check progress at {url}")
 
 

@@ -5,7 +5,7 @@ import pytest
 from tests.imports import heavy_packages
 
 COMMANDS = ("blend", "score", "submit")
-TOOLS = ("predict", "compare", "explain", "export", "classify", "doctor")
+TOOLS = ("predict", "compare", "explain", "export", "classify", "doctor", "experiments", "report")
 
 
 @pytest.mark.parametrize("module", [*(f"ensemble.{name}" for name in COMMANDS), *(f"tools.{name}" for name in TOOLS)])

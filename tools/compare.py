@@ -8,46 +8,218 @@ over drivers, since the images of one driver are alike. 'behind' is the loss bey
 that both have, with the standard error of that difference: less than twice its error may be chance.
 """
 
-from pathlib import Path
+from __future__ import annotations
 
-from common.errors import run_command
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from common.competition import CLASSES
+from common.errors import UserError, run_command
 from common.files import as_cell, written_whole
-from common.run_folder import CACHE, RunFolder
-from common.settings import CommandLine
+from common.run_folder import CACHE, OUT_OF_FOLD, RunFolder
+from common.settings import CommandLine, word
+from tools.networks import finished_folds
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+BLEND = "ensemble"
+NOT_COMPARED = ("architecture", "fold", "folds_sha256", "test_images_sha256", "test_images_broken")
+NAN = math.nan
 
 
 def command_line() -> CommandLine:
     """The options of this command."""
     parser = CommandLine(prog="python -m tools.compare", description=__doc__)
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folders of runs, such as runs/*")
-    parser.add_argument(
-        "--out", type=Path, default=CACHE / "comparison.csv", metavar="CSV", help="the table [comparison.csv in cache]"
-    )
+    out = CACHE / "comparison.csv"
+    parser.add_argument("--out", type=Path, default=out, metavar="CSV", help="the table [comparison.csv in cache]")
     parser.add_argument("--html", type=Path, metavar="FILE", help="the reports of the runs side by side, as one page")
-    parser.add_argument(
-        "--no-photographs", dest="photographs", action="store_false", help="file names instead of photographs"
-    )
+    parser.add_argument("--no-photographs", dest="photographs", action="store_false", help="file names instead")
     return parser
 
 
 def main() -> None:
     arguments = command_line().parse_args()
-
-    from tools import comparison, report
-
-    rows = comparison.read_rows(arguments.runs)
-    table, remarks = comparison.make_table(rows), comparison.remarks(rows)
-    print("\n".join([comparison.as_text(table), *remarks]))
+    rows = read_rows(arguments.runs)
+    table, notes = make_table(rows), remarks(rows)
+    print("\n".join([as_text(table), *notes]))
     with written_whole(arguments.out) as temporary:
         safe = table.map(lambda cell: as_cell(cell) if isinstance(cell, str) else cell)
         safe.to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
+    print(f"\n{arguments.out}")
     if arguments.html:
-        headers, lines = comparison.cells(table)
+        from tools import report
+
+        headers, lines = cells(table)
         runs = [RunFolder(path.resolve()) for path in dict.fromkeys(arguments.runs) if path.is_dir()]
         requests = [report.Request(run, photographs=arguments.photographs) for run in runs]
-        compared = {"headers": headers, "rows": lines, "remarks": remarks}
-        report.write_comparison(arguments.html, requests, compared)
-    print("\n" + "\n".join(map(str, filter(None, [arguments.out, arguments.html]))))
+        report.write_comparison(arguments.html, requests, {"headers": headers, "rows": lines, "remarks": notes})
+        print(arguments.html)
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """One model of a run, or the run's blend.
+
+    `settings` are what its folds have in common; `of` is how many folds there are; `seconds` the mean of a fold.
+    """
+
+    run: str
+    model: str
+    settings: dict[str, Any]
+    losses: pd.DataFrame
+    folds: int
+    of: int
+    seconds: float = NAN
+
+
+def read_rows(runs: Sequence[Path]) -> list[Row]:
+    """The models and blends of runs, the least log loss first. Files among `runs` are passed over."""
+    rows: list[Row] = []
+    complaints = []
+    for run in dict.fromkeys(runs):
+        if not run.exists():
+            raise UserError(f"{run}: no such run. Expected folders of runs, such as runs/*.")
+        try:
+            rows += _rows_of(run) if run.is_dir() else []
+        except UserError as error:
+            complaints.append(str(error))
+    if not rows:
+        raise UserError(complaints[0] if complaints else "none of these holds a model with a fold out of fold.")
+    for complaint in complaints:
+        print(f"left out: {complaint}")
+    return sorted(rows, key=lambda row: float(row.losses["log_loss"].mean()))
+
+
+def _rows_of(path: Path) -> list[Row]:
+    import pandas as pd
+
+    from common.tables import read_predictions
+    from preprocessing.folds import read_folds
+
+    run, name = RunFolder(path), path.resolve().name
+    fold_runs = [one for one in finished_folds(run) if one.exists(OUT_OF_FOLD)]
+    folds = read_folds(run.folds)
+    rows, of = [], int(folds["fold"].nunique())
+    for model in dict.fromkeys(one.model for one in fold_runs):
+        own = [one for one in fold_runs if one.model == model]
+        table = pd.concat([read_predictions(one.verified(OUT_OF_FOLD)) for one in own])
+        first, *others = [one.settings() for one in own]
+        common = {key: value for key, value in first.items() if all(other.get(key) == value for other in others)}
+        seconds = sum((one.finished() or {}).get("seconds", NAN) for one in own) / len(own)
+        rows.append(Row(name, model, common, losses_of(table, folds, own[0].path), len(own), of, seconds))
+    blend = run.ensemble / OUT_OF_FOLD
+    if blend.is_file():
+        rows.append(Row(name, BLEND, {}, losses_of(read_predictions(blend), folds, run.ensemble), of, of))
+    return rows
+
+
+def losses_of(table: pd.DataFrame, folds: pd.DataFrame, folder: Path) -> pd.DataFrame:
+    """How good an out-of-fold table is, by img.
+
+    Returns:
+        Columns log_loss (nats), correct (0 or 1), subject.
+
+    Raises:
+        UserError: the fold table lacks one of the images.
+    """
+    import pandas as pd
+
+    from common.metric import log_loss_per_image
+
+    truth = folds.set_index("img")
+    if not table.index.isin(truth.index).all() or not table.index.is_unique:
+        raise UserError(f"{folder}: its out_of_fold.csv has images that the run's folds.csv has not, or has one twice.")
+    truth = truth.loc[table.index]
+    labels, probabilities = truth["classname"].map(CLASSES.index).to_numpy(), table[list(CLASSES)].to_numpy()
+    losses, correct = log_loss_per_image(probabilities, labels), (probabilities.argmax(axis=1) == labels).astype(float)
+    return pd.DataFrame({"log_loss": losses, "correct": correct, "subject": truth["subject"]}, index=table.index)
+
+
+def difference(losses: pd.DataFrame, others: pd.DataFrame) -> tuple[float, float]:
+    """Mean log loss beyond that of others on the images that both have, and its standard error over drivers, in nats.
+
+    nan without such images; the error is infinite where there is one driver.
+    """
+    from common.metric import paired_difference
+
+    shared = losses.index.intersection(others.index)
+    if not len(shared):
+        return NAN, NAN
+    ours, theirs = losses.loc[shared], others.loc[shared]
+    return paired_difference(*(frame.to_numpy() for frame in (ours["log_loss"], theirs["log_loss"], ours["subject"])))
+
+
+def make_table(rows: Sequence[Row]) -> pd.DataFrame:
+    """A row each: scores, and those settings in which the models differ (blends have none)."""
+    import pandas as pd
+
+    records = []
+    for row in rows:
+        behind, error = (NAN, NAN) if row is rows[0] else difference(row.losses, rows[0].losses)
+        records.append(
+            {
+                "run": row.run,
+                "model": row.model,
+                "log_loss": row.losses["log_loss"].mean(),
+                "standard_error": difference(row.losses, row.losses.assign(log_loss=0.0))[1],
+                "behind": behind,
+                "behind_error": error,
+                "accuracy": row.losses["correct"].mean(),
+                "folds": f"{row.folds} of {row.of}",
+                "images": len(row.losses),
+                "drivers": row.losses["subject"].nunique(),
+                "seconds_a_fold": row.seconds,
+            }
+        )
+    words = [{name: _word(value) for name, value in row.settings.items() if name not in NOT_COMPARED} for row in rows]
+    settings = pd.DataFrame(words, index=range(len(rows))).fillna("")
+    models = settings[[bool(row.settings) for row in rows]]
+    return pd.concat([pd.DataFrame(records), settings[models.columns[models.nunique() > 1]]], axis=1)
+
+
+def _word(value: Any) -> str:
+    return "of a file" if str(value).startswith("sha256:") else word(value)  # of weights: each architecture has others
+
+
+def cells(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
+    """The table for people: its headers and its rows; the settings that differ as words at the end of each row."""
+    headers = ["run/model", "log loss", "±", "behind", "±", "accuracy", "folds", "images", "s a fold"]
+    settings = list(table.columns[len(headers) + 2 :])
+    lines = []
+    for row in table.to_dict("records"):
+        numbers = [f"{row['log_loss']:.3f}", f"{row['standard_error']:.3f}"]
+        numbers += ["", ""] if math.isnan(row["behind"]) else [f"{row['behind']:+.3f}", f"{row['behind_error']:.3f}"]
+        numbers += [f"{row['accuracy']:.1%}", row["folds"], f"{row['images']:,}"]
+        seconds = "" if math.isnan(row["seconds_a_fold"]) else f"{row['seconds_a_fold']:,.0f}"
+        words = "  ".join(f"{name} {row[name]}" for name in settings if row[name] != "")
+        lines.append([f"{row['run']}/{row['model']}", *numbers, seconds, words])
+    return [*headers, "settings that differ" if settings else ""], lines
+
+
+def as_text(table: pd.DataFrame) -> str:
+    """The table for the terminal."""
+    from ensemble.tables import formatted
+
+    headers, lines = cells(table)
+    numbers = formatted(headers[:-1], [line[:-1] for line in lines]).splitlines()
+    words = [headers[-1], *(line[-1] for line in lines)]
+    width = max(map(len, numbers))
+    return "\n".join(f"{line:<{width}}   {last}".rstrip() for line, last in zip(numbers, words, strict=True))
+
+
+def remarks(rows: Sequence[Row]) -> list[str]:
+    """What a reader must know before believing the order of the rows."""
+    found = []
+    if len({frozenset(row.losses.index) for row in rows}) > 1:
+        found.append("Not all were measured on the same images: trust 'behind' rather than 'log loss'.")
+    if len({row.settings.get("folds_sha256") for row in rows if row.settings}) > 1:
+        found.append("The runs have other folds, or other data: their networks saw other drivers in training.")
+    return found
 
 
 if __name__ == "__main__":

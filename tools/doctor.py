@@ -33,18 +33,24 @@ from pipeline.resources import GIBIBYTE, GPUS, UNKNOWN_GPU, Device, duration
 STEPS = 20
 FOLDS = 5  # of the full run that is estimated
 LARGEST_DIFFERENCE = 0.1  # between probabilities in half precision and those of the saved network, in float32
+ROW = "{:<17} {:>8} {:>6} {:>11} {:>11} {:>7} {:>7} {:>9} {:>10} {:>9}{}"
+HEADER = (
+    "network",
+    "size",
+    "steps",
+    "training/s",
+    "predict/s",
+    "loss",
+    "then",
+    "GiB(+GPU)",
+    "difference",
+    "full run",
+    "",
+)
 
 
 def measure(name: str, weights: str, precision: str, deterministic: str, seconds: float) -> dict[str, Any]:
-    """Trains a network for a few steps on one batch, predicts, saves and loads it. In a process of its own.
-
-    Args:
-        weights: 'none' or as `--weights`.
-        seconds: after which no other step starts.
-
-    Returns:
-        JSON values: images a second, bytes, losses, the largest difference of the saved network's probabilities.
-    """
+    """Trains a network for some steps on one batch, predicts, saves and loads it. In a process of its own."""
     policy = runtime.start(precision, 0, deterministic)
     keras = runtime.load_keras()
     import numpy as np
@@ -59,52 +65,40 @@ def measure(name: str, weights: str, precision: str, deterministic: str, seconds
     network = build(architecture, recipe, weights, policy, 0)
     set_trainable(network, recipe, head_only=False)
     network.compile(make_optimizer(recipe, stages(recipe)[-1], policy), recipe.label_smoothing)
-    generator, size = np.random.default_rng(0), recipe.image_size
-    count = max(recipe.batch_size, PREDICTION_BATCH)
-    images = generator.integers(0, 256, (count, size.height, size.width, 3), dtype=np.uint8)
-    batch, targets = images[: recipe.batch_size], np.eye(NUMBER_OF_CLASSES, dtype=np.float32)
-    wanted = targets[np.arange(recipe.batch_size) % NUMBER_OF_CLASSES]
-    losses = [network.train_on_batch(batch, wanted)]  # the first step traces and builds
+    size, count = recipe.image_size, max(recipe.batch_size, PREDICTION_BATCH)
+    images = np.random.default_rng(0).integers(0, 256, (count, size.height, size.width, 3), dtype=np.uint8)
+    targets = np.eye(NUMBER_OF_CLASSES, dtype=np.float32)[np.arange(recipe.batch_size) % NUMBER_OF_CLASSES]
+    losses = [network.train_on_batch(images[: recipe.batch_size], targets)]  # the first step traces and builds
     started = time.monotonic()
     while len(losses) <= STEPS and (time.monotonic() - started < seconds or len(losses) < 2):
-        losses.append(network.train_on_batch(batch, wanted))
+        losses.append(network.train_on_batch(images[: recipe.batch_size], targets))
     training = (len(losses) - 1) * recipe.batch_size / (time.monotonic() - started)
     network.predictor.jit_compile = runtime.compiles_with_xla()
     network.predictor.predict_on_batch(images[:PREDICTION_BATCH])
     started = time.monotonic()
     probabilities, _ = network.predictor.predict_on_batch(images[:PREDICTION_BATCH])
     prediction = PREDICTION_BATCH / (time.monotonic() - started)
-    memory, of_gpu = runtime.peak_memory()
+    memory = runtime.peak_memory()  # of the process, of its GPU; bytes
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.keras"
         plain_copy(network, lambda: build(architecture, recipe, "none", "float32", 0)).save(path)
         loaded = keras.saving.load_model(path, compile=False, safe_mode=True).predict_on_batch(images[:8])
     difference = float(np.abs(np.asarray(probabilities)[:8] - loaded).max())
-    return {
-        "training": training,
-        "prediction": prediction,
-        "steps": len(losses) - 1,
-        "losses": [losses[0], losses[-1]],
-        "memory": memory,
-        "gpu_memory": of_gpu,
-        "difference": difference,
-    }
+    found = {"training": training, "prediction": prediction, "losses": losses, "difference": difference}
+    return found | {"memory": memory}
 
 
 def measured(name: str, *options: object, limit: float) -> dict[str, Any]:
     """`measure` in another process; {'failed': why} where that fails."""
     code = f"import json; from tools.doctor import measure; print(json.dumps(measure(*{(name, *options)!r})))"
+    command = [sys.executable, "-c", code]
     try:
-        done = subprocess.run(
-            [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=limit
-        )
+        done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True, timeout=limit)
     except subprocess.TimeoutExpired:
         return {"failed": f"took longer than {limit:.0f} s"}
-    if done.returncode == 0:
-        return json.loads(done.stdout.strip().rpartition("\n")[2])
-    lines = done.stderr.strip().splitlines() or [""]
-    ended = f"signal {-done.returncode}" if done.returncode < 0 else f"status {done.returncode}"
-    return {"failed": f"{ended}: {lines[-1][:300]}"}
+    except subprocess.CalledProcessError as error:
+        return {"failed": f"status {error.returncode}: {error.stderr.strip().rpartition(chr(10))[2][:300]}"}
+    return json.loads(done.stdout.strip().rpartition("\n")[2])
 
 
 def described_machine(data: Path | None, networks: list[Architecture], devices: list[Device]) -> list[str]:
@@ -112,17 +106,17 @@ def described_machine(data: Path | None, networks: list[Architecture], devices: 
     from preprocessing import dataset
 
     try:
-        root = dataset.locate(data)
-        found = "none" if root is None else "found, with both tables and both image folders"
+        found = "found, with both tables and both image folders" if dataset.locate(data) else "none"
     except UserError as error:
         found = f"a fault: {str(error).partition(': ')[2] or error}"
-    cached = [one.name for one in networks if pretrained.is_cached(one, one.published_weights)]
-    names = [f"{one.name} {one.kind}{'' if one.listed else ' (speed not known)'}".strip() for one in devices]
-    memory = f"{machine.available_memory() / GIBIBYTE:.0f} of {machine.total_memory() / GIBIBYTE:.0f} GiB memory free"
     try:
         installed = ", ".join(packages.check_installed())
     except UserError as error:
         installed = str(error)
+    cached = [one.name for one in networks if pretrained.is_cached(one, one.published_weights)]
+    unknown = f" (speed not known, estimated as a {GPUS[UNKNOWN_GPU][0]})"
+    names = [f"{one.name} {one.kind}{unknown if one.kind and not one.listed else ''}".strip() for one in devices]
+    memory = f"{machine.available_memory() / GIBIBYTE:.0f} of {machine.total_memory() / GIBIBYTE:.0f} GiB memory free"
     return [
         f"system     {platform.platform()}, Python {platform.python_version()}",
         f"packages   {installed}",
@@ -146,46 +140,32 @@ def row(network: Architecture, found: dict[str, Any], slots: int) -> str:
     """A line of the table."""
     if "failed" in found:
         return f"{network.name:<17} failed, {found['failed']}"
-    memory = f"{found['memory'] / GIBIBYTE:.1f}" + (f"+{found['gpu_memory'] / GIBIBYTE:.1f}" if slots > 0 else "")
-    good = found["difference"] <= LARGEST_DIFFERENCE and all(map(math.isfinite, found["losses"]))
-    first, last = found["losses"]
-    return (
-        f"{network.name:<17} {network.recipe.image_size!s:>8} {found['steps']:>6} {found['training']:>11.1f} "
-        f"{found['prediction']:>11.1f} {first:>7.3f} {last:>7.3f} {memory:>9} {found['difference']:>10.4f} "
-        f"{duration(full_run(network, found['training'], max(1, slots))):>9}{'' if good else '  WRONG'}"
-    )
-
-
-HEADER = (
-    f"{'network':<17} {'size':>8} {'steps':>6} {'training/s':>11} {'predict/s':>11} {'loss':>7} {'then':>7} "
-    f"{'GiB(+GPU)':>9} {'difference':>10} {'full run':>9}"
-)
+    losses, difference = found["losses"], found["difference"]
+    good = difference <= LARGEST_DIFFERENCE and all(map(math.isfinite, losses))
+    memory = "+".join(f"{memory / GIBIBYTE:.1f}" for memory in found["memory"][: 1 + (slots > 0)])
+    speeds = [f"{found[name]:.1f}" for name in ("training", "prediction")]
+    cells = [len(losses) - 1, *speeds, f"{losses[0]:.3f}", f"{losses[-1]:.3f}", memory, f"{difference:.4f}"]
+    time_of_run = duration(full_run(network, found["training"], max(1, slots)))
+    return ROW.format(network.name, str(network.recipe.image_size), *cells, time_of_run, "" if good else "  WRONG")
 
 
 def main() -> None:
     parser = CommandLine(prog="python -m tools.doctor", description=__doc__)
-    parser.add_argument(
-        "--models", type=names_in, default=DEFAULT_MODELS, metavar='"A B"', help="networks [the default]"
-    )
+    parser.add_argument("--models", type=names_in, default=DEFAULT_MODELS, metavar='"A B"', help="[the default ones]")
     parser.add_argument("--data", type=Path, metavar="DIR", help="Kaggle's data folder [found by itself]")
     parser.add_argument("--weights", metavar="W", help="a folder of weights, or none [Keras's cache, else none]")
     parser.add_argument("--precision", default="auto", choices=runtime.PRECISIONS, help="dtype policy [auto]")
     parser.add_argument("--deterministic", default="auto", choices=runtime.DETERMINISM, help="the same bits [auto]")
-    parser.add_argument(
-        "--seconds", type=number(0.1, 3600), default=30.0, metavar="S", help="of steps for each network [30]"
-    )
+    parser.add_argument("--seconds", type=number(0.1, 3600), default=30.0, metavar="S", help="of steps, each [30]")
     arguments = parser.parse_args()
-    networks = zoo.find_all(arguments.models)
-    devices = resources.find_devices()
+    networks, devices = zoo.find_all(arguments.models), resources.find_devices()
     print(*described_machine(arguments.data, networks, devices), sep="\n", flush=True)
     runtime.load_keras()
     versions = ", ".join(f"{name} {version}" for name, version in runtime.versions().items())
     policy, why = runtime.choose_precision(arguments.precision)
     same, reason = runtime.choose_determinism(arguments.deterministic)
     print(f"backend    {versions}\nprecision  {policy} ({why})\nsame bits  {'yes' if same else 'no'} ({reason})")
-    if any(device.kind and not device.listed for device in devices):
-        print(f"note       times of unknown GPUs are estimated as those of a {GPUS[UNKNOWN_GPU][0]}")
-    print(f"\n{HEADER}", flush=True)
+    print(f"\n{ROW.format(*HEADER)}", flush=True)
     failed = False
     for network in networks:
         cached = pretrained.is_cached(network, network.published_weights)

@@ -10,21 +10,34 @@ predicts, on real photographs: those of --images, else of the competition's test
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from common.competition import CLASS_NAMES, CLASSES, TEST_FOLDER
 from common.errors import UserError, run_command
-from common.run_folder import RunFolder
+from common.files import written_whole
+from common.run_folder import FoldFolder, RunFolder
 from common.settings import CommandLine
-from tools.finished import FinishedFold, add_choice, finished_folds
+from models.finetuning import runtime
+from preprocessing.settings import REGIONS, WHOLE
+from tools.networks import add_choice, chosen, load, seen_by
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from tools.pictures import Photograph
+
+    Predict = Callable[[np.ndarray], np.ndarray]
 
 SUFFIXES = {"onnx": ".onnx", "litert": ".tflite"}
 NEEDED = {"onnx": ("tf2onnx", "onnx", "onnxruntime"), "litert": ("ai_edge_litert",)}
 CHECKED = 16  # photographs
+LARGEST_DIFFERENCE = 1e-4  # between probabilities; float32 sums in another order differ by some 1e-6
+INPUT, OUTPUT = "images", "probabilities"
 
 
 def command_line() -> CommandLine:
@@ -39,56 +52,128 @@ def command_line() -> CommandLine:
 
 def main() -> None:
     arguments = command_line().parse_args()
-    suffix = SUFFIXES[arguments.to]
-    run = RunFolder.existing(arguments.run, arguments.runs)
-    fold_runs = finished_folds(run, arguments.model, arguments.fold)
+    suffix, folds = SUFFIXES[arguments.to], chosen(arguments)
+    run = RunFolder.of(arguments.run, arguments.runs)
     out = arguments.out or run.path / ("-".join([run.name, *arguments.model, *arguments.fold]) + suffix)
     if out.suffix != suffix:
         raise UserError(f"--out {out}: expected a name that ends in {suffix} for --to {arguments.to}.")
-    _require_one_size(fold_runs)
-    _require_packages(arguments.to)
-    photographs = _photographs(arguments.images)
-    os.environ["KERAS_BACKEND"] = "tensorflow"  # what the converters start from; the networks are of any backend
-
-    from tools.networks import export
-
-    print(export(fold_runs, arguments.to, out, photographs))
-
-
-def _require_one_size(fold_runs: list[FinishedFold]) -> None:
-    """Raises a UserError where the networks want to see different things."""
-    kinds: dict[tuple[str, str], list[str]] = {}
-    for fold_run in fold_runs:
-        kinds.setdefault((str(fold_run.image_size), fold_run.crop), []).append(fold_run.model)
-    if len(kinds) > 1:
-        listed = "; ".join(
-            f"{', '.join(dict.fromkeys(names))}: {size}, {crop}" for (size, crop), names in kinds.items()
-        )
+    kinds = {fold.model: seen_by(fold) for fold in folds}
+    if len(set(kinds.values())) > 1:
+        listed = "; ".join(f"{model}: {size}, {crop}" for model, (size, crop) in kinds.items())
         raise UserError(f"these networks see different images ({listed}), so they cannot be one. Choose with --model.")
-
-
-def _require_packages(to: str) -> None:
-    missing = [name for name in NEEDED[to] if importlib.util.find_spec(name) is None]
+    missing = [name.replace("_", "-") for name in NEEDED[arguments.to] if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(
-            f"--to {to} needs {', '.join(name.replace('_', '-') for name in missing)}, which is not installed: "
+            f"--to {arguments.to} needs {', '.join(missing)}, which is not installed: "
             ".venv/bin/python -m pip install -r requirements/export.txt"
         )
 
-
-def _photographs(images: list[Path] | None) -> list[Photograph]:
-    """Real photographs to check on."""
-    from common.competition import TEST_FOLDER
     from preprocessing import dataset
-    from tools import pictures
+    from tools.pictures import find
 
-    if not images:
-        root = dataset.locate(None)
-        if root is None:
-            raise UserError("there is no competition data to check the file on. Name photographs: --images FOLDER")
-        images = [root / TEST_FOLDER]
-    found = pictures.find(images, videos=False)
-    return found.decodable(pictures.evenly_spaced(found.photographs, CHECKED))
+    images = arguments.images or [dataset.required(None) / TEST_FOLDER]
+    photographs = find(images, videos=False).readable(CHECKED)
+    os.environ["KERAS_BACKEND"] = "tensorflow"  # what the converters start from; the networks are of any backend
+    print(export(folds, arguments.to, out, photographs))
+
+
+def export(folds: Sequence[FoldFolder], to: str, path: Path, photographs: Sequence[Photograph]) -> str:
+    """Writes a file for the mean of networks of one image size, if it predicts the same; returns what is said of it."""
+    import numpy as np
+
+    size, crop = seen_by(folds[0])
+    images = np.stack([photograph.seen(size, crop) for photograph in photographs])
+    model = mean_network(folds)
+    expected = np.asarray(model.predict_on_batch(images))
+    with written_whole(path) as temporary:
+        with runtime.stderr_held_back():  # the converters talk much
+            try:
+                model.export(str(temporary), format=to, verbose=False)
+                if to == "onnx":
+                    _describe(temporary, folds)
+                predict = {"onnx": onnx_predictor, "litert": litert_predictor}[to](temporary)
+                found = predict(images)
+            except Exception as error:  # converters, checkers and runtimes each fail in their own way
+                reason = " ".join(str(error).split())[:300]
+                other = "litert" if to == "onnx" else "onnx"
+                raise UserError(f"this network cannot be converted; try --to {other}. It said: {reason}") from error
+        difference = float(np.abs(found - expected).max())
+        if not difference <= LARGEST_DIFFERENCE:
+            raise UserError(
+                f"{path} was not written: it differs from the network by {difference:.2g} on {len(images)} photographs "
+                f"(expected: at most {LARGEST_DIFFERENCE:g}). Try the other format of --to."
+            )
+        theirs, ours = _seconds(predict, images), _seconds(model.predict_on_batch, images)
+        megabytes = temporary.stat().st_size / 1e6
+    region = "the whole photograph" if crop == WHOLE else f"the part '{crop}' of it, in shares: {REGIONS[crop]}"
+    return (
+        f"{path}: {megabytes:.1f} MB, the mean of {', '.join(map(str, folds))}\n"
+        f"in   {INPUT}: uint8 RGB (batch, {size.height}, {size.width}, 3), 0 to 255, {region}, shrunk by area\n"
+        f"out  {OUTPUT}: float32 (batch, {len(CLASSES)}), {CLASSES[0]} to {CLASSES[-1]}\n"
+        f"checked on {len(images)} photographs: differs from Keras by at most {difference:.1g}; "
+        f"{theirs:.4f} s each, Keras {ours:.4f} s"
+    )
+
+
+def mean_network(folds: Sequence[FoldFolder]) -> Any:
+    """One network, images -> the mean over models of the mean over folds, as `tools.predict` has it."""
+    keras = runtime.load_keras()
+    size, _ = seen_by(folds[0])
+    images = keras.Input((size.height, size.width, 3), dtype="uint8", name=INPUT)
+    by_model: dict[str, list[Any]] = {}
+    for number, fold in enumerate(folds):
+        network = load(fold)
+        network.name = f"network_{number}"  # they all have one name, and a network's parts need different ones
+        by_model.setdefault(fold.model, []).append(network(images))
+    means = [keras.ops.mean(keras.ops.stack(outputs), axis=0) for outputs in by_model.values()]
+    return keras.Model(images, keras.ops.mean(keras.ops.stack(means), axis=0), name="distracted_driver")
+
+
+def onnx_predictor(path: Path) -> Predict:
+    """Predictions of an ONNX file by ONNX Runtime, on the CPU."""
+    import numpy as np
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return lambda images: np.asarray(session.run(None, {name: images})[0])
+
+
+def litert_predictor(path: Path) -> Predict:
+    """Predictions of a LiteRT file by its own interpreter."""
+    import numpy as np
+    from ai_edge_litert.interpreter import Interpreter
+
+    runner = Interpreter(model_path=str(path)).get_signature_runner()
+    name = next(iter(runner.get_input_details()))
+    return lambda images: np.array(next(iter(runner(**{name: images}).values())))
+
+
+def _describe(path: Path, folds: Sequence[FoldFolder]) -> None:
+    """Names the batch and the output of an ONNX file, and writes into it what a reader must know."""
+    import onnx
+
+    model = onnx.load(str(path))
+    output = model.graph.output[0]
+    for node in model.graph.node:
+        node.output[:] = [OUTPUT if name == output.name else name for name in node.output]
+        node.input[:] = [OUTPUT if name == output.name else name for name in node.input]
+    output.name = OUTPUT
+    for value in (model.graph.input[0], output):
+        value.type.tensor_type.shape.dim[0].dim_param = "batch"
+    size, crop = seen_by(folds[0])
+    facts = {"classes": json.dumps(CLASS_NAMES), "networks": "; ".join(map(str, folds))}
+    for key, value in (facts | {"image_size": str(size), "crop": crop}).items():
+        model.metadata_props.add(key=key, value=value)
+    onnx.checker.check_model(model)
+    onnx.save(model, str(path))
+
+
+def _seconds(predict: Predict, images: np.ndarray) -> float:
+    """Of one image, in a batch of all."""
+    started_at = time.perf_counter()
+    predict(images)
+    return (time.perf_counter() - started_at) / len(images)
 
 
 if __name__ == "__main__":

@@ -25,27 +25,20 @@ from pipeline.options import pipeline_parser
 from pipeline.plan import STARTED
 from pipeline.presets import PRESETS
 
-DEPTH = 8  # of folders under input/: a model's files lie six deep, models/OWNER/MODEL/keras/VARIATION/VERSION/
-NOT_LOOKED_INTO = ("imgs", "fold_")  # beginnings of names
+NOT_LOOKED_INTO = ("imgs", "fold_")  # beginnings of the names of folders that are full of files
 DOCTOR_SECONDS = 8  # of training steps; with loading and building about 20
 CACHE_LIMIT = "40"  # GiB; the disk beside working/ has about 57
 
 
-def folders(root: Path, depth: int = DEPTH) -> Iterator[Path]:
-    """The folders under `root`, outer ones first, less those that are full of images."""
-    inner = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(NOT_LOOKED_INTO))
-    yield from inner
-    if depth > 1:
-        for folder in inner:
-            yield from folders(folder, depth - 1)
+def folders(root: Path) -> Iterator[Path]:
+    """The folders under `root` at any depth, less those that are full of images."""
+    for path, inner, _ in os.walk(root, followlinks=True):
+        inner[:] = sorted(name for name in inner if not name.startswith(NOT_LOOKED_INTO))
+        yield Path(path)
 
 
 def find_data(root: Path) -> Path:
-    """The competition's folder.
-
-    Raises:
-        UserError: it is not among the inputs.
-    """
+    """The competition's folder among the inputs."""
     for folder in folders(root):
         if (folder / DRIVER_LIST).is_file() and (folder / SAMPLE_SUBMISSION).is_file():
             return folder
@@ -65,13 +58,13 @@ def gather_weights(root: Path, networks: Sequence[Architecture], into: Path) -> 
     files = [path for folder in folders(root) for path in sorted(folder.glob("*.h5"))]
     lacking = []
     for network in networks:
-        by_name = sorted(files, key=lambda path: path.name != f"{network.name}.weights.h5")
+        link = into / f"{network.name}.weights.h5"
+        by_name = sorted(files, key=lambda path: path.name != link.name)
         path = next((path for path in by_name if pretrained.fits(path, network)), None)
         if path is None:
             lacking.append(network.name)
             continue
         print(f"weights  {network.name}: {path}", flush=True)
-        link = into / f"{network.name}.weights.h5"
         link.unlink(missing_ok=True)
         link.symlink_to(path)
     if lacking:
@@ -83,31 +76,20 @@ def gather_weights(root: Path, networks: Sequence[Architecture], into: Path) -> 
     return into
 
 
-def take_over(root: Path, runs: Path) -> list[str]:
-    """Copies the runs of earlier versions, which lie under input/, into the working folder.
-
-    A run that several inputs have is taken from the one where most of its fold runs are finished.
-
-    Returns:
-        A line for each run.
-    """
-    best: dict[str, tuple[int, Path]] = {}
-    for folder in folders(root):
-        if folder.parent.name == "runs" and RunFolder(folder).folds.is_file():
-            finished = len(RunFolder(folder).finished())
-            if folder.name not in best or finished > best[folder.name][0]:
-                best[folder.name] = (finished, folder)
-    lines = []
-    for name, (finished, source) in best.items():
-        if (runs / name).exists():
+def take_over(root: Path, runs: Path) -> None:
+    """Copies the runs of earlier versions among the inputs, each from where most of its fold runs are finished."""
+    found = [
+        RunFolder(path) for path in folders(root) if path.parent.name == "runs" and RunFolder(path).folds.is_file()
+    ]
+    for run in sorted(found, key=lambda run: -len(run.finished())):
+        if (runs / run.name).exists():
             continue
-        for path in sorted(source.rglob("*")):  # the modes are not copied: the inputs are read-only
+        for path in sorted(run.path.rglob("*")):  # the modes are not copied: the inputs are read-only
             if path.is_file():
-                target = runs / name / path.relative_to(source)
+                target = runs / run.name / path.relative_to(run.path)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(path, target)
-        lines.append(f"resumes run {name} of {source}: {finished} fold runs are finished")
-    return lines
+        print(f"resumes run {run.name} of {run.path}: {len(run.finished())} fold runs are finished", flush=True)
 
 
 def main() -> None:
@@ -115,8 +97,7 @@ def main() -> None:
     inputs, working, scratch = root / "input", root / "working", root / "tmp"
     given = pipeline_parser().parse_args(options)
     data = find_data(inputs)
-    for line in take_over(inputs, working / "runs"):
-        print(line, flush=True)
+    take_over(inputs, working / "runs")
     places = ["--data", data, "--runs", working / "runs", "--cache", scratch / "cache"]
     places += ["--submissions", scratch / "submissions", "--cache-limit", CACHE_LIMIT]
     networks, weights = zoo.find_all(given.models or names_in(PRESETS[given.preset].models)), given.weights
@@ -131,9 +112,8 @@ def main() -> None:
     subprocess.run([sys.executable, "-m", "tools.doctor", *map(str, examined)], env=environment, check=False)
     command = ["bash", str(REPOSITORY / "run_all.sh"), *map(str, places), *options]
     status = subprocess.run(command, env=environment, check=False).returncode
-    submissions = sorted((scratch / "submissions").glob("*.csv"), key=lambda path: path.stat().st_mtime)
-    if submissions:
-        shutil.copyfile(submissions[-1], working / "submission.csv")
+    for path in sorted((scratch / "submissions").glob("*.csv"), key=lambda path: path.stat().st_mtime)[-1:]:
+        shutil.copyfile(path, working / "submission.csv")
         print(f"{working / 'submission.csv'}: written", flush=True)
     if status == NOTHING_FINISHED:
         print(

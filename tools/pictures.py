@@ -1,30 +1,38 @@
-"""What a person gives to look at: photographs, folders of them, and videos."""
+"""What a person gives to look at: photographs, folders of them, and videos; and how predictions are drawn on them."""
 
+import contextlib
+import itertools
 import math
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
 import cv2
 import numpy as np
 
+from common import terminal
+from common.competition import CLASS_NAMES, CLASSES
 from common.errors import UserError, named
+from common.files import written_whole
 from common.settings import ImageSize
-from preprocessing import jpeg
 from preprocessing.images import decode, read_image
 
 PHOTOGRAPHS = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".jp2"),
     *(".heic", ".heif"),  # not readable; looked at so that they are reported
 )
-VIDEOS = (
-    *(".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".3gp", ".mts", ".m2ts"),
-    *(".wmv", ".flv", ".ogv"),
-)
+VIDEOS = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".3gp", ".mts", ".m2ts", ".wmv", ".ogv")
 USUAL_RATE = 25.0  # frames a second, of a video that does not say
 MOST_FAILED = 10_000  # frames in a row that cannot be decoded before the rest is given up; trying costs microseconds
 MOST_REPORTED = 20  # files left out, by name
+PAPER, INK, FAINT, RAIL = (24, 26, 30), (238, 238, 238), (132, 136, 144), (40, 43, 48)  # RGB
+CALM, ALARMING, BAR = (96, 200, 120), (255, 170, 60), (70, 74, 82)
+CODEC = "mp4v"  # in every build of OpenCV; H.264 is not, for its licence
+MOST_SIDE = 1280  # pixels; a larger picture is shown smaller
+_NOTHING: np.ndarray = np.empty((0, 0, 3), np.uint8)
 Item = TypeVar("Item", "Photograph", "Video")
 
 
@@ -45,13 +53,6 @@ class Photograph:
     def whole(self) -> np.ndarray:
         """All of it, upright: shape (height, width, 3), uint8, RGB."""
         return decode(self.path)
-
-    def check(self) -> None:
-        """Decodes it; of a JPEG only the header is read, which is much faster."""
-        try:
-            jpeg.read_header(self.path)
-        except jpeg.BrokenImageError:  # or of another kind
-            self.whole()
 
 
 @dataclass
@@ -75,11 +76,7 @@ class Video:
     gaps: list[tuple[float, float]] = field(default_factory=list)
 
     def check(self) -> None:
-        """Reads what the file says of itself, and one frame.
-
-        Raises:
-            UserError: it cannot be read as a video.
-        """
+        """Reads what the file says of itself, and one frame; a UserError where it cannot be read as a video."""
         capture = cv2.VideoCapture(str(self.path))
         rate, frames = capture.get(cv2.CAP_PROP_FPS), capture.get(cv2.CAP_PROP_FRAME_COUNT)
         capture.release()
@@ -128,90 +125,32 @@ class Video:
         """Seconds at which the last frame ends, once all are decoded."""
         return self.times[-1] + (self.times[-1] - self.times[-2] if len(self.times) > 1 else 1 / self.rate)
 
-    @property
-    def usual_rate(self) -> float:
-        """Frames a second at which most of it was filmed, once all are decoded."""
-        if len(self.times) < 2:
-            return self.rate
-        rate = 1 / float(np.median(np.diff(self.times)))
-        return self.rate if abs(rate / self.rate - 1) < 0.02 else min(rate, 120.0)
-
     def missing(self) -> str:
-        """What could not be decoded, once all that can be is; '' if nothing is missing.
+        """What could not be decoded, once all that can be is; '' if nothing is missing, as far as the file shows.
 
-        Damage that a decoder hides, and a missing end in a format without a length (such as MPEG), go unnoticed.
+        At a constant rate its number of frames counts, at a variable one, which makes that a guess, how long it is.
         """
-        decoded, expected = len(self.times), self._expected()
-        if not self.gaps and expected <= decoded:
+        decoded, steps = len(self.times), np.diff(self.times)
+        constant = len(steps) > 0 and np.mean(np.abs(steps * self.rate - 1) < 0.1) > 0.9
+        cut_off = (
+            self.frames > decoded + max(2, 0.1 * self.rate) if constant else self.frames / self.rate > self.end + 1
+        )
+        if not self.gaps and not cut_off:
             return ""
-        of = f" of {expected:,}" if expected > decoded else ""
+        of = f" of {self.frames:,}" if self.frames > decoded else ""
         found = f"only {decoded:,}{of} frames could be decoded, the last at {clock(self.times[-1])}"
         if self.gaps:
             first, last = self.gaps[0]
             found += f", none between {clock(first)} and {clock(last)}"
             found += f" and in {len(self.gaps) - 1} more places" * (len(self.gaps) > 1)
-        return f"{found}: the file is damaged or was cut off"
-
-    def _expected(self) -> int:
-        """How many frames there should be; as many as were decoded where the file does not say for sure."""
-        decoded = len(self.times)
-        if self.frames <= decoded:
-            return decoded
-        with self.path.open("rb") as stream:
-            start = stream.read(12)
-        if start[4:8] in _BOXES:  # MP4 and MOV: the exact number, though an edit list may hide frames
-            packets, last = self._packets()
-            if not _is_cut_off(self.path):
-                return packets if last > self.times[-1] + 0.0005 or self.gaps else decoded
-            return self.frames
-        if start[:4] == b"RIFF":  # AVI: the exact number, but some encoders put two frames into one
-            return self.frames if self.frames > decoded + 1 else decoded
-        # Others say how long they are, sound included; frames are that times the rate.
-        steps = np.diff(self.times)
-        if len(steps) and np.mean(np.abs(steps * self.rate - 1) < 0.1) > 0.9:
-            return self.frames if self.frames > decoded + max(2, 0.1 * self.rate) else decoded
-        return self.frames if self.frames / self.rate > self.end + 1 else decoded
-
-    def _packets(self) -> tuple[int, float]:
-        """How many frames there are before decoding, and the time of the last."""
-        capture = cv2.VideoCapture(str(self.path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_FORMAT, -1])
-        count, last = 0, 0.0
-        while capture.grab():
-            count, last = count + 1, max(last, capture.get(cv2.CAP_PROP_POS_MSEC) / 1000)
-        capture.release()
-        return count, last
-
-
-_BOXES = {b"ftyp", b"moov", b"mdat", b"free", b"wide", b"skip"}
-
-
-def _is_cut_off(path: Path) -> bool:
-    """Whether a box of an MP4 or MOV file reaches beyond its end."""
-    size = path.stat().st_size
-    with path.open("rb") as stream:
-        place = 0
-        while place < size:
-            stream.seek(place)
-            header = stream.read(16)
-            length = int.from_bytes(header[:4], "big")
-            if length == 1:
-                length = int.from_bytes(header[8:16], "big")
-            if length == 0:  # up to the end
-                return False
-            if length < 8:
-                return True
-            place += length
-    return place > size
+        return f"{found}: the file is damaged, was cut off, or is trimmed without its frames being removed"
 
 
 @dataclass
 class Found:
-    """Photographs and videos, all of them readable.
+    """Photographs, of which those of a folder may be unreadable, and readable videos, in the order of their names.
 
-    Attributes:
-        photographs, videos: in the order in which they were named, those of a folder in the order of their names.
-        named: paths that a person named by themselves: to leave one out is an error.
-        left_out: paths that are broken.
+    Of the paths that a person named by themselves, none is left out: that is an error.
     """
 
     photographs: list[Photograph]
@@ -219,39 +158,32 @@ class Found:
     named: frozenset[Path]
     left_out: list[Path] = field(default_factory=list)
 
-    def leave_out(self, path: Path, error: UserError) -> None:
-        """Prints which file is left out, and why.
-
-        Raises:
-            UserError: that error, if a person named the file.
-        """
-        if path in self.named:
-            raise error
-        self.left_out.append(path)
-        if len(self.left_out) <= MOST_REPORTED:
-            print(f"left out: {error}")
-
     def only(self, items: Sequence[Item], check: Callable[[Item], object]) -> list[Item]:
-        """Those that pass a check; the others are left out."""
+        """Those that pass a check, which may raise a UserError; the others are left out, and reported."""
         good = []
         for item in items:
             try:
                 check(item)
                 good.append(item)
             except UserError as error:
-                self.leave_out(item.path, error)
+                if item.path in self.named:
+                    raise
+                self.left_out.append(item.path)
+                if len(self.left_out) <= MOST_REPORTED:
+                    print(f"left out: {error}")
         return good
 
-    def decodable(self, photographs: Sequence[Photograph]) -> list[Photograph]:
-        """Those that can be decoded; the others are left out.
+    def readable(self, most: int) -> list[Photograph]:
+        """At most so many photographs, evenly spaced, less those that cannot be decoded."""
+        places = np.linspace(0, len(self.photographs) - 1, min(most, len(self.photographs))).round().astype(int)
+        good = self.only([self.photographs[place] for place in places], Photograph.whole)
+        self.require(good)
+        return good
 
-        Raises:
-            UserError: a person named one that cannot be, or nothing is left.
-        """
-        good = self.only(photographs, Photograph.whole)
-        if not good:
+    def require(self, readable: Sequence[object]) -> None:
+        """Raises a UserError where nothing can be read."""
+        if not readable:
             raise UserError(f"none of these can be read: {named([str(path) for path in self.left_out])}.")
-        return good
 
     def summary(self) -> str:
         """How many were left out, for the end of the output; '' for none."""
@@ -260,10 +192,10 @@ class Found:
 
 
 def find(paths: Sequence[Path], videos: bool = True) -> Found:
-    """The photographs and videos that are named, or lie in named folders (and in theirs), in the order of their names.
+    """The photographs and videos that are named, or lie in named folders (and in theirs).
 
     A photograph of a folder is named by its path in it, one named by itself by its file; in full where two would have
-    one name. Of a folder, what cannot be read is left out, and reported.
+    one name.
 
     Args:
         videos: whether they are wanted; if not, they are left out.
@@ -272,47 +204,25 @@ def find(paths: Sequence[Path], videos: bool = True) -> Found:
         UserError: a file that was named is not there, broken or of another kind, or there is nothing to look at.
     """
     found: list[tuple[str, Path]] = []
-    others: list[Path] = []
     for path in paths:
-        if path.is_dir():
-            files = sorted(p for p in path.rglob("*") if not p.is_dir() and not _hidden(p.relative_to(path)))
-            inside = [p for p in files if _kind(p)]
-            if not inside:
-                raise UserError(f"{path} holds no photographs or videos ({', '.join(PHOTOGRAPHS + VIDEOS)}).")
-            found += [(str(p.relative_to(path)), p) for p in inside]
-            others += [p for p in files if not _kind(p)]
-        elif not path.exists():
+        inside = (
+            [(str(p.relative_to(path)), p) for p in sorted(path.rglob("*"))] if path.is_dir() else [(path.name, path)]
+        )
+        inside = [one for one in inside if _kind(one[1]) and not re.search(r"(^|/)\.", one[0])]
+        if not path.exists():
             raise UserError(f"{path}: no such file. Expected photographs, videos, or folders with such.")
-        elif not _kind(path):
+        if not inside:
             raise UserError(f"{path}: expected a photograph or video ({', '.join(PHOTOGRAPHS + VIDEOS)}).")
-        else:
-            found.append((path.name, path))
-    if others:
-        kinds = named(sorted({p.suffix.lower() or "without a suffix" for p in others}))
-        print(f"{len(others):,} other file{'s' * (len(others) > 1)} not looked at ({kinds})")
+        found += inside
     names = [name for name, _ in found]
     if len(set(names)) < len(names):
         found = [(str(path), path) for path in dict.fromkeys(path for _, path in found)]
-    result = Found([], [], frozenset(paths))
-    pictures = [Photograph(name, path) for name, path in found if _kind(path) == "photograph"]
-    result.photographs = result.only(pictures, Photograph.check)
-    films = [Video(name, path) for name, path in found if _kind(path) == "video"]
+    result = Found([Photograph(*one) for one in found if _kind(one[1]) == "photograph"], [], frozenset(paths))
+    result.only([one for one in result.photographs if one.path in result.named], Photograph.whole)
+    films = [Video(*one) for one in found if _kind(one[1]) == "video"]
     result.videos = result.only(films, Video.check if videos else _refuse)
-    if not result.photographs and not result.videos:
-        raise UserError(f"none of these can be read: {named([str(path) for path in result.left_out])}.")
+    result.require([*result.photographs, *result.videos])
     return result
-
-
-def clock(seconds: float) -> str:
-    """'1:02.5'"""
-    minutes, rest = divmod(round(seconds, 1), 60)
-    return f"{minutes:.0f}:{rest:04.1f}"
-
-
-def evenly_spaced(photographs: Sequence[Photograph], most: int) -> list[Photograph]:
-    """At most so many of them, evenly spaced."""
-    chosen = np.linspace(0, len(photographs) - 1, min(most, len(photographs))).round().astype(int)
-    return [photographs[number] for number in chosen]
 
 
 def _refuse(video: Video) -> None:
@@ -326,5 +236,101 @@ def _kind(path: Path) -> str:
     return "photograph" if suffix in PHOTOGRAPHS else "video" if suffix in VIDEOS else ""
 
 
-def _hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
+def clock(seconds: float) -> str:
+    """'1:02.5'"""
+    minutes, rest = divmod(round(seconds, 1), 60)
+    return f"{minutes:.0f}:{rest:04.1f}"
+
+
+def class_words(number: int) -> str:
+    """'c3 texting - left'"""
+    return f"{CLASSES[number]} {CLASS_NAMES[CLASSES[number]]}"
+
+
+@cache
+def _font() -> "cv2.FontFace":
+    return cv2.FontFace("sans")
+
+
+def write(
+    picture: np.ndarray,
+    text: str,
+    place: tuple[int, int],
+    size: int,
+    most: int,
+    bold: bool = False,
+    faint: bool = False,
+) -> None:
+    """Writes on a picture, from a place (x, y) on the baseline; smaller where it would be wider than `most` pixels."""
+    weight = 700 if bold else 400
+    wide = cv2.getTextSize((0, 0), text, (0, 0), _font(), size, weight)[2]
+    size = size if wide <= most else max(1, int(size * most / wide))
+    cv2.putText(picture, text, place, FAINT if faint else INK, _font(), size, weight)
+
+
+def with_probabilities(picture: np.ndarray, probabilities: np.ndarray, title: str = "") -> np.ndarray:
+    """The picture, at most `MOST_SIDE` large, with a panel at its right: a bar for each class, the likeliest in colour.
+
+    Args:
+        picture: shape (height, width, 3), uint8, RGB.
+        probabilities: shape (10,).
+        title: a line above the bars.
+
+    Returns:
+        height and width are even, as video codecs want them.
+    """
+    scale = min(1.0, MOST_SIDE / max(picture.shape[:2]))
+    height, width = (max(1, round(side * scale)) for side in picture.shape[:2])
+    picture = picture if scale == 1 else cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
+    unit = max(12, min(height, width) // 24)  # height of a line of text
+    panel = np.full((height, 15 * unit, 3), PAPER, np.uint8)
+    left, inner = unit, 13 * unit
+    row = min((height - 2 * unit) / (len(CLASSES) + 0.5), 2.6 * unit)
+    size = max(6, round(min(0.85 * unit, 0.5 * row)))
+    write(panel, title, (left, round(1.3 * unit)), max(6, round(0.8 * size)), inner, faint=True)
+    for number, probability in enumerate(probabilities):
+        top, best = 2 * unit + number * row, number == int(np.argmax(probabilities))
+        colour = BAR if not best else CALM if number == 0 else ALARMING
+        for share, fill in ((1.0, RAIL), (float(probability), colour)):
+            corners = (left, round(top + 0.62 * row)), (left + round(inner * share), round(top + 0.82 * row))
+            cv2.rectangle(panel, *corners, fill, -1)
+        baseline, percent = round(top + 0.5 * row), round(0.82 * inner)
+        write(panel, CLASS_NAMES[CLASSES[number]], (left, baseline), size, percent - unit // 2, best, not best)
+        write(panel, f"{probability:4.0%}", (left + percent, baseline), size, inner - percent, best, not best)
+    both = np.hstack([picture, panel])
+    return both[: both.shape[0] // 2 * 2, : both.shape[1] // 2 * 2]
+
+
+def encoded(picture: np.ndarray, suffix: str = ".jpg") -> bytes:
+    """The bytes of a picture file, of an RGB picture."""
+    pixels = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
+    return cv2.imencode(suffix, pixels, [cv2.IMWRITE_JPEG_QUALITY, 90] if suffix == ".jpg" else [])[1].tobytes()
+
+
+def write_annotated(video: Video, path: Path, times: Sequence[float], probabilities: np.ndarray) -> None:
+    """Writes the frames of a video with the probabilities of the sample nearest to each beside it, as an MP4.
+
+    The copy has a constant rate: frames are repeated or left out so that each appears at its time.
+
+    Args:
+        video: all its frames have been decoded before.
+        times: of the samples, in seconds; their `probabilities` have shape (samples, 10).
+    """
+    between, end, shown = np.add(times[1:], times[:-1]) / 2, video.end, terminal.bar(len(video.times), "annotating")
+    with written_whole(path) as temporary, shown as bar, contextlib.ExitStack() as opened:
+        writer, written, picture = None, 0, _NOTHING
+        for time, pixels in itertools.chain(video.frames_every(), [(end, _NOTHING)]):
+            while picture.size and written < round(time * video.rate):
+                if writer is None:
+                    size = (picture.shape[1], picture.shape[0])
+                    writer = cv2.VideoWriter(str(temporary), cv2.VideoWriter.fourcc(*CODEC), video.rate, size)
+                    opened.callback(writer.release)
+                    if not writer.isOpened():
+                        raise UserError(f"{path}: this build of OpenCV cannot write mp4. Leave --annotate out.")
+                writer.write(picture)
+                written += 1
+            if pixels.size:
+                row = probabilities[np.searchsorted(between, time)]
+                annotated = with_probabilities(pixels, row, f"{video.path.name}  {clock(time)}")
+                picture = cv2.cvtColor(annotated, cv2.COLOR_RGB2BGR)
+                bar.update()

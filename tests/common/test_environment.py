@@ -103,7 +103,7 @@ def test_figures_are_the_same_whatever_a_notebook_or_a_matplotlibrc_sets(tmp_pat
     code = (
         f"import sys; sys.path.insert(0, {str(REPOSITORY)!r})\n"
         "from tools.report_charts import chart, dots\n"
-        "print(chart(dots(['p1', 'p2'], [[1.0], [2.0]], 'log loss'), 'by driver', 'drivers'))"
+        "print(chart(lambda axes: dots(axes, ['p1', 'p2'], [[1.0], [2.0]], [0.1, 0.1]), 2.0, 'by driver', 'drivers'))"
     )
     plain = {name: text for name, text in os.environ.items() if name != "MPLBACKEND"}
     printed = []

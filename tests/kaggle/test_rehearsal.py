@@ -17,7 +17,7 @@ from common.run_folder import REPOSITORY, RunFolder
 from common.tables import read_predictions
 from tests.models.test_weights import save_as_published
 from tests.trees import make_tree
-from tools.kaggle_push import build_kernel, revision
+from tools.kaggle_push import build_kernel, command_line, revision
 
 MODEL_FILE = "mobilenet_1_0_224_tf_no_top.h5"  # as Keras names it
 ISOLATED = ["unshare", "--mount", "--net", "bash", "-euc"]
@@ -49,7 +49,8 @@ def kaggle(tmp_path: Path) -> Path:
 def run_version(root: Path, tmp_path: Path, options: str) -> str:
     """Pushes and runs a version of the kernel as Kaggle would, with an empty working folder; returns what it said."""
     stamp = revision(allow_changes=True)
-    build_kernel("someone", stamp, f"{OPTIONS} {options}", tmp_path / "kernel", go_on=True)
+    words = ["someone", "--out", str(tmp_path), "--continue", "--options", f"{OPTIONS} {options}"]
+    build_kernel(command_line(weights_only=False).parse_args(words), stamp)
     command = [sys.executable, str(tmp_path / "kernel" / "kernel.py")]
     inputs = str(root / "input")
     if subprocess.run([*ISOLATED, MOUNTED, inputs, "true"], capture_output=True, check=False).returncode == 0:
@@ -123,13 +124,3 @@ def test_a_kernel_runs_offline_and_resumes_where_the_last_version_stopped(kaggle
     finished = [row for row in read_json(run.durations) if row["ended"] == "finished" and row["fold"] != "7"]
     assert len(finished) == 4
     assert all(row["on"].startswith("2 x ") for row in finished), "two GPUs"
-
-
-@pytest.mark.slow
-def test_what_is_not_attached_is_told(kaggle: Path, tmp_path: Path) -> None:
-    (kaggle / "input" / "datasets" / "someone" / "statefarm-weights").rename(tmp_path / "weights")
-    with pytest.raises(AssertionError, match=r"kaggle/pack_weights\.sh USER"):
-        run_version(kaggle, tmp_path, "--time-budget 1h")
-    (kaggle / "input" / "competitions").rename(tmp_path / "data")
-    with pytest.raises(AssertionError, match="Attach the competition's data"):
-        run_version(kaggle, tmp_path, "--time-budget 1h")

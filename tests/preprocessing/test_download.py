@@ -174,9 +174,8 @@ def test_without_the_client_the_command_that_installs_it_is_told(machine: pytest
     [
         (FORBIDDEN, "/rules"),
         (NO_LOGIN, "no valid credentials"),
-        (NOT_FOUND, "does not find the download (404). It said: 404 Client Error: Not Found"),
+        (NOT_FOUND, "It said: 404 Client Error: Not Found"),
         ("503 Server Error: Service Unavailable for url: x\n\nThis is a problem on Kaggle's side", "again later"),
-        ("HTTPSConnectionPool: Max retries exceeded with url", "cannot be reached"),
         (f"the token {CREDENTIAL} is odd", "the token *** is odd"),
         ("", "It said nothing"),
     ],

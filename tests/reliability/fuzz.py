@@ -40,7 +40,7 @@ from preprocessing.dataset import Fault, read_driver_list
 from preprocessing.folds import read_folds
 from tests.reliability.mutations import mutated, mutated_json
 from tests.trees import write_image
-from tools.finished import FinishedFold
+from tools.networks import seen_by
 
 CASE_SECONDS = 5.0
 MEMORY = 2**30  # bytes beyond what the process has when it begins
@@ -152,7 +152,7 @@ def _record(content: bytes, folder: Path) -> bool:
     for ask in (
         lambda: work.is_finished({"seed": 0}),
         lambda: work.require_same_settings({"seed": 0, "weights": "none"}),
-        lambda: [FinishedFold(one, one.settings(), one.finished() or {}).image_size for one in run.finished()],
+        lambda: [seen_by(one) for one in run.finished()],
         lambda: members.lacks(run.path, members.find_members(run.path, [0, 1])[0]),
         lambda: members.command_for(run.path, members.Member("vgg16", (), (0,))),
         lambda: own.has_other_folds("0"),

@@ -17,14 +17,13 @@ import pytest
 from common.errors import UserError, run_command
 from common.files import is_image_name
 from common.kaggle_client import last_words
-from common.run_folder import REPOSITORY, RunFolder
+from common.run_folder import NETWORK, REPOSITORY, FoldFolder, RunFolder
 from common.tables import read_predictions, write_predictions
 from ensemble.neighbours import load_features
 from ensemble.submit import Entry, read_leaderboard, write_entry
 from models.finetuning import architecture as zoo
 from models.finetuning.network import weights as pretrained
 from preprocessing import dataset
-from tools.finished import FinishedFold
 from tools.networks import load
 
 
@@ -39,10 +38,10 @@ class Trap:
 
 
 @pytest.fixture
-def fold(tmp_path: Path) -> FinishedFold:
+def fold(tmp_path: Path) -> FoldFolder:
     folder = RunFolder(tmp_path).fold("vgg16", 0)
     folder.path.mkdir(parents=True)
-    return FinishedFold(folder, {"image_size": "8x8"}, {})
+    return folder
 
 
 def test_no_code_of_ours_lets_numpy_or_keras_run_what_they_load() -> None:
@@ -67,13 +66,13 @@ def test_an_array_with_a_pickle_in_it_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "sprung").exists()
 
 
-def test_a_network_with_code_in_it_is_refused(fold: FinishedFold, tmp_path: Path) -> None:
+def test_a_network_with_code_in_it_is_refused(fold: FoldFolder, tmp_path: Path) -> None:
     inputs = keras.Input((8, 8, 3))
     sprung = tmp_path / "sprung"
     place = str(sprung)
     trap = keras.layers.Lambda(lambda x: (__import__("os").mkdir(place), x)[1], output_shape=(8, 8, 3))
     hostile = keras.Model(inputs, trap(inputs))
-    hostile.save(fold.network)
+    hostile.save(fold / NETWORK)
     with pytest.raises(UserError, match="cannot be loaded"):
         load(fold)
     assert not sprung.exists()
@@ -81,11 +80,11 @@ def test_a_network_with_code_in_it_is_refused(fold: FinishedFold, tmp_path: Path
 
 @pytest.mark.parametrize(("module", "name"), [("os", "mkdir"), ("builtins", "exec"), ("keras.src.utils", "get_file")])
 def test_a_network_whose_description_names_a_function_of_python_is_refused(
-    fold: FinishedFold, tmp_path: Path, module: str, name: str
+    fold: FoldFolder, tmp_path: Path, module: str, name: str
 ) -> None:
     inputs = keras.Input((8, 8, 3))
     keras.Model(inputs, keras.layers.Rescaling(1.0)(inputs)).save(tmp_path / "good.keras")
-    with zipfile.ZipFile(tmp_path / "good.keras") as good, zipfile.ZipFile(fold.network, "w") as bad:
+    with zipfile.ZipFile(tmp_path / "good.keras") as good, zipfile.ZipFile(fold / NETWORK, "w") as bad:
         for entry in good.namelist():
             content = good.read(entry)
             if entry == "config.json":
@@ -100,16 +99,16 @@ def test_a_network_whose_description_names_a_function_of_python_is_refused(
     assert not (tmp_path / "sprung").exists()
 
 
-def test_a_network_that_would_fill_the_memory_is_refused(fold: FinishedFold) -> None:
-    with zipfile.ZipFile(fold.network, "w", zipfile.ZIP_DEFLATED) as bomb:
+def test_a_network_that_would_fill_the_memory_is_refused(fold: FoldFolder) -> None:
+    with zipfile.ZipFile(fold / NETWORK, "w", zipfile.ZIP_DEFLATED) as bomb:
         bomb.writestr("config.json", "{}")
         for number in range(3):
             with bomb.open(zipfile.ZipInfo(f"{number}.h5"), "w", force_zip64=True) as stream:
                 stream.write(b"")
-    content = (fold.network).read_bytes()
+    content = (fold / NETWORK).read_bytes()
     place = content.index(b"PK\x01\x02") + 24
     size = (2**32 - 2).to_bytes(4, "little")
-    (fold.network).write_bytes(content[:place] + size + content[place + 4 :])
+    (fold / NETWORK).write_bytes(content[:place] + size + content[place + 4 :])
     with pytest.raises(UserError, match="bytes unpacked"):
         load(fold)
 

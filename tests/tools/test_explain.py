@@ -2,7 +2,6 @@
 
 import dataclasses
 import importlib.util
-import sys
 from pathlib import Path
 
 import cv2
@@ -17,12 +16,10 @@ from common.settings import ImageSize
 from models.finetuning import architecture as zoo
 from models.finetuning.network.build import build, plain_copy
 from models.finetuning.network.network import Network
-from tests.commands import run_python
+from tests.commands import here, run_python
 from tests.tools.conftest import TrainedRun
-from tools import drawing, explain
-from tools.finished import finished_folds
-from tools.heat import CAPTION, GAP, TILE_WIDTH, HeatMaps
-from tools.networks import load
+from tools.explain import CAPTION, GAP, TILE_WIDTH, HeatMaps, lit
+from tools.networks import finished_folds, load
 
 
 def toy(pooling: str) -> keras.Model:
@@ -55,16 +52,12 @@ def test_the_heat_is_where_a_class_is_seen_and_nowhere_else(pooling: str) -> Non
 
 
 @pytest.mark.slow
-def test_the_command_draws_a_row_for_each_photograph(
-    trained: TrainedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_draws_a_row_for_each_photograph(trained: TrainedRun, tmp_path: Path) -> None:
     out = tmp_path / "sheet.jpg"
     folder = trained.data / "imgs" / "test"
     every = ["--classes", ",".join(CLASSES)]  # what the network is sure of by its bias alone has no heat
-    words = ["explain", *trained.choice, str(folder), "--most", "3", "--out", str(out), *every]
-    monkeypatch.setattr(sys, "argv", words)
-    explain.main()
-    assert "3 of 6 photographs" in capsys.readouterr().out
+    done = here("tools.explain", *trained.choice, folder, "--most", "3", "--out", out, *every)
+    assert "3 of 6 photographs" in done.stdout
     sheet = cv2.imread(str(out))
     tall, wide = 240 + CAPTION + GAP, TILE_WIDTH + GAP
     assert sheet.shape == (3 * tall, 11 * wide, 3)
@@ -78,9 +71,9 @@ def test_the_heat_on_jax_is_that_on_tensorflow(trained: TrainedRun, tmp_path: Pa
     code = (
         "import sys, numpy as np\n"
         "from pathlib import Path\n"
-        "from common.run_folder import RunFolder\nfrom tools.finished import finished_folds\n"
-        "from tools.networks import load\n"
-        "from tools.heat import HeatMaps\n"
+        "from common.run_folder import RunFolder\n"
+        "from tools.explain import HeatMaps\n"
+        "from tools.networks import finished_folds, load\n"
         "network = HeatMaps(load(finished_folds(RunFolder(Path(sys.argv[1])))[0]))\n"
         "images = np.random.default_rng(0).integers(0, 256, (10, 32, 48, 3), dtype=np.uint8)\n"
         "maps, probabilities = network.predict(images)\n"
@@ -97,7 +90,7 @@ def test_the_heat_on_jax_is_that_on_tensorflow(trained: TrainedRun, tmp_path: Pa
 
 def test_a_crop_leaves_what_the_network_did_not_see_without_heat() -> None:
     picture = np.full((100, 200, 3), 120, np.uint8)
-    shown = drawing.lit(picture, np.ones((3, 4), np.float32), "upper_body").astype(int)
+    shown = lit(picture, np.ones((3, 4), np.float32), "upper_body").astype(int)
     grey = np.abs(shown[..., 0] - shown[..., 2]) == 0
     assert grey[:, :28].all()
     assert not grey[4:85, 32:].any()
@@ -107,15 +100,13 @@ def test_a_crop_leaves_what_the_network_did_not_see_without_heat() -> None:
     ("options", "message"),
     [
         (["--out", "sheet.txt"], "expected the name of a picture"),
-        (["--most", "0"], "expected at least 1"),
+        (["--most", "0"], "expected 1 to 1000"),
+        (["--classes", "c1,c10"], "expected classes from c0 to c9"),
     ],
 )
-def test_bad_input_is_one_line(
-    trained: TrainedRun, options: list[str], message: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sys, "argv", ["explain", *trained.choice, *options, str(trained.data / "imgs" / "test")])
-    with pytest.raises(UserError, match=message):
-        explain.main()
+def test_bad_input_is_one_line(trained: TrainedRun, options: list[str], message: str) -> None:
+    done = here("tools.explain", *trained.choice, *options, trained.data / "imgs" / "test")
+    assert (done.returncode, message in done.stderr) == (2, True), done.stderr
 
 
 @pytest.mark.slow

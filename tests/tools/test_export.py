@@ -2,53 +2,46 @@
 
 import importlib.util
 import json
+import re
 import shutil
-import sys
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import keras
 import numpy as np
 import pytest
 
-from common.errors import UserError
 from common.files import read_json
 from common.run_folder import RunFolder
 from common.tables import read_predictions
+from tests.commands import here
 from tests.fold_runs import finish_fold
 from tests.tools.conftest import TrainedRun
-from tools import export, networks
-from tools.finished import finished_folds
-from tools.networks import Networks, load
+from tools import export
+from tools.networks import Networks, finished_folds, load, seen_by
 from tools.pictures import find
 
-needs_onnx = pytest.mark.skipif(
-    any(importlib.util.find_spec(name) is None for name in export.NEEDED["onnx"]),
-    reason="requirements/export.txt is not installed",
-)
-needs_litert = pytest.mark.skipif(
-    any(importlib.util.find_spec(name) is None for name in export.NEEDED["litert"]),
-    reason="requirements/export.txt is not installed",
-)
+needs = {
+    to: pytest.mark.skipif(any(importlib.util.find_spec(name) is None for name in names), reason="not installed")
+    for to, names in export.NEEDED.items()
+}
 
 
-def run_export(monkeypatch: pytest.MonkeyPatch, trained: TrainedRun, *options: object) -> None:
-    images = trained.data / "imgs" / "test"
+def run_export(monkeypatch: pytest.MonkeyPatch, trained: TrainedRun, *options: object) -> CompletedProcess[str]:
     monkeypatch.setenv("KERAS_BACKEND", "tensorflow")  # which the command sets for its process
-    monkeypatch.setattr(sys, "argv", ["export", *trained.choice, "--images", str(images), *map(str, options)])
-    export.main()
+    return here("tools.export", *trained.choice, "--images", trained.data / "imgs" / "test", *options)
 
 
-@pytest.mark.parametrize("to", [pytest.param("onnx", marks=needs_onnx), pytest.param("litert", marks=needs_litert)])
+@pytest.mark.parametrize("to", [pytest.param(to, marks=mark) for to, mark in needs.items()])
 def test_the_file_predicts_the_test_table_from_pixels_alone(
-    to: str, trained: TrainedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    to: str, trained: TrainedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / f"network{export.SUFFIXES[to]}"
-    run_export(monkeypatch, trained, "--to", to, "--out", out)
-    assert "checked on 6 photographs" in capsys.readouterr().out
-    predict = {"onnx": networks.onnx_predictor, "litert": networks.litert_predictor}[to](out)
+    assert "checked on 6 photographs" in run_export(monkeypatch, trained, "--to", to, "--out", out).stdout
+    predict = {"onnx": export.onnx_predictor, "litert": export.litert_predictor}[to](out)
     photographs = find([trained.data / "imgs" / "test"]).photographs
-    (fold_run,) = finished_folds(RunFolder(trained.runs / "tiny"))
-    images = np.stack([photograph.seen(fold_run.image_size, fold_run.crop) for photograph in photographs])
+    (fold,) = finished_folds(RunFolder(trained.runs / "tiny"))
+    images = np.stack([photograph.seen(*seen_by(fold)) for photograph in photographs])
     expected = read_predictions(trained.folder / "test.csv").loc[[photograph.name for photograph in photographs]]
     np.testing.assert_allclose(predict(images), expected, atol=1e-5)
     np.testing.assert_allclose(predict(images[:1]), expected[:1], atol=1e-5)
@@ -60,13 +53,13 @@ def test_the_file_predicts_the_test_table_from_pixels_alone(
         assert json.loads({p.key: p.value for p in model.metadata_props}["classes"])["c0"] == "safe driving"
 
 
-@needs_onnx
+@needs["onnx"]
 def test_a_file_that_predicts_something_else_is_not_written(
     trained: TrainedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import onnx
 
-    def as_a_broken_converter(path: Path, fold_runs: list) -> None:
+    def as_a_broken_converter(path: Path, folds: list) -> None:
         model = onnx.load(str(path))
         for tensor in model.graph.initializer:
             if tensor.data_type == onnx.TensorProto.FLOAT:
@@ -74,9 +67,9 @@ def test_a_file_that_predicts_something_else_is_not_written(
                 tensor.CopyFrom(onnx.numpy_helper.from_array(1.5 * values, tensor.name))
         onnx.save(model, str(path))
 
-    monkeypatch.setattr(networks, "_describe", as_a_broken_converter)
-    with pytest.raises(UserError, match="was not written: it differs"):
-        run_export(monkeypatch, trained, "--to", "onnx", "--out", tmp_path / "network.onnx")
+    monkeypatch.setattr(export, "_describe", as_a_broken_converter)
+    done = run_export(monkeypatch, trained, "--to", "onnx", "--out", tmp_path / "network.onnx")
+    assert "was not written: it differs" in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 
@@ -103,26 +96,22 @@ def test_the_mean_network_is_the_mean_that_predict_gives_of_folds_then_of_models
     loaded = Networks(fold_runs, batch=4)
     np.testing.assert_allclose(loaded.predict([lambda size, crop, i=i: i for i in images]), expected, atol=1e-6)
     assert loaded.pictures == 3
-    np.testing.assert_allclose(networks.mean_network(fold_runs).predict_on_batch(images), expected, atol=1e-6)
+    np.testing.assert_allclose(export.mean_network(fold_runs).predict_on_batch(images), expected, atol=1e-6)
 
 
-def test_networks_that_see_different_images_cannot_be_one_file(
-    trained: TrainedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    shutil.copytree(trained.folder, tmp_path / "runs" / "two" / "a" / "fold_0")
-    shutil.copytree(trained.folder, tmp_path / "runs" / "two" / "b" / "fold_0")
-    changed = read_json(tmp_path / "runs" / "two" / "b" / "fold_0" / "config.json")["settings"]
-    finish_fold(tmp_path / "runs" / "two", "b", 0, changed | {"crop": "upper_body"})
-    monkeypatch.setattr(sys, "argv", ["export", "--run", "two", "--runs", str(tmp_path / "runs"), "--to", "onnx"])
-    with pytest.raises(UserError, match=r"a: 32x48, whole; b: 32x48, upper_body.*Choose with --model"):
-        export.main()
+def test_networks_that_see_different_images_cannot_be_one_file(trained: TrainedRun, tmp_path: Path) -> None:
+    for model, changes in (("a", {}), ("b", {"crop": "upper_body"})):
+        folder = tmp_path / "two" / model / "fold_0"
+        shutil.copytree(trained.folder, folder)
+        settings = read_json(folder / "config.json")["settings"]
+        finish_fold(tmp_path / "two", model, 0, settings | changes)
+    done = here("tools.export", "--run", "two", "--runs", tmp_path, "--to", "onnx")
+    assert re.search(r"a: 32x48, whole; b: 32x48, upper_body.*Choose with --model", done.stderr)
 
 
 def test_what_is_not_installed_is_told_with_the_command(trained: TrainedRun, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(export.NEEDED, "litert", ("no_such_runtime",))
-    with pytest.raises(
-        UserError, match=r"no-such-runtime, which is not installed: .*pip install -r requirements/export"
-    ):
-        run_export(monkeypatch, trained, "--to", "litert")
-    with pytest.raises(UserError, match=r"expected a name that ends in \.onnx"):
-        run_export(monkeypatch, trained, "--to", "onnx", "--out", "network.tflite")
+    done = run_export(monkeypatch, trained, "--to", "litert")
+    assert "no-such-runtime, which is not installed: .venv/bin/python -m pip install -r requirements/" in done.stderr
+    done = run_export(monkeypatch, trained, "--to", "onnx", "--out", "network.tflite")
+    assert "expected a name that ends in .onnx" in done.stderr

@@ -38,14 +38,13 @@ WIDER_THAN_THE_PAGE = """
 
 
 class Page(HTMLParser):
-    """What a browser makes of a page: its sections, text, tags, and attributes; unclosed elements are an error."""
+    """What a browser makes of a page: its text, tags, and attributes; unclosed elements are an error."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
-        self.sections: list[str] = []
-        self.tags: list[str] = []
         self.attributes: list[tuple[str, str, str]] = []
         self.open: list[str] = []
+        self.tags: list[str] = []
         self.text = ""
         self.feed(path.read_text(encoding="utf-8"))
         assert self.open == []
@@ -53,21 +52,18 @@ class Page(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
         self.attributes += [(tag, name, value or "") for name, value in attrs]
-        self.sections += [value or "" for name, value in attrs if tag == "section" and name == "id"]
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.handle_starttag(tag, attrs)
-        if tag not in VOID:
-            self.open.pop()
+        self.open += [] if tag in VOID else [tag]
 
     def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag, self.getpos()
+        assert tag in VOID or self.open.pop() == tag, self.getpos()
 
     def handle_data(self, data: str) -> None:
         if self.open and self.open[-1] not in ("style", "script"):
             self.text += data
+
+    @property
+    def sections(self) -> list[str]:
+        return [value for tag, name, value in self.attributes if (tag, name) == ("section", "id")]
 
     def require_self_contained(self) -> None:
         """Nothing is fetched, no attribute is a script, and ids differ."""
@@ -111,6 +107,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> SmallRun:
         folder = small.data / "imgs" / "train" / classname
         folder.mkdir(exist_ok=True)
         Image.new("RGB", (64, 48), "navy").save(folder / image, "JPEG")
+    row = {"model": "vgg16", "fold": "1", "seconds": 12.3, "ended": "lost", "estimate": 9.0, "on": "1 x CPU, 1 cores"}
+    (small.run / "durations.json").write_text(json.dumps([row, row | {"fold": "2", "ended": "finished"}]))
     blend(small)
     return small
 
@@ -141,32 +139,17 @@ def test_a_report_has_all_parts_and_needs_nothing_else(finished: SmallRun) -> No
         *("No driver is in two folds: 9 drivers and 180 images in 3 folds", "this is no claim to a place"),
         *("A random split shows no leak on these features", "Nothing: every model has finished every fold"),
         *("vgg16: held-out log loss 2.100 at best, in 2 epochs", "may not be passed on", "--no-photographs"),
-        *("1.5", "python -m ensemble.blend --run trial"),
+        *("1.5", "python -m ensemble.blend --run trial", STRANGE_IMAGE, STRANGE_DRIVER),
+        "vgg16, fold 1: was on a machine that was lost after 12 s",
     ):
         assert words in page.text
     assert "on the labelled test set" not in page.text
+    assert "vgg16, fold 2: was" not in page.text
     assert page.tags.count("img") == 24
     assert page.tags.count("svg") == 11
     assert all(value for tag, name, value in page.attributes if (tag, name) in (("img", "alt"), ("svg", "aria-label")))
     matrix = [value for tag, name, value in page.attributes if tag == "td" and name == "tabindex"]
     assert sorted(matrix) == ["-1"] * 99 + ["0"]
-
-
-def test_what_was_started_again_is_told(copy: SmallRun) -> None:
-    row = {"model": "vgg16", "fold": "1", "seconds": 12.3, "ended": "lost", "estimate": 9.0, "on": "1 x CPU, 1 cores"}
-    (copy.run / "durations.json").write_text(json.dumps([row, row | {"fold": "2", "ended": "finished"}]))
-    page = report(copy)
-    assert "vgg16, fold 1: was on a machine that was lost after 12 s" in page.text
-    assert "vgg16, fold 2: was" not in page.text
-
-
-def test_strange_names_are_escaped(finished: SmallRun) -> None:
-    page = report(finished)
-    assert STRANGE_IMAGE in page.text
-    assert STRANGE_DRIVER in page.text
-    assert any(
-        STRANGE_IMAGE in value and STRANGE_DRIVER in value for tag, name, value in page.attributes if tag == "img"
-    )
 
 
 def test_labels_add_the_score(copy: SmallRun) -> None:
@@ -211,13 +194,8 @@ def test_a_run_without_a_blend_is_one_clear_line(copy: SmallRun) -> None:
     assert "python -m ensemble.blend --run trial --allow-missing" in done.stderr
 
 
-@pytest.mark.parametrize("fault", ["a folder in its place", "a table of another version"])
-def test_a_report_that_fails_does_not_fail_the_run(fault: str, copy: SmallRun, capsys: pytest.CaptureFixture) -> None:
-    (copy.run / "report.html").unlink(missing_ok=True)
-    if fault == "a folder in its place":
-        (copy.run / "report.html").mkdir()
-    else:
-        (copy.run / "ensemble" / "reliability.csv").write_text("name\nblend\n")
+def test_a_report_that_fails_does_not_fail_the_run(copy: SmallRun, capsys: pytest.CaptureFixture) -> None:
+    (copy.run / "ensemble" / "reliability.csv").write_text("name\nblend\n")
     plan: Any = SimpleNamespace(data=copy.data, run=RunFolder(copy.run), labels=None, submission=copy.submission)
     stages.report(plan)
     said = capsys.readouterr()
@@ -259,15 +237,6 @@ def test_one_model_of_one_fold_without_features(copy: SmallRun) -> None:
     page = report(copy)
     for words in ("vgg16: fold 1, 2 not finished", "Not measured", "No model of this run trains in epochs", "1 model,"):
         assert words in page.text
-
-
-def test_features_that_are_all_alike_show_no_leak(copy: SmallRun) -> None:
-    for fold in range(FOLDS):
-        path = copy.run / "vgg16" / f"fold_{fold}" / "out_of_fold_features.npy"
-        np.save(path, np.ones_like(np.load(path)))
-        finish_fold(copy.run, "vgg16", fold)
-    blend(copy)
-    assert "Not measured" in report(copy).text
 
 
 def test_two_hundred_models(copy: SmallRun) -> None:

@@ -34,6 +34,7 @@ class PublishedNetwork:
         parameters: of the network without its top, exactly: shows at once whether a weights file is its own.
         published_weights: file name of Keras's own ImageNet weights without the top, as Keras caches it; '' where Keras
             publishes none.
+        include_top: whether all this is of the network with its top.
         importer: module that makes its weights file from weights that others publish, where Keras publishes none.
     """
 
@@ -41,6 +42,7 @@ class PublishedNetwork:
     builder: str
     parameters: int
     published_weights: str = ""
+    include_top: bool = False
     importer: str = ""
 
 
@@ -60,7 +62,7 @@ def weights_file(architecture: PublishedNetwork, weights: str) -> Path | None:
         found = ", ".join(sorted(p.name for p in folder.glob("*.h5"))) or "no *.h5 at all"
         raise UserError(f"--weights {weights}: expected {name} in it, found {found}. " + _ways_out(architecture))
     count = sum(math.prod(shape) for shape in shapes_in(path, architecture))
-    if count != architecture.parameters:
+    if not architecture.include_top and count != architecture.parameters:
         raise UserError(
             f"{path}: these are not the weights of {architecture.name} without its top: expected "
             f"{architecture.parameters:,} numbers in it, found {count:,}. " + _ways_out(architecture)
@@ -187,8 +189,7 @@ def load(backbone: Any, architecture: PublishedNetwork, weights: str) -> None:
         reason = " ".join(str(error).split())[:200]
     if reason:
         raise UserError(
-            f"{path}: these are not the weights of {architecture.name} without its top: {reason}. "
-            + _ways_out(architecture)
+            f"{path}: these are not the weights of {architecture.name}: {reason}. " + _ways_out(architecture)
         )
 
 
@@ -252,14 +253,14 @@ def _shape(item: Any, path: Path) -> tuple[int, ...]:
 
 
 def _ways_out(architecture: PublishedNetwork) -> str:
-    builder = architecture.builder.replace(":", ".")
+    builder = f"{architecture.builder.replace(':', '.')}(include_top={architecture.include_top})"
     file, published = _file_names(architecture)
     if architecture.published_weights:
-        made = f"made on a machine with internet: {builder}(include_top=False).save_weights('{file}')"
+        made = f"made on a machine with internet: {builder}.save_weights('{file}')"
     elif architecture.importer:
         made = f"Keras publishes none; python -m {architecture.importer} FILE.onnx --out DIR makes it"
     else:
-        made = f"Keras publishes none; save those of your own: {builder}(include_top=False).save_weights('{file}')"
+        made = f"Keras publishes none; save those of your own: {builder}.save_weights('{file}')"
     also = f" or Keras's own {published}" if published else ""
     return (
         f"The ways out: '--weights DIR' with a folder that holds {file} ({made}){also}, or '--weights none' to start "
