@@ -166,15 +166,15 @@ def network_alone(name: str) -> None:
     """A network as `--quick` trains it: some steps on a batch in memory, and a prediction."""
     from models.finetuning import architecture as zoo
     from models.finetuning import runtime
-    from models.finetuning.recipe import Kind
+    from models.finetuning.architecture import Kind
 
     policy = runtime.start("auto", 0)
     import numpy as np
 
-    from models.finetuning.data.prediction import PREDICTION_BATCH
-    from models.finetuning.network.build import build
-    from models.finetuning.network.network import set_trainable
-    from models.finetuning.training.optimisation import make_optimizer, stages
+    from models.finetuning.build import build
+    from models.finetuning.network import set_trainable
+    from models.finetuning.optimisation import make_optimizer, stages
+    from models.finetuning.sources import PREDICTION_BATCH
 
     recipe, _ = zoo.find(name).settings_for(Kind(scratch=True, quick=True), {})
     network = build(zoo.find(name), recipe, "none", policy, 0)

@@ -91,14 +91,14 @@ def forward_pass(arguments: argparse.Namespace) -> None:
     import numpy as np
 
     from common.settings import ImageSize
-    from models.finetuning.data.prediction import predict as run_predictor
-    from models.finetuning.network.build import build
+    from models.finetuning.build import build
+    from models.finetuning.sources import predict as run_predictor
     from preprocessing import dataset
     from preprocessing.images import ImageStore
 
     architecture = zoo.find("inception_v3")
     size = ImageSize(arguments.size, arguments.size)
-    recipe = zoo.bottleneck_settings(architecture, False, {"image_size": size}).network_recipe()
+    recipe = architecture.bottleneck_settings(False, {"image_size": size}).network_recipe()
     network = build(architecture, recipe, arguments.weights, policy, 0)
     found = dataset.load(arguments.data, arguments.cache)
     paths = [found.train_path(row.img, row.classname) for row in found.train.itertuples()]

@@ -35,7 +35,6 @@ CONFIG, HISTORY, NETWORK, LOG = "config.json", "history.csv", "model.keras", "lo
 OUT_OF_FOLD, OUT_OF_FOLD_FEATURES = "out_of_fold.csv", "out_of_fold_features.npy"
 TEST, TEST_FEATURES = "test.csv", "test_features.npy"
 OUT_OF_FOLD_WITHOUT_TTA, TEST_WITHOUT_TTA = "out_of_fold_without_tta.csv", "test_without_tta.csv"
-REGULARISATION = "regularisation.csv"  # of a bottleneck model
 FINISHED, FAILED, CHECKPOINT = "finished.json", "failed.json", "checkpoint/state.npz"
 
 

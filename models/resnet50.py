@@ -17,8 +17,7 @@ if __name__ == "__main__":  # the packages of this repository, in place of those
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from common.settings import ImageSize
-from models.finetuning.architecture import Architecture
-from models.finetuning.recipe import Recipe
+from models.finetuning.architecture import Architecture, Recipe
 
 ARCHITECTURE = Architecture(
     name="resnet50",

@@ -26,9 +26,8 @@ from common.errors import UserError
 from common.files import written_whole
 from common.run_folder import CONFIG, FAILED, FINISHED, LOG, REPOSITORY, FoldFolder
 from common.terminal import VERBOSE, say
-from models.finetuning import fold_run
+from models.finetuning import fold_run, weights
 from models.finetuning.fold_run import FoldRun
-from models.finetuning.network import weights
 from pipeline import resources
 from pipeline.executor import Executor
 from pipeline.jobs import Job, words_of

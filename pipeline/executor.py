@@ -56,9 +56,9 @@ class Executor(ABC):
     Another place to run jobs is a subclass with the six methods below, and a line in `pipeline.train.make_executor`; on
     other machines also a `pipeline.cluster.Cluster`.
     Its rules: a job in another process gets a pipe as its standard input and `OF_EXECUTOR` in its environment, so that
-    it ends when this process does (`models/finetuning/job.py`; without the variable it does not listen); what a job
-    prints reaches the terminal, or its `log.txt`; `stop` returns within `errors.STOPS_WITHIN` seconds; a job's seconds
-    count from `start`.
+    it ends when this process does (`models/finetuning/interface.py`; without the variable it does not listen); what a
+    job prints reaches the terminal, or its `log.txt`; `stop` returns within `errors.STOPS_WITHIN` seconds; a job's
+    seconds count from `start`.
 
     Args:
         durations: what jobs took, which is kept.

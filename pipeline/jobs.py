@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from common.run_folder import REPOSITORY, FoldFolder
+from models.finetuning import weights
 from models.finetuning.fold_run import FoldRun
-from models.finetuning.network import weights
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,8 @@ from common.run_folder import ALL_DRIVERS, CACHE, RUNS, SUBMISSIONS
 from common.settings import CommandLine, add_settings, names_in, whole_number
 from ensemble.options import Options
 from models.finetuning import architecture as zoo
-from models.finetuning import runtime
-from models.finetuning.architecture import Architecture, bottleneck_settings
-from models.finetuning.recipe import Recipe
-from models.finetuning.training import tracking
+from models.finetuning import runtime, tracking
+from models.finetuning.architecture import Architecture, Recipe
 from pipeline.presets import DEFAULT_MODELS, PRESETS
 from pipeline.schedule import read_budget
 from preprocessing import folds
@@ -94,7 +92,7 @@ def bottleneck_parser(architecture: Architecture, description: str, default: str
     )
     add_run_options(parser)
     add_fold_options(parser, "bottleneck_ARCHITECTURE_CLASSIFIER")
-    add_settings(parser, bottleneck_settings(architecture, False, {}), "features and classifier")
+    add_settings(parser, architecture.bottleneck_settings(False, {}), "features and classifier")
     return parser
 
 

@@ -27,11 +27,9 @@ from common.settings import chosen, names_in
 from common.terminal import VERBOSE
 from ensemble.options import Options
 from models.finetuning import architecture as zoo
-from models.finetuning.architecture import Architecture, bottleneck_settings
+from models.finetuning import tracking, weights
+from models.finetuning.architecture import Architecture, Bottleneck, Kind, Recipe
 from models.finetuning.fold_run import FoldRun
-from models.finetuning.network import weights
-from models.finetuning.recipe import Bottleneck, Kind, Recipe
-from models.finetuning.training import tracking
 from pipeline import resources
 from pipeline.presets import PRESETS, SECOND_ROUND
 from pipeline.resources import GIBIBYTE, Device
@@ -324,7 +322,7 @@ def bottleneck_of(architecture: Architecture, arguments: argparse.Namespace, run
     Raises:
         UserError: settings that contradict each other.
     """
-    settings = bottleneck_settings(architecture, arguments.quick, chosen(arguments, Bottleneck))
+    settings = architecture.bottleneck_settings(arguments.quick, chosen(arguments, Bottleneck))
     default_name = f"bottleneck_{architecture.name}_{settings.classifier}"
     work = _fold_run(architecture, arguments, run, data, default_name, settings, augmentation=None)
     if work.model_name in zoo.names():

@@ -19,8 +19,7 @@ from common.errors import UserError, named
 from common.files import free_bytes
 from common.run_folder import REPOSITORY
 from models.finetuning import runtime
-from models.finetuning.architecture import Architecture
-from models.finetuning.recipe import Recipe
+from models.finetuning.architecture import Architecture, Recipe
 
 DEVICES = "STATEFARM_DEVICES"  # '0,1' or '0=T4,1=T4'; 'none' for no accelerator
 VISIBLE = "CUDA_VISIBLE_DEVICES"  # what TensorFlow and JAX look for

@@ -17,12 +17,9 @@ from common.run_folder import ALL_DRIVERS, REPOSITORY
 from common.settings import CommandLine, chosen
 from common.terminal import say
 from models.finetuning import architecture as zoo
-from models.finetuning import fold_run, job
-from models.finetuning.architecture import Architecture
-from models.finetuning.data import pseudo_labels
+from models.finetuning import fold_run, interface, weights
+from models.finetuning.architecture import Architecture, Bottleneck, Recipe
 from models.finetuning.fold_run import FoldRun
-from models.finetuning.network import weights
-from models.finetuning.recipe import Bottleneck, Recipe
 from pipeline import resources, schedule
 from pipeline.executor import Executor, Result
 from pipeline.jobs import Job, listed, make_job
@@ -145,7 +142,7 @@ def unfinished(work: FoldRun, folds: Sequence[int | str], dataset: "Dataset") ->
         UserError: one was trained, or has begun, with other settings; or another fold of the model was.
     """
     settings = {fold: work.of_fold(fold).settings(dataset.test, dataset.broken_test) for fold in folds}
-    pseudo_labels.require_same_models(settings)
+    fold_run.require_same_models(settings)
     left = []
     for fold, own in settings.items():
         one = work.of_fold(fold)
@@ -169,7 +166,8 @@ def check_layers(jobs: Sequence[Job], given: set[str]) -> None:
     if not given & NAMING_LAYERS:
         return
     for config in dict.fromkeys(one.config for one in jobs[1:] if one.config != jobs[0].config):
-        code = f"from models.finetuning import job; job.check_layers({str(config.resolve())!r})"
+        call = f"run_command(lambda: interface.check_layers({str(config.resolve())!r}))"
+        code = f"from common.errors import run_command; from models.finetuning import interface; {call}"
         status = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=False).returncode
         if status:
             sys.exit(status)
@@ -254,7 +252,7 @@ def _main(parser: CommandLine, architecture: Architecture, words: list[str], bot
     elif arguments.dry_run and jobs:
         _describe(plan, data, table, [fold for job in jobs for fold in job.folds])
     elif not arguments.dry_run and len(jobs) == 1 and jobs[0].threads is None and not plan.cluster:
-        job.train(plan.models[0].work, jobs[0].folds, data, table)  # on all cores: nothing runs beside it
+        interface.train(plan.models[0].work, jobs[0].folds, data, table)  # on all cores: nothing runs beside it
     elif not arguments.dry_run:
         finish(run_jobs(plan, jobs))
 
@@ -272,7 +270,7 @@ def _run_job(prog: str, words: list[str]) -> None:
     parser.add_argument("--config", type=Path, required=True, help="runs/NAME/MODEL/training.json")
     parser.add_argument("--fold", type=read_fold, nargs="+", required=True, metavar="K")
     arguments = parser.parse_args(words)
-    job.run(arguments.config, arguments.fold)
+    interface.run(arguments.config, arguments.fold)
 
 
 def _describe(plan: Plan, data: "Dataset", table: "pd.DataFrame", folds: Sequence[int | str]) -> None:
@@ -282,7 +280,7 @@ def _describe(plan: Plan, data: "Dataset", table: "pd.DataFrame", folds: Sequenc
 
     runtime.load_keras()
     if not isinstance(model.work.recipe, Bottleneck):
-        print(job.describe(model.work, folds, table, len(data.test)))
+        print(interface.describe(model.work, folds, table, len(data.test)))
     needs = resources.estimate(
         [(model.work.architecture, model.recipe, len(folds))],
         train_images=len(table),

@@ -9,7 +9,7 @@ import pytest
 
 from common.run_folder import REPOSITORY
 from ensemble.options import Options
-from models.finetuning.recipe import Bottleneck, Recipe
+from models.finetuning.architecture import Bottleneck, Recipe
 from preprocessing.demo import DemoSettings
 from preprocessing.settings import Augmentation
 

@@ -6,6 +6,7 @@ The check that preprocessing is right: with a wrong one the classes make no sens
 ImageNet knows, such as a cat.
 """
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,8 @@ from common.errors import run_command
 from common.settings import CommandLine, ImageSize
 from models.finetuning import architecture as zoo
 from models.finetuning import runtime
+from models.finetuning import weights as pretrained
 from models.finetuning.architecture import Architecture
-from models.finetuning.network import weights as pretrained
 
 CLASSES_SHOWN = 5
 
@@ -50,15 +51,11 @@ def main() -> None:
             print(f"  {table[0][number]:6.1%}  {names.get(number, f'class {number}')}")
 
 
-def with_top(architecture: Architecture) -> pretrained.PublishedNetwork:
-    """What is known of the weights of a network with its top."""
-    return pretrained.PublishedNetwork(
-        name=f"{architecture.name}_top",
-        builder=architecture.builder,
-        parameters=0,
-        include_top=True,
-        published_weights=architecture.published_weights.replace("_notop", "").replace("_no_top", ""),
-    )
+def with_top(architecture: Architecture) -> Architecture:
+    """A network with its top, as far as its weights are concerned."""
+    published = architecture.published_weights.replace("_notop", "").replace("_no_top", "")
+    name = f"{architecture.name}_top"
+    return dataclasses.replace(architecture, name=name, include_top=True, published_weights=published)
 
 
 def whole_network(architecture: Architecture, weights: str) -> Any:
@@ -69,7 +66,7 @@ def whole_network(architecture: Architecture, weights: str) -> Any:
     """
     import keras
 
-    from models.finetuning.network.build import preprocessed
+    from models.finetuning.build import preprocessed
 
     top = with_top(architecture)
     if weights == "imagenet":

@@ -24,8 +24,8 @@ from common.run_folder import CACHE, REPOSITORY
 from common.settings import CommandLine, names_in, number
 from models.finetuning import architecture as zoo
 from models.finetuning import runtime
+from models.finetuning import weights as pretrained
 from models.finetuning.architecture import Architecture
-from models.finetuning.network import weights as pretrained
 from pipeline import resources
 from pipeline.presets import DEFAULT_MODELS
 from pipeline.resources import GIBIBYTE, GPUS, UNKNOWN_GPU, Device, duration
@@ -55,10 +55,10 @@ def measure(name: str, weights: str, precision: str, deterministic: str, seconds
     keras = runtime.load_keras()
     import numpy as np
 
-    from models.finetuning.data.prediction import PREDICTION_BATCH
-    from models.finetuning.network.build import build, plain_copy
-    from models.finetuning.network.network import set_trainable
-    from models.finetuning.training.optimisation import make_optimizer, stages
+    from models.finetuning.build import build, plain_copy
+    from models.finetuning.network import set_trainable
+    from models.finetuning.optimisation import make_optimizer, stages
+    from models.finetuning.sources import PREDICTION_BATCH
 
     architecture = zoo.find(name)
     recipe = architecture.recipe
@@ -81,7 +81,7 @@ def measure(name: str, weights: str, precision: str, deterministic: str, seconds
     memory = runtime.peak_memory()  # of the process, of its GPU; bytes
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.keras"
-        plain_copy(network, lambda: build(architecture, recipe, "none", "float32", 0)).save(path)
+        plain_copy(network, architecture, recipe).save(path)
         loaded = keras.saving.load_model(path, compile=False, safe_mode=True).predict_on_batch(images[:8])
     difference = float(np.abs(np.asarray(probabilities)[:8] - loaded).max())
     found = {"training": training, "prediction": prediction, "losses": losses, "difference": difference}

@@ -330,7 +330,6 @@ def _made(run: RunFolder, model: str) -> dict[str, Any]:
 
 def _command(run: RunFolder, model: str) -> tuple[list[str], str]:
     """The options that differ from the defaults, and the command that trains the model; none where no record is."""
-    from models.finetuning.architecture import bottleneck_settings
     from models.finetuning.fold_run import load
     from preprocessing.folds import read_folds
 
@@ -338,7 +337,7 @@ def _command(run: RunFolder, model: str) -> tuple[list[str], str]:
         return [], ""
     work = load(run.job_file(model))
     network = work.augmentation is not None
-    default = work.architecture.recipe if network else bottleneck_settings(work.architecture, False, {})
+    default = work.architecture.recipe if network else work.architecture.bottleneck_settings(False, {})
     differing: dict[str, Any] = {}
     for ours, theirs in [(work.recipe, default), (work.augmentation, work.architecture.augmentation)][: 1 + network]:
         names = [field.name for field in fields(ours) if "help" in field.metadata]

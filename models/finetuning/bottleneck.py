@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import keras
 import numpy as np
 import pandas as pd
 
@@ -16,15 +15,15 @@ from common import machine
 from common.competition import CLASSES, NUMBER_OF_CLASSES
 from common.errors import UserError
 from common.files import written_whole
-from common.run_folder import LOG, NETWORK, REGULARISATION
+from common.run_folder import LOG, NETWORK
 from models.finetuning import fold as engine
-from models.finetuning import outputs, runtime
-from models.finetuning.data.sources import FoldData, Source
+from models.finetuning import runtime
+from models.finetuning.architecture import Recipe
+from models.finetuning.build import build, plain_copy, prepare_random_weights
 from models.finetuning.fold_run import FoldRun
-from models.finetuning.network.build import build, plain_copy, prepare_random_weights
-from models.finetuning.network.head import GRIDS, Choice, search, set_head, softmax
-from models.finetuning.network.network import Network
-from models.finetuning.recipe import Recipe
+from models.finetuning.head import GRIDS, search, softmax
+from models.finetuning.network import Network
+from models.finetuning.sources import FoldData, Source, stores
 from preprocessing import folds as driver_folds
 from preprocessing.dataset import Dataset
 from preprocessing.images import ImageStore
@@ -38,12 +37,8 @@ def train_folds(works: Sequence[FoldRun], dataset: Dataset, folds: pd.DataFrame)
     """Trains fold runs that differ in their fold only, and leaves their files in the run folder.
 
     Args:
-        works: the fold runs; those that are finished are skipped.
-        dataset: the checked data.
+        works: those that are finished are skipped.
         folds: img, subject, classname, fold; in the order of `dataset.train`.
-
-    Raises:
-        UserError: an unknown layer, weights that do not fit, too few drivers, a folder that cannot be written to.
     """
     with contextlib.ExitStack() as held:
         for own in works:
@@ -69,7 +64,7 @@ def _train(work: Sequence[tuple[FoldRun, dict[str, Any]]], dataset: Dataset, fol
     which = " ".join(str(own.fold) for own, _ in work)
     say(f"{first.model_name}, folds {which}: {policy}, seed {first.seed}")
 
-    labelled, test = engine.stores(settings, dataset, folds, first.cache, first.cache_limit)
+    labelled, test = stores(settings, dataset, folds, first.cache, first.cache_limit)
     network = build(first.architecture, recipe, first.weights, policy, first.seed)
     if first.weights == "none":
         prepare_random_weights(network, labelled, np.arange(len(labelled)))
@@ -77,16 +72,21 @@ def _train(work: Sequence[tuple[FoldRun, dict[str, Any]]], dataset: Dataset, fol
     grid = (settings.regularisation,) if settings.regularisation else GRIDS[settings.classifier]
     workers = machine.at_a_time(min(first.workers, machine.cores()), COPIES_IN_A_FIT * features.nbytes)
     choices = search(features, labels, settings.classifier, grid, settings.calibrate, inner, workers)
-    model = plain_copy(network, lambda: build(first.architecture, recipe, "none", "float32", first.seed))
-    for (own, _), choice in zip(work, choices, strict=True):
+    model = plain_copy(network, first.architecture, recipe)
+    for (own, _), (linear, regularisation) in zip(work, choices, strict=True):
         data = FoldData(labelled, labels, np.flatnonzero(numbers != own.fold), np.flatnonzero(numbers == own.fold))
-        set_head(model.get_layer("head"), choice.linear.kernel, choice.linear.bias)
-        results: dict[str, Any] = dict(_leave(own, choice, model, data, dataset, folds, features, test_features))
-        results |= {"regularisation": choice.regularisation, "seconds": round(time.monotonic() - started, 1)}
-        own.folder.finish(results, own.outputs)
+        held_out = features[data.held_out]
+        scores = engine.leave_out_of_fold(own, data, folds, softmax(linear(held_out)), held_out)
+        engine.leave_test(own, data, dataset, softmax(linear(test_features)), test_features)
+        engine.leave_history(own, [])
+        model.get_layer("head").get_layer("logits").set_weights([linear.kernel, linear.bias])
+        with written_whole(own.folder / NETWORK) as temporary:
+            model.save(temporary)
+        seconds = round(time.monotonic() - started, 1)
+        own.folder.finish({**scores, "regularisation": regularisation, "seconds": seconds}, own.outputs)
         engine.speaker(own.folder / LOG)(
-            f"{own.model_name}, fold {own.fold}: held-out log loss {results['log_loss']:.4f}, accuracy "
-            f"{results['accuracy']:.1%} with C {choice.regularisation:g}",
+            f"{own.model_name}, fold {own.fold}: held-out log loss {scores['log_loss']:.4f}, accuracy "
+            f"{scores['accuracy']:.1%} with C {regularisation:g}",
             True,
         )
 
@@ -94,12 +94,8 @@ def _train(work: Sequence[tuple[FoldRun, dict[str, Any]]], dataset: Dataset, fol
 def inner_folds(folds: pd.DataFrame, fold: int) -> np.ndarray:
     """Folds of the training part by driver: the run's other folds where there are three or more, else new ones.
 
-    Args:
-        folds: img, subject, classname, fold.
-        fold: the one that is held out.
-
     Returns:
-        shape (images,), from 0; -1 for the images of `fold`.
+        shape (images,), from 0; -1 for the images of `fold`, which is held out.
 
     Raises:
         UserError: too few drivers, or a class would be missing from an inner training part.
@@ -107,8 +103,8 @@ def inner_folds(folds: pd.DataFrame, fold: int) -> np.ndarray:
     numbers = folds["fold"].to_numpy()
     training = folds[numbers != fold]
     if training["fold"].nunique() >= INNER_FOLDS - 1:
-        lacking = [n for n in np.unique(training["fold"]) if _lacks_a_class(training[training["fold"] != n])]
-        if not lacking:
+        others = [training[training["fold"] != number] for number in np.unique(training["fold"])]
+        if all(table["classname"].nunique() == NUMBER_OF_CLASSES for table in others):
             return np.where(numbers == fold, -1, np.where(numbers > fold, numbers - 1, numbers))
     drivers = training["subject"].nunique()
     try:
@@ -125,10 +121,6 @@ def inner_folds(folds: pd.DataFrame, fold: int) -> np.ndarray:
     return inner.fillna(-1).to_numpy(dtype=np.int64)
 
 
-def _lacks_a_class(table: pd.DataFrame) -> bool:
-    return table["classname"].nunique() < NUMBER_OF_CLASSES
-
-
 def _features(
     work: FoldRun, recipe: Recipe, policy: str, network: Network, stores: list[ImageStore], say: Callable[[str], None]
 ) -> list[np.ndarray]:
@@ -140,26 +132,3 @@ def _features(
     counts = " + ".join(f"{len(one):,}" for one in found)
     say(f"{found[0].shape[1]:,} features of {counts} images in {time.monotonic() - started:.1f} s")
     return found
-
-
-def _leave(
-    work: FoldRun,
-    choice: Choice,
-    model: keras.Model,
-    data: FoldData,
-    dataset: Dataset,
-    folds: pd.DataFrame,
-    features: np.ndarray,
-    test_features: np.ndarray,
-) -> dict[str, float]:
-    """Writes predictions, features, the search and the network; returns the held-out scores."""
-    own = features[data.held_out]
-    scores = outputs.leave_out_of_fold(work, data, folds, softmax(choice.linear(own)), own)
-    outputs.leave_test(work, data, dataset, softmax(choice.linear(test_features)), test_features)
-    outputs.leave_history(work, [])
-    columns = ["regularisation", "inner_log_loss", "inner_accuracy"]
-    with written_whole(work.folder / REGULARISATION) as temporary:
-        pd.DataFrame(choice.tried, columns=columns).to_csv(temporary, index=False, lineterminator="\n")
-    with written_whole(work.folder / NETWORK) as temporary:
-        model.save(temporary)
-    return scores

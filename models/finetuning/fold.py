@@ -6,47 +6,44 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from common import terminal
-from common.competition import CLASSES, NUMBER_OF_CLASSES
+from common import run_folder, terminal
+from common.competition import NUMBER_OF_CLASSES
 from common.errors import UserError, last_line, masked
-from common.files import written_whole
-from common.run_folder import ALL_DRIVERS, CHECKPOINT, LOG, NETWORK, FoldFolder
-from models.finetuning import outputs, runtime
-from models.finetuning.data.pseudo_labels import SHA256, identity, matched, soft_targets
-from models.finetuning.data.sources import ActivationCache, FoldData, Source, WithPseudoLabels
+from common.files import cannot_write, written_whole
+from common.metric import accuracy, log_loss
+from common.run_folder import FoldFolder
+from common.tables import write_predictions
+from models.finetuning import runtime, weights
+from models.finetuning.activations import ActivationCache, split
+from models.finetuning.architecture import Recipe
+from models.finetuning.build import build, plain_copy, prepare_random_weights
 from models.finetuning.fold_run import FoldRun
-from models.finetuning.network import head
-from models.finetuning.network import weights as pretrained
-from models.finetuning.network.build import build, plain_copy, prepare_random_weights
-from models.finetuning.network.frozen import split
-from models.finetuning.network.network import Network
-from models.finetuning.recipe import Recipe
-from models.finetuning.training.tracking import watched
-from models.finetuning.training.trainer import Trainer
+from models.finetuning.head import fit_logistic
+from models.finetuning.network import Network
+from models.finetuning.sources import FoldData, Source, fold_data, stores, with_pseudo_labels, with_tta
+from models.finetuning.tracking import watched
+from models.finetuning.trainer import Trainer
 from preprocessing.dataset import Dataset
 from preprocessing.images import ImageStore
 from preprocessing.settings import Augmentation
 
 LONGEST_SILENCE = 60  # seconds
+PART = 4096  # test images whose features are in memory at a time; whole batches of predictions
+
+Say = Callable[..., None]
 
 
 def train_fold(work: FoldRun, dataset: Dataset, folds: pd.DataFrame) -> None:
     """Trains one fold and leaves its files in the run folder.
 
     Args:
-        work: what to train.
-        dataset: the checked data.
         folds: img, subject, classname, fold; in the order of `dataset.train`.
-
-    Raises:
-        UserError: weights that do not fit, a loss that is no longer a number, a folder that cannot be written to.
     """
     with work.folder.locked():
         settings = work.settings(dataset.test, dataset.broken_test)
@@ -60,7 +57,7 @@ def _train(work: FoldRun, dataset: Dataset, folds: pd.DataFrame, settings: dict[
     started = time.monotonic()
     policy = runtime.start(work.precision, work.seed, work.deterministic)
     work.start(settings, runtime.versions())
-    say = speaker(work.folder / LOG)
+    say = speaker(work.folder / run_folder.LOG)
     same, why = runtime.choose_determinism(work.deterministic)
     words = f"{policy}, {'' if same else 'not '}deterministic ({why}), seed {work.seed}"
     say(f"{work.model_name}, fold {work.fold}: {words}")
@@ -68,29 +65,24 @@ def _train(work: FoldRun, dataset: Dataset, folds: pd.DataFrame, settings: dict[
     say(work.configuration())
 
     network = build(work.architecture, work.recipe, work.weights, policy, work.seed)
-    labelled, test = _stores(work, dataset, folds, say)
-    data = fold_data(work, folds, labelled)
-    say(
-        f"{len(data.training):,} training images, {len(data.held_out):,} of held-out drivers, {len(test):,} test images"
-    )
+    labelled, test = stores(work.recipe, dataset, folds, work.cache, work.cache_limit)
+    labelled.prepare(work.workers, say, keep=[test])
+    test.prepare(work.workers, say, keep=[labelled])
+    data = fold_data(work.recipe, work.fold, folds, labelled)
+    counts = f"{len(data.training):,} training images, {len(data.held_out):,} of held-out drivers"
+    say(f"{counts}, {len(test):,} test images")
 
     trained_on, tested_on = _sources(work, network, data, test, policy, say)
-    trained_on = _with_pseudo_labels(work, dataset, data, settings, trained_on, tested_on, say)
-    trainer = train_network(
-        work,
-        network,
-        data,
-        trained_on,
-        policy,
-        work.folder / CHECKPOINT,
-        say,
-        watch=lambda trainer: watched(work, settings, trainer),
-    )
+    if tables := work.pseudo_tables():
+        say(f"pseudo-labels of {len(test):,} test images from {len(tables)} tables: {', '.join(map(str, tables))}")
+    trained_on = with_pseudo_labels(tables, work.recipe, dataset, data, trained_on, tested_on)
+    checkpoint = work.folder / run_folder.CHECKPOINT
+    trainer = train_network(work, network, data, trained_on, policy, checkpoint, say, settings)
 
-    results = outputs.leave_predictions(work, network, data, dataset, folds, trained_on, tested_on, say)
-    outputs.leave_history(work, trainer.progress.history)
-    with written_whole(work.folder / NETWORK) as temporary:
-        plain_copy(network, lambda: build(work.architecture, work.recipe, "none", "float32", work.seed)).save(temporary)
+    results: dict[str, Any] = dict(_leave_predictions(work, network, data, dataset, folds, trained_on, tested_on))
+    leave_history(work, trainer.progress.history)
+    with written_whole(work.folder / run_folder.NETWORK) as temporary:
+        plain_copy(network, work.architecture, work.recipe).save(temporary)
     results |= {"best_epoch": trainer.progress.best_epoch, "seconds": round(time.monotonic() - started, 1)}
     work.folder.finish(results, work.outputs)
     evaluated = "nobody held out"
@@ -107,41 +99,30 @@ def train_network(
     source: Source,
     policy: str,
     checkpoint: Path,
-    say: Callable[[str], None],
-    watch: Callable[[Trainer], AbstractContextManager[Any]] = contextlib.nullcontext,
+    say: Say,
+    settings: dict[str, Any],
 ) -> Trainer:
     """Starts the head and trains the network, which is left with its best weights; goes on from a checkpoint.
 
     Args:
         source: of the labelled images.
-        watch: entered while it trains.
+        settings: as experiment tracking records them.
     """
-    trainer = Trainer(
-        network,
-        work.recipe,
-        data,
-        source,
-        precision=policy,
-        seed=work.seed,
-        checkpoint_path=checkpoint,
-        say=say,
-    )
+    trainer = Trainer(network, work.recipe, data, source, policy, work.seed, checkpoint, say)
     if work.weights == "none":
         prepare_random_weights(network, data.store, data.training)
     if not trainer.resume() and work.recipe.head_start == "logistic":
-        _start_head(network, source, work, data, say)
-    with watch(trainer):
+        _, features = source.predict(data.training, "features for the head")
+        strength = work.recipe.head_regularisation
+        network.head.get_layer("logits").set_weights(fit_logistic(features, data.labels[data.training], strength))
+        say(f"the head starts as a logistic regression on {features.shape[1]:,} frozen features (C {strength:g})")
+    with watched(work, settings, trainer):
         trainer.train()
     return trainer
 
 
 def _sources(
-    work: FoldRun,
-    network: Network,
-    data: FoldData,
-    test: ImageStore,
-    policy: str,
-    say: Callable[[str], None],
+    work: FoldRun, network: Network, data: FoldData, test: ImageStore, policy: str, say: Say
 ) -> tuple[Source, Source]:
     """Where the inputs for the labelled and the test images come from: photographs, or activations of frozen layers.
 
@@ -156,15 +137,13 @@ def _sources(
     return activations.sources(labelled, tested, data, work.recipe) if activations else (labelled, tested)
 
 
-def activation_cache(
-    work: FoldRun, recipe: Recipe, network: Network, policy: str, say: Callable[[str], None]
-) -> ActivationCache | None:
+def activation_cache(work: FoldRun, recipe: Recipe, network: Network, policy: str, say: Say) -> ActivationCache | None:
     """The activations of a network's frozen layers; None where there is nothing to keep."""
     parts = split(network, recipe)
     if parts is None:
         return None
     decides: dict[str, Any] = {
-        "weights": pretrained.identity(work.architecture, work.weights),
+        "weights": weights.identity(work.architecture, work.weights),
         "precision": policy,
         "versions": runtime.versions(),
         "pooled_layers": recipe.pooled_layers,
@@ -175,34 +154,7 @@ def activation_cache(
     return ActivationCache(parts, work.cache, work.cache_limit, work.architecture.name, decides, say)
 
 
-def _with_pseudo_labels(
-    work: FoldRun,
-    dataset: Dataset,
-    data: FoldData,
-    settings: dict,
-    labelled: Source,
-    test: Source,
-    say: Callable[[str], None],
-) -> Source:
-    """The labelled images, and what an earlier run believes of the test images besides, where the recipe wants that."""
-    tables = work.pseudo_tables()
-    if not tables:
-        return labelled
-    if identity(tables) != settings[SHA256]:
-        raise UserError(
-            f"--pseudo-labels {work.recipe.pseudo_labels}: that run has changed since this fold began; it may still be "
-            f"training. Wait for it, or name one of its models: --pseudo-labels RUN/{tables[0].parts[-3]}"
-        )
-    images = [img for img in dataset.test if img not in dataset.broken_test]
-    soft = soft_targets(tables, images)
-    if work.recipe.pseudo_prior:
-        paths = [dataset.test_path(img) for img in images]
-        soft = matched(soft, paths, data.labels[data.training], work.workers)
-    say(f"pseudo-labels of {len(soft):,} test images from {len(tables)} tables: {', '.join(map(str, tables))}")
-    return WithPseudoLabels(labelled, test, soft, work.recipe.pseudo_ratio)
-
-
-def speaker(*logs: Path) -> Callable[..., None]:
+def speaker(*logs: Path) -> Say:
     """Keeps a line in the logs, and prints those for which a second argument is true, notes, and with --verbose all.
 
     Where no bar is seen, so that nothing else shows that it works, a line a minute is printed.
@@ -221,10 +173,7 @@ def speaker(*logs: Path) -> Callable[..., None]:
                 with log.open("a", encoding="utf-8") as stream:
                     stream.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
             except OSError as error:
-                raise UserError(
-                    f"cannot write {log}: {error.strerror}. Free some space or make it writable; the same command "
-                    "resumes."
-                ) from error
+                raise cannot_write(log, error) from error
 
     return say
 
@@ -238,66 +187,108 @@ def failure_recorded(folders: Sequence[FoldFolder]) -> Iterator[None]:
         for folder in folders:
             reason = f"failed: {error}"
             if not isinstance(error, UserError):
-                with contextlib.suppress(OSError), (folder / LOG).open("a", encoding="utf-8") as stream:
+                with contextlib.suppress(OSError), (folder / run_folder.LOG).open("a", encoding="utf-8") as stream:
                     stream.write(masked(traceback.format_exc()))
-                reason = f"failed: {last_line(error)} (full traceback: {folder / LOG})"
+                reason = f"failed: {last_line(error)} (full traceback: {folder / run_folder.LOG})"
             folder.fail(reason)
         raise
 
 
-def _stores(
-    work: FoldRun, dataset: Dataset, folds: pd.DataFrame, say: Callable[[str], None]
-) -> tuple[ImageStore, ImageStore]:
-    """Decoded images, labelled and test (unreadable test images left out)."""
-    labelled, test = stores(work.recipe, dataset, folds, work.cache, work.cache_limit)
-    labelled.prepare(work.workers, say, keep=[test])
-    test.prepare(work.workers, say, keep=[labelled])
-    return labelled, test
+def _leave_predictions(
+    work: FoldRun,
+    network: Network,
+    data: FoldData,
+    dataset: Dataset,
+    folds: pd.DataFrame,
+    trained_on: Source,
+    tested_on: Source,
+) -> dict[str, float]:
+    """Writes the out-of-fold and test tables and their features; returns the held-out scores."""
+    copies, scores = work.recipe.tta, dict[str, float]()
+    if len(data.held_out):
+        plain, features = trained_on.predict(data.held_out, "held-out drivers")
+        probabilities = with_tta(network.predictor, trained_on, data.held_out, plain, copies)
+        scores = leave_out_of_fold(work, data, folds, probabilities, features)
+        if copies:
+            without = leave_out_of_fold(work, data, folds, plain, name=run_folder.OUT_OF_FOLD_WITHOUT_TTA)
+            scores |= {f"{score}_without_tta": value for score, value in without.items()}
+    plain = _predict_test(work, dataset, tested_on)
+    rows = np.arange(len(plain))
+    leave_test(work, data, dataset, with_tta(network.predictor, tested_on, rows, plain, copies))
+    if copies:
+        leave_test(work, data, dataset, plain, name=run_folder.TEST_WITHOUT_TTA)
+    return scores
 
 
-def stores(
-    recipe: Any, dataset: Dataset, folds: pd.DataFrame, cache: Path, limit: int
-) -> tuple[ImageStore, ImageStore]:
-    """The labelled and the readable test images at the recipe's size and crop, nothing decoded yet."""
-    labelled = [dataset.train_path(row.img, row.classname) for row in folds.itertuples()]
-    test = [dataset.test_path(img) for img in dataset.test if img not in dataset.broken_test]
-    size, crop, fingerprint = recipe.image_size, recipe.crop, dataset.fingerprint
-    return (
-        ImageStore(labelled, size, cache, fingerprint, limit, crop),
-        ImageStore(test, size, cache, fingerprint, limit, crop),
-    )
+def _predict_test(work: FoldRun, dataset: Dataset, source: Source) -> np.ndarray:
+    """Probabilities of the readable test images, part by part; their features go to the disk on the way."""
+    places, width = np.flatnonzero(_readable(dataset)), source.network.predictor.outputs[1].shape[-1]
+    found = np.empty((len(places), NUMBER_OF_CLASSES), np.float32)
+    with _stored_features(work.folder / run_folder.TEST_FEATURES, len(dataset.test), width) as stored:
+        for start in range(0, len(places), PART):
+            rows = np.arange(start, min(start + PART, len(places)))
+            found[rows], features = source.predict(rows, f"test images from {start:,} of {len(places):,}")
+            stored[places[rows]] = _as_half(features)
+    return found
 
 
-def fold_data(work: FoldRun, folds: pd.DataFrame, store: ImageStore) -> FoldData:
-    """Which of the labelled images a fold trains on and which it holds out.
-
-    Args:
-        folds: img, subject, classname, fold; rows as in `store`.
-
-    Raises:
-        UserError: --train-images leaves a class without any image.
-    """
-    labels = folds["classname"].map(CLASSES.index).to_numpy()
-    numbers = folds["fold"].to_numpy()
-    held_out = np.zeros(len(numbers), bool) if work.fold == ALL_DRIVERS else numbers == work.fold
-    training = np.flatnonzero(~held_out)
-    if 0 < work.recipe.train_images < len(training):  # rows follow the videos, so every n-th row thins each of them
-        training = training[np.linspace(0, len(training) - 1, work.recipe.train_images).round().astype(int)]
-    lost = sorted(set(range(NUMBER_OF_CLASSES)) - set(labels[training]))
-    if lost:
-        raise UserError(
-            f"--train-images {work.recipe.train_images} leaves no image of {', '.join(CLASSES[k] for k in lost)} to "
-            "train on. Use more."
-        )
-    return FoldData(store, labels, training, np.flatnonzero(held_out))
+def leave_out_of_fold(
+    work: FoldRun,
+    data: FoldData,
+    folds: pd.DataFrame,
+    probabilities: np.ndarray,
+    features: np.ndarray | None = None,
+    name: str = run_folder.OUT_OF_FOLD,
+) -> dict[str, float]:
+    """Writes the table and the features of the held-out drivers; returns their scores."""
+    write_predictions(work.folder / name, folds["img"].iloc[data.held_out].tolist(), probabilities)
+    if features is not None:
+        with _stored_features(work.folder / run_folder.OUT_OF_FOLD_FEATURES, *features.shape) as stored:
+            stored[:] = _as_half(features)
+    labels = data.labels[data.held_out]
+    return {"log_loss": log_loss(probabilities, labels), "accuracy": accuracy(probabilities, labels)}
 
 
-def _start_head(network: Network, source: Source, work: FoldRun, data: FoldData, say: Callable[[str], None]) -> None:
-    """Sets the head to the logistic regression on the network's features as they are before training."""
-    _, features = source.predict(data.training, "features for the head")
-    kernel, bias = head.fit_logistic(
-        features, data.labels[data.training], work.recipe.head_regularisation, NUMBER_OF_CLASSES
-    )
-    head.set_head(network.head, kernel, bias)
-    size, strength = features.shape[1], work.recipe.head_regularisation
-    say(f"the head starts as a logistic regression on {size:,} frozen features (C {strength:g})")
+def leave_test(
+    work: FoldRun,
+    data: FoldData,
+    dataset: Dataset,
+    probabilities: np.ndarray,
+    features: np.ndarray | None = None,
+    name: str = run_folder.TEST,
+) -> None:
+    """Writes the table and the features of the test images, of which the readable ones are given."""
+    readable = _readable(dataset)
+    prior = np.bincount(data.labels[data.training], minlength=NUMBER_OF_CLASSES) / len(data.training)
+    every = np.tile(prior, (len(dataset.test), 1))  # a test image that cannot be read gets the class prior
+    every[readable] = probabilities
+    write_predictions(work.folder / name, dataset.test, every)
+    if features is not None:
+        with _stored_features(work.folder / run_folder.TEST_FEATURES, len(readable), features.shape[1]) as stored:
+            stored[readable] = _as_half(features)
+
+
+def leave_history(work: FoldRun, epochs: Sequence[dict[str, Any]]) -> None:
+    """Writes history.csv: a row for each epoch, if there was any."""
+    columns = ["epoch", "stage", "training_loss", "held_out_log_loss", "held_out_accuracy", "seconds"]
+    with written_whole(work.folder / run_folder.HISTORY) as temporary:
+        pd.DataFrame(epochs, columns=columns).to_csv(temporary, index=False, lineterminator="\n")
+
+
+def _readable(dataset: Dataset) -> np.ndarray:
+    """Shape (test images,), bool."""
+    return np.array([img not in dataset.broken_test for img in dataset.test])
+
+
+def _as_half(features: np.ndarray) -> np.ndarray:
+    largest = np.finfo(np.float16).max
+    return np.clip(features, -largest, largest).astype(np.float16)
+
+
+@contextlib.contextmanager
+def _stored_features(path: Path, images: int, width: int) -> Iterator[np.ndarray]:
+    """An array of zeros of shape (images, width) that is a file: of a large test set it would be a GB in memory."""
+    with written_whole(path) as temporary:
+        stored = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float16, shape=(images, width))
+        yield stored
+        stored.flush()

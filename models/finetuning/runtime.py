@@ -18,24 +18,13 @@ from common.errors import UserError
 
 BACKENDS = ("tensorflow", "jax")
 PRECISIONS = ("auto", "float32", "mixed_bfloat16", "mixed_float16")
-
 DETERMINISM = ("auto", "yes", "no")
-
 AMX = "AMX-BF16"
 M_PERTURB = -6  # glibc's option: what malloc writes into the memory that it gives out (malloc.h, mallopt(3))
 
 
 def start(precision: str, seed: int, deterministic: str = "auto") -> str:
-    """Loads Keras, sets the seed and the dtype policy.
-
-    Args:
-        precision: one of `PRECISIONS`.
-        seed: of every random number that Keras draws.
-        deterministic: one of `DETERMINISM`.
-
-    Returns:
-        the dtype policy.
-    """
+    """Loads Keras, sets the seed and the dtype policy, which is returned, for one of `PRECISIONS` and `DETERMINISM`."""
     import cv2
 
     cv2.setNumThreads(1)  # batches are made by threads of our own
@@ -56,10 +45,9 @@ def start(precision: str, seed: int, deterministic: str = "auto") -> str:
 def clear_new_memory(byte: int | None = 0) -> bool:
     """Lets malloc fill all memory that it gives out from here on; False where the C library cannot (only glibc can).
 
-    oneDNN's weight gradients of convolutions in bfloat16 on AMX (3.7.3, which TensorFlow 2.21 has; `brgconv_bwd_w`)
-    multiply some of their scratch memory, which nobody wrote, by zero. Old bytes that spell a NaN or an infinity there
-    make NaN of it, once in some hundred steps where a layer's maps are 151 to 158 columns wide (with many channels 121
-    to 126 and others too); any number is as good as another. What it costs: `python -m benchmarks.stale_memory`.
+    oneDNN's weight gradients of convolutions in bfloat16 on AMX (3.7.3, which TensorFlow 2.21 has) multiply some of
+    their scratch memory, which nobody wrote, by zero. Old bytes that spell a NaN or an infinity there make NaN of it,
+    once in some hundred steps. What it costs: `python -m benchmarks.stale_memory`.
 
     Args:
         byte: what is written, 0 to 255; None ends it.
@@ -73,21 +61,21 @@ def clear_new_memory(byte: int | None = 0) -> bool:
 
 def load_keras() -> Any:
     """Imports Keras with its own defaults, without the libraries' greetings; what they print on failure is shown."""
-    if "keras" not in sys.modules:
+    first = "keras" not in sys.modules
+    if first:
         environment.pin()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-    backend = os.environ["KERAS_BACKEND"]
+    backend = os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     if backend not in BACKENDS or importlib.util.find_spec(backend) is None:
         raise UserError(
             f"KERAS_BACKEND={backend}: expected {' or '.join(BACKENDS)}, and installed. "
             "For JAX: .venv/bin/python -m pip install jax (see its own instructions for GPUs and TPUs)."
         )
     with stderr_held_back():
-        if "keras" not in sys.modules:
+        if first:
             load_matplotlib()
-        with _without_configuration():
-            import keras
+            _import_without_configuration()
+        import keras
 
         keras.config.set_floatx("float32")  # where a notebook has loaded Keras before
         keras.config.set_epsilon(1e-7)
@@ -100,33 +88,23 @@ def load_keras() -> Any:
     return keras
 
 
-@contextlib.contextmanager
-def _without_configuration() -> Iterator[None]:
-    """Around the first import of Keras: it finds no keras.json, and keeps its downloads where it always does."""
-    if "keras" in sys.modules:
-        yield
-        return
+def _import_without_configuration() -> None:
+    """Imports Keras where it finds no keras.json; its downloads stay where it always keeps them."""
     home = os.environ.get("KERAS_HOME")
     os.environ["KERAS_HOME"] = os.devnull  # there is nothing inside it, and nothing can be written there
     try:
-        yield
+        from keras.src.backend import config
     finally:
         del os.environ["KERAS_HOME"]
         if home:
             os.environ["KERAS_HOME"] = home
-    from keras.src.backend import config
-
     config._KERAS_DIR = str(environment.keras_home())
     with contextlib.suppress(OSError):
         environment.keras_home().mkdir(parents=True, exist_ok=True)
 
 
 def choose_precision(precision: str) -> tuple[str, str]:
-    """The dtype policy for `--precision`, and the reason.
-
-    'auto' takes bfloat16 where the processor multiplies it natively and the backend gains by it, and on GPUs of
-    compute capability 8.0 and above; float16 on 7.0 to 7.5; float32 otherwise.
-    """
+    """The dtype policy for `--precision`, and the reason."""
     if precision != "auto":
         return precision, "as asked"
     capability = _gpu_compute_capability()
@@ -142,11 +120,7 @@ def choose_precision(precision: str) -> tuple[str, str]:
 
 
 def choose_determinism(asked: str) -> tuple[bool, str]:
-    """Whether operations give the same bits each time, for `--deterministic`, and the reason.
-
-    'auto' is yes with TensorFlow, on GPUs too: every operation of this zoo has a deterministic kernel there
-    (tests/models/test_gpu_kernels.py reads TensorFlow's list). What these cost in speed nobody has measured yet.
-    """
+    """Whether operations give the same bits each time, for `--deterministic`, and the reason."""
     if _backend() != "tensorflow":
         return False, f"{_backend()} is left as it is"
     where = "GPU: slower, and the same bytes each time" if has_accelerator() else "CPU"
@@ -181,11 +155,6 @@ def apply_adam(
     """Adam's update of one variable as one native operation, where the backend has it; False where it has none.
 
     Keras's own dozen of element-wise operations each goes through the memory once, which takes about twice the time.
-
-    Args:
-        variable, momentum, velocity: of one shape, float32; changed in place.
-        step: from 1.
-        optimizer: has beta_1, beta_2 and epsilon.
     """
     if _backend() != "tensorflow":
         return False
@@ -208,13 +177,7 @@ def apply_adam(
 
 
 def only_if(condition: Any, change: Callable[[], None], variables: Sequence[Any]) -> None:
-    """Changes variables where a condition holds, which is known only when the step runs.
-
-    Args:
-        condition: a scalar, bool.
-        change: assigns to variables.
-        variables: all that it may assign to.
-    """
+    """Calls `change`, which assigns to `variables`, where a condition holds, which is known only when the step runs."""
     if _backend() == "tensorflow":
         import tensorflow
 
@@ -228,23 +191,21 @@ def only_if(condition: Any, change: Callable[[], None], variables: Sequence[Any]
 
 
 def gradients(function: Callable[[list[Any]], Any], inputs: Sequence[Any]) -> list[Any]:
-    """The gradients of the sum of what a function of arrays returns, with respect to each of them, as NumPy arrays.
-
-    Keras has no such function of its own: each backend takes gradients in its own way.
-    """
+    """The gradients of the sum of what a function of arrays returns, with respect to each of them, as NumPy arrays."""
     import numpy
 
-    if _backend() == "tensorflow":
+    if _backend() == "jax":
+        import jax
+
+        found = jax.grad(lambda arrays: function(arrays).sum())([jax.numpy.asarray(array) for array in inputs])
+    else:
         import tensorflow
 
         tensors = [tensorflow.convert_to_tensor(array) for array in inputs]
         with tensorflow.GradientTape() as tape:
             tape.watch(tensors)
             result = tensorflow.reduce_sum(function(tensors))
-        return [numpy.asarray(array) for array in tape.gradient(result, tensors)]
-    import jax
-
-    found = jax.grad(lambda arrays: function(arrays).sum())([jax.numpy.asarray(array) for array in inputs])
+        found = tape.gradient(result, tensors)
     return [numpy.asarray(array) for array in found]
 
 
@@ -277,15 +238,13 @@ def _gpu_compute_capability() -> tuple[int, int] | None:
             return None
         found = tensorflow.config.experimental.get_device_details(devices[0]).get("compute_capability")
         return tuple(found) if found else (8, 0)
-    if _backend() == "jax":
-        import jax
+    import jax
 
-        device = jax.devices()[0]
-        if device.platform == "cpu":
-            return None
-        major, _, minor = str(getattr(device, "compute_capability", "8.0")).partition(".")
-        return (int(major), int(minor or 0)) if major.isdigit() else (8, 0)
-    return None
+    device = jax.devices()[0]
+    if device.platform == "cpu":
+        return None
+    major, _, minor = str(getattr(device, "compute_capability", "8.0")).partition(".")
+    return (int(major), int(minor or 0)) if major.isdigit() else (8, 0)
 
 
 def peak_memory() -> tuple[int, int]:

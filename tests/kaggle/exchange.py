@@ -5,7 +5,6 @@ python -m tests.kaggle.exchange save DIR; python -m tests.kaggle.exchange load D
 
 import dataclasses
 import sys
-from functools import partial
 from pathlib import Path
 
 import keras
@@ -13,7 +12,7 @@ import numpy as np
 
 from common.settings import ImageSize
 from models.finetuning import architecture as zoo
-from models.finetuning.network.build import build, plain_copy
+from models.finetuning.build import build, plain_copy
 
 NETWORKS = ("mobilenet", "resnet50", "convnext_tiny")  # each with another preprocessing
 SIZE = ImageSize(64, 64)
@@ -24,8 +23,7 @@ def save(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name in NETWORKS:
         recipe = dataclasses.replace(zoo.find(name).recipe, image_size=SIZE, pooled_layers=())
-        again = partial(build, zoo.find(name), recipe, "none", "float32", 0)
-        model = plain_copy(again(), again)
+        model = plain_copy(build(zoo.find(name), recipe, "none", "float32", 0), zoo.find(name), recipe)
         model.save(folder / f"{name}.keras")
         np.save(folder / f"{name}.npy", model.predict_on_batch(IMAGES))
 

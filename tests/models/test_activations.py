@@ -1,9 +1,7 @@
 """Activations of frozen layers, computed once: the same model as without, shared by folds, bounded, and mendable."""
 
-import concurrent.futures
 import dataclasses
 import re
-import time
 from pathlib import Path
 
 import ml_dtypes
@@ -12,15 +10,13 @@ import pandas as pd
 import pytest
 
 from common.settings import ImageSize
+from models.finetuning import activations, runtime
 from models.finetuning import architecture as zoo
-from models.finetuning import runtime
-from models.finetuning.data import activations
-from models.finetuning.data.activations import PLAIN, ActivationStore
-from models.finetuning.data.sources import ActivationCache, FoldData, Source
-from models.finetuning.network.build import build
-from models.finetuning.network.frozen import split
-from models.finetuning.network.network import Network, set_trainable
-from models.finetuning.recipe import Kind, Recipe
+from models.finetuning.activations import PLAIN, ActivationCache, ActivationStore, split
+from models.finetuning.architecture import Kind, Recipe
+from models.finetuning.build import build
+from models.finetuning.network import Network, set_trainable
+from models.finetuning.sources import FoldData, Source
 from preprocessing import dataset
 from preprocessing.images import ImageStore
 from preprocessing.settings import Augmentation
@@ -109,31 +105,6 @@ def test_blocks_hold_what_the_trunk_makes_and_a_damaged_one_is_made_again(tmp_pa
     np.testing.assert_array_equal(again.read(3), part.read(3))
 
 
-def test_folds_side_by_side_divide_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(activations, "BLOCK", 16)
-    network, recipe = cut("vgg16", "from block3", image_size=SIZE)
-    parts = split(network, recipe)
-    assert parts is not None
-    images = images_in(tmp_path, SIZE)
-    store, other = (ActivationStore(tmp_path / "cache", "vgg16", {}, parts.trunk, images, 1) for _ in range(2))
-    made: list[int] = []
-    compute = parts.trunk.predict_on_batch
-
-    def slowly(batch: np.ndarray) -> np.ndarray:
-        made.append(len(batch))
-        time.sleep(0.1)
-        return compute(batch)
-
-    monkeypatch.setattr(parts.trunk, "predict_on_batch", slowly)
-    with concurrent.futures.ThreadPoolExecutor() as threads:
-        both = [threads.submit(one.part, PLAIN, images, np.arange(80)) for one in (store, other)]
-        first, second = (future.result() for future in both)
-    assert len(made) == 5
-    for row in (0, 20, 79):
-        np.testing.assert_array_equal(first.read(row), second.read(row))
-    assert [path for path in store.folder.iterdir() if path.suffix != ".npy"] == []
-
-
 def test_what_does_not_fit_is_computed_again_from_photographs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(activations, "BLOCK", 16)
     network, recipe = cut("mobilenet_v2", "from block_8_project", epochs=2, pseudo_labels="run")
@@ -154,17 +125,13 @@ def test_what_does_not_fit_is_computed_again_from_photographs(tmp_path: Path, mo
         assert (found.network is of_test.network) or not pseudo_labels
         return found
 
-    inputs = {}
-    for name, limit in {"none": taken + 2 * all_plain, "all": 2**30}.items():
+    for limit, fits in ((taken + 2 * all_plain, False), (2**30, True)):
         source = kept(limit)
+        assert (source is plain) != fits
         for one, other in zip(source.predict(rows, ""), plain.predict(rows, ""), strict=True):
             np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
-        inputs[name], _ = next(iter(source.batches(np.zeros((80, 10), np.float32), rows[None, :8], 1)))
-        assert (source is plain) == (name == "none")
-    assert [array.shape for array in inputs.values()] == [
-        (8, 80, 96, 3),
-        (8, *parts.trunk.output.shape[1:]),
-    ]
+        inputs, _ = next(iter(source.batches(np.zeros((80, 10), np.float32), rows[None, :8], 1)))
+        assert inputs.shape == (8, *(parts.trunk.output.shape[1:] if fits else (80, 96, 3)))
     assert "do not fit" in said[0]
     assert len(list((tmp_path / "cache" / "activations").rglob("plain_*.npy"))) == 5
     assert kept(taken + 2 * all_plain, pseudo_labels="run").network is network
@@ -216,31 +183,8 @@ def test_a_fold_trained_on_activations_is_the_fold_trained_on_pixels(material: P
     assert {path: path.stat().st_mtime_ns for path in (material / "cache" / "activations").rglob("*.npy")} == before
     assert "activations" not in train(material, "again", 1, "--activations", "no")
     for name in ("out_of_fold.csv", "test.csv"):
-        tables = [
-            pd.read_csv(material / "runs" / run / "mobilenet" / "fold_1" / name, index_col="img")
-            for run in ("kept", "again")
-        ]
-        np.testing.assert_allclose(*tables, atol=1e-5)
-
-
-@pytest.mark.slow
-def test_without_room_or_with_mixed_images_steps_begin_at_the_pixels(material: Path) -> None:
-    said = train(material, "small", 0, "--cache", str(material / "small"), "--cache-limit", "0.001")
-    assert "do not fit in the cache" in said
-    assert "activations are not kept" in train(material, "mixed", 0, "--mixup", "0.2")
-
-
-@pytest.mark.slow
-def test_kept_features_are_those_of_their_pooling(material: Path) -> None:
-    head = ["--trainable", "head", "--epochs", "1"]
-    train(material, "kept_avg", 0, *head)
-    train(material, "kept_max", 0, *head, "--pooling", "max")
-    train(material, "plain_max", 0, *head, "--pooling", "max", "--activations", "no")
-    tables = [
-        (material / "runs" / run / "mobilenet" / "fold_0" / "test.csv").read_bytes()
-        for run in ("kept_max", "plain_max")
-    ]
-    assert tables[0] == tables[1]
+        paths = [material / "runs" / run / "mobilenet" / "fold_1" / name for run in ("kept", "again")]
+        np.testing.assert_allclose(*(pd.read_csv(path, index_col="img") for path in paths), atol=1e-5)
 
 
 def test_augmented_copies_are_taken_in_turn() -> None:

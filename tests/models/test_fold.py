@@ -14,15 +14,15 @@ from common.run_folder import RunFolder
 from common.settings import ImageSize
 from common.tables import geometric_mean, read_predictions
 from models.finetuning import architecture as zoo
-from models.finetuning.data.prediction import TTA
-from models.finetuning.fold import fold_data, train_fold
+from models.finetuning.architecture import Kind
+from models.finetuning.fold import train_fold
 from models.finetuning.fold_run import FoldRun
-from models.finetuning.recipe import Kind
+from models.finetuning.sources import TTA, fold_data
 from preprocessing import dataset
 from preprocessing.batches import Augmented
 from preprocessing.dataset import Dataset
 from preprocessing.folds import ensure_folds
-from preprocessing.images import ImageStore, read_image
+from preprocessing.images import ImageStore
 from tests.trees import make_tree
 
 SIZE = ImageSize(32, 40)
@@ -94,37 +94,21 @@ def test_it_learns(trained: Trained) -> None:
     assert np.mean(written.argmax(axis=1) == labels) > 0.9, "each class in its own column"
 
 
-def test_a_row_out_of_fold_is_the_saved_network_s_prediction_of_its_image(trained: Trained) -> None:
-    rows = trained.held_out
-    pixels = [read_image(trained.dataset.train_path(row.img, row.classname), SIZE) for row in rows.itertuples()]
-    probabilities, features = trained.predict(np.stack(pixels))
-    assert np.abs(probabilities - np.roll(probabilities, 1, axis=0)).max(axis=1).min() > 1e-4, "no two rows are alike"
-    images = rows["img"].tolist()
-    np.testing.assert_allclose(trained.table("out_of_fold_without_tta.csv", images), probabilities, atol=1e-5)
-    np.testing.assert_allclose(trained.features("out_of_fold").loc[images], features, rtol=2e-3, atol=1e-3)
-
-
-def test_a_test_row_is_the_saved_network_s_prediction_of_its_image(trained: Trained) -> None:
+def test_each_row_is_the_saved_network_s_prediction_of_its_image(trained: Trained) -> None:
     readable = [img for img in trained.dataset.test if img not in trained.dataset.broken_test]
-    probabilities, features = trained.predict(
-        np.stack([read_image(trained.dataset.test_path(img), SIZE) for img in readable])
-    )
-    np.testing.assert_allclose(trained.table("test_without_tta.csv", readable), probabilities, atol=1e-5)
-    np.testing.assert_allclose(trained.features("test").loc[readable], features, rtol=2e-3, atol=1e-3)
-
-
-def test_test_time_augmentation_averages_views_of_the_same_image(trained: Trained) -> None:
-    readable = [img for img in trained.dataset.test if img not in trained.dataset.broken_test]
-    labelled = [trained.dataset.train_path(row.img, row.classname) for row in trained.folds.itertuples()]
     held_out = np.flatnonzero(trained.folds["fold"] == trained.work.fold)
+    every = [trained.dataset.train_path(row.img, row.classname) for row in trained.folds.itertuples()]
     for table, paths, rows, images in (
-        ("out_of_fold.csv", labelled, held_out, trained.held_out["img"].tolist()),
-        ("test.csv", [trained.dataset.test_path(img) for img in readable], range(len(readable)), readable),
+        ("out_of_fold", every, held_out, trained.held_out["img"].tolist()),
+        ("test", [trained.dataset.test_path(img) for img in readable], range(len(readable)), readable),
     ):
         store = ImageStore(paths, SIZE, trained.work.run.path / "none", "", 0)
         seen = [store, Augmented(store, TTA, trained.work.seed, 1)]
-        tables = [trained.predict(np.stack([view.read(int(row)) for row in rows]))[0] for view in seen]
-        np.testing.assert_allclose(trained.table(table, images), geometric_mean(tables), atol=1e-5)
+        (plain, features), (turned, _) = (trained.predict(np.stack([x.read(int(row)) for row in rows])) for x in seen)
+        assert np.abs(plain - np.roll(plain, 1, axis=0)).max(axis=1).min() > 1e-4, "no two rows are alike"
+        np.testing.assert_allclose(trained.table(f"{table}_without_tta.csv", images), plain, atol=1e-5)
+        np.testing.assert_allclose(trained.table(f"{table}.csv", images), geometric_mean([plain, turned]), atol=1e-5)
+        np.testing.assert_allclose(trained.features(table).loc[images], features, rtol=2e-3, atol=1e-3)
 
 
 def test_a_test_image_that_cannot_be_read_gets_the_training_images_class_shares(trained: Trained) -> None:
@@ -137,7 +121,8 @@ def test_a_test_image_that_cannot_be_read_gets_the_training_images_class_shares(
 
 
 def test_no_driver_who_is_held_out_is_trained_on(trained: Trained) -> None:
-    data = fold_data(trained.work, trained.folds, ImageStore([], SIZE, trained.work.run.path, "", 0))
+    work = trained.work
+    data = fold_data(work.recipe, work.fold, trained.folds, ImageStore([], SIZE, work.run.path, "", 0))
     drivers = trained.folds["subject"].to_numpy()
     assert set(drivers[data.held_out]) == set(trained.held_out["subject"])
     assert set(drivers[data.training]) == set(drivers) - set(drivers[data.held_out])

@@ -9,9 +9,9 @@ import pytest
 
 from common.settings import ImageSize
 from models.finetuning import architecture as zoo
-from models.finetuning.network.build import build
-from models.finetuning.network.network import set_trainable
-from models.finetuning.training.optimisation import make_optimizer, stages
+from models.finetuning.build import build
+from models.finetuning.network import set_trainable
+from models.finetuning.optimisation import make_optimizer, stages
 from tests.commands import run_python
 
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="they are TensorFlow's kernels")
@@ -66,17 +66,14 @@ def test_every_operation_of_a_training_step_runs_on_gpus_and_deterministically(n
     assert not {node.op for node in nodes} & NOT_DETERMINISTIC
 
 
-@pytest.mark.parametrize(("asked", "expected"), [("auto", "True"), pytest.param("no", "False", marks=pytest.mark.slow)])
-def test_operations_are_deterministic_unless_a_person_says_no_and_nothing_is_compiled_by_xla(
-    asked: str, expected: str
-) -> None:
-    code = f"""
+def test_operations_are_deterministic_and_nothing_is_compiled_by_xla() -> None:
+    code = """
 import keras
 from models.finetuning import runtime
-runtime.start("float32", 0, {asked!r})
+runtime.start("float32", 0)
 from tensorflow.python.framework.config import is_op_determinism_enabled
 model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)])
 model.compile("sgd", "mse", jit_compile=runtime.compiles_with_xla())
 print(is_op_determinism_enabled(), model.jit_compile)
 """
-    assert run_python("-c", code).stdout.split() == [expected, "False"]
+    assert run_python("-c", code).stdout.split() == ["True", "False"]

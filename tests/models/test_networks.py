@@ -13,9 +13,10 @@ import pytest
 from common.errors import UserError
 from common.settings import ImageSize
 from models.finetuning import architecture as zoo
-from models.finetuning.network.build import build, plain_copy, preprocessed
-from models.finetuning.network.network import Network, set_trainable
-from models.finetuning.recipe import Kind
+from models.finetuning.architecture import Kind, Recipe
+from models.finetuning.build import build, plain_copy, preprocessed
+from models.finetuning.googlenet import GoogLeNet
+from models.finetuning.network import Network, blocks, set_trainable
 
 QUICKLY_TESTED = ("vgg16", "mobilenet")  # by what a developer runs; the others in the slow tests
 ZOO = [pytest.param(name, marks=[] if name in QUICKLY_TESTED else [pytest.mark.slow]) for name in zoo.names()]
@@ -68,19 +69,20 @@ def test_trains_one_step_and_the_saved_network_predicts_from_pixels_alone(name: 
     np.testing.assert_allclose(after.sum(axis=1), 1, atol=1e-5)
     assert features.shape == (3, network.head.input_shape[1])
 
-    plain_copy(network, lambda: build(architecture, recipe, "none", "float32", seed=0)).save(tmp_path / "model.keras")
+    plain_copy(network, architecture, recipe).save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras", safe_mode=True)
     assert loaded.input.dtype == "uint8"
     np.testing.assert_allclose(loaded.predict_on_batch(batch), after, atol=1e-6)
 
 
 @pytest.mark.slow
-def test_a_saved_convnext_whose_layers_are_keras_s_private_ones_loads_without_our_code(tmp_path: Path) -> None:
-    architecture, recipe = small("convnext_tiny")
+@pytest.mark.parametrize("name", ["convnext_tiny", "googlenet"])  # with private layers of Keras; of our own builder
+def test_a_saved_network_loads_without_our_code(name: str, tmp_path: Path) -> None:
+    architecture, recipe = small(name)
     network = build(architecture, recipe, "none", "float32", seed=0)
     batch = images(network)
     np.save(tmp_path / "images.npy", batch)
-    plain_copy(network, lambda: build(architecture, recipe, "none", "float32", seed=0)).save(tmp_path / "model.keras")
+    plain_copy(network, architecture, recipe).save(tmp_path / "model.keras")
     script = (
         "import sys, keras, numpy as np\n"
         "model = keras.saving.load_model('model.keras', safe_mode=True)\n"
@@ -99,28 +101,11 @@ def test_a_network_trained_in_bfloat16_is_saved_in_float32_and_its_rows_sum_to_o
     probabilities, features = network.predictor.predict_on_batch(batch)
     assert probabilities.dtype == features.dtype == np.float32
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-6)
-    plain_copy(network, lambda: build(architecture, recipe, "none", "float32", seed=0)).save(tmp_path / "model.keras")
+    plain_copy(network, architecture, recipe).save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
     policies = {layer.dtype_policy.name for layer in loaded.get_layer("backbone").layers}
     assert policies == {"float32"}
     np.testing.assert_allclose(loaded.predict_on_batch(batch), probabilities, atol=0.05)
-
-
-def test_weights_of_a_folder_are_loaded_and_those_of_another_network_are_refused(tmp_path: Path) -> None:
-    source = keras.applications.ResNet50(weights=None, include_top=False)
-    source.save_weights(tmp_path / "resnet50.weights.h5")
-    architecture, recipe = small("resnet50")
-    network = build(architecture, recipe, str(tmp_path), "float32", seed=3)
-    for ours, theirs in zip(network.backbone.weights, source.weights, strict=True):
-        np.testing.assert_array_equal(ours, theirs)
-
-    (tmp_path / "resnet50.weights.h5").rename(tmp_path / "vgg16.weights.h5")
-    architecture, recipe = small("vgg16")
-    with pytest.raises(UserError, match="not the weights of vgg16"):
-        build(architecture, recipe, str(tmp_path), "float32", seed=0)
-    (tmp_path / "vgg16.weights.h5").write_bytes(b"not HDF5 at all")
-    with pytest.raises(UserError, match="not the weights of vgg16"):
-        build(architecture, recipe, str(tmp_path), "float32", seed=0)
 
 
 def test_too_small_images_and_unknown_layers_are_told_in_one_line() -> None:
@@ -143,30 +128,20 @@ def test_what_trains_is_what_the_recipe_says() -> None:
     assert len(training(head_only=True)) == len(head) == 2
     assert len(training(head_only=False, trainable="head")) == 2
     convolutions = [layer for layer in network.backbone.layers if isinstance(layer, keras.layers.Conv2D)]
-    norms = [layer for layer in network.backbone.layers if isinstance(layer, keras.layers.BatchNormalization)]
     assert len(training(head_only=False)) == 2 * len(convolutions) + 2
-    assert len(training(head_only=False, batch_norm="training")) == 2 * len(convolutions) + 2 * len(norms) + 2
     assert len(training(head_only=False, trainable="last 2", batch_norm="training")) == 2 + 2 + 2
-    last = [layer.kernel.path for layer in convolutions if layer.name.startswith("conv5")]
-    last += [layer.bias.path for layer in convolutions if layer.name.startswith("conv5")]
     paths = training(head_only=False, trainable="from conv5_block1_1_conv")
-    assert len(last) == 20
-    assert sorted(paths) == sorted([*last, *(variable.path for variable in head)])
+    last = [layer for layer in convolutions if layer.name.startswith("conv5")]
+    expected = [variable.path for layer in last for variable in (layer.kernel, layer.bias)]
+    assert sorted(paths) == sorted([*expected, *(variable.path for variable in head)])
     for wrong in ("last 0", "last 9999", "from nowhere", "everything"):
         with pytest.raises(UserError):
             set_trainable(network, dataclasses.replace(recipe, trainable=wrong), head_only=False)
 
 
-@pytest.mark.parametrize(
-    ("name", "until"),
-    [
-        pytest.param("resnet50", "conv5_block3_out", marks=pytest.mark.slow),
-        pytest.param("mobilenet_v2", "out_relu", marks=pytest.mark.slow),
-        ("mobilenet_v2", "block_4_add"),
-    ],
-)
-def test_frozen_batch_norm_folded_into_kernels_computes_and_trains_the_same(name: str, until: str) -> None:
-    architecture, recipe = small(name, dropout=0.0, pooled_layers=(until,))
+@pytest.mark.parametrize("until", [pytest.param("out_relu", marks=pytest.mark.slow), "block_4_add"])
+def test_frozen_batch_norm_fused_into_kernels_computes_and_trains_the_same(until: str) -> None:
+    architecture, recipe = small("mobilenet_v2", dropout=0.0, pooled_layers=(until,))
     network = build(architecture, recipe, "none", "float32", seed=0)
     random = np.random.default_rng(2)
     norms = [layer for layer in network.backbone.layers if isinstance(layer, keras.layers.BatchNormalization)]
@@ -201,11 +176,97 @@ def test_frozen_batch_norm_folded_into_kernels_computes_and_trains_the_same(name
     assert compared > 5
 
 
-def test_folding_computes_in_the_precision_of_the_backbone() -> None:
-    architecture, recipe = small("mobilenet")
-    exact = build(architecture, recipe, "none", "float32", seed=0)
-    half = build(architecture, recipe, "none", "mixed_bfloat16", seed=0)
-    _, features = exact.predictor.predict_on_batch(images(exact))
-    _, rounded = half.predictor.predict_on_batch(images(half))
-    assert 0 < np.abs(rounded - features).max() < 0.05 * np.abs(features).max()
-    assert str(rounded.dtype) == "float32"
+TARGETS = np.eye(10, dtype=np.float32)[[0, 4, 9]]
+
+
+def network_of(name: str, weights: str = "none", **changes: object) -> tuple[Network, Recipe]:
+    every_layer = {"pooled_layers": (), "trainable": "all"} if name.startswith("vgg") else {}
+    settings = {"image_size": ImageSize(75, 90), "dropout": 0.0} | every_layer | changes
+    recipe = dataclasses.replace(zoo.find(name).recipe, **settings)
+    return build(zoo.find(name), recipe, weights, "float32", seed=0), recipe
+
+
+def cross_entropy(logits: np.ndarray) -> float:
+    return float(np.mean(keras.ops.categorical_crossentropy(TARGETS, logits, from_logits=True)))
+
+
+@pytest.mark.slow
+def test_auxiliary_heads_train_at_their_weight_and_are_not_saved(tmp_path: Path) -> None:
+    source = GoogLeNet(input_shape=(75, 90, 3))
+    source.save_weights(tmp_path / "googlenet.weights.h5")
+    network, recipe = network_of("googlenet", str(tmp_path))
+    assert zoo.find("googlenet").auxiliary_weight == 0.3  # the paper's
+    assert [output.shape for output in network.training.outputs] == [(None, 10)] * 3
+    for ours, theirs in zip(network.backbone.weights, source.weights, strict=True):  # the file is of the main part
+        np.testing.assert_array_equal(ours, theirs)
+
+    set_trainable(network, recipe, head_only=False)
+    network.compile("sgd")
+    batch = images(network)
+    main, first, second = network.training.predict_on_batch(batch)
+    loss = network.training.test_on_batch(batch, [TARGETS] * 3, return_dict=True)["loss"]
+    assert loss == pytest.approx(cross_entropy(main) + 0.3 * (cross_entropy(first) + cross_entropy(second)), rel=1e-4)
+    probabilities, _ = network.predictor.predict_on_batch(batch)
+    np.testing.assert_allclose(probabilities, keras.ops.softmax(main), atol=1e-6)
+
+    watched = [layer for layer in network.auxiliary_layers if layer.weights]
+    watched += [network.backbone.get_layer("inception_5b_1x1")]
+    before = [np.array(layer.weights[0]) for layer in watched]
+    network.train_on_batch(batch, TARGETS)
+    for layer, old in zip(watched, before, strict=True):
+        assert not np.array_equal(old, layer.weights[0]), layer.name
+
+    plain_copy(network, zoo.find("googlenet"), recipe).save(tmp_path / "model.keras")
+    saved = keras.saving.load_model(tmp_path / "model.keras")
+    assert saved.count_params() == source.count_params() + 10 * 1025
+    assert not any("auxiliary" in layer.name for layer in saved.get_layer("backbone").layers)
+
+
+@pytest.mark.slow
+def test_auxiliary_heads_are_left_out_where_they_are_no_use() -> None:
+    assert len(network_of("googlenet", auxiliary=False)[0].training.outputs) == 1
+    assert len(network_of("googlenet", trainable="head")[0].training.outputs) == 1
+    cut, _ = network_of("googlenet", pooled_layers=("inception_4b_output",))  # the second leaves after the cut
+    assert len(cut.training.outputs) == 2
+    assert len(network_of("vgg16")[0].training.outputs) == 1
+
+
+@pytest.mark.slow
+def test_from_an_exact_name_comes_before_a_prefix_and_an_unknown_block_is_told() -> None:
+    network, recipe = network_of("inception_v3", pooled_layers=(), trainable="from mixed1")  # mixed10 starts so too
+    set_trainable(network, recipe, head_only=False)
+    later = [layer for name, block in blocks(network.backbone).items() for layer in block if name > "mixed1"]
+    training = [layer for layer in network.backbone.layers if layer.trainable_weights]
+    assert training == [layer for layer in later if isinstance(layer, keras.layers.Conv2D)]
+    with pytest.raises(UserError, match=r"no such layer or block. Did you mean block5\? The blocks: block1, .*block5"):
+        network_of("vgg16", trainable="from blok5")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "count"), [("vgg19", 5), ("resnet50", 5), ("googlenet", 11), ("convnext_tiny", 8)])
+def test_blocks_hold_every_layer_with_weights_once_and_in_order(name: str, count: int) -> None:
+    backbone = network_of(name)[0].backbone
+    found = blocks(backbone)
+    assert len(found) == count
+    assert [layer for block in found.values() for layer in block] == [x for x in backbone.layers if x.weights]
+
+
+@pytest.mark.slow
+def test_flatten_keeps_every_place_and_avgmax_both_poolings() -> None:
+    flat, _ = network_of("vgg16", pooling="flatten")
+    batch = images(flat)
+    maps = flat.backbone.predict_on_batch(flat.preprocessing.predict_on_batch(batch))
+    np.testing.assert_allclose(flat.predictor.predict_on_batch(batch)[1], maps.reshape(3, -1), rtol=1e-4, atol=1e-5)
+    both, _ = network_of("vgg16", pooling="avgmax")
+    expected = np.concatenate([maps.mean(axis=(1, 2)), maps.max(axis=(1, 2))], axis=1)
+    np.testing.assert_allclose(both.predictor.predict_on_batch(batch)[1], expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_head_l2_adds_the_squares_of_the_head_s_kernels_to_the_loss() -> None:
+    network, _ = network_of("mobilenet", head_l2=0.5, hidden_units=7)
+    network.compile("sgd")
+    batch = images(network)
+    loss = network.training.test_on_batch(batch, TARGETS, return_dict=True)["loss"]
+    squares = sum(float((np.array(network.head.get_layer(x).kernel) ** 2).sum()) for x in ("hidden", "logits"))
+    assert loss == pytest.approx(cross_entropy(network.training.predict_on_batch(batch)) + 0.5 * squares, rel=1e-4)

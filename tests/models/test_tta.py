@@ -1,16 +1,14 @@
 """Test-time augmentation: small changes, never mirrored, the same ones every time, averaged in log space."""
 
 from pathlib import Path
+from typing import Any, cast
 
 import keras
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from common.settings import ImageSize
-from common.tables import geometric_mean
-from models.finetuning.data.prediction import TTA, with_tta
+from models.finetuning.sources import TTA, Source, with_tta
 from preprocessing.batches import Augmented
 from preprocessing.images import ImageStore
 from tests.preprocessing.test_augmentation import likeness
@@ -41,7 +39,11 @@ def test_the_mean_is_of_the_plain_prediction_and_each_view_whatever_the_number_o
     images: ImageStore, predictor: keras.Model
 ) -> None:
     plain = np.asarray(predictor.predict_on_batch(np.stack([images.read(row) for row in ROWS]))[0])
-    found = [with_tta(predictor, images, ROWS, plain, 3, 5, workers) for workers in (1, 4)]
+
+    def averaged(copies: int, seed: int, workers: int) -> np.ndarray:
+        return with_tta(predictor, Source(cast(Any, None), images, TTA, seed, workers), ROWS, plain, copies)
+
+    found = [averaged(3, 5, workers) for workers in (1, 4)]
     np.testing.assert_array_equal(found[0], found[1])
     tables = [plain]
     for view in (1, 2, 3):
@@ -50,8 +52,8 @@ def test_the_mean_is_of_the_plain_prediction_and_each_view_whatever_the_number_o
     expected = np.exp(np.mean(np.log(np.asarray(tables, np.float64)), axis=0))
     np.testing.assert_allclose(found[0], expected / expected.sum(axis=1, keepdims=True), rtol=1e-5)
     assert np.abs(found[0] - plain).max() > 1e-3
-    assert not np.array_equal(found[0], with_tta(predictor, images, ROWS, plain, 3, 6, 1))
-    assert with_tta(predictor, images, ROWS, plain, 0, 5, 1) is plain
+    assert not np.array_equal(found[0], averaged(3, 6, 1))
+    assert averaged(0, 5, 1) is plain
 
 
 def test_views_are_small_and_no_mirror_images(images: ImageStore) -> None:
@@ -61,17 +63,3 @@ def test_views_are_small_and_no_mirror_images(images: ImageStore) -> None:
         assert not np.array_equal(seen, image)
         assert likeness(seen, image) > 0.9
         assert likeness(seen, image) > likeness(seen, image[:, ::-1]) + 0.5
-
-
-@given(st.lists(st.lists(st.floats(0, 1), min_size=4, max_size=4), min_size=1, max_size=4))
-def test_the_mean_in_log_space_is_a_distribution_and_of_one_table_the_table(rows: list[list[float]]) -> None:
-    tables = [(np.asarray([row]) + 1e-6) / (sum(row) + 4e-6) for row in rows]
-    mean = geometric_mean(tables)
-    np.testing.assert_allclose(mean.sum(axis=1), 1)
-    np.testing.assert_allclose(geometric_mean(tables[:1] * 3), tables[0], atol=1e-12)
-    np.testing.assert_allclose(mean, geometric_mean(tables[::-1]), atol=1e-12)
-
-
-def test_a_sure_mistake_of_one_is_not_the_end() -> None:
-    mean = geometric_mean([np.array([[1.0, 0.0]]), np.array([[0.5, 0.5]])])
-    assert 0 < mean[0, 1] < 1e-6

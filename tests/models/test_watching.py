@@ -10,8 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from common.errors import UserError
-from models.finetuning.training import tracking as watching
+from models.finetuning import tracking as watching
 from tests.commands import run_python
 
 
@@ -25,15 +24,6 @@ def train(data: Path, folder: Path, *options: object) -> subprocess.CompletedPro
     return run_python("models/mobilenet.py", "--data", data, *words.split(), *options, WANDB_MODE="offline")
 
 
-def test_rows_of_an_earlier_start_are_told_before_the_first_new_one() -> None:
-    told: list[dict] = []
-    watch = watching.row_by_row(told.append, [{"epoch": 1}, {"epoch": 2}])
-    assert told == []
-    watch({"epoch": 3})
-    watch({"epoch": 4})
-    assert [row["epoch"] for row in told] == [1, 2, 3, 4]
-
-
 def test_what_is_asked_for_is_read_and_wrong_names_are_told_with_the_nearest() -> None:
     assert watching.read_names("tensorboard, wandb,tensorboard") == ("tensorboard", "wandb")
     assert watching.read_names("none") == ()
@@ -45,8 +35,6 @@ def test_what_is_asked_for_is_read_and_wrong_names_are_told_with_the_nearest() -
 def test_a_package_that_is_not_there_is_told_before_anything_is_read(name: str, tmp_path: Path) -> None:
     if installed(name):
         pytest.skip(f"{name} is installed")
-    with pytest.raises(UserError, match=f"pip install -c requirements/logging.txt {name}"):
-        watching.check_installed([name])
     told = train(tmp_path / "no data", tmp_path, "--log-to", name)
     assert told.returncode == 2
     assert f"error: --log-to {name}: the package" in told.stderr

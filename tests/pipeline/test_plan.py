@@ -14,7 +14,7 @@ from common import machine
 from common.errors import UserError
 from common.run_folder import REPOSITORY
 from models.finetuning import architecture as zoo
-from models.finetuning.recipe import Kind
+from models.finetuning.architecture import Kind
 from pipeline import resources
 from pipeline.resources import Needs, check, estimate
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from common.competition import COMPLETE_TEST_IMAGES, COMPLETE_TRAIN_IMAGES
 from common.errors import UserError
 from models.finetuning import architecture as zoo
-from models.finetuning.recipe import Kind
+from models.finetuning.architecture import Kind
 from pipeline import resources
 from pipeline.jobs import Job
 from pipeline.presets import DEFAULT_MODELS

@@ -33,8 +33,8 @@ from common.tables import read_predictions, read_sample_images
 from ensemble import blend_run, members
 from models.finetuning import architecture as zoo
 from models.finetuning import fold_run
+from models.finetuning.architecture import Kind
 from models.finetuning.fold_run import FoldRun
-from models.finetuning.recipe import Kind
 from preprocessing import jpeg
 from preprocessing.dataset import Fault, read_driver_list
 from preprocessing.folds import read_folds

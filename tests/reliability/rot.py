@@ -39,12 +39,12 @@ from common.run_folder import (
 from common.settings import checked
 from ensemble.blend_run import RECORD, Request, blend_run
 from models.finetuning import architecture as zoo
+from models.finetuning import trainer
+from models.finetuning import weights as pretrained
+from models.finetuning.architecture import Bottleneck, Kind
 from models.finetuning.bottleneck import train_folds
 from models.finetuning.fold import train_fold
 from models.finetuning.fold_run import FoldRun
-from models.finetuning.network import weights as pretrained
-from models.finetuning.recipe import Bottleneck, Kind
-from models.finetuning.training import trainer
 from pipeline.train import unfinished
 from preprocessing import dataset
 from preprocessing.folds import ensure_folds, read_folds
@@ -83,7 +83,7 @@ class Run:
         keras.applications.MobileNet(weights=None, include_top=False).save_weights(self.weights)
         self.weights.with_name(f"{self.weights.name}.sha256").write_text(f"{sha256_of(self.weights)}  of it\n")
         recipe, augmentation = MODEL.settings_for(Kind(), checked(MODEL.recipe, SETTINGS | TRAINING))
-        features = zoo.bottleneck_settings(MODEL, False, checked(Bottleneck(), SETTINGS | {"regularisation": 1.0}))
+        features = MODEL.bottleneck_settings(False, checked(Bottleneck(), SETTINGS | {"regularisation": 1.0}))
         common: dict[str, Any] = {"weights": str(self.weights.parent), "precision": "float32", "activations": "yes"}
         common |= {"data": folder / "data", "cache": folder / "cache"}
         self.works = {
@@ -128,7 +128,7 @@ def kinds(own: Run) -> dict[str, FileKind]:
     sums = {folder: (folder.finished() or {})["sha256"] for folder in own.run.fold_folders()}
     state = own.folder / "state.npz"
     small = keras.Sequential([keras.Input((4,)), keras.layers.Dense(10)])
-    trainer.save_checkpoint(state, trainer.Progress(best=[np.arange(99.0)]), small, None)
+    trainer.save_checkpoint(state, trainer.Progress(best=[np.arange(99.0)]), small.variables, [])
 
     def of_cache(entries: str, name: str) -> FileKind:
         """The model trained again gives the same bytes."""

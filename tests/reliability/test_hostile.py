@@ -22,7 +22,7 @@ from common.tables import read_predictions, write_predictions
 from ensemble.neighbours import load_features
 from ensemble.submit import Entry, read_leaderboard, write_entry
 from models.finetuning import architecture as zoo
-from models.finetuning.network import weights as pretrained
+from models.finetuning import weights as pretrained
 from preprocessing import dataset
 from tools.networks import load
 

@@ -14,7 +14,7 @@ from common.errors import UserError
 from common.metric import log_loss_per_image, paired_difference
 from common.run_folder import REPOSITORY
 from common.tables import read_predictions
-from models.finetuning.recipe import NoEffectError
+from models.finetuning.architecture import NoEffectError
 from tests.commands import here, run_python
 from tests.ensemble.conftest import make_small
 from tests.tools.conftest import EXPERIMENTS

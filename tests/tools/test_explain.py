@@ -14,8 +14,7 @@ from common.errors import UserError
 from common.run_folder import RunFolder
 from common.settings import ImageSize
 from models.finetuning import architecture as zoo
-from models.finetuning.network.build import build, plain_copy
-from models.finetuning.network.network import Network
+from models.finetuning.build import build, plain_copy
 from tests.commands import here, run_python
 from tests.tools.conftest import TrainedRun
 from tools.explain import CAPTION, GAP, TILE_WIDTH, HeatMaps, lit
@@ -115,11 +114,8 @@ def test_every_architecture_of_the_zoo_has_heat_maps(name: str, tmp_path: Path) 
     architecture = zoo.find(name)
     size = ImageSize(architecture.least_size, architecture.least_size + 21)
     recipe = dataclasses.replace(architecture.recipe, image_size=size)
-
-    def build_it() -> Network:
-        return build(architecture, recipe, "none", "float32", seed=0)
-
-    plain_copy(build_it(), build_it).save(tmp_path / "model.keras")
+    plain = build(architecture, recipe, "none", "float32", seed=0)
+    plain_copy(plain, architecture, recipe).save(tmp_path / "model.keras")
     network = HeatMaps(keras.saving.load_model(tmp_path / "model.keras"))
     images = np.random.default_rng(0).integers(0, 256, (1, size.height, size.width, 3), dtype=np.uint8)
     maps, _ = network.predict(images)

@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from models.finetuning.recipe import Recipe
+from models.finetuning.architecture import Recipe
 from models.finetuning.runtime import apply_adam, only_if
 
 STEP_DECAY = 0.1  # 'step' multiplies the rate by this at one half and at three quarters of the schedule
@@ -16,47 +16,38 @@ NOT_DECAYED = ["bias", "gamma", "beta"]  # by weight decay
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """Some epochs in which the same variables train.
+    """Some epochs in which the same variables train."""
 
-    Attributes:
-        name: 'head' or 'network'.
-        epochs: how many.
-        learning_rate: the peak.
-        top_blocks: of the backbone that train, of those that the recipe lets train; 0 is all.
-        first: epochs of the schedule before this stage.
-        schedule: epochs of the whole schedule of the learning rate; 0 is this stage by itself.
-    """
-
-    name: str
+    name: str  # 'head' or 'network'
     epochs: int
-    learning_rate: float
-    top_blocks: int = 0
-    first: int = 0
-    schedule: int = 0
+    learning_rate: float  # the peak
+    top_blocks: int = 0  # that train, of those that the recipe lets train; 0 is all
+    first: int = 0  # epochs of the schedule before this stage
+    schedule: int = 0  # epochs of the whole schedule of the learning rate; 0 is those of this stage
 
     def rate(self, recipe: Recipe, epoch: int, step: int, steps: int) -> float:
         """The learning rate at a step of one of its epochs, both from 0; `steps` is of an epoch."""
-        of_all = (self.schedule or self.epochs) * steps
-        return learning_rate(recipe, self.learning_rate, (self.first + epoch) * steps + step, of_all)
+        every, done = (self.schedule or self.epochs) * steps, (self.first + epoch) * steps + step
+        warmup = round(recipe.warmup * every)
+        if done < warmup:
+            return self.learning_rate * (done + 1) / (warmup + 1)
+        progress = (done - warmup) / max(1, every - warmup)
+        if recipe.schedule == "cosine":
+            return self.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
+        if recipe.schedule == "step":
+            return self.learning_rate * STEP_DECAY ** sum(progress >= point for point in (0.5, 0.75))
+        return self.learning_rate
 
 
 def stages(recipe: Recipe, blocks: int = 1) -> list[Stage]:
-    """The stages that a recipe asks for: the head by itself, then everything that trains, at once or block by block.
-
-    Args:
-        blocks: how many blocks of the backbone the recipe lets train.
-    """
+    """The stages that a recipe asks for: the head by itself, then what trains, at once or `blocks` one by one."""
     planned = [Stage("head", recipe.head_epochs, recipe.head_learning_rate)]
-    every, rate = recipe.unfreeze_epochs, recipe.learning_rate
-    if every:
-        for number in range(1, blocks):
-            first = (number - 1) * every
-            length = min(every, recipe.epochs - first)
-            planned.append(Stage("network", max(0, length), rate, number, first, recipe.epochs))
-        first = (blocks - 1) * every
-        planned.append(Stage("network", max(0, recipe.epochs - first), rate, 0, first, recipe.epochs))
-    else:
-        planned.append(Stage("network", recipe.epochs, rate))
+    every, first = recipe.unfreeze_epochs, 0
+    for number in range(1, blocks) if every else ():
+        length = max(0, min(every, recipe.epochs - first))
+        planned.append(Stage("network", length, recipe.learning_rate, number, first, recipe.epochs))
+        first += every
+    planned.append(Stage("network", max(0, recipe.epochs - first), recipe.learning_rate, 0, first, recipe.epochs))
     return [stage for stage in planned if stage.epochs]
 
 
@@ -140,18 +131,7 @@ class ScaledAdam(_Guarded, keras.optimizers.Optimizer):
 def make_optimizer(
     recipe: Recipe, stage: Stage, precision: str, scales: Sequence[float] = ()
 ) -> keras.optimizers.Optimizer:
-    """A fresh optimiser; its rate is set before each step. Under mixed_float16 it scales the loss.
-
-    Args:
-        scales: what the rate is multiplied by, for each variable that trains, in order; none is 1 for all.
-    """
-    optimizer = _plain_optimizer(recipe, stage)
-    if any(scale != 1 for scale in scales):
-        optimizer.scales = tuple(scales)
-    return keras.optimizers.LossScaleOptimizer(optimizer) if precision == "mixed_float16" else optimizer
-
-
-def _plain_optimizer(recipe: Recipe, stage: Stage) -> Any:
+    """A fresh optimiser; its rate, times `scales`, is set before each step. Under mixed_float16 it scales the loss."""
     options: dict[str, Any] = {"learning_rate": stage.learning_rate}
     if recipe.ema:
         options |= {"use_ema": True, "ema_momentum": recipe.ema, "ema_overwrite_frequency": None}
@@ -160,26 +140,8 @@ def _plain_optimizer(recipe: Recipe, stage: Stage) -> Any:
         optimizer = ScaledSGD(momentum=recipe.momentum, nesterov=True, **options)
     else:
         optimizer = ScaledAdam(**options)
+        optimizer.decay = recipe.weight_decay if recipe.optimizer == "adamw" else 0.0
     optimizer.clip_norm = recipe.clip_norm
-    if recipe.optimizer == "adamw":
-        optimizer.decay = recipe.weight_decay
-    return optimizer
-
-
-def learning_rate(recipe: Recipe, peak: float, step: int, steps: int) -> float:
-    """The rate at a step of a schedule.
-
-    Args:
-        peak: the stage's learning rate.
-        step: from 0.
-        steps: of the whole schedule.
-    """
-    warmup = round(recipe.warmup * steps)
-    if step < warmup:
-        return peak * (step + 1) / (warmup + 1)
-    progress = (step - warmup) / max(1, steps - warmup)
-    if recipe.schedule == "cosine":
-        return peak * 0.5 * (1 + math.cos(math.pi * progress))
-    if recipe.schedule == "step":
-        return peak * STEP_DECAY ** sum(progress >= point for point in (0.5, 0.75))
-    return peak
+    if any(scale != 1 for scale in scales):
+        optimizer.scales = tuple(scales)
+    return keras.optimizers.LossScaleOptimizer(optimizer) if precision == "mixed_float16" else optimizer

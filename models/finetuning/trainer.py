@@ -19,25 +19,16 @@ from common.competition import NUMBER_OF_CLASSES
 from common.errors import DIVERGED, UserError
 from common.files import append_checksum, is_intact, written_whole
 from common.metric import accuracy, log_loss
-from models.finetuning.data.sources import FoldData, Source
-from models.finetuning.network.network import (
-    Network,
-    count_blocks,
-    leaves,
-    rate_scales,
-    set_trainable,
-    trainable_summary,
-)
-from models.finetuning.recipe import Recipe
-from models.finetuning.training.optimisation import Stage, make_optimizer, stages
+from models.finetuning.architecture import Recipe
+from models.finetuning.network import Network, leaves, rate_scales, set_trainable, trainable_blocks, trainable_summary
+from models.finetuning.optimisation import Stage, make_optimizer, stages
+from models.finetuning.sources import FoldData, Source
 from preprocessing.batches import training_order
 
 WHAT_TO_CHANGE = (
     "What was made before is kept. Change a setting (a smaller --learning-rate, a smaller --clip-norm, or --precision "
     "float32) under another --run or --model-name, for all folds."
 )
-
-
 MOST_IN_A_ROW = 5  # skipped steps
 MOST_IN_FLOAT16 = 20  # there the first steps may overflow, until the loss scale has halved from 2**15 to what fits
 
@@ -48,33 +39,40 @@ class DivergedError(UserError):
     status = DIVERGED
 
 
+class DamagedCheckpointError(UserError):
+    """A checkpoint that is not as it was written."""
+
+
+@dataclasses.dataclass
+class Progress:
+    """How far training has come."""
+
+    stage: int = 0  # that the next epoch belongs to
+    epoch: int = 0  # epochs done in that stage
+    history: list[dict[str, Any]] = dataclasses.field(default_factory=list)  # one row per finished epoch
+    best_loss: float = float("inf")  # held-out log loss
+    best_epoch: int = 0  # that reached it, counted over all stages; 0 is before training
+    best: list[np.ndarray] = dataclasses.field(default_factory=list)  # the network's variables then
+
+
+@dataclasses.dataclass
 class Trainer:
     """Trains a network on one fold; resumes from a checkpoint."""
 
-    def __init__(
-        self,
-        network: Network,
-        recipe: Recipe,
-        data: FoldData,
-        source: Source,
-        *,
-        precision: str,
-        seed: int,
-        checkpoint_path: Path,
-        say: Callable[[str], None],
-    ) -> None:
-        self.network = network
-        self.source = source
-        self.recipe = recipe
-        self.data = data
-        self.precision = precision
-        self.seed = seed
-        self.checkpoint_path = checkpoint_path
-        self.say = say
-        self.watch: Callable[[dict[str, Any]], None] = lambda row: None  # gets each new row of history
-        self.progress = Progress(precision=precision)
-        self.blocks = count_blocks(network.backbone, recipe.trainable)
-        self.stages = stages(recipe, self.blocks)
+    network: Network
+    recipe: Recipe
+    data: FoldData
+    source: Source  # of the labelled images; its network is `network`, or what of it lies above kept activations
+    precision: str  # the dtype policy
+    seed: int
+    checkpoint_path: Path
+    say: Callable[[str], None]  # gets a line for each epoch
+    watch: Callable[[], None] = lambda: None  # is called after each new row of `progress.history`
+
+    def __post_init__(self) -> None:
+        self.progress = Progress()
+        self.blocks = len(trainable_blocks(self.network.backbone, self.recipe.trainable))
+        self.stages = stages(self.recipe, self.blocks)
         self._resumed: dict[str, np.ndarray] = {}
         self._skipped_in_a_row = 0
         self._moving: list[Any] = []  # what a forward pass writes: the statistics of the BatchNorm that trains
@@ -84,17 +82,11 @@ class Trainer:
         if not self.checkpoint_path.exists():
             return False
         try:
-            progress, arrays = load_checkpoint(self.checkpoint_path)
+            self.progress, self._resumed = load_checkpoint(self.checkpoint_path)
         except DamagedCheckpointError as error:
             self.checkpoint_path.unlink()
             self.say(f"note: {error} It is deleted, and this fold starts again.")
             return False
-        if progress.precision != self.precision:
-            raise UserError(
-                f"{self.checkpoint_path} was made in {progress.precision}, now it would go on in {self.precision}. "
-                f"Go on with --precision {progress.precision}, or delete it to train this fold from its start."
-            )
-        self.progress, self._resumed = progress, arrays
         self.say(f"resumes after epoch {len(self.progress.history)}, from the checkpoint in this folder")
         return True
 
@@ -110,17 +102,16 @@ class Trainer:
             self._run_stage(self.stages[self.progress.stage])
             self.progress.stage += 1
             self.progress.epoch = 0
-        assign(self.network.training.variables, self.progress.best)
+        _assign(self.network.training.variables, self.progress.best)
 
     def _run_stage(self, stage: Stage) -> None:
         model, progress = self.network.training, self.progress
         optimizer = self._compile(stage)
         steps = -(-len(self.data.training) // self.recipe.batch_size)
         if self._resumed:
-            assign(model.variables, ordered(self._resumed, "network"))
-            values = ordered(self._resumed, "optimizer")
+            _assign(model.variables, ordered(self._resumed, "network"))
             if progress.epoch:
-                assign(optimizer.variables, values)
+                _assign(optimizer.variables, ordered(self._resumed, "optimizer"))
             self._resumed = {}
         part = f", the top {stage.top_blocks} of {self.blocks} blocks" if stage.top_blocks else ""
         self.say(f"stage '{stage.name}'{part}: {trainable_summary(self.network)}")
@@ -137,7 +128,7 @@ class Trainer:
                     self._measure(seconds, loss)
             else:
                 self._add_row(seconds, loss)
-            save_checkpoint(self.checkpoint_path, progress, model, optimizer)
+            save_checkpoint(self.checkpoint_path, progress, model.variables, optimizer.variables)
         bar.close()
 
     def _compile(self, stage: Stage) -> keras.optimizers.Optimizer:
@@ -158,12 +149,12 @@ class Trainer:
         if not self.recipe.ema or not int(optimizer.iterations):  # no step yet, in float16 at a loss scaled too high
             yield
             return
-        plain = [np.array(keras.ops.convert_to_numpy(variable)) for variable in variables]
+        plain = _values(variables)
         optimizer.finalize_variable_values(variables)
         try:
             yield
         finally:
-            assign(variables, plain)
+            _assign(variables, plain)
 
     def _run_epoch(self, stage: Stage, steps: int, bar: Any) -> float:
         """Trains one epoch; returns the mean training loss, in nats."""
@@ -188,11 +179,10 @@ class Trainer:
             if done or (half and np.isfinite(loss)):
                 losses.append(loss)
             bar.update()
-        if skipped:
-            usual = ", as float16 does until it has found its loss scale" if half else ""
+        if skipped:  # usual in float16 until it has found its loss scale
             self.say(
                 f"{'' if half else 'note: '}epoch {epoch}: {skipped} of {steps} steps were skipped, since their loss "
-                f"or gradients were no numbers (NaN or infinite){usual}; the weights are untouched by them"
+                "or gradients were no numbers (NaN or infinite); the weights are untouched by them"
             )
         return float(np.mean(losses)) if losses else float("nan")
 
@@ -203,39 +193,33 @@ class Trainer:
             its loss, and whether the network took it and it is finite.
         """
         network = self.source.network
-        moving = [keras.ops.convert_to_numpy(variable).copy() for variable in self._moving]
+        moving = _values(self._moving)
         before = int(network.training.optimizer.iterations)
         loss = network.train_on_batch(inputs, wanted)
-        taken = int(network.training.optimizer.iterations) > before
-        if np.isfinite(loss) and taken:
+        if np.isfinite(loss) and int(network.training.optimizer.iterations) > before:
             return loss, True
-        assign(self._moving, moving)
+        _assign(self._moving, moving)
         return loss, False
 
     def _measure(self, seconds: float, training_loss: float) -> None:
         """Measures the held-out drivers, and keeps the best weights; the last ones where nobody is held out."""
         progress, data = self.progress, self.data
-        if not len(data.held_out):
-            progress.best_epoch = len(progress.history) + bool(progress.best)
-            if progress.best:
-                self._add_row(seconds, training_loss)
-            progress.best = [keras.ops.convert_to_numpy(variable) for variable in self.network.training.variables]
-            return
-        probabilities, _ = self.source.predict(data.held_out, "held-out drivers")
-        if not np.isfinite(probabilities).all():
-            raise DivergedError(f"the network's predictions are no longer numbers. {WHAT_TO_CHANGE}")
-        labels = data.labels[data.held_out]
-        held_out, right = log_loss(probabilities, labels), accuracy(probabilities, labels)
-        first = not progress.best
-        better = held_out < progress.best_loss
+        first, held_out, right = not progress.best, float("nan"), float("nan")
+        if len(data.held_out):
+            probabilities, _ = self.source.predict(data.held_out, "held-out drivers")
+            if not np.isfinite(probabilities).all():
+                raise DivergedError(f"the network's predictions are no longer numbers. {WHAT_TO_CHANGE}")
+            labels = data.labels[data.held_out]
+            held_out, right = log_loss(probabilities, labels), accuracy(probabilities, labels)
+        better = held_out < progress.best_loss or not len(data.held_out)
         if better:
             progress.best_loss = held_out
-            progress.best = [keras.ops.convert_to_numpy(variable) for variable in self.network.training.variables]
+            progress.best = _values(self.network.training.variables)
             progress.best_epoch = 0 if first else len(progress.history) + 1
-        if first:
-            self.say(f"before training: held-out log loss {held_out:.4f}, accuracy {right:.1%}")
-        else:
+        if not first:
             self._add_row(seconds, training_loss, held_out, right, " *" if better else "")
+        elif len(data.held_out):
+            self.say(f"before training: held-out log loss {held_out:.4f}, accuracy {right:.1%}")
 
     def _add_row(
         self, seconds: float, training_loss: float, held_out: float = np.nan, right: float = np.nan, mark: str = ""
@@ -245,7 +229,7 @@ class Trainer:
         row = {"epoch": len(history) + 1, "stage": stage.name, "training_loss": training_loss}
         row |= {"held_out_log_loss": held_out, "held_out_accuracy": right, "seconds": round(seconds, 1)}
         history.append(row)
-        self.watch(row)
+        self.watch()
         measured = "" if np.isnan(held_out) else f"held-out log loss {held_out:.4f}{mark}, accuracy {right:.1%}, "
         rate = len(self.data.training) / max(seconds, 1e-9)
         self.say(
@@ -260,42 +244,11 @@ class Trainer:
         return stage_done >= self.recipe.patience and done - self.progress.best_epoch >= self.recipe.patience
 
 
-class DamagedCheckpointError(UserError):
-    """A checkpoint that is not as it was written."""
-
-
-@dataclasses.dataclass
-class Progress:
-    """How far training has come.
-
-    Attributes:
-        stage: number of the stage that the next epoch belongs to.
-        epoch: epochs done in that stage.
-        history: one row per finished epoch.
-        best_loss: lowest held-out log loss so far.
-        best_epoch: number of the epoch, counted over all stages, that reached it; 0 is before training.
-        best: the variables of the network then, in the order of `network.variables`.
-        precision: the dtype policy that it is trained in.
-    """
-
-    stage: int = 0
-    epoch: int = 0
-    history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-    best_loss: float = float("inf")
-    best_epoch: int = 0
-    best: list[np.ndarray] = dataclasses.field(default_factory=list)
-    precision: str = ""
-
-
-def save_checkpoint(
-    path: Path, progress: Progress, network: keras.Model, optimizer: keras.optimizers.Optimizer | None
-) -> None:
-    """Writes progress, the network's variables (seeds included) and the optimiser's state."""
+def save_checkpoint(path: Path, progress: Progress, network: list[Any], optimizer: list[Any]) -> None:
+    """Writes progress, and the variables of the network (seeds included) and of the optimiser."""
     state = {key: value for key, value in dataclasses.asdict(progress).items() if key != "best"}
-    arrays = {f"network_{i}": keras.ops.convert_to_numpy(v) for i, v in enumerate(network.variables)}
-    if optimizer is not None:
-        arrays |= {f"optimizer_{i}": keras.ops.convert_to_numpy(v) for i, v in enumerate(optimizer.variables)}
-    arrays |= {f"best_{i}": value for i, value in enumerate(progress.best)}
+    lists = {"network": _values(network), "optimizer": _values(optimizer), "best": progress.best}
+    arrays = {f"{name}_{i}": value for name, values in lists.items() for i, value in enumerate(values)}
     with written_whole(path) as temporary, temporary.open("wb") as stream:
         np.savez(stream, allow_pickle=False, state=np.array(json.dumps(state)), **arrays)
         stream.flush()
@@ -303,25 +256,14 @@ def save_checkpoint(
 
 
 def load_checkpoint(path: Path) -> tuple[Progress, dict[str, np.ndarray]]:
-    """Reads what `save_checkpoint` wrote.
-
-    Raises:
-        DamagedCheckpointError: the file is damaged.
-        UserError: it cannot be read.
-    """
+    """Reads what `save_checkpoint` wrote: progress, and the arrays NAME_0, NAME_1, ... of each list."""
     try:
         if not is_intact(path):
             raise ValueError("its checksum does not match")
         with np.load(path, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
         progress = Progress(**json.loads(str(arrays.pop("state"))))
-    except OSError as error:  # may be a transient error of the disk
-        raise UserError(
-            f"cannot read {path}: {error}. Start again, or delete it to train this fold from the start."
-        ) from error
-    except MemoryError:
-        raise
-    except Exception as error:  # zip, npy and JSON readers each fail in their own way on damaged bytes
+    except (ValueError, TypeError, KeyError) as error:
         raise DamagedCheckpointError(f"{path} is corrupted ({error}).") from error
     progress.best = ordered(arrays, "best")
     return progress, arrays
@@ -333,7 +275,10 @@ def ordered(arrays: dict[str, np.ndarray], prefix: str) -> list[np.ndarray]:
     return [arrays[f"{prefix}_{number}"] for number in range(count)]
 
 
-def assign(variables: list[Any], values: list[np.ndarray]) -> None:
-    """Sets variables to values of the same shapes."""
+def _values(variables: list[Any]) -> list[np.ndarray]:
+    return [np.array(keras.ops.convert_to_numpy(variable)) for variable in variables]
+
+
+def _assign(variables: list[Any], values: list[np.ndarray]) -> None:
     for variable, value in zip(variables, values, strict=True):
         variable.assign(value)

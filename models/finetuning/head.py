@@ -1,10 +1,8 @@
 """Linear classifiers on a frozen network's pooled features: the start of a head, and those of bottleneck models.
 
-Each is one kernel and one bias on the features as they are, so that a network's head can hold it exactly. For
-bottleneck models, regularisation and calibration are chosen on drivers that a fit has not seen.
-
-Standardised features of n images in d > n dimensions span only n of them, so they are rotated there once: a penalty on
-the length of the weights does not see a rotation, and each fit becomes as cheap as n images in n dimensions.
+Each is one kernel and one bias on the features as they are, so that a network's head can hold it exactly. Standardised
+features of n images in d > n dimensions span only n of them, so they are rotated there once: a penalty on the length of
+the weights does not see a rotation, and each fit becomes as cheap as n images in n dimensions.
 """
 
 import contextlib
@@ -12,9 +10,11 @@ import dataclasses
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import numpy as np
+from scipy.linalg import LinAlgError, cholesky, solve_triangular
+from scipy.optimize import minimize
+from scipy.special import softmax as softmax_over
 from threadpoolctl import threadpool_limits
 
 from common.competition import NUMBER_OF_CLASSES
@@ -22,7 +22,6 @@ from common.metric import log_loss
 
 HEAD_ITERATIONS = 300
 SMALLEST_DEVIATION = 0.1  # that a feature is divided by, relative to the mean deviation of all
-CLASSIFIERS = ("logistic", "svm")
 GRIDS = {"logistic": (1e-3, 1e-2, 1e-1), "svm": (1e-5, 1e-4, 1e-3)}  # of scikit-learn's C, strongest first
 SEARCH_TOLERANCE, FINAL_TOLERANCE = 3e-5, 1e-5  # of the logistic loss's gradient: the third and fifth digit of log loss
 SVM_TOLERANCE = 0.1  # of the dual, which by then is within 1 % of the decision values of a tight fit
@@ -36,12 +35,10 @@ JITTER = 1e-5  # of the mean diagonal: centred features are singular, and their 
 def quietly() -> Iterator[None]:
     """Within, fits keep to one BLAS thread and say nothing of their iteration limit.
 
-    With a thread a core, beside those of TensorFlow, they took four times as long. What they reach at that limit is
-    measured on held-out drivers, or is a start good enough. Both are set for the whole process: who fits in several
-    threads enters this around all of them.
+    With a thread a core, beside those of TensorFlow, they took four times as long. Both are set for the whole process:
+    who fits in several threads enters this around all of them.
     """
-    import scipy.linalg  # noqa: F401  (libraries that are not loaded yet could not be limited)
-    import sklearn.linear_model
+    import sklearn.linear_model  # libraries that are not loaded yet could not be limited
     import sklearn.svm  # noqa: F401
 
     with threadpool_limits(limits=1), warnings.catch_warnings():
@@ -50,27 +47,21 @@ def quietly() -> Iterator[None]:
 
 
 @quietly()
-def fit_logistic(
-    features: np.ndarray, labels: np.ndarray, regularisation: float, classes: int
-) -> tuple[np.ndarray, np.ndarray]:
+def fit_logistic(features: np.ndarray, labels: np.ndarray, regularisation: float) -> tuple[np.ndarray, np.ndarray]:
     """Multinomial logistic regression on standardised features, as a kernel and a bias on the features as they are.
 
     Args:
-        features: shape (images, features), float.
-        labels: shape (images,), integers below `classes`; every class occurs.
-        regularisation: scikit-learn's C, smaller is stronger.
+        features: shape (images, features), float32.
+        labels: shape (images,), integers from 0; every class occurs.
 
     Returns:
-        kernel of shape (features, classes) and bias of shape (classes,), float32.
+        kernel (features, classes) and bias (classes,), float32.
     """
     from sklearn.linear_model import LogisticRegression
 
-    features = np.asarray(features, dtype=np.float32)
     mean, deviation = standardisation(features)
     classifier = LogisticRegression(C=regularisation, max_iter=HEAD_ITERATIONS)
     classifier.fit((features - mean) / deviation, labels)
-    if len(classifier.classes_) != classes:
-        raise ValueError(f"expected {classes} classes among the labels, found {len(classifier.classes_)}")
     kernel = classifier.coef_.T / deviation[:, None]
     bias = classifier.intercept_ - mean @ kernel
     return kernel.astype(np.float32), bias.astype(np.float32)
@@ -80,55 +71,26 @@ def standardisation(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean and deviation of each feature, shape (features,), float32; the deviation is bounded from below.
 
     ReLUs leave features that are zero on all but a few training images. Divided by their tiny deviation they get a
-    huge kernel, and augmentation, which changes that, makes logits explode: with MobileNetV2 on a toy set the loss on
-    augmented images was 4.9 with a bound of 0.001, and is 1.9 with 0.1.
-
-    Args:
-        features: shape (images, features), float32.
+    huge kernel, and augmentation, which changes that, makes logits explode.
     """
     mean, deviation = features.mean(axis=0), features.std(axis=0)
     return mean, np.maximum(deviation, SMALLEST_DEVIATION * max(float(deviation.mean()), 1e-30))
 
 
-def set_head(head: Any, kernel: np.ndarray, bias: np.ndarray) -> None:
-    """Puts a fitted kernel and bias into a head that is one layer deep."""
-    head.get_layer("logits").set_weights([kernel, bias])
-
-
 @dataclasses.dataclass(frozen=True)
 class Linear:
-    """features @ kernel + bias.
-
-    Attributes:
-        kernel: shape (features, 10), float32, on the features as they are.
-        bias: shape (10,), float32.
-    """
+    """features @ kernel + bias, float32: kernel (features, 10), on the features as they are, and bias (10,)."""
 
     kernel: np.ndarray
     bias: np.ndarray
 
     def __call__(self, features: np.ndarray) -> np.ndarray:
-        """Args: features, shape (images, features). Returns: logits or decision values, shape (images, 10)."""
+        """Logits or decision values, shape (images, 10)."""
         return np.asarray(features, np.float32) @ self.kernel + self.bias
 
     def then(self, after: "Linear") -> "Linear":
         """Both in one: `after` applied to what this gives."""
         return Linear(self.kernel @ after.kernel, self.bias @ after.kernel + after.bias)
-
-
-@dataclasses.dataclass(frozen=True)
-class Choice:
-    """A fitted classifier and how its regularisation was chosen.
-
-    Attributes:
-        linear: features -> logits.
-        regularisation: the C that it was fitted with.
-        tried: a row for each C: regularisation, inner_log_loss, inner_accuracy; empty where C was given.
-    """
-
-    linear: Linear
-    regularisation: float
-    tried: tuple[dict[str, float], ...]
 
 
 def search(
@@ -139,49 +101,39 @@ def search(
     calibrate: bool,
     inner: Sequence[np.ndarray],
     workers: int = 1,
-) -> list[Choice]:
-    """Fits a classifier for each of several folds; what two folds share is fitted once.
+) -> list[tuple[Linear, float]]:
+    """Fits a classifier for each of several folds, and returns it with its C; what two folds share is fitted once.
 
     With folds 0 to 4, the choice for fold 0 is made on folds 1 to 4, each measured by a fit on the other three. The fit
-    on {2, 3, 4} measures fold 1 for fold 0, and fold 0 for fold 1: ten fits in all, not twenty.
-
-    Each fit keeps to one BLAS thread: more gain nothing. Support vector machines are fitted one by one: their library
-    draws from one generator for the whole process, whose order would decide the result.
+    on {2, 3, 4} measures fold 1 for fold 0, and fold 0 for fold 1: ten fits in all, not twenty. Support vector machines
+    are fitted one by one: their library draws from one generator for the whole process, whose order would decide.
 
     Args:
         features: shape (images, features), float32.
         labels: shape (images,), 0 to 9.
-        classifier: one of `CLASSIFIERS`.
         grid: values of C, ascending; one value is taken as it is.
-        calibrate: pass the decision values through a multinomial logistic regression on them, fitted on drivers that
-            the decision values are not of. A support vector machine needs it to give probabilities.
+        calibrate: whether `calibration` follows, fitted on drivers that the decision values are not of.
         inner: for each fold, shape (images,): the inner fold of each training image, from 0; -1 for other images.
-        workers: fits at a time.
     """
 
     def decisions(training: np.ndarray) -> np.ndarray:
         fits = fit_path(features[training], labels[training], classifier, grid, SEARCH_TOLERANCE)
         return np.stack([fit(features) for fit in fits])
 
-    def choose(own: np.ndarray) -> Choice:
-        training, tried, best = own >= 0, list[dict[str, float]](), 0
+    def choose(own: np.ndarray) -> tuple[Linear, float]:
+        training, best = own >= 0, 0
         if masks:
             numbers, found = own[training], np.zeros((len(grid), len(own), NUMBER_OF_CLASSES), np.float32)
             for number, mask in enumerate(_inner_training(own)):
                 found[:, own == number] = shared[mask.tobytes()][:, own == number]
             held_out = found[:, training]
-            for regularisation, values in zip(grid, held_out, strict=True):
-                logits = _cross_calibrated(values, labels[training], numbers) if calibrate else values
-                row = {"regularisation": regularisation}
-                row["inner_log_loss"] = log_loss(softmax(logits), labels[training])
-                row["inner_accuracy"] = float((logits.argmax(axis=1) == labels[training]).mean())
-                tried.append(row)
-            best = int(np.argmin([row["inner_log_loss"] for row in tried]))
+            logits = [_cross_calibrated(x, labels[training], numbers) if calibrate else x for x in held_out]
+            best = int(np.argmin([log_loss(softmax(x), labels[training]) for x in logits]))
         path = grid[best : best + 1]
         (linear,) = fit_path(features[training], labels[training], classifier, path, FINAL_TOLERANCE)
         if calibrate:
             linear = linear.then(calibration(held_out[best], labels[training]))
-        return Choice(linear, grid[best], tuple(tried) if len(grid) > 1 else ())
+        return linear, grid[best]
 
     every = [mask for own in inner for mask in _inner_training(own)] if calibrate or len(grid) > 1 else []
     masks = {mask.tobytes(): mask for mask in every}
@@ -191,7 +143,7 @@ def search(
 
 
 def _inner_training(inner: np.ndarray) -> list[np.ndarray]:
-    """For each inner fold, shape (images,): what is trained on to measure it."""
+    """What is trained on to measure each inner fold, shape (images,)."""
     return [(inner >= 0) & (inner != number) for number in range(inner.max() + 1)]
 
 
@@ -199,19 +151,13 @@ def _inner_training(inner: np.ndarray) -> list[np.ndarray]:
 def fit_path(
     features: np.ndarray, labels: np.ndarray, classifier: str, grid: Sequence[float], tolerance: float
 ) -> list[Linear]:
-    """scikit-learn's LogisticRegression or LinearSVC for each C, on standardised features.
+    """scikit-learn's LogisticRegression or LinearSVC for each C, ascending, on standardised features.
 
-    Args:
-        features: shape (images, features), float32.
-        labels: shape (images,), 0 to 9; every class occurs.
-        grid: values of C, ascending, so that each logistic fit starts where the one before ended.
-        tolerance: of the logistic regression.
+    Each logistic fit starts where the one before ended; `tolerance` is its own.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.svm import LinearSVC
 
-    if len(np.unique(labels)) != NUMBER_OF_CLASSES:
-        raise ValueError(f"expected {NUMBER_OF_CLASSES} classes among the labels, found {len(np.unique(labels))}")
     mean, deviation = standardisation(features)
     standardised = (features - mean) / deviation
     rotated, back = _rotated(standardised)
@@ -225,7 +171,7 @@ def fit_path(
         model.C = regularisation
         model.fit(rotated, labels)
         weights = model.coef_.T.astype(np.float32)
-        kernel = (weights if back is None else standardised.T @ _solved(back, weights)) / deviation[:, None]
+        kernel = (weights if back is None else standardised.T @ _rotated_back(back, weights)) / deviation[:, None]
         bias = model.intercept_ - mean.astype(np.float64) @ kernel.astype(np.float64)
         found.append(Linear(kernel.astype(np.float32), bias.astype(np.float32)))
     return found
@@ -236,14 +182,8 @@ def calibration(values: np.ndarray, labels: np.ndarray) -> Linear:
     """Turns decision values into logits: a multinomial logistic regression on them, drawn to a temperature alone.
 
     The kernel is t I + D. The penalty is on D and on the bias, not on t, so that few drivers give a temperature and
-    many also what each class is mistaken for. (A penalty on all of it leaves every probability too modest.)
-
-    Args:
-        values: shape (images, 10), of classifiers that did not see these images' drivers.
-        labels: shape (images,), 0 to 9.
+    many also what each class is mistaken for. `values` are of classifiers that did not see these images' drivers.
     """
-    from scipy.optimize import minimize
-
     mean = values.mean(axis=0)
     scale = max(float((values - mean).std()), 1e-12)
     scaled = ((values - mean) / scale).astype(np.float64)
@@ -267,10 +207,8 @@ def calibration(values: np.ndarray, labels: np.ndarray) -> Linear:
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
-    """Probabilities, float64."""
-    from scipy.special import softmax as of_rows
-
-    return of_rows(np.asarray(logits, np.float64), axis=1)
+    """Probabilities of each row, float64."""
+    return softmax_over(np.asarray(logits, np.float64), axis=1)
 
 
 def _cross_calibrated(values: np.ndarray, labels: np.ndarray, numbers: np.ndarray) -> np.ndarray:
@@ -285,11 +223,8 @@ def _cross_calibrated(values: np.ndarray, labels: np.ndarray, numbers: np.ndarra
 def _rotated(standardised: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
     """The images in the space that they span, and the Cholesky factor that leads back; as they are where n >= d.
 
-    X X' = L L' with L of shape (n, n), so X = L Q with orthonormal rows of Q: the images are the rows of L, and weights
-    u there are X' L'^-1 u here.
+    X X' = L L', so X = L Q with orthonormal rows of Q: images are the rows of L, and weights u there are X' L'^-1 u.
     """
-    from scipy.linalg import LinAlgError, cholesky
-
     count, size = standardised.shape
     if count >= size:
         return standardised, None
@@ -304,8 +239,6 @@ def _rotated(standardised: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
             jitter *= 10
 
 
-def _solved(factor: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    from scipy.linalg import solve_triangular
-
+def _rotated_back(factor: np.ndarray, weights: np.ndarray) -> np.ndarray:
     solution = solve_triangular(factor, weights, lower=True, trans="T", check_finite=False)
     return np.asarray(solution, np.float32)

@@ -5,9 +5,7 @@ that Keras publishes. The content decides, not the name.
 """
 
 import contextlib
-import dataclasses
 import functools
-import itertools
 import math
 import socket
 import sys
@@ -19,34 +17,13 @@ from typing import Any
 from common import environment, locks
 from common.errors import UserError, masked
 from common.files import sha256_of
+from models.finetuning.architecture import Architecture
 
 DOWNLOAD_SERVER = "https://storage.googleapis.com/"
 START_SECONDS = 10.0  # a download that has not started by then gives up
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class PublishedNetwork:
-    """A network, and where its pretrained weights come from.
-
-    Attributes:
-        name: of its script and of its weights file, `NAME.weights.h5`.
-        builder: 'module:function' that builds it, called as those of keras.applications are.
-        parameters: of the network without its top, exactly: shows at once whether a weights file is its own.
-        published_weights: file name of Keras's own ImageNet weights without the top, as Keras caches it; '' where Keras
-            publishes none.
-        include_top: whether all this is of the network with its top.
-        importer: module that makes its weights file from weights that others publish, where Keras publishes none.
-    """
-
-    name: str
-    builder: str
-    parameters: int
-    published_weights: str = ""
-    include_top: bool = False
-    importer: str = ""
-
-
-def weights_file(architecture: PublishedNetwork, weights: str) -> Path | None:
+def weights_file(architecture: Architecture, weights: str) -> Path | None:
     """The file of `--weights DIR`; None for 'none' and 'imagenet'.
 
     Raises:
@@ -63,14 +40,12 @@ def weights_file(architecture: PublishedNetwork, weights: str) -> Path | None:
         raise UserError(f"--weights {weights}: expected {name} in it, found {found}. " + _ways_out(architecture))
     count = sum(math.prod(shape) for shape in shapes_in(path, architecture))
     if not architecture.include_top and count != architecture.parameters:
-        raise UserError(
-            f"{path}: these are not the weights of {architecture.name} without its top: expected "
-            f"{architecture.parameters:,} numbers in it, found {count:,}. " + _ways_out(architecture)
-        )
+        reason = f"expected {architecture.parameters:,} numbers in it (without its top), found {count:,}"
+        raise _not_its_weights(path, architecture, reason)
     return path
 
 
-def _file_names(architecture: PublishedNetwork) -> tuple[str, str]:
+def _file_names(architecture: Architecture) -> tuple[str, str]:
     """The names that its file may have in a folder; where both are there, the first is taken."""
     return f"{architecture.name}.weights.h5", architecture.published_weights
 
@@ -80,12 +55,8 @@ def files_in(folder: Path, names: Sequence[str]) -> list[Path]:
     return [folder / name for name in names if name and (folder / name).is_file()]
 
 
-def check_available(architecture: PublishedNetwork, weights: str) -> None:
-    """Makes sure, without loading Keras, that the weights are available.
-
-    Raises:
-        UserError: they are not; the message names the ways out.
-    """
+def check_available(architecture: Architecture, weights: str) -> None:
+    """Makes sure, without loading Keras, that the weights are available."""
     weights_file(architecture, weights)
     if weights == "imagenet" and not architecture.published_weights:
         raise UserError(f"Keras publishes no weights of {architecture.name}. " + _ways_out(architecture))
@@ -97,7 +68,7 @@ def check_available(architecture: PublishedNetwork, weights: str) -> None:
     )
 
 
-def fits(path: Path, architecture: PublishedNetwork) -> bool:
+def fits(path: Path, architecture: Architecture) -> bool:
     """Whether a file of any name holds a network's weights without its top, as far as its arrays show.
 
     Refused: kernels in the order of Theano, and ResNet50 as published before 2019, which orders its layers otherwise.
@@ -115,7 +86,7 @@ def fits(path: Path, architecture: PublishedNetwork) -> bool:
     return sum(map(math.prod, shapes)) == architecture.parameters and in_order and "res2a_branch2a" not in layers
 
 
-def identity(architecture: PublishedNetwork, weights: str) -> str:
+def identity(architecture: Architecture, weights: str) -> str:
     """What stands for the weights in a run's record: 'none', 'imagenet', or the hash of the file."""
     path = weights_file(architecture, weights)
     return weights if path is None else f"sha256:{_checked_hash(path)}"
@@ -123,33 +94,21 @@ def identity(architecture: PublishedNetwork, weights: str) -> str:
 
 @functools.cache
 def _checked_hash(path: Path) -> str:
-    """The hash of a weights file, which each fold's record asks for; that of NAME.sha256 beside it, where there is one.
-
-    Raises:
-        UserError: the file is not the one that the checksum beside it is of.
-    """
+    """The hash of a weights file, which is that of NAME.sha256 beside it, where there is one, or a UserError."""
     found = sha256_of(path)
     beside = path.with_name(f"{path.name}.sha256")  # as sha256sum writes it
-    if beside.is_file():
-        recorded = beside.read_bytes()[:64].decode("ascii", "replace").lower()
-        if recorded != found:
-            raise UserError(
-                f"{path} is damaged, or {beside.name} is of another file: its SHA-256 is {found}. Download it again."
-            )
+    if beside.is_file() and beside.read_bytes()[:64].decode("ascii", "replace").lower() != found:
+        raise UserError(
+            f"{path} is damaged, or {beside.name} is of another file: its SHA-256 is {found}. Download it again."
+        )
     return found
 
 
 @contextlib.contextmanager
-def downloading(architecture: PublishedNetwork, file: str) -> Iterator[None]:
-    """Around Keras's own download, which writes in place and whose failures are bare exceptions.
+def downloading(architecture: Architecture, file: str) -> Iterator[None]:
+    """Around Keras's own download of a file, which writes in place and whose failures are bare exceptions.
 
     One process downloads, the others wait. What an interrupted download left is removed: Keras would use it.
-
-    Args:
-        file: its name in Keras's cache.
-
-    Raises:
-        UserError: it failed; the message names the ways out.
     """
     with contextlib.ExitStack() as held:
         if not is_cached(architecture, file):
@@ -170,35 +129,22 @@ def downloading(architecture: PublishedNetwork, file: str) -> Iterator[None]:
             ) from error
 
 
-def load(backbone: Any, architecture: PublishedNetwork, weights: str) -> None:
-    """Loads pretrained weights into the whole backbone (no top, not cut).
-
-    Raises:
-        UserError: the file holds another network's weights, or cannot be read.
-    """
+def load(backbone: Any, architecture: Architecture, weights: str) -> None:
+    """Loads pretrained weights into the whole backbone (no top, not cut); a UserError if they are not its own."""
     path = weights_file(architecture, weights)
     if path is None:
         return
-    # Keras skips with a warning what it does not find in the file, and would leave it random: so compare first.
     expected = sorted(tuple(variable.shape) for variable in backbone.weights)
-    reason = "its arrays have other shapes" if sorted(shapes_in(path, architecture)) != expected else ""
-    try:
-        if not reason:
-            load_file(backbone, path)
+    try:  # Keras skips with a warning what it does not find in the file, and would leave it random: so compare first
+        if sorted(shapes_in(path, architecture)) != expected:
+            raise ValueError("its arrays have other shapes")
+        load_file(backbone, path)
     except (ValueError, OSError, KeyError, TypeError) as error:
-        reason = " ".join(str(error).split())[:200]
-    if reason:
-        raise UserError(
-            f"{path}: these are not the weights of {architecture.name}: {reason}. " + _ways_out(architecture)
-        )
+        raise _not_its_weights(path, architecture, " ".join(str(error).split())[:200]) from error
 
 
 def load_file(network: Any, path: Path) -> None:
-    """`network.load_weights` for a file in either layout, under any name. Keras goes by the name alone.
-
-    Raises:
-        ValueError, OSError, KeyError, TypeError: Keras cannot load it.
-    """
+    """`network.load_weights` for a file in either layout, under any name. Keras goes by the name alone."""
     import h5py
 
     with h5py.File(path, "r") as stored:
@@ -209,7 +155,7 @@ def load_file(network: Any, path: Path) -> None:
         network.load_weights(link)
 
 
-def shapes_in(path: Path, architecture: PublishedNetwork) -> list[tuple[int, ...]]:
+def shapes_in(path: Path, architecture: Architecture) -> list[tuple[int, ...]]:
     """Shapes of the arrays that Keras would read from a weights file, in either layout."""
     import h5py
 
@@ -220,29 +166,12 @@ def shapes_in(path: Path, architecture: PublishedNetwork) -> list[tuple[int, ...
             if published:  # a file may hold more than it lists: MobileNet's published one keeps space for its top
                 layers = [published[name] for name in _listed(published, "layer_names")]
                 shapes += [_shape(layer[name], path) for layer in layers for name in _listed(layer, "weight_names")]
-            elif "layers" in stored:
-                stored.visititems(lambda _, x: shapes.append(_shape(x, path)) if isinstance(x, h5py.Dataset) else None)
             else:
-                raise ValueError("it has neither of the layouts in which Keras saves weights")
+                stored["layers"]  # as Keras 3 has it
+                stored.visititems(lambda _, x: shapes.append(_shape(x, path)) if isinstance(x, h5py.Dataset) else None)
     except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"{path}: these are not the weights of {architecture.name}: not a readable HDF5 file ({error}). "
-            + _ways_out(architecture)
-        ) from error
+        raise _not_its_weights(path, architecture, f"not a readable HDF5 file of Keras ({error})") from error
     return shapes
-
-
-def _published_layout(stored: Any) -> Any:
-    """The group with the layers in the older layout, that of the published files; None in Keras 3's."""
-    groups = (stored, stored.get("model_weights"))  # the second in the file of a network saved as one
-    return next((group for group in groups if group is not None and _listed(group, "layer_names")), None)
-
-
-def _listed(group: Any, attribute: str) -> list[str]:
-    """The names in an attribute; Keras spreads a long list over ATTRIBUTE0, ATTRIBUTE1, ..."""
-    parts = itertools.takewhile(group.attrs.__contains__, (f"{attribute}{number}" for number in itertools.count()))
-    names = [name for part in ([attribute] if attribute in group.attrs else parts) for name in group.attrs[part]]
-    return [name.decode() if isinstance(name, bytes) else str(name) for name in names]
 
 
 def _shape(item: Any, path: Path) -> tuple[int, ...]:
@@ -252,7 +181,22 @@ def _shape(item: Any, path: Path) -> tuple[int, ...]:
     return tuple(item.shape)
 
 
-def _ways_out(architecture: PublishedNetwork) -> str:
+def _published_layout(stored: Any) -> Any:
+    """The group with the layers in the older layout, that of the published files; None in Keras 3's."""
+    groups = (stored, stored.get("model_weights"))  # the second in the file of a network saved as one
+    return next((group for group in groups if group is not None and _listed(group, "layer_names")), None)
+
+
+def _listed(group: Any, attribute: str) -> list[str]:
+    names = group.attrs.get(attribute, ())
+    return [name.decode() if isinstance(name, bytes) else str(name) for name in names]
+
+
+def _not_its_weights(path: Path, architecture: Architecture, reason: str) -> UserError:
+    return UserError(f"{path}: these are not the weights of {architecture.name}: {reason}. " + _ways_out(architecture))
+
+
+def _ways_out(architecture: Architecture) -> str:
     builder = f"{architecture.builder.replace(':', '.')}(include_top={architecture.include_top})"
     file, published = _file_names(architecture)
     if architecture.published_weights:
@@ -273,7 +217,7 @@ def keras_cache() -> Path:
     return environment.keras_home() / "models"
 
 
-def is_cached(architecture: PublishedNetwork, file: str) -> bool:
+def is_cached(architecture: Architecture, file: str) -> bool:
     """Whether published weights are there and complete, as far as the file itself shows."""
     kept = keras_cache() / file
     try:

@@ -3,24 +3,16 @@
 RGB uint8 (height, width, 3) -> preprocessing (float32) -> backbone -> pooled features -> dropout -> ten logits
 """
 
+import contextlib
 from typing import Any
 
 import keras
 import numpy as np
 
 from common.competition import NUMBER_OF_CLASSES
-from models.finetuning.architecture import Architecture
-from models.finetuning.network import weights as pretrained
-from models.finetuning.network.frozen import fused
-from models.finetuning.network.network import (
-    BACKBONE,
-    Network,
-    backbone_layer,
-    leaves,
-    pooled_features,
-    trainable_layers,
-)
-from models.finetuning.recipe import Recipe
+from models.finetuning import weights as pretrained
+from models.finetuning.architecture import Architecture, Recipe
+from models.finetuning.network import BACKBONE, Network, backbone_layer, leaves, pooled_features, trainable_layers
 from preprocessing.images import ImageStore
 
 CAFFE_MEAN_RGB = (123.68, 116.779, 103.939)  # ImageNet's mean, 0 to 255
@@ -35,7 +27,6 @@ def build(architecture: Architecture, recipe: Recipe, weights: str, precision: s
     Args:
         weights: 'imagenet', 'none', or a folder of weights files.
         precision: the dtype policy of the backbone. Preprocessing, pooling, head and softmax stay in float32.
-        seed: of the random weights.
 
     Raises:
         UserError: the weights do not fit, or a layer's name is unknown.
@@ -61,50 +52,39 @@ def build(architecture: Architecture, recipe: Recipe, weights: str, precision: s
         backbone=backbone,
         head=head,
         preprocessing=keras.Model(images, pixels, name="preprocessed"),
-        pooling=recipe.pooling,
         auxiliary_layers=layers,
         loss_weights=(1.0, *[architecture.auxiliary_weight] * len(auxiliary)),
     )
 
 
 def preprocessed(images: Any, mode: str) -> Any:
-    """The pixels as the pretrained network wants them, made of built-in layers so that a saved network needs no code.
+    """Images (batch, height, width, 3), uint8 RGB, as the pretrained network wants them, by built-in layers.
 
     Args:
-        images: symbolic, shape (batch, height, width, 3), uint8 RGB.
         mode: 'tf', 'caffe', 'torch' or 'included', as in `keras.applications.imagenet_utils.preprocess_input`.
-
-    Returns:
-        symbolic, float32.
     """
-    if mode == "tf":
-        return keras.layers.Rescaling(1 / 127.5, offset=-1.0, name="preprocessing")(images)
-    if mode == "caffe":
-        centred = keras.layers.Rescaling(1.0, offset=[-mean for mean in CAFFE_MEAN_RGB], name="preprocessing")(images)
-        return keras.ops.flip(centred, axis=-1)  # the channels, RGB to BGR: not the picture
-    if mode == "torch":
-        scale = [1 / (255 * deviation) for deviation in TORCH_DEVIATION_RGB]
-        offset = [-mean / deviation for mean, deviation in zip(TORCH_MEAN_RGB, TORCH_DEVIATION_RGB, strict=True)]
-        return keras.layers.Rescaling(scale, offset=offset, name="preprocessing")(images)
-    if mode == "included":
-        return keras.layers.Rescaling(1.0, name="preprocessing")(images)
-    raise ValueError(f"preprocessing {mode!r}: expected tf, caffe, torch or included")
+    scale, offset = {
+        "tf": (1 / 127.5, -1.0),
+        "caffe": (1.0, [-mean for mean in CAFFE_MEAN_RGB]),
+        "torch": (
+            [1 / (255 * deviation) for deviation in TORCH_DEVIATION_RGB],
+            [-mean / deviation for mean, deviation in zip(TORCH_MEAN_RGB, TORCH_DEVIATION_RGB, strict=True)],
+        ),
+        "included": (1.0, 0.0),
+    }[mode]
+    pixels = keras.layers.Rescaling(scale, offset=offset, name="preprocessing")(images)
+    return keras.ops.flip(pixels, axis=-1) if mode == "caffe" else pixels  # the channels, RGB to BGR: not the picture
 
 
-def plain_copy(network: Network, build_again: Any) -> keras.Model:
-    """Images -> probabilities in float32, whatever it was trained in, to be saved; its head is its layer 'head'.
-
-    Args:
-        build_again: builds a network like `network` in float32 (its weights are overwritten).
-    """
-    plain: Network = build_again()
+def plain_copy(network: Network, architecture: Architecture, recipe: Recipe) -> keras.Model:
+    """The network to be saved: images -> probabilities, in float32 whatever it was trained in; with a layer 'head'."""
+    plain = build(architecture, recipe, "none", "float32", 0)
     pairs = [(network.backbone, plain.backbone), (network.head, plain.head)]
     for source, target in ((a, b) for one, other in pairs for a, b in zip(one.weights, other.weights, strict=True)):
         target.assign(keras.ops.convert_to_numpy(source))
-    images = plain.preprocessing.input
-    features = pooled_features(plain.backbone(plain.preprocessing.output), plain.pooling)
+    features = pooled_features(plain.backbone(plain.preprocessing.output), recipe.pooling)
     probabilities = keras.layers.Softmax(name="probabilities")(plain.head(features))
-    return keras.Model(images, probabilities, name="distracted_driver")
+    return keras.Model(plain.preprocessing.input, probabilities, name="distracted_driver")
 
 
 def _backbone(architecture: Architecture, recipe: Recipe, weights: str) -> tuple[keras.Model, list[Any]]:
@@ -113,11 +93,9 @@ def _backbone(architecture: Architecture, recipe: Recipe, weights: str) -> tuple
     shape = (size.height, size.width, 3)
     branched = architecture.auxiliary_weight > 0 and recipe.auxiliary and recipe.trainable != "head"
     options = {"auxiliary": True} if branched else {}
-    if weights == "imagenet":
-        with pretrained.downloading(architecture, architecture.published_weights):
-            whole = architecture.build(weights="imagenet", include_top=False, input_shape=shape, **options)
-    else:
-        whole = architecture.build(weights=None, include_top=False, input_shape=shape, **options)
+    source = "imagenet" if weights == "imagenet" else None
+    with pretrained.downloading(architecture, architecture.published_weights) if source else contextlib.nullcontext():
+        whole = architecture.build(weights=source, include_top=False, input_shape=shape, **options)
     branches: list[Any] = []
     if branched:
         whole, branches = keras.Model(whole.inputs, whole.outputs[0]), whole.outputs[1:]
@@ -160,17 +138,85 @@ def _head(features: int, recipe: Recipe, seed: int) -> keras.Model:
     return keras.Model(inputs, logits(hidden), name="head")
 
 
+def fused(model: keras.Model) -> keras.Model:
+    """The same function of the same variables, its convolutions and the frozen BatchNorm behind them done as one.
+
+    A convolution followed by a frozen BatchNorm is a convolution with another kernel and bias,
+
+        gamma * (w * x + b - mean) / sqrt(variance + epsilon) + beta = (scale * w) * x + (scale * (b - mean) + beta),
+
+    and kernels are far smaller than feature maps. The product is computed in each step, so what trains, what the
+    optimiser sees and what is saved is the plain kernel: training is the same but for rounding.
+
+    Args:
+        model: functional, such as a backbone of keras.applications; stays as it is.
+    """
+    made_from: dict[int, tuple[Any, Any]] = {}  # the output of a convolution, and that it was made of what
+
+    def call(layer: Any, *arguments: Any, **keywords: Any) -> Any:
+        inputs = arguments[0] if arguments else None
+        if isinstance(layer, keras.layers.BatchNormalization) and id(inputs) in made_from:
+            convolution, images = made_from[id(inputs)]
+            return FusedConvolution(convolution, layer)(images)
+        outputs = layer(*arguments, **keywords)
+        if _can_fuse(layer):
+            made_from[id(outputs)] = (layer, inputs)
+            kept.append(outputs)
+        return outputs
+
+    kept: list[Any] = []  # so that no id is taken twice
+    return keras.models.clone_model(model, clone_function=lambda layer: layer, call_function=call)
+
+
+def _can_fuse(layer: Any) -> bool:
+    plain = type(layer) in (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)
+    return plain and layer.activation is keras.activations.linear and getattr(layer, "groups", 1) == 1
+
+
+class FusedConvolution(keras.layers.Layer):
+    """A Conv2D or DepthwiseConv2D without activation and the frozen BatchNorm behind it, whose variables it uses."""
+
+    def __init__(self, convolution: Any, norm: Any) -> None:
+        super().__init__(name=f"{convolution.name}_fused", dtype=convolution.dtype_policy, autocast=False)
+        self.convolution = convolution
+        self.norm = norm
+        self.built = True
+
+    def call(self, images: Any) -> Any:
+        """Args: images, shape (batch, height, width, channels)."""
+        convolution, norm = self.convolution, self.norm
+        scale = keras.ops.rsqrt(norm.moving_variance + norm.epsilon)
+        if norm.scale:
+            scale = scale * norm.gamma
+        shift = -norm.moving_mean * scale
+        if convolution.use_bias:
+            shift = shift + convolution.bias * scale
+        if norm.center:
+            shift = shift + norm.beta
+        kernel, convolve = convolution.kernel, keras.ops.conv
+        if isinstance(convolution, keras.layers.DepthwiseConv2D):
+            convolve = keras.ops.depthwise_conv
+            kernel = kernel * keras.ops.reshape(scale, kernel.shape[-2:])
+        else:
+            kernel = kernel * scale
+        outputs = convolve(
+            keras.ops.cast(images, self.compute_dtype),
+            keras.ops.cast(kernel, self.compute_dtype),
+            strides=tuple(convolution.strides),
+            padding=convolution.padding,
+            dilation_rate=convolution.dilation_rate,
+            data_format=convolution.data_format,
+        )
+        return outputs + keras.ops.cast(shift, self.compute_dtype)
+
+
 def prepare_random_weights(network: Network, store: ImageStore, rows: np.ndarray) -> None:
     """Makes a network of random weights trainable: `--weights none`, as the demo uses it.
 
     With BatchNorm or LayerNorm there is little to do. Without them (VGG, GoogLeNet), many ReLU layers in a row squeeze
     all images into nearly the same features, and the loss stays at ln 10. So each convolution gets, from a batch of
-    images, the bias and the scale that give each of its channels mean 0 and deviation 1, as BatchNorm would.
-
-    Args:
-        rows: of the store, evenly spaced among which the images are taken.
-
-    Source: Krähenbühl et al. 2015, "Data-dependent initializations of convolutional neural networks".
+    images, the bias and the scale that give each of its channels mean 0 and deviation 1, as BatchNorm would
+    (Krähenbühl et al. 2015, "Data-dependent initializations of convolutional neural networks").
     """
     layers = leaves([network.backbone, *network.auxiliary_layers])
     norms = [layer for layer in layers if isinstance(layer, keras.layers.BatchNormalization)]

@@ -1,20 +1,31 @@
 """GoogLeNet (Szegedy et al. 2014, https://arxiv.org/abs/1409.4842), which keras.applications lacks.
 
 Built of built-in layers and operations, so that a saved network loads in safe mode without this code. Sizes, names
-and constants are those of the BVLC Caffe model, whose weights are the published ones (`googlenet_onnx.py` imports
-them): pooling that rounds as Caffe does, and local response normalisation with n=5, alpha=1e-4, beta=0.75, k=1.
+and constants are those of the BVLC Caffe model, whose weights are the published ones: pooling that rounds as Caffe
+does, and local response normalisation with n=5, alpha=1e-4, beta=0.75, k=1. Pixels: BGR minus the ImageNet mean.
 
-Pixels: BGR minus the ImageNet mean, the preprocessing 'caffe'. The Caffe model was trained with the mean rounded to
-(104, 117, 123), which is within 0.7 grey levels of it.
+As a command it makes the file that `--weights DIR` reads from the ONNX model zoo's (https://github.com/onnx/models,
+inception_and_googlenet, BSD licence). Not tried with the real file: the tests write one with its names.
+
+    .venv/bin/python -m pip install -c requirements/lock.txt onnx
+    python -m models.finetuning.googlenet googlenet-12.onnx --out weights
 """
 
+import shutil
+import tempfile
+from pathlib import Path
 from typing import Any
 
-import keras
+import numpy as np
 
-from common.errors import UserError
+from common.errors import UserError, run_command
+from common.files import written_whole
+from common.settings import CommandLine
+from models.finetuning import runtime
 
-LEAST_SIZE = 31  # pixels: below, the last pooling has nothing left to pool
+keras = runtime.load_keras()  # this module is a command too: nobody has loaded it before
+
+FILE_NAME = "googlenet.weights.h5"
 MODULES = {  # the paper's table 1: 1x1, 3x3 reduce, 3x3, 5x5 reduce, 5x5, pool projection
     "inception_3a": (64, 96, 128, 16, 32, 32),
     "inception_3b": (128, 128, 192, 32, 96, 64),
@@ -28,45 +39,21 @@ MODULES = {  # the paper's table 1: 1x1, 3x3 reduce, 3x3, 5x5 reduce, 5x5, pool 
 }
 POOL_BEFORE = {"inception_4a": "pool3_3x3_s2", "inception_5a": "pool4_3x3_s2"}
 AUXILIARY_AFTER = {"inception_4a": "auxiliary_4a", "inception_4d": "auxiliary_4d"}
-AUXILIARY_OUTPUTS = ("auxiliary_4a_dropout", "auxiliary_4d_dropout")  # layers whose outputs classifiers go on
-LRN_SIZE, LRN_ALPHA, LRN_BETA, LRN_K = 5, 1e-4, 0.75, 1.0
+LRN_SIZE, LRN_ALPHA, LRN_K = 5, 1e-4, 1.0
 
 
 def GoogLeNet(  # noqa: N802 - called as the builders of keras.applications are
-    weights: str | None = None,
+    weights: None = None,
     include_top: bool = False,
     input_shape: tuple[int, int, int] = (224, 224, 3),
     auxiliary: bool = False,
-    classes: int = 1000,
-) -> keras.Model:
-    """Builds the network.
-
-    Args:
-        weights: None, for random ones; Keras has no others to download. A file of the network without top is loaded
-            into `keras.Model(network.inputs, network.outputs[0])` where there are auxiliary branches.
-        include_top: whether global average pooling, dropout and a softmax over `classes` follow.
-        input_shape: height, width (at least 31 each) and channels.
-        auxiliary: whether the two branches of the training follow inception_4a and inception_4d.
-        classes: of the top, and of the auxiliary classifiers where there is a top.
+) -> Any:
+    """Builds the network with random weights, for images of at least 31x31 pixels.
 
     Returns:
-        (batch, height, width, channels) float32, preprocessed -> without the top, the feature maps of inception_5b,
-        shape (batch, (height + 1) // 32, (width + 1) // 32, 1024); with it, probabilities (batch, classes). With
-        `auxiliary` a list: that, and for each branch its 1024 features (the layers `AUXILIARY_OUTPUTS`), or its
-        probabilities where there is a top.
-
-    Raises:
-        UserError: the images are too small, or `weights` is not None.
+        preprocessed images -> feature maps (batch, (height + 1) // 32, (width + 1) // 32, 1024), or with the top
+        probabilities (batch, 1000). With `auxiliary` a list: that, and 1024 features of each branch of the training.
     """
-    height, width, _ = input_shape
-    if None in input_shape or min(height, width) < LEAST_SIZE:
-        raise UserError(f"GoogLeNet needs images of at least {LEAST_SIZE}x{LEAST_SIZE} pixels, found {height}x{width}.")
-    if weights is not None:
-        raise UserError(
-            f"GoogLeNet: weights {weights!r}: Keras has none to download. Import the published ones with "
-            "'python -m models.finetuning.network.googlenet_onnx googlenet-12.onnx --out DIR' and use '--weights DIR', "
-            "or '--weights none'."
-        )
     images = keras.Input(input_shape, name="input")
     maps = _stem(images)
     branches = []
@@ -76,28 +63,17 @@ def GoogLeNet(  # noqa: N802 - called as the builders of keras.applications are
         maps = _inception(maps, widths, module)
         if auxiliary and module in AUXILIARY_AFTER:
             branches.append(_auxiliary(maps, AUXILIARY_AFTER[module]))
-    outputs = [maps, *branches]
     if include_top:
         pooled = keras.layers.GlobalAveragePooling2D(name="pool5_7x7_s1")(maps)
-        tops = [keras.layers.Dropout(0.4, name="pool5_dropout")(pooled), *branches]
-        names = ["predictions", *(f"{name}_predictions" for name in AUXILIARY_AFTER.values())]
-        outputs = [
-            keras.layers.Dense(classes, activation="softmax", dtype="float32", name=name)(top)
-            for top, name in zip(tops, names, strict=False)
-        ]
-    return keras.Model(images, outputs if auxiliary else outputs[0], name="googlenet")
+        dropped = keras.layers.Dropout(0.4, name="pool5_dropout")(pooled)
+        maps = keras.layers.Dense(1000, activation="softmax", dtype="float32", name="predictions")(dropped)
+    return keras.Model(images, [maps, *branches] if auxiliary else maps, name="googlenet")
 
 
 def local_response_normalization(maps: Any, name: str) -> Any:
-    """x / (k + alpha / n * (sum of x squared over the n channels about its own)) ** beta, as in Caffe and ONNX.
+    """x / (k + alpha / n * (sum of x squared over the n channels about its own)) ** 0.75, as in Caffe and ONNX.
 
     In float32 under every dtype policy, since the squares of activations leave the range of float16.
-
-    Args:
-        maps: symbolic, shape (batch, height, width, channels).
-
-    Returns:
-        symbolic, the same shape.
     """
     shape, single = tuple(maps.shape[1:]), {"dtype": "float32"}
     squares = keras.layers.Multiply(name=f"{name}_square", **single)([maps, maps])
@@ -107,7 +83,7 @@ def local_response_normalization(maps: Any, name: str) -> Any:
     means = keras.layers.AveragePooling2D((1, LRN_SIZE), strides=1, name=f"{name}_mean", **single)(padded)
     scales = keras.layers.Rescaling(LRN_ALPHA, offset=LRN_K, name=f"{name}_scale", **single)(means)
     root = keras.ops.rsqrt(keras.layers.Reshape(shape, name=f"{name}_maps", **single)(scales))
-    return keras.layers.Multiply(name=name, **single)([maps, root, keras.ops.sqrt(root)])  # s ** -LRN_BETA
+    return keras.layers.Multiply(name=name, **single)([maps, root, keras.ops.sqrt(root)])  # s ** -0.75
 
 
 def _stem(images: Any) -> Any:
@@ -151,3 +127,46 @@ def _halved(maps: Any, name: str) -> Any:
     """
     padded = keras.layers.ZeroPadding2D(((0, 1), (0, 1)), name=f"{name}_pad")(maps)
     return keras.layers.MaxPooling2D(3, strides=2, name=name)(padded)
+
+
+def import_weights(source: Path, folder: Path) -> Path:
+    """Writes the weights of an ONNX file to googlenet.weights.h5 in a folder, for `--weights`; returns its path.
+
+    Found by name: `inception_3a/1x1_w_0` and `_b_0` are kernel and bias of the layer inception_3a_1x1.
+    """
+    try:
+        import onnx
+    except ImportError as error:
+        raise UserError("no onnx: .venv/bin/python -m pip install -c requirements/lock.txt onnx") from error
+    network = GoogLeNet()
+    try:
+        graph = onnx.ModelProto.FromString(source.read_bytes()).graph
+        stored = {tensor.name.replace("/", "_"): tensor for tensor in graph.initializer}
+        for layer in (layer for layer in network.layers if layer.weights):
+            kernel, bias = (onnx.numpy_helper.to_array(stored[f"{layer.name}_{end}_0"]) for end in "wb")
+            if not (np.isfinite(kernel).all() and np.isfinite(bias).all()):
+                raise ValueError(f"{layer.name} has NaN or infinite values")
+            layer.set_weights([kernel.transpose(2, 3, 1, 0), bias])
+    except Exception as error:  # a missing file, protobuf's errors, a missing tensor, another shape
+        raise UserError(
+            f"{source}: not GoogLeNet as the ONNX model zoo publishes it: {error!r}. Expected the float32 file "
+            "googlenet-12.onnx (or -3, -6, -7, -8, -9) of https://github.com/onnx/models."
+        ) from error
+    with tempfile.TemporaryDirectory() as scratch, written_whole(folder / FILE_NAME) as temporary:
+        network.save_weights(Path(scratch) / FILE_NAME)  # Keras insists on the end of the name
+        shutil.copyfile(Path(scratch) / FILE_NAME, temporary)
+    return folder / FILE_NAME
+
+
+def main() -> None:
+    """The command line."""
+    parser = CommandLine(prog="python -m models.finetuning.googlenet", description=__doc__)
+    parser.add_argument("source", type=Path, metavar="FILE.onnx", help="GoogLeNet of the ONNX model zoo")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help=f"folder where {FILE_NAME} goes")
+    arguments = parser.parse_args()
+    path = import_weights(arguments.source, arguments.out)
+    print(f"wrote {path}. Use it: python models/googlenet.py --weights {path.parent} ...")
+
+
+if __name__ == "__main__":
+    run_command(main)

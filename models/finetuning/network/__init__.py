@@ -1,1 +1,0 @@
-"""Networks: built from Keras's, their weights, what trains, where they are cut in two."""

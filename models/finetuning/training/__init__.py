@@ -1,1 +1,0 @@
-"""Epochs of steps: optimisers, learning rates, checkpoints, experiment tracking."""
