@@ -14,16 +14,16 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.common import machine, predictions_of, run_parser
-from common.competition import CLASSES
 from common.errors import run_command
 from common.files import read_json
 from common.metric import log_loss
 from common.prior import floored
 from common.run_folder import RunFolder
+from common.tables import class_numbers
 from ensemble.members import Predictions
 from ensemble.options import Options
 from ensemble.result import BlendResult, blended
-from ensemble.score import read_labels, require_labels
+from ensemble.score import read_labels
 
 NOISE = 0.5  # nats
 
@@ -37,9 +37,8 @@ def main() -> None:
     predictions = predictions_of(arguments)
     labels = None
     if arguments.labels:
-        known = read_labels(arguments.labels)
-        require_labels(arguments.labels, known, predictions.test_images, "the test set")
-        labels = known.loc[list(predictions.test_images), "classname"].map(CLASSES.index).to_numpy(dtype=np.int64)
+        known = read_labels(arguments.labels, predictions.test_images, "the test set")
+        labels = class_numbers(known["classname"])
     if arguments.similar:
         for count in arguments.similar:
             print(line(f"{count} similar members", blended(similar(predictions, count), Options()), labels), flush=True)

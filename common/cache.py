@@ -6,32 +6,22 @@ Its arrays are .npy files with a checksum, verified when they are opened.
 import contextlib
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from common import locks
-from common.errors import UserError
-from common.files import append_checksum, cannot_write, free_bytes, is_intact, written_whole
+from common.files import append_checksum, free_bytes, is_intact, written_whole
 
 IMAGES, ACTIVATIONS = BOUNDED = "images", "activations"  # its parts; each entry is a folder
 FREE_DISK_KEPT = 2 * 2**30  # bytes that the cache leaves free for everything else
 
 
-def _is_written_to(folder: Path) -> bool:
-    """Whether a process writes to an entry. One that reads goes on: it has files open, and makes what is gone."""
-    for path in folder.glob(".*.lock"):
-        with contextlib.suppress(UserError):
-            lock = locks.acquire(path)
-            if lock is None:
-                return True
-            locks.release(lock)
-    return False
-
-
 def make_room(folder: Path, needed: int, limit: int, keep: Sequence[Path] = ()) -> bool:
     """Removes the least recently used entries until `needed` bytes fit; those that are written to stay.
+
+    A process that reads a removed entry goes on: it has files open, and makes what is gone.
 
     Args:
         folder: the entry to be written, such as cache/images/ENTRY; stays.
@@ -40,22 +30,12 @@ def make_room(folder: Path, needed: int, limit: int, keep: Sequence[Path] = ()) 
 
     Returns:
         False where they do not fit; where removing could not have helped, nothing was removed.
-
-    Raises:
-        UserError: the cache cannot be written to.
     """
     cache = folder.parent.parent
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise cannot_write(folder.parent, error) from error
-    entries = [path for part in BOUNDED for path in (cache / part).glob("*") if path.is_dir()]
-    used: list[tuple[float, Path]] = []
-    for path in set(entries).difference([folder, *keep]):
-        with contextlib.suppress(FileNotFoundError):  # another process has removed it
-            used.append((path.stat().st_mtime, path))
-    others = {path: _bytes_in(path) for _, path in sorted(used)}  # the least recently used first
-    kept = sum(map(_bytes_in, {folder, *keep}))
+    entries = {path for part in BOUNDED for path in (cache / part).glob("*") if path.is_dir()}
+    used = sorted((*_use_of(path), path) for path in entries.difference([folder, *keep]))
+    others = {path: size for _, size, path in used}  # the least recently used first
+    kept = sum(_use_of(path)[1] for path in {folder, *keep})
 
     def room() -> int:
         return min(limit - kept - sum(others.values()), free_bytes(cache) - FREE_DISK_KEPT)
@@ -65,19 +45,40 @@ def make_room(folder: Path, needed: int, limit: int, keep: Sequence[Path] = ()) 
     for path in list(others):
         if needed <= room():
             break
-        if not _is_written_to(path):
+        if not any(map(locks.is_held, path.glob(".*.lock"))):
             shutil.rmtree(path, ignore_errors=True)
         if not path.exists():
             others.pop(path)
     return needed <= room()
 
 
-def _bytes_in(folder: Path) -> int:
-    total = 0
-    for path in folder.glob("*.npy"):
-        with contextlib.suppress(FileNotFoundError):  # another process has removed or renamed it
-            total += path.stat().st_size
-    return total
+def _use_of(folder: Path) -> tuple[float, int]:
+    """When an entry was used last, and its size in bytes; another process may remove it meanwhile."""
+    used, size = 0.0, 0
+    with contextlib.suppress(FileNotFoundError):
+        used = folder.stat().st_mtime
+        size = sum(path.stat().st_size for path in folder.glob("*.npy"))
+    return used, size
+
+
+def divide(files: Sequence[Path], make: Callable[[Path], None]) -> None:
+    """Makes those files that are not there, and that other processes may be making too: unlocked files first.
+
+    Args:
+        make: makes a file; under its lock, FOLDER/.NAME.lock.
+
+    Raises:
+        UserError: the folder cannot be written to.
+    """
+    for seconds in (0, locks.FOREVER):
+        for file in files:
+            lock = None if file.is_file() else locks.acquire(file.with_name(f".{file.name}.lock"), seconds)
+            if lock is not None:
+                try:
+                    if not file.is_file():
+                        make(file)
+                finally:
+                    locks.release(lock)
 
 
 def write_array(path: Path, array: np.ndarray) -> None:

@@ -1,19 +1,19 @@
 """Errors that speak to the user, and the one place where they become a line on the terminal."""
 
+import contextlib
 import errno
 import os
 import re
 import signal
 import sys
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from common import interrupts
+import common
 from common.environment import OF_EXECUTOR
 from common.terminal import say
 
@@ -30,6 +30,7 @@ OF_THE_SYSTEM = {  # what no command can help: disks, mounts, permissions
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ENOSPC, errno.EDQUOT),
     *(errno.ESTALE, errno.ENOTCONN, errno.EHOSTDOWN, errno.ETIMEDOUT, errno.ENODEV, errno.ENXIO),
 }
+_OF_CUDA = ("OUT_OF_MEMORY", "ALLOC_FAILED")  # in messages of its libraries
 STOPS_WITHIN = 3.0  # seconds after Ctrl-C or SIGTERM
 
 
@@ -52,8 +53,7 @@ def named(names: Sequence[str], most: int = 3) -> str:
 def run_command(main: Callable[[], None]) -> None:
     """Runs a command's `main`; a UserError becomes one message and its exit status, Ctrl-C and SIGTERM status 130.
 
-    So do a lack of memory (status 5) and a file that the system does not give or take (status 1), where nothing else
-    has a better message for it. Any other exception is a bug: a traceback and status 1.
+    So do a lack of memory (status 5) and a failing disk or mount (1). Any other exception is a bug: a traceback and 1.
     """
     stopping = _Stopping()
     try:
@@ -82,12 +82,6 @@ def run_command(main: Callable[[], None]) -> None:
                 "last digits.",
                 USER_ERROR,
             )
-        if isinstance(error, OSError) and not has_temporary_folder():
-            _end(
-                "there is no folder for temporary files: expected one that this user can write to, such as /tmp. Name "
-                "one: TMPDIR=/path/to/folder before the same command.",
-                USER_ERROR,
-            )
         if not (isinstance(error, OSError) and error.errno in OF_THE_SYSTEM and error.filename):
             raise
         _end(
@@ -112,16 +106,15 @@ def _to_install() -> str:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether Python, OpenCV, the system or a backend says so. Backends are known by name: nothing is imported here."""
-    if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
-        return True
-    backend = type(error).__name__
-    if backend == "ResourceExhaustedError":  # TensorFlow
-        return True
-    if backend in ("InternalError", "UnknownError", "FailedPreconditionError"):  # TensorFlow, of CUDA's libraries
-        return any(words in str(error) for words in ("OUT_OF_MEMORY", "out of memory", "ALLOC_FAILED"))
-    if backend in ("XlaRuntimeError", "JaxRuntimeError"):
-        return str(error).startswith("RESOURCE_EXHAUSTED")
-    return type(error).__module__.startswith("cv2") and getattr(error, "code", None) == -4  # StsNoMem
+    kind, text = type(error).__name__, str(error)
+    return (
+        isinstance(error, MemoryError)
+        or getattr(error, "errno", None) == errno.ENOMEM
+        or kind == "ResourceExhaustedError"  # TensorFlow
+        or (kind.endswith("RuntimeError") and text.startswith("RESOURCE_EXHAUSTED"))  # JAX
+        or (kind.endswith("Error") and any(words in text for words in _OF_CUDA))
+        or (type(error).__module__.startswith("cv2") and getattr(error, "code", None) == -4)  # StsNoMem
+    )
 
 
 def last_line(error: BaseException) -> str:
@@ -130,12 +123,26 @@ def last_line(error: BaseException) -> str:
     return masked(f"{type(error).__name__}: {said[:500]}" if said else type(error).__name__)
 
 
-def has_temporary_folder() -> bool:
-    """Whether there is a folder that temporary files can be written to."""
+@contextlib.contextmanager
+def held_back() -> Iterator[None]:
+    """Ctrl-C waits for the end of the block. Processes that are started in it never receive it: their parent ends them.
+
+    For the main thread.
+    """
+    came: list[int] = []
+    before = signal.getsignal(signal.SIGINT)
+    if before == signal.SIG_IGN:  # so do the processes
+        yield
+        return
+    signal.signal(signal.SIGINT, lambda number, frame: came.append(number))  # other threads can receive it meanwhile
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited by new processes
     try:
-        return bool(tempfile.gettempdir())
-    except FileNotFoundError:
-        return False
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        signal.signal(signal.SIGINT, before)
+        if came:
+            signal.raise_signal(signal.SIGINT)
 
 
 class _Stopping:
@@ -149,10 +156,7 @@ class _Stopping:
         self.said = threading.Lock()
         self.heard = False
         signal.signal(signal.SIGTERM, self._hear)
-        if signal.getsignal(signal.SIGINT) in (
-            signal.default_int_handler,
-            interrupts.end_quietly,
-        ):  # else Ctrl-C is another process's business
+        if signal.getsignal(signal.SIGINT) in (signal.default_int_handler, common.end_quietly):  # else it is ignored
             signal.signal(signal.SIGINT, self._hear)
         self.reader, self.writer = os.pipe()
         os.set_blocking(self.writer, False)
@@ -162,7 +166,7 @@ class _Stopping:
     def say(self) -> None:
         """Prints how to resume, once; not in a process of an executor, which prints it for all of them."""
         if self.said.acquire(blocking=False) and OF_EXECUTOR not in os.environ:
-            say(interrupts.STOPPED)
+            say(common.STOPPED)
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
         if not self.heard:  # a second signal changes nothing

@@ -20,8 +20,6 @@ from typing import Any
 
 from common.errors import UserError, named
 
-QUOTES = "Look for a quotation mark too many"
-_FORMULA = re.compile(r"[=+\-@]|[\x00-\x1f\x7f]")  # what spreadsheets take for a formula when a cell begins with it
 # A plain file name, in no other folder, and without what spreadsheets divide cells at.
 _IMAGE_NAME = re.compile(r"\w[^/\\:;,\"|\x00-\x1f\x7f-\x9f\u2028\u2029]{0,250}\.jpe?g", re.IGNORECASE)
 _CHECKSUM_BYTES = 4
@@ -78,21 +76,19 @@ def _temporary(path: Path) -> Iterator[Path]:
 
 def remove_leftovers(path: Path) -> None:
     """Removes the temporary files of `path` that killed processes of this machine left."""
+    import psutil
+
+    start = _start_of_temporary(path)
     for leftover in path.parent.iterdir():
-        writer = re.fullmatch(re.escape(_start_of_temporary(path)) + r"(\d+)(\..*)?", leftover.name)
-        if writer and not _is_another(int(writer[1])):
+        process = leftover.name.removeprefix(start).partition(".")[0]
+        if not (leftover.name.startswith(start) and process.isdigit()):
+            continue
+        if int(process) == os.getpid() or not psutil.pid_exists(int(process)):
             _remove(leftover)
 
 
 def _start_of_temporary(path: Path) -> str:
     return f".{path.name}.part-{platform.node()}-"
-
-
-def _is_another(process: int) -> bool:
-    """Whether it is a living process of this machine, and not this one."""
-    import psutil
-
-    return process != os.getpid() and psutil.pid_exists(process)
 
 
 def _remove(path: Path) -> None:
@@ -156,31 +152,23 @@ def read_rows(path: Path, what: str) -> tuple[list[str], list[list[str]]]:
         what: it should be, for the message, such as 'a fold table'.
 
     Raises:
-        FileNotFoundError: it is not there.
         UserError: it cannot be read, is not UTF-8 or not CSV, or has rows of another length than its header.
     """
     try:
-        content = Path(path).read_bytes()
-        reader = csv.reader(io.StringIO(content.decode("utf-8-sig"), newline=""), strict=True)
+        content = Path(path).read_bytes().decode("utf-8-sig")
+        reader = csv.reader(io.StringIO(content, newline=""), strict=True)
         header = next(reader, [])
         lines = [(reader.line_num, row) for row in reader if row]
-    except FileNotFoundError:
-        raise
     except csv.Error as error:
-        place = f"line {reader.line_num:,} is not CSV ({error}). {QUOTES}."
-        raise UserError(f"{path}: cannot be read as {what}: {place}") from error
-    except UnicodeDecodeError as error:
-        place = f"byte {error.start + 1:,} is not UTF-8 text. Save it as 'CSV UTF-8'."
+        place = f"line {reader.line_num:,} is not CSV ({error}). Look for a quotation mark too many."
         raise UserError(f"{path}: cannot be read as {what}: {place}") from error
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read as {what}: {error}") from error
-    ragged = [f"line {number:,} has {len(row)}" for number, row in lines if len(row) != len(header)]
-    if ragged:
+        raise UserError(f"{path}: cannot be read as {what}: {error}. Expected a CSV file in UTF-8.") from error
+    if ragged := [f"line {number:,} has {len(row)}" for number, row in lines if len(row) != len(header)]:
         found = f"{len(ragged):,} rows without the header's {len(header)} fields ({named(ragged)})."
         raise UserError(f"{path}: cannot be read as {what}: {found}")
-    if listed_again(header):
-        columns = named(listed_again(header))
-        raise UserError(f"{path}: cannot be read as {what}: it has the column {columns} more than once.")
+    if again := listed_again(header):
+        raise UserError(f"{path}: cannot be read as {what}: it has the column {named(again)} more than once.")
     return header, [row for _, row in lines]
 
 
@@ -189,8 +177,7 @@ def check_image_names(path: Path, images: Sequence[str]) -> None:
     nameless = [f"row {number:,}" for number, name in enumerate(images, 1) if not name.strip()]
     if nameless:
         raise UserError(f"{path}: {len(nameless):,} rows have no image name ({named(nameless)} below the header).")
-    if listed_again(images):
-        again = listed_again(images)
+    if again := listed_again(images):
         raise UserError(f"{path}: images listed more than once: {len(again):,} ({named(again)}). Keep one row of each.")
 
 
@@ -215,26 +202,10 @@ def write_rows(path: Path, header: Sequence[str], rows: Sequence[Sequence[Any]])
     write_text(path, text.getvalue())
 
 
-def is_formula(text: str) -> bool:
-    """Whether a spreadsheet might take a cell for a formula; or whether it begins with a control character."""
-    return bool(_FORMULA.match(text))
-
-
-def as_cell(text: str) -> str:
-    """Text for a cell of a file that people open in a spreadsheet: never a formula."""
-    return f"'{text}" if is_formula(text) else text
-
-
-def from_cell(text: str) -> str:
-    """What `as_cell` was given."""
-    return text[1:] if text.startswith("'") and is_formula(text[1:]) else text
-
-
 def append_checksum(path: Path) -> None:
     """Appends the CRC-32 of its content to a file; readers of .npy and .npz files ignore what follows the arrays."""
-    size = Path(path).stat().st_size
-    checksum = _crc32(path, size)
-    with Path(path).open("ab") as stream:
+    checksum = _crc32(path, path.stat().st_size)
+    with path.open("ab") as stream:
         stream.write(checksum)
 
 
@@ -244,18 +215,16 @@ def is_intact(path: Path) -> bool:
     Raises:
         OSError: it cannot be read.
     """
-    size = Path(path).stat().st_size - _CHECKSUM_BYTES
-    if size < 0:
-        return False
-    with Path(path).open("rb") as stream:
-        stream.seek(size)
+    size = path.stat().st_size - _CHECKSUM_BYTES
+    with path.open("rb") as stream:
+        stream.seek(max(size, 0))
         return stream.read() == _crc32(path, size)
 
 
 def _crc32(path: Path, size: int) -> bytes:
     """CRC-32 of the first `size` bytes of a file."""
     value = 0
-    with Path(path).open("rb") as stream:
+    with path.open("rb") as stream:
         while size > 0 and (part := stream.read(min(size, 1 << 22))):
             value, size = zlib.crc32(part, value), size - len(part)
     return value.to_bytes(_CHECKSUM_BYTES, "little")

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path("/")  # of /proc and /sys
-_CACHED = ("inactive_file", "active_file")  # entries of memory.stat: cached files, which give way
-_CACHED_V1 = ("total_inactive_file", "total_active_file")
+# Of cached files, which give way; in memory.stat of version 2 and 1, where the totals include the groups inside.
+_CACHED, _CACHED_V1 = ("inactive_file", "active_file"), ("total_inactive_file", "total_active_file")
 
 
 def cores() -> int:
@@ -27,27 +27,17 @@ def limited_cores() -> int | None:
 
 def total_memory() -> int:
     """Bytes of this machine, or of its share."""
+    import psutil
+
     limits = [limit for group in _groups("memory") for limit in _memory_limits(group)]
-    return min([_machine_memory("total"), *limits])
+    return min([psutil.virtual_memory().total, *limits])
 
 
 def available_memory() -> int:
     """Bytes that are free or that cached files give back, within every limit; at least 0."""
-    return max(0, min([_machine_memory("available"), *_left_by_groups()]))
-
-
-def at_a_time(most: int, memory: int) -> int:
-    """How many of `most` processes of so many bytes each fit in the memory that is free; at least one."""
-    return max(1, min(most, available_memory() // memory))
-
-
-def _machine_memory(which: str) -> int:
     import psutil
 
-    return int(getattr(psutil.virtual_memory(), which))
-
-
-def _left_by_groups() -> Iterator[int]:
+    left = [psutil.virtual_memory().available]
     for group in _groups("memory"):
         limits = _memory_limits(group)
         used = _number(group / "memory.current")
@@ -55,7 +45,13 @@ def _left_by_groups() -> Iterator[int]:
         if limits and used is not None:
             entries = dict(line.split()[:2] for line in _text(group / "memory.stat").splitlines() if " " in line)
             names = _CACHED_V1 if _CACHED_V1[0] in entries else _CACHED
-            yield min(limits) - used + sum(int(entries.get(name, 0)) for name in names)
+            left.append(min(limits) - used + sum(int(entries.get(name, 0)) for name in names))
+    return max(0, min(left))
+
+
+def at_a_time(most: int, memory: int) -> int:
+    """How many of `most` processes of so many bytes each fit in the memory that is free; at least one."""
+    return max(1, min(most, available_memory() // memory))
 
 
 def _memory_limits(group: Path) -> list[int]:
@@ -75,11 +71,7 @@ def _quotas() -> Iterator[int]:
 
 
 def _groups(controller: str) -> Iterator[Path]:
-    """The folders of this process's control groups, from its own up to the root, as far as they are visible.
-
-    Args:
-        controller: 'cpu' or 'memory'.
-    """
+    """The folders of this process's control groups ('cpu' or 'memory'), its own and those around it, if visible."""
     mounts = ROOT / "sys" / "fs" / "cgroup"
     for line in _text(ROOT / "proc" / "self" / "cgroup").splitlines():
         _, _, rest = line.partition(":")

@@ -27,8 +27,7 @@ SUBMISSIONS = REPOSITORY / "submissions"
 BUNDLE_MANIFEST = "statefarm_code.json"  # in the root of a bundle of the code: its git revision
 
 ALL_DRIVERS = "all"  # the 'fold' that holds nobody out: fold_all/ has no out_of_fold.csv
-RESERVED_MODEL_NAMES = ("ensemble",)
-RESERVED_RUN_NAMES = ("leaderboard",)
+RESERVED_NAMES = ("ensemble", "leaderboard")  # of a folder in the run, and of submissions/leaderboard.csv
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 CONFIG, HISTORY, NETWORK, LOG = "config.json", "history.csv", "model.keras", "log.txt"
@@ -43,28 +42,17 @@ class CorruptedOutputError(UserError):
 
 
 def checked_name(name: str, what: str = "--run") -> str:
-    """Returns `name` if it can be a folder's: letters, digits, '.', '_', '-'; not a reserved one.
-
-    Raises:
-        UserError: it cannot.
-    """
+    """Returns `name`; raises a UserError unless it can be a folder's and is not reserved."""
     if not _NAME.fullmatch(name):
         raise UserError(f"{what} {name!r}: expected letters, digits, '.', '_' or '-', at most 64, such as 'trial-3'.")
-    reserved = RESERVED_MODEL_NAMES if what == "--model-name" else RESERVED_RUN_NAMES
-    if name in reserved:
+    if name in RESERVED_NAMES:
         raise UserError(f"{what} {name!r} is reserved. Choose another name.")
     return name
 
 
 @dataclasses.dataclass(frozen=True, order=True)
 class FoldFolder:
-    """runs/NAME/MODEL/fold_K: one model trained on one fold.
-
-    Attributes:
-        run: runs/NAME
-        model: the model's folder in the run.
-        fold: the fold that is held out; 'all' holds nobody out.
-    """
+    """runs/NAME/MODEL/fold_K: one model trained on all folds but K; 'all' holds nobody out. `run` is runs/NAME."""
 
     run: Path
     model: str
@@ -82,11 +70,11 @@ class FoldFolder:
         return f"{self.model}, fold {self.fold}"
 
     def exists(self, name: str) -> bool:
-        """Whether there is such a file."""
+        """Whether it holds such a file."""
         return (self / name).is_file()
 
     def finished(self) -> dict[str, Any] | None:
-        """What finished.json says: results and 'sha256'; None where the fold run is not finished.
+        """What finished.json says: results and 'sha256'; None where it is not finished. Outputs are not read.
 
         Raises:
             UserError: it cannot be read now, or the first edition of this project wrote it.
@@ -95,17 +83,17 @@ class FoldFolder:
         if record is None:
             return None
         sums = record.get("sha256")
-        if not isinstance(sums, dict) or not all(isinstance(x, str) for x in sums.values()):
+        if not isinstance(sums, dict):
             return None
         if CONFIG not in sums:
             raise UserError(
                 f"{self.path} was made by an earlier edition of this project, which this one does not read. Choose "
                 "another --run."
             )
-        return record if all(_is_file_name(name) and self.exists(name) for name in sums) else None
+        return record if set(sums) <= {path.name for path in self.path.iterdir()} else None
 
     def is_finished(self) -> bool:
-        """Whether it is finished, as far as can be known without reading the outputs."""
+        """As `finished`."""
         return self.finished() is not None
 
     def config(self) -> dict[str, Any] | None:
@@ -114,11 +102,7 @@ class FoldFolder:
         return record if record is not None and isinstance(record.get("settings"), dict) else None
 
     def settings(self) -> dict[str, Any]:
-        """The settings of a finished fold run, verified.
-
-        Raises:
-            UserError: there are none, or they are corrupted.
-        """
+        """The settings of a finished fold run, verified; a UserError where there are none, or corrupted ones."""
         self.verified(CONFIG)
         record = self.config()
         if record is None:
@@ -166,12 +150,12 @@ class FoldFolder:
         self.remove_checkpoint()
 
     def fail(self, reason: str) -> None:
-        """Writes failed.json, for whoever misses this fold later; nothing where the disk is full."""
-        with contextlib.suppress(UserError):
+        """Writes failed.json, for whoever misses this fold later."""
+        with contextlib.suppress(UserError):  # a full disk
             write_json(self / FAILED, {"reason": masked(reason)})
 
     def forget_failure(self) -> None:
-        """Removes failed.json: it is tried again."""
+        """Removes failed.json."""
         (self / FAILED).unlink(missing_ok=True)
 
     def failure(self) -> str:
@@ -186,8 +170,7 @@ class FoldFolder:
 
     def has_outputs(self) -> bool:
         """Whether something of a training is there: an output, or a checkpoint."""
-        kept = (HISTORY, NETWORK, OUT_OF_FOLD, TEST, FINISHED, CHECKPOINT)
-        return any(self.exists(name) for name in kept)
+        return any(map(self.exists, (HISTORY, NETWORK, OUT_OF_FOLD, TEST, FINISHED, CHECKPOINT)))
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -223,14 +206,7 @@ class FoldFolder:
 
 
 def verified(path: Path, sha256: str = "") -> Path:
-    """The path of a file, whose content is what was written if it is an output of a finished fold run.
-
-    Args:
-        sha256: of its content, where the caller has computed it already.
-
-    Raises:
-        CorruptedOutputError: as `FoldFolder.verified`.
-    """
+    """As `FoldFolder.verified`, for the path of any file; one that is no output of a fold run is not checked."""
     match = re.fullmatch(r"fold_(\d+|all)", path.parent.name)
     if match is None or not path.is_file():
         return path
@@ -238,27 +214,15 @@ def verified(path: Path, sha256: str = "") -> Path:
     return FoldFolder(path.parents[2], path.parts[-3], fold).verified(path.name, sha256)
 
 
-def _is_file_name(name: str) -> bool:
-    return name == Path(name).name and len(name) < 200 and "\0" not in name
-
-
 @dataclasses.dataclass(frozen=True)
 class RunFolder:
-    """runs/NAME.
-
-    Attributes:
-        path: the folder.
-    """
+    """runs/NAME, which need not be there."""
 
     path: Path
 
     @classmethod
     def of(cls, name: str, runs: Path = RUNS) -> "RunFolder":
-        """The run of that name, which need not be there.
-
-        Raises:
-            UserError: the name cannot be a folder's.
-        """
+        """The run of that name, checked by `checked_name`."""
         return cls(runs / checked_name(name))
 
     @classmethod
@@ -266,20 +230,18 @@ class RunFolder:
         """A run that is there.
 
         Raises:
-            UserError: there is none; names the nearest, or what is there.
+            UserError: there is none of that name.
         """
         run = cls.of(name, runs)
         if run.path.is_dir():
             return run
-        there = sorted(path.name for path in runs.iterdir() if path.is_dir()) if runs.is_dir() else []
-        if not there:
-            raise UserError(f"--run {name}: {runs} holds no runs yet. Train one: python models/vgg16.py --run {name}")
+        there = sorted(path.name for path in runs.glob("*/"))
         hint = nearest(name, there) or "."
-        raise UserError(f"--run {name}: no such run in {runs}{hint} There are: {named(there, 10)}.")
+        raise UserError(f"--run {name}: no such run in {runs}{hint} There are: {named(there, 10) or 'none'}.")
 
     @property
     def name(self) -> str:
-        """NAME"""
+        """Of the folder."""
         return self.path.name
 
     @property
@@ -312,19 +274,18 @@ class RunFolder:
 
     def models(self) -> list[str]:
         """The models that have a folder of some fold, by name."""
-        return sorted({folder.model for folder in self._fold_folders()})
+        return sorted({folder.model for folder in self.fold_folders()})
 
     def fold_folders(self, models: Sequence[str] = ()) -> list[FoldFolder]:
         """The folders of all folds, finished or not, by model and fold; only of some models where these are named."""
-        found = [folder for folder in self._fold_folders() if not models or folder.model in models]
+        found = []
+        for path in self.path.glob("*/fold_*/"):
+            model, fold = path.parent.name, path.name.removeprefix("fold_")
+            known = fold.isdigit() or fold == ALL_DRIVERS
+            if known and _NAME.fullmatch(model) and model not in RESERVED_NAMES and model in (models or [model]):
+                found.append(self.fold(model, int(fold) if fold.isdigit() else fold))
         return sorted(found, key=lambda one: (one.model, isinstance(one.fold, str), one.fold))
 
     def finished(self, models: Sequence[str] = ()) -> list[FoldFolder]:
         """As `fold_folders`, those that are finished."""
         return [folder for folder in self.fold_folders(models) if folder.is_finished()]
-
-    def _fold_folders(self) -> Iterator[FoldFolder]:
-        for path in self.path.glob("*/fold_*/"):
-            model, fold = path.parent.name, path.name.removeprefix("fold_")
-            if _NAME.fullmatch(model) and model not in RESERVED_MODEL_NAMES and (fold.isdigit() or fold == ALL_DRIVERS):
-                yield self.fold(model, int(fold) if fold.isdigit() else fold)

@@ -82,7 +82,10 @@ def add_settings(parser: argparse.ArgumentParser, configuration: Any, title: str
         if isinstance(value, bool):
             group.add_argument(flag, action=argparse.BooleanOptionalAction, **options)
         else:
-            options |= {"type": _reader(value, field.metadata), "metavar": _metavar(value, field.metadata)}
+            options |= {
+                "type": functools.partial(_read, type(value), field.metadata),
+                "metavar": _metavar(value, field.metadata),
+            }
             group.add_argument(flag, **options)
 
 
@@ -119,18 +122,13 @@ def checked(configuration: Any, values: Mapping[str, Any]) -> dict[str, Any]:
     fields = {field.name: field for field in dataclasses.fields(configuration)}
     found = {}
     for name, value in values.items():
-        default, metadata = getattr(configuration, name), fields[name].metadata
-        if isinstance(default, bool):
-            if not isinstance(value, bool):
-                raise UserError(f"{name}={value!r}: expected True or False.")
-            found[name] = value
-            continue
-        if isinstance(default, ImageSize) and isinstance(value, (tuple, list)):
-            text = "x".join(map(str, value))
-        else:
-            text = (",".join(map(str, value)) or "none") if isinstance(value, (tuple, list)) else str(value)
+        default, text = getattr(configuration, name), str(value)
+        if isinstance(value, (tuple, list)):
+            text = ("x" if isinstance(default, ImageSize) else ",").join(map(str, value)) or "none"
         try:
-            found[name] = _reader(default, metadata)(text)
+            if isinstance(default, bool) and not isinstance(value, bool):
+                raise argparse.ArgumentTypeError("expected True or False")
+            found[name] = value if isinstance(default, bool) else _read(type(default), fields[name].metadata, text)
         except argparse.ArgumentTypeError as error:
             raise UserError(f"{name}={value!r}: {error}.") from None
     return found
@@ -166,37 +164,32 @@ def as_json(configuration: Any) -> dict[str, Any]:
     }
 
 
-def _metavar(value: Any, metadata: Any) -> str:
+def _metavar(value: Any, metadata: Mapping[str, Any]) -> str:
     if metadata["choices"]:
         return "{" + ",".join(metadata["choices"]) + "}"
     names = {int: "N", float: "X", str: "TEXT", ImageSize: "HxW", tuple: "NAME[,NAME]"}
     return names[type(value)]
 
 
-def _reader(value: Any, metadata: Any) -> Any:
-    """A function from the option's text to a value of the default's type, in the metadata's range."""
-    kind = type(value)
+def _read(kind: type, metadata: Mapping[str, Any], text: str) -> Any:
+    """The value of an option's text: of this kind, and in the metadata's range.
 
-    def read(text: str) -> Any:
-        if kind is ImageSize:
-            try:
-                return ImageSize.parse(text)
-            except ValueError as error:
-                raise argparse.ArgumentTypeError(str(error)) from None
-        if kind is tuple:
-            return () if text == "none" else tuple(part.strip() for part in text.split(",") if part.strip())
-        if kind is str:
-            if metadata["choices"] and text not in metadata["choices"]:
-                words, hint = ", ".join(metadata["choices"]), nearest(text, metadata["choices"])
-                raise argparse.ArgumentTypeError(f"expected one of {words}, found {text!r}{hint}")
-            return text
-        return _in_range(kind, metadata["least"], metadata["most"], text)
-
-    return read
-
-
-def _in_range(kind: type, least: float | None, most: float | None, text: str) -> Any:
-    """The number that a text is, of kind int or float and within the bounds."""
+    Raises:
+        ArgumentTypeError: it is none.
+    """
+    if kind is ImageSize:
+        try:
+            return ImageSize.parse(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+    if kind is tuple:
+        return () if text == "none" else tuple(part.strip() for part in text.split(",") if part.strip())
+    if kind is str:
+        if metadata["choices"] and text not in metadata["choices"]:
+            words, hint = ", ".join(metadata["choices"]), nearest(text, metadata["choices"])
+            raise argparse.ArgumentTypeError(f"expected one of {words}, found {text!r}{hint}")
+        return text
+    least, most = metadata["least"], metadata["most"]
     try:
         value = kind(text)
     except ValueError:
@@ -211,12 +204,12 @@ def _in_range(kind: type, least: float | None, most: float | None, text: str) ->
 
 def whole_number(least: int, most: int) -> Callable[[str], int]:
     """The type of an option: a function from its text to a whole number from `least` to `most`."""
-    return functools.partial(_in_range, int, least, most)
+    return functools.partial(_read, int, {"least": least, "most": most})
 
 
 def number(least: float, most: float) -> Callable[[str], float]:
     """The type of an option: a function from its text to a number from `least` to `most`."""
-    return functools.partial(_in_range, float, least, most)
+    return functools.partial(_read, float, {"least": least, "most": most})
 
 
 def nearest(word: str, words: Sequence[str]) -> str:

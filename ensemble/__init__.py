@@ -1,3 +1,3 @@
 """Prediction tables -> calibrated, blended, validated submission."""
 
-import common.interrupts  # noqa: F401
+import common  # noqa: F401

@@ -18,35 +18,167 @@ the order of the first test table.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from common.errors import UserError, run_command
+from common.files import read_record, sha256_of, write_json, write_text
 from common.run_folder import RUNS, SUBMISSIONS, RunFolder
-from common.settings import CommandLine, add_settings, chosen, names_in
+from common.settings import CommandLine, add_settings, as_json, chosen, names_in
 from ensemble.options import Options
+
+if TYPE_CHECKING:
+    from ensemble.loose_tables import LooseTables
+    from ensemble.members import Source
+    from ensemble.result import BlendResult
+
+RECORD, REPORT = "blend.json", "report.txt"  # the record is written last
+OF_TABLES = ("test_predictions", "features", "test_features", "folds")
+OF_RUNS = ("models", "allow_missing", "all_drivers")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to blend and where to write it.
+
+    Attributes:
+        run: runs/NAME.
+        sample: the sample submission, which gives the order of the rows; loose tables may be without.
+        submission: the file to write, where there are test predictions.
+        models: the members; every model of the run where empty.
+        allow_missing: blend although folds are missing.
+        loose: tables from anywhere instead of the models of the run.
+    """
+
+    run: Path
+    sample: Path | None
+    submission: Path
+    models: tuple[str, ...] = ()
+    allow_missing: bool = False
+    options: Options = field(default_factory=Options)
+    loose: LooseTables | None = None
+
+    def source(self) -> Source:
+        """Where the predictions come from.
+
+        Raises:
+            UserError: there are none, or some are missing.
+        """
+        from ensemble.members import run_source
+
+        if self.loose is not None:
+            return self.loose.source(self.sample)
+        return run_source(self.run, cast(Path, self.sample), self.models, self.allow_missing, self.options.all_drivers)
+
+
+def blend_run(request: Request) -> str:
+    """Blends and writes everything, unless that has been done.
+
+    Returns:
+        The report, for the terminal.
+
+    Raises:
+        UserError: an input is missing or malformed, or an output cannot be written.
+    """
+    from ensemble.members import stamps
+    from ensemble.report import report, tables_of
+    from ensemble.result import blended
+
+    source, folder = request.source(), request.run / "ensemble"
+    identity = {
+        "code": code_version(),
+        "options": as_json(request.options),
+        "submission": str(request.submission.resolve()) if source.has_test else None,
+        **source.identity,
+    }
+    if is_done(folder / RECORD, identity, source.inputs):
+        return (folder / REPORT).read_text(encoding="utf-8") + "\nunchanged since the last blend: nothing to do\n"
+    inputs = source.verified()
+    predictions, remarks = source.read()
+    result = blended(predictions, request.options)
+    tables = tables_of(result)
+    text = report(request.run.name, request.options, result, tables, remarks)
+    outputs = _write(request, result, tables)
+    write_text(folder / REPORT, text)
+    outputs[REPORT] = folder / REPORT
+    files = {"inputs": inputs, "outputs": stamps(outputs)}
+    write_json(folder / RECORD, identity | result.as_json() | {"remarks": remarks} | files)
+    return text
+
+
+def _write(request: Request, result: BlendResult, tables: Mapping[str, Any]) -> dict[str, Path]:
+    """Writes the tables and the submission; returns them by their names in the record."""
+    from common.tables import write_predictions, write_table
+
+    folder, predictions, nested = request.run / "ensemble", result.predictions, result.nested
+    for name, table in tables.items():
+        write_table(folder / f"{name}.csv", table)
+    images, test_images = predictions.images["img"], predictions.test_images
+    predicted = {"out_of_fold": (images, nested.final)}
+    predicted["out_of_fold_without_neighbours"] = (images, nested.without_neighbours)
+    if len(test_images):
+        predicted["test"] = (test_images, result.test)
+        predicted["test_without_neighbours"] = (test_images, result.test_without_neighbours)
+    for name, (rows, probabilities) in predicted.items():
+        write_predictions(folder / f"{name}.csv", list(rows), probabilities)
+    outputs = {f"{name}.csv": folder / f"{name}.csv" for name in (*tables, *predicted)}
+    if len(test_images):
+        write_predictions(request.submission, list(test_images), result.test)
+        outputs[str(request.submission.resolve())] = request.submission
+    return outputs
+
+
+def code_version() -> str:
+    """SHA-256 of the sources that decide a blend: another version of them blends again."""
+    own = Path(__file__).parent
+    others = [own.parent / name for name in ("common/metric.py", "common/prior.py", "preprocessing/same_driver.py")]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in [*sorted(own.glob("*.py")), *others])).hexdigest()
+
+
+def is_done(record: Path, identity: Mapping[str, Any], inputs: Mapping[str, Path]) -> bool:
+    """Whether the record is of this blend, of inputs with the same size and time of change, and its outputs intact."""
+    try:
+        earlier = read_record(record)
+        stamps, outputs = earlier["inputs"], earlier["outputs"]
+        if any(earlier.get(name) != value for name, value in identity.items()) or set(stamps) != set(inputs):
+            return False
+        for name, path in inputs.items():
+            status = path.stat()
+            if (status.st_size, status.st_mtime_ns) != (stamps[name]["size"], stamps[name]["mtime_ns"]):
+                return False
+        intact = all(sha256_of(record.parent / name) == stamp["sha256"] for name, stamp in outputs.items())
+        return REPORT in outputs and intact
+    except (UserError, OSError, ValueError, LookupError, TypeError, AttributeError):
+        return False
+
+
+def add_run_options(parser: CommandLine) -> None:
+    """The options that say which models of a run are blended, and how."""
+    parser.add_argument("--runs", type=Path, default=RUNS, metavar="DIR", help="where runs lie [runs]")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        metavar="DIR",
+        help="the competition's folder: photographs, order of rows [found by itself]",
+    )
+    parser.add_argument("--models", type=names_in, default=[], metavar='"A B"', help="only these of the run [all]")
+    parser.add_argument("--allow-missing", action="store_true", help="blend although folds are missing, and say so")
+    add_settings(parser, Options(), "blending")
 
 
 def command_line() -> CommandLine:
     """The options of this command."""
     parser = CommandLine(prog="python -m ensemble.blend", description=__doc__)
     parser.add_argument("--run", metavar="NAME", help="the run to blend, or to name the outputs by [full; tables]")
-    parser.add_argument("--runs", type=Path, default=RUNS, metavar="DIR", help="where runs lie [runs]")
-    parser.add_argument(
-        "--data",
-        type=Path,
-        metavar="DIR",
-        help="the competition's folder: photographs, order of rows [found; --predictions: as in the first table]",
-    )
-    parser.add_argument("--models", type=names_in, default=[], metavar='"A B"', help="only these of the run [all]")
     parser.add_argument("--submissions", type=Path, metavar="DIR", help="where the submission goes [submissions]")
-    parser.add_argument("--allow-missing", action="store_true", help="blend although folds are missing, and say so")
     parser.add_argument(
         "--labels", type=Path, metavar="FILE", help="score the submission on these: img,classname[,subject]"
     )
-    add_settings(parser, Options(), "blending")
+    add_run_options(parser)
     loose = parser.add_argument_group("tables from anywhere, in one order of models; no run folder is read")
     several: dict[str, Any] = {"type": Path, "nargs": "+", "metavar": "FILE", "default": []}
     loose.add_argument("--predictions", help="img,c0..c9, out of fold, of the images of --labels", **several)
@@ -57,57 +189,41 @@ def command_line() -> CommandLine:
     return parser
 
 
-def check_options(arguments: argparse.Namespace, options: Options) -> None:
+def check_options(arguments: argparse.Namespace) -> None:
     """Raises a UserError where options do not go together."""
-    faults: Sequence[tuple[Any, str]]
-    if arguments.predictions:
-        no_test = not arguments.test_predictions
-        faults = (
-            (arguments.labels is None, "--predictions: expected --labels FILE with it: img,classname[,subject]."),
-            (arguments.models, "--models chooses among those of a run; name the tables to blend in --predictions."),
-            (options.all_drivers != "no", "--all-drivers is for a run's models; leave it out with --predictions."),
-            (arguments.allow_missing, "--allow-missing is for a run's models; leave it out with --predictions."),
-            (arguments.data and no_test, "--data: expected --test-predictions with it: it orders their rows."),
-            (arguments.submissions and no_test, "--submissions: expected --test-predictions with it."),
-        )
-    else:
-        own = ("test_predictions", "features", "test_features", "folds")
-        faults = [
-            (getattr(arguments, option), f"--{option.replace('_', '-')} goes with --predictions; a run has its own.")
-            for option in own
-        ]
-    for fault, message in faults:
-        if fault:
-            raise UserError(message)
+    if arguments.predictions and arguments.labels is None:
+        raise UserError("--predictions: expected --labels FILE with it: img,classname[,subject].")
+    for option in OF_RUNS if arguments.predictions else OF_TABLES:
+        if getattr(arguments, option, None):
+            what = "a run's models; leave it out with" if arguments.predictions else "tables, which are named by"
+            raise UserError(f"--{option.replace('_', '-')} is for {what} --predictions.")
 
 
 def main() -> None:
-    arguments = command_line().parse_args()
-    options = Options(**chosen(arguments, Options))
-    check_options(arguments, options)
-    name = arguments.run or ("tables" if arguments.predictions else "full")
-    run = RunFolder.of(name, arguments.runs).path
-    submission = (arguments.submissions or SUBMISSIONS) / f"{name}.csv"
-
     from common.competition import SAMPLE_SUBMISSION
     from ensemble.score import read_labels, score_text
     from preprocessing.dataset import required
 
+    arguments = command_line().parse_args()
+    check_options(arguments)
+    name = arguments.run or ("tables" if arguments.predictions else "full")
+    run = RunFolder.of(name, arguments.runs).path
+    submission = (arguments.submissions or SUBMISSIONS) / f"{name}.csv"
     sample = None
     if arguments.data is not None or not arguments.predictions:
         sample = required(arguments.data) / SAMPLE_SUBMISSION
     if arguments.labels is not None:
         read_labels(arguments.labels)  # a mistake there is reported before the work, not after it
 
-    from ensemble.blend_run import Request, blend_run
-    from ensemble.loose_tables import LooseTables
-
     loose = None
     if arguments.predictions:
+        from ensemble.loose_tables import LooseTables
+
         files = (arguments.predictions, arguments.test_predictions, arguments.features, arguments.test_features)
         loose = LooseTables(arguments.labels, arguments.folds, *map(tuple, files))
-    models = tuple(arguments.models)
-    print(blend_run(Request(run, sample, submission, models, arguments.allow_missing, options, loose)))
+    options = Options(**chosen(arguments, Options))
+    request = Request(run, sample, submission, tuple(arguments.models), arguments.allow_missing, options, loose)
+    print(blend_run(request))
     if arguments.labels is not None and not loose:
         print(score_text(submission, arguments.labels), end="\n\n")
     print(shown(submission if not loose or loose.test_predictions else run / "ensemble"))

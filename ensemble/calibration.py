@@ -83,12 +83,9 @@ def fit_calibration(logarithms: np.ndarray, labels: np.ndarray, with_bias: bool 
 
 @dataclass(frozen=True)
 class Sharpening:
-    """The confidence that averaging fold networks costs on the test set, and how it was restored.
+    """How the confidence was restored that averaging `networks` costs: `scale` times the log-probabilities of the mean.
 
-    Attributes:
-        networks: how many were averaged.
-        entropy_of_singles, entropy_of_mean: mean over images, in nats.
-        scale: what the log-probabilities of the mean were multiplied by; 1 for a single network.
+    The entropies are means over images, in nats; `scale` is 1 for a single network.
     """
 
     networks: int
@@ -154,25 +151,14 @@ def clipped_losses(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class PriorMatching:
-    """A fitted step towards the prior.
-
-    Attributes:
-        prior: the share of each class in training.
-        strength: what it is worth to come nearer to the prior, against changing the predictions.
-        scale: what the log-probabilities are multiplied by afterwards (1 / temperature).
-    """
+    """A fitted step towards the prior, as `matched_logarithms`, after which `scale` (1 / temperature) follows."""
 
     prior: tuple[float, ...]
     strength: float
     scale: float = 1.0
 
     def logarithms(self, probabilities: np.ndarray, sets: np.ndarray) -> np.ndarray:
-        """Log-probabilities before the temperature.
-
-        Args:
-            probabilities: shape (images, classes), rows summing to 1.
-            sets: shape (images,): images of one value share a bias.
-        """
+        """Log-probabilities before the temperature; images of one value in `sets` share a bias."""
         return matched_logarithms(np.log(floored(probabilities)), np.array(self.prior), self.strength, sets)
 
     def predict(self, probabilities: np.ndarray, sets: np.ndarray) -> np.ndarray:

@@ -110,13 +110,7 @@ OBJECTIVES = {"arithmetic": _arithmetic_objective, "geometric": _geometric_objec
 
 @dataclass(frozen=True, eq=False)
 class Blend:
-    """A fitted method: pool the members, then calibrate the pool.
-
-    Attributes:
-        pool: a key of `POOLS`.
-        weights: shape (members,), non-negative, summing to 1.
-        calibration: of the pool; None for none.
-    """
+    """A fitted method: pools the members (`pool` is a key of `POOLS`) with these weights, then calibrates the pool."""
 
     pool: str
     weights: np.ndarray

@@ -51,11 +51,7 @@ class Graph:
     distances: np.ndarray
 
     def restricted(self, rows: np.ndarray) -> "Graph":
-        """The graph of some rows alone, renumbered from 0.
-
-        Args:
-            rows: shape (kept,), ascending row numbers.
-        """
+        """The graph of some rows alone (ascending numbers), renumbered from 0."""
         numbers = np.full(len(self.indices), -1, dtype=np.int32)
         numbers[rows] = np.arange(len(rows), dtype=np.int32)
         indices = numbers[self.indices[rows]]
@@ -71,14 +67,13 @@ def normalised(features: np.ndarray, centre: np.ndarray) -> np.ndarray:
 
 
 def nearest(features: np.ndarray, k: int = MOST_NEIGHBOURS) -> Graph:
-    """The k nearest other rows of each row, exactly, by matrix products in blocks.
+    """The k nearest other rows of each row (fewer where there are fewer), exactly, by matrix products in blocks.
 
     The columns of a block are put into groups whose largest values are compared first: the k best lie in k groups, so
     only these are searched. Several times faster than `argpartition` on complete rows, or scikit-learn's brute force.
 
     Args:
         features: shape (images, dimensions), float32, rows of length 1.
-        k: fewer are found where there are fewer others.
     """
     images = len(features)
     k = min(k, images - 1)
@@ -122,18 +117,13 @@ def typical_distance(graph: Graph) -> float:
 
 
 def restricted(graphs: Mapping[str, Graph], rows: np.ndarray) -> dict[str, Graph]:
-    """The graphs of some images alone."""
+    """The graphs of some images alone, as `Graph.restricted`."""
     return {name: graph.restricted(rows) for name, graph in graphs.items()}
 
 
 @dataclass(frozen=True, eq=False)
 class Network:
-    """The features of one network: files of shape (images, dimensions), rows as in the prediction tables beside them.
-
-    Attributes:
-        out_of_fold, test: the files; no test where there is none.
-        out_of_fold_images, test_images: the names of their rows.
-    """
+    """The features of one network: files of shape (images, dimensions), and the names of the images in their rows."""
 
     out_of_fold: Path
     out_of_fold_images: pd.Index
@@ -143,12 +133,7 @@ class Network:
 
 @dataclass(frozen=True, eq=False)
 class Space:
-    """A model whose features are known for all images.
-
-    Attributes:
-        name: of the model.
-        networks: one a fold, or one for all.
-    """
+    """A model whose features are known for all images, by one network a fold or one for all."""
 
     name: str
     networks: tuple[Network, ...]
@@ -253,16 +238,13 @@ def load_features(path: Path, rows: int) -> np.ndarray:
     """
     try:
         features = np.load(path, mmap_mode="r", allow_pickle=False)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file of features.") from None
     except (OSError, ValueError, EOFError) as error:
         raise UserError(f"{path}: cannot be read as an array of features (.npy): {error}") from error
-    if features.ndim != 2 or features.dtype.kind != "f" or not features.shape[1]:
+    if features.ndim != 2 or features.dtype.kind != "f" or len(features) != rows:
         raise UserError(
-            f"{path}: expected floats of shape (images, features), found {features.dtype} {features.shape}."
+            f"{path}: expected floats of shape ({rows}, features), a row for each of the table beside it, found "
+            f"{features.dtype} {features.shape}."
         )
-    if len(features) != rows:
-        raise UserError(f"{path}: expected {rows:,} rows as in the table beside it, found {len(features):,}.")
     bad = np.flatnonzero(~np.isfinite(features.sum(axis=1, dtype=np.float64)))
     if len(bad):
         raise UserError(f"{path}: rows with values that are not finite: {named([str(row) for row in bad])}.")

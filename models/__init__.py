@@ -2,7 +2,7 @@
 
 from typing import Any
 
-import common.interrupts  # noqa: F401
+import common  # noqa: F401
 
 
 def __getattr__(name: str) -> Any:

@@ -1,3 +1,3 @@
 """The stages in order, in one process: the command line, the plan, training jobs and what runs them, the blend."""
 
-import common.interrupts  # noqa: F401
+import common  # noqa: F401

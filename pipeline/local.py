@@ -10,8 +10,9 @@ import subprocess
 import time
 from collections.abc import Collection, Sequence
 
-from common import interrupts, machine, terminal
+from common import machine, terminal
 from common.environment import LESS_MEMORY, OF_EXECUTOR, pinned
+from common.errors import held_back
 from common.run_folder import REPOSITORY
 from pipeline.executor import Executor
 from pipeline.jobs import Job
@@ -59,7 +60,7 @@ class LocalExecutor(Executor):
             own |= device.environment() if device else {}
         own |= SMALLER_ENVIRONMENT if retry else {}
         terminal.draw(f"{job}: starting", slot)
-        with interrupts.held_back():  # Ctrl-C is for this process, which ends the others
+        with held_back():  # Ctrl-C is for this process, which ends the others
             return subprocess.Popen(job.command, env=own, cwd=REPOSITORY, stdin=subprocess.PIPE)
 
     def wait(self, handles: Sequence[subprocess.Popen], seconds: float) -> None:

@@ -134,7 +134,7 @@ def train_and_blend(plan: Plan, dataset: "Dataset", folds: "pd.DataFrame", jobs:
 
 def blend(plan: Plan) -> None:
     """Blends the models of the run, writes the submission, and scores it where the test labels are known."""
-    from ensemble.blend_run import Request, blend_run
+    from ensemble.blend import Request, blend_run
     from ensemble.report import summary
 
     models = [model.work.model_name for model in plan.models]
@@ -152,8 +152,7 @@ def blend(plan: Plan) -> None:
 
 def report(plan: Plan) -> None:
     """Writes runs/NAME/report.html, and prints where it is. Whatever fails there, the submission is written already."""
-    from ensemble.blend import shown
-    from ensemble.blend_run import REPORT
+    from ensemble.blend import REPORT, shown
 
     path = plan.run.ensemble / REPORT
     try:

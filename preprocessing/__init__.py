@@ -2,7 +2,7 @@
 
 import os
 
-import common.interrupts  # noqa: F401
+import common  # noqa: F401
 
 # OpenCV reads these when it is loaded. Larger pictures are refused before memory is taken (of JPEGs, in jpeg.py). What
 # FFmpeg prints for each damaged frame of a video is left out: tools.predict says what is missing.

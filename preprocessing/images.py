@@ -15,8 +15,8 @@ import numpy as np
 import PIL.Image
 import PIL.ImageOps
 
-from common import locks, terminal
-from common.cache import IMAGES, make_room, open_array, write_array
+from common import terminal
+from common.cache import IMAGES, divide, make_room, open_array, write_array
 from common.errors import UserError
 from common.settings import ImageSize
 from preprocessing import jpeg
@@ -233,7 +233,7 @@ class ImageStore:
                 write_array(path, block)
 
             with ThreadPoolExecutor(workers) as pool:
-                locks.divide(list(number_of), Path.is_file, make)
+                divide(list(number_of), make)
             bar.close()
         with contextlib.suppress(OSError):  # a cache that is only read will do
             os.utime(self.folder)  # the least recently used store is the first to make room

@@ -1,3 +1,3 @@
 """What a person does with the pipeline and its trained networks: plan, predict, explain, compare, export."""
 
-import common.interrupts  # noqa: F401
+import common  # noqa: F401

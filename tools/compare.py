@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from common.competition import CLASSES
 from common.errors import UserError, run_command
-from common.files import as_cell, written_whole
+from common.files import written_whole
 from common.run_folder import CACHE, OUT_OF_FOLD, RunFolder
 from common.settings import CommandLine, word
 from tools.networks import finished_folds
@@ -48,8 +48,7 @@ def main() -> None:
     table, notes = make_table(rows), remarks(rows)
     print("\n".join([as_text(table), *notes]))
     with written_whole(arguments.out) as temporary:
-        safe = table.map(lambda cell: as_cell(cell) if isinstance(cell, str) else cell)
-        safe.to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
+        table.to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
     print(f"\n{arguments.out}")
     if arguments.html:
         from tools import report
@@ -203,7 +202,7 @@ def cells(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
 
 def as_text(table: pd.DataFrame) -> str:
     """The table for the terminal."""
-    from ensemble.tables import formatted
+    from ensemble.report import formatted
 
     headers, lines = cells(table)
     numbers = formatted(headers[:-1], [line[:-1] for line in lines]).splitlines()

@@ -382,7 +382,7 @@ def write_table(path: Path, results: Mapping[Experiment, pd.DataFrame | str]) ->
 
 def as_text(table: pd.DataFrame) -> str:
     """The table for the terminal; of a failure only that it is one."""
-    from ensemble.tables import formatted
+    from ensemble.report import formatted
 
     shapes = {"log_loss": "{:.4f}", "difference": "{:+.4f}", "difference_error": "{:.4f}", "accuracy": "{:.1%}"}
     shapes["seconds_a_fold"] = "{:,.0f}"

@@ -108,7 +108,7 @@ def _write(path: Path, requests: Sequence[Request], stamp: str, compared: Mappin
 
 def _stamp(requests: Sequence[Request]) -> str:
     """SHA-256 of what the report is made of. Raises a UserError where a run has no blend yet."""
-    from ensemble.blend_run import RECORD
+    from ensemble.blend import RECORD
 
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("report*.*"))))
     for request in requests:
@@ -126,10 +126,10 @@ def _stamp(requests: Sequence[Request]) -> str:
 
 def _context(request: Request, prefix: str) -> dict[str, Any]:
     """What the templates get of a run; the ids in its parts begin with `prefix`, where there are several runs."""
-    from ensemble.blend_run import RECORD
+    from ensemble.blend import RECORD
     from ensemble.expectation import place_among_published
     from ensemble.options import Options
-    from ensemble.tables import FITTED
+    from ensemble.report import FITTED
     from pipeline.schedule import Durations
     from preprocessing.demo import is_demo
     from preprocessing.folds import read_folds
@@ -207,11 +207,11 @@ def _table(path: Path) -> pd.DataFrame:
 def _score(labels: Path, test: Any) -> dict[str, float]:
     """Log loss in nats and accuracy of the test predictions, which must all have a label."""
     from common.metric import accuracy, log_loss
-    from ensemble.score import read_labels, require_labels
+    from common.tables import class_numbers
+    from ensemble.score import read_labels
 
-    known, table = read_labels(labels), test.set_index("img")[list(CLASSES)]
-    require_labels(labels, known, table.index, "the test set")
-    numbers = known["classname"].reindex(table.index).map(CLASSES.index).to_numpy(dtype="int64")
+    table = test.set_index("img")[list(CLASSES)]
+    numbers = class_numbers(read_labels(labels, table.index, "the test set")["classname"])
     return {"log_loss": log_loss(table.to_numpy(), numbers), "accuracy": accuracy(table.to_numpy(), numbers)}
 
 

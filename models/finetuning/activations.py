@@ -23,8 +23,8 @@ import keras
 import ml_dtypes
 import numpy as np
 
-from common import locks, terminal
-from common.cache import ACTIVATIONS, make_room, open_array, write_array
+from common import terminal
+from common.cache import ACTIVATIONS, divide, make_room, open_array, write_array
 from common.errors import UserError
 from common.settings import as_json
 from models.finetuning.architecture import Recipe
@@ -168,7 +168,7 @@ class ActivationStore:
                 bar.update(real)
             write_array(path, np.concatenate(made).astype(self.dtype, copy=False).view(self.stored_dtype))
 
-        locks.divide(list(number_of), Path.is_file, make)
+        divide(list(number_of), make)
         bar.close()
 
     def _open(self, name: str, blocks: list[int]) -> dict[int, np.ndarray]:

@@ -14,8 +14,9 @@ from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
-from common import interrupts, locks, machine, terminal
+from common import locks, machine, terminal
 from common.competition import CLASSES, TEST_FOLDER, TRAIN_FOLDER, held_out_labels_path
+from common.errors import held_back
 from common.files import folder_written_whole
 from common.settings import setting
 from preprocessing.dataset import write_tables
@@ -151,7 +152,7 @@ def _render_clips(clips: Sequence[Clip], root: Path, workers: int) -> None:
         # 'spawn': a fork of a process in which TensorFlow runs threads can hang.
         resource_tracker.ensure_running()  # its start would let the signal through
         with contextlib.ExitStack() as stack:
-            with interrupts.held_back():
+            with held_back():
                 pool = multiprocessing.get_context("spawn").Pool(workers, initializer=_begin_worker)
                 stack.enter_context(pool)
             for count in pool.imap_unordered(render, clips, chunksize=len(CLASSES) // 2):

@@ -1,6 +1,5 @@
 """How a command ends: in time, and in words."""
 
-import re
 import shutil
 import signal
 import subprocess
@@ -64,36 +63,13 @@ def test_what_fails_because_it_was_interrupted_was_interrupted() -> None:
     assert "goes on from here" in done.stderr
 
 
-def test_an_interrupt_in_a_finalizer_prints_no_traceback() -> None:
-    code = """
-        import os, signal
-        from common.errors import run_command
-
-        class Interrupted:
-            def __del__(self):
-                os.kill(os.getpid(), signal.SIGTERM)
-
-        run_command(lambda: Interrupted() and None)
-        """
-    done = run_python("-c", textwrap.dedent(code))
-    assert "Traceback" not in done.stderr
-
-
-@pytest.mark.parametrize("made", [True, False])
-def test_a_package_that_is_not_installed_is_named_with_what_to_type(made: bool, tmp_path: Path) -> None:
+def test_a_package_that_is_not_installed_is_named_with_what_to_type(tmp_path: Path) -> None:
     shutil.copytree(REPOSITORY / "common", tmp_path / "common")
-    if made:
-        (tmp_path / ".venv").symlink_to(sys.prefix)
     code = "from common.errors import run_command; run_command(lambda: __import__('numpi'))"
     done = run_python("-c", code, cwd=tmp_path)
     assert (done.returncode, "Traceback" in done.stderr) == (2, False)
     assert f"the package numpi is not installed for {sys.executable}" in done.stderr
-    if made:
-        requirements = re.findall(r"-[cr] (\S+)", done.stderr)
-        assert ".venv/bin/python -m pip install" in done.stderr and len(requirements) == 2
-        assert all((REPOSITORY / name).is_file() for name in requirements)
-    else:
-        assert "./run_all.sh" in done.stderr and ".venv/bin/python instead of python" in done.stderr
+    assert "./run_all.sh" in done.stderr and ".venv/bin/python instead of python" in done.stderr
 
 
 def test_a_second_signal_while_the_first_is_answered_changes_nothing() -> None:
@@ -126,12 +102,9 @@ def of_a_library(name: str, said: str) -> str:
     ("error", "status", "said"),
     [
         ("MemoryError()", 5, "error: out of memory"),
-        ("OSError(12, 'Cannot allocate memory')", 5, "error: out of memory"),
         (of_a_library("ResourceExhaustedError", "OOM when allocating tensor"), 5, "error: out of memory"),
         (of_a_library("JaxRuntimeError", "RESOURCE_EXHAUSTED: Out of memory"), 5, "error: out of memory"),
         (of_a_library("InternalError", "failed: CUDA_ERROR_OUT_OF_MEMORY: out of memory"), 5, "error: out of memory"),
-        (of_a_library("UnknownError", "CUDNN_STATUS_ALLOC_FAILED in stream_executor"), 5, "error: out of memory"),
-        (of_a_library("JaxRuntimeError", "INTERNAL: other"), 1, "Traceback"),
         (of_a_library("InternalError", "CUDNN_STATUS_EXECUTION_FAILED"), 1, "Traceback"),
         ("ValueError('a bug')", 1, "Traceback"),
         ("OSError(21, 'Is a directory', 'runs')", 1, "Traceback"),
@@ -147,18 +120,3 @@ def test_an_error_has_its_status_and_one_line_and_a_bug_its_traceback(error: str
     assert (done.returncode, said in done.stderr) == (status, True), done.stderr
     assert ("Traceback" in done.stderr) == (said == "Traceback")
     assert (done.stderr.count("\n") == 1) == (said != "Traceback")
-
-
-def test_without_a_folder_for_temporary_files_one_line_says_so() -> None:
-    code = """
-        import resource
-        from common.errors import run_command
-        from models.finetuning import runtime
-
-        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))  # nothing can be written anywhere, as on a read-only root
-        run_command(runtime.load_keras)
-        """
-    done = run_python("-c", textwrap.dedent(code))
-    assert done.returncode == 2, done.stderr
-    assert done.stderr.startswith("error: there is no folder for temporary files") and "TMPDIR=" in done.stderr
-    assert len(done.stderr.splitlines()) == 1

@@ -1,10 +1,7 @@
 """Locks between processes: the second is told of the first, a dead one's lock is free, what it left is swept."""
 
-import errno
-import fcntl
 import os
 import platform
-import signal
 import subprocess
 import sys
 import textwrap
@@ -16,7 +13,7 @@ import pytest
 from common import locks
 from common.cache import make_room
 from common.errors import UserError
-from common.files import folder_written_whole, write_text
+from common.files import write_text
 from common.run_folder import REPOSITORY
 
 Start = Callable[[str], subprocess.Popen]
@@ -45,11 +42,11 @@ def start() -> Iterator[Start]:
         process.communicate()
 
 
-def holding(path: Path, quiet_seconds: float = 0) -> str:
+def holding(path: Path) -> str:
     return f"""
         from pathlib import Path
         from common import locks
-        locks.QUIET_SECONDS = {quiet_seconds}
+        locks.QUIET_SECONDS = 0
         with locks.held(Path({str(path)!r}), "it is being made", wait=True):
             print("ready", flush=True)
             input()
@@ -85,34 +82,9 @@ def test_who_waits_says_for_whom_and_goes_on_when_the_first_ends(start: Start, t
     assert f"process {first.pid} on {platform.node()}. Waiting" in second.stderr.readline()
     first.communicate("\n")
     ready(second)
-    third = start(holding(path))
-    assert f"process {second.pid} on" in third.stderr.readline()
-    third.send_signal(signal.SIGTERM)  # who waits can be stopped
-    assert third.wait(10) != 0
     second.communicate("\n")
     assert second.returncode == 0
     assert not path.exists()
-
-
-def test_a_short_wait_prints_nothing(start: Start, tmp_path: Path) -> None:
-    first = start(holding(tmp_path / ".it.lock"))
-    ready(first)
-    second = start(holding(tmp_path / ".it.lock", quiet_seconds=60))
-    first.communicate("\n")
-    ready(second)
-    assert second.communicate("\n")[1] == ""
-
-
-def test_a_file_system_without_locks_stops_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def no_locks(*arguments: object) -> None:
-        raise OSError(errno.ENOLCK, "No locks available")
-
-    monkeypatch.setattr(fcntl, "flock", no_locks)
-    with locks.held(tmp_path / ".it.lock", "it is made"):
-        pass
-    assert "no locks on this file system (No locks available)" in capsys.readouterr().err
 
 
 def test_what_a_killed_process_was_writing_goes_when_it_is_written_again(start: Start, tmp_path: Path) -> None:
@@ -139,30 +111,6 @@ def test_what_a_killed_process_was_writing_goes_when_it_is_written_again(start: 
     second.communicate("\n")
     assert second.returncode == 0
     assert [(left.name, left.read_text()) for left in tmp_path.iterdir()] == [("table.csv", "half")]
-
-
-def test_half_a_folder_goes_when_it_is_made_again_and_nothing_else_does(start: Start, tmp_path: Path) -> None:
-    others = [tmp_path / name for name in (".data.download", ".data.lock", ".data.part-2", "data.part-abcdefgh")]
-    for other in others:
-        other.mkdir()
-    first = start(
-        f"""
-        from pathlib import Path
-        from common.files import folder_written_whole
-        with folder_written_whole(Path({str(tmp_path / "data")!r})) as folder:
-            (folder / "half").touch()
-            print("ready", flush=True)
-            input()
-        """
-    )
-    ready(first)
-    first.kill()
-    first.wait()
-    assert len(list(tmp_path.iterdir())) == len(others) + 1
-    with folder_written_whole(tmp_path / "data") as folder:
-        (folder / "whole").touch()
-    assert sorted(tmp_path.iterdir()) == sorted([*others, tmp_path / "data"])
-    assert [path.name for path in (tmp_path / "data").iterdir()] == ["whole"]
 
 
 def test_what_a_process_writes_to_the_cache_does_not_give_way(start: Start, tmp_path: Path) -> None:

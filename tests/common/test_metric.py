@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.metric import SMALLEST_PROBABILITY, accuracy, log_loss, log_loss_per_image
+from common.metric import SMALLEST_PROBABILITY, log_loss, log_loss_per_image
 
 ROWS = np.array([(0.5, 0.5), (0.1, 0.9), (0.01, 0.99), (0.9, 0.1), (0.75, 0.25), (0.001, 0.999)])
 LABELS = np.array([0, 0, 0, 1, 1, 1])
@@ -24,14 +24,6 @@ def test_sure_mistake_costs_what_the_competition_charges_even_in_float32() -> No
     assert log_loss(sure, np.array([1])) == pytest.approx(-np.log(1e-15))
     assert log_loss(sure, np.array([0])) == pytest.approx(0, abs=1e-14)
     assert log_loss_per_image(sure, np.array([1])).dtype == np.float64
-
-
-def test_uniform_prediction_costs_the_logarithm_of_the_classes() -> None:
-    assert log_loss(np.full((5, 10), 0.1), np.arange(5)) == pytest.approx(np.log(10))
-
-
-def test_accuracy_counts_the_most_probable_class() -> None:
-    assert accuracy(ROWS, LABELS) == pytest.approx(2 / 6)
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 30))

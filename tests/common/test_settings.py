@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.settings import CommandLine, ImageSize, add_settings, as_json, as_options, chosen, nearest, setting
+from common.settings import CommandLine, ImageSize, add_settings, as_json, as_options, chosen, setting
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,8 +119,3 @@ def test_as_json_is_plain() -> None:
     values = as_json(Recipe(layers=("a",)))
     assert json.loads(json.dumps(values)) == values
     assert values["image_size"] == "224x224" and values["layers"] == ["a"] and values["epochs"] == 12
-
-
-def test_nearest_says_nothing_where_nothing_is_near() -> None:
-    assert nearest("zzz", ["epochs"]) == ""
-    assert nearest("epoch", ["epochs"]) == ". Did you mean epochs?"

@@ -4,13 +4,7 @@ import numpy as np
 import pytest
 
 from common.metric import paired_difference
-from ensemble.expectation import (
-    Expectation,
-    expectation_text,
-    expected_loss,
-    guessed_test_drivers,
-    place_among_published,
-)
+from ensemble.expectation import expected_loss, guessed_test_drivers, place_among_published
 from ensemble.methods import METHODS, Method, methods_for
 from ensemble.neighbours import nearest
 from ensemble.nested import NestedCrossValidation, groups_of, thinned
@@ -44,7 +38,6 @@ def test_interval_is_of_a_test_set_and_not_of_the_mean() -> None:
     widths = [one.highest - one.lowest for one in (expected_loss(losses, drivers, new) for new in (1, 4, 14, 1000))]
     assert widths == sorted(widths, reverse=True) and widths[0] > 1.5 * widths[-1]
     assert expected_loss(losses, drivers, 4) == expected_loss(losses, drivers, 4)
-    assert expected_loss(losses[drivers == 0], drivers[drivers == 0], 4).highest == np.inf
     assert expected_loss(np.zeros(30), np.arange(30) // 10, 4).highest == 0
 
 
@@ -56,18 +49,14 @@ def test_number_of_test_drivers_is_guessed_by_images() -> None:
 @pytest.mark.parametrize(
     ("loss", "place"),
     [
-        (0.1, "the 12th place or better"),
-        (0.17, "between the 12th and the 50th place"),
-        (0.256, "between the 50th and the 144th place"),
-        (0.28, "between the 144th and the 182nd place"),
-        (0.5, "behind the 182nd place"),
+        (0.1, "place 12 or better"),
+        (0.17, "between places 12 and 50"),
+        (0.256, "between places 50 and 144"),
+        (0.5, "behind place 182"),
     ],
 )
 def test_places(loss: float, place: str) -> None:
     assert place_among_published(loss) == place
-    text = expectation_text(Expectation(loss, 0.05, 0.9, 4, 14), 2646, 22424, guessed=True)
-    assert place in text and "need the full data" in text and "no claim" in text and "--test-drivers" in text
-    assert max(map(len, text.splitlines())) <= 100
 
 
 def test_standard_error_is_over_drivers() -> None:

@@ -17,7 +17,7 @@ import h5py
 import psutil
 import pytest
 
-from common.interrupts import STOPPED
+from common import STOPPED
 from common.run_folder import CHECKPOINT, REPOSITORY, RunFolder
 from models.mobilenet import ARCHITECTURE
 from tests.cluster import AS_OTHERS, cluster, kill_node, trainings

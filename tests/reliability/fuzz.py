@@ -30,7 +30,7 @@ from common.errors import UserError
 from common.files import is_image_name, sha256_of
 from common.run_folder import CONFIG, FAILED, FINISHED, HISTORY, NETWORK, OUT_OF_FOLD, TEST, RunFolder
 from common.tables import read_predictions, read_sample_images
-from ensemble import blend_run, members
+from ensemble import blend, members
 from models.finetuning import architecture as zoo
 from models.finetuning import fold_run
 from models.finetuning.architecture import Kind
@@ -145,22 +145,21 @@ def _record(content: bytes, folder: Path) -> bool:
     sums = {CONFIG: sha256_of(own / CONFIG), TEST: sha256_of(own / TEST)}
     (own / FINISHED).write_bytes(content if changed == FINISHED else json.dumps({"sha256": sums}).encode())
     run.job_file("vgg16").write_bytes(content)
-    blend = run.ensemble / "blend.json"
-    blend.parent.mkdir(exist_ok=True)
-    blend.write_bytes(content)
+    record = run.ensemble / blend.RECORD
+    record.parent.mkdir(exist_ok=True)
+    record.write_bytes(content)
     work = work_in(folder)
     for ask in (
         lambda: work.is_finished({"seed": 0}),
         lambda: work.require_same_settings({"seed": 0, "weights": "none"}),
         lambda: [seen_by(one) for one in run.finished()],
-        lambda: members.lacks(run.path, members.find_members(run.path, [0, 1])[0]),
-        lambda: members.command_for(run.path, members.Member("vgg16", (), (0,))),
+        lambda: members.lacks(run, members.find_members(run, [0, 1])[0]),
         lambda: own.has_other_folds("0"),
         lambda: own.verified(TEST),
     ):
         with contextlib.suppress(UserError):
             ask()
-    assert not blend_run.is_done(blend, {"code": "x"}, {}, {"folds": folder / "folds.csv"})
+    assert not blend.is_done(record, {"code": "x"}, {})
     return fold_run.load(run.job_file("vgg16")).architecture in zoo.find_all(zoo.names())
 
 

@@ -20,7 +20,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from common.interrupts import STOPPED
+from common import STOPPED
 from tests.reliability.pipeline import FOLDS, MODEL, Pipeline, Place, command_line, differing
 
 LOOK_EVERY = 0.002  # seconds

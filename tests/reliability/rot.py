@@ -37,7 +37,7 @@ from common.run_folder import (
     RunFolder,
 )
 from common.settings import checked
-from ensemble.blend_run import RECORD, Request, blend_run
+from ensemble.blend import RECORD, Request, blend_run
 from models.finetuning import architecture as zoo
 from models.finetuning import trainer
 from models.finetuning import weights as pretrained

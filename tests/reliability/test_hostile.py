@@ -1,6 +1,5 @@
 """What strangers may have made: networks, weights, arrays, archives, images, tables; and secrets in errors."""
 
-import csv
 import json
 import os
 import pickle
@@ -18,9 +17,7 @@ from common.errors import UserError, run_command
 from common.files import is_image_name
 from common.kaggle_client import last_words
 from common.run_folder import NETWORK, REPOSITORY, FoldFolder, RunFolder
-from common.tables import read_predictions, write_predictions
 from ensemble.neighbours import load_features
-from ensemble.submit import Entry, read_leaderboard, write_entry
 from models.finetuning import architecture as zoo
 from models.finetuning import weights as pretrained
 from preprocessing import dataset
@@ -156,20 +153,6 @@ def test_a_link_out_of_the_data_folder_is_a_fault_and_one_within_is_none(
     (disk / second.name).unlink()
     (disk / "real.jpg").rename(disk / second.name)
     dataset.load(root, tmp_path / "cache")
-
-
-def test_no_cell_that_we_write_is_a_formula(tmp_path: Path) -> None:
-    entry = Entry("2026-01-01 00:00:00", "full", "0" * 64, "0.5", '=HYPERLINK("http://x","y")', "0.1")
-    write_entry(tmp_path / "leaderboard.csv", entry)
-    with (tmp_path / "leaderboard.csv").open(newline="") as stream:
-        assert all(cell[:1] not in ("=", "+", "-", "@") for row in csv.reader(stream) for cell in row)
-    assert read_leaderboard(tmp_path / "leaderboard.csv") == [entry]
-
-    write_predictions(tmp_path / "table.csv", ["=1+1.jpg", "a.jpg"], np.full((2, 10), 0.1))
-    assert (tmp_path / "table.csv").read_text().splitlines()[1].startswith("'=1+1.jpg,")
-    (tmp_path / "table.csv").write_text((tmp_path / "table.csv").read_text().replace("'=", "="))
-    with pytest.raises(UserError, match="formulas"):
-        read_predictions(tmp_path / "table.csv")
 
 
 SECRET = "kgat_0123456789abcdef"

@@ -15,8 +15,8 @@ from PIL import Image
 
 from common.errors import UserError
 from common.run_folder import RunFolder
-from ensemble.blend_run import Request as Blend
-from ensemble.blend_run import blend_run
+from ensemble.blend import Request as Blend
+from ensemble.blend import blend_run
 from pipeline import stages
 from tests.commands import here
 from tests.ensemble.conftest import FOLDS, SmallRun, make_small
