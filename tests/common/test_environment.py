@@ -86,22 +86,3 @@ def test_keras_is_configured_by_us_alone_and_keeps_its_downloads_where_it_does(t
         f"float32 1e-07 channels_last {backend}",
         f"None {home}/.keras {home}/.keras/models None",
     ]
-
-
-def test_figures_are_the_same_whatever_a_notebook_or_a_matplotlibrc_sets(tmp_path: Path) -> None:
-    (tmp_path / "matplotlibrc").write_text("backend: TkAgg\ntext.usetex: True\nlines.linewidth: 9\n")
-    code = (
-        f"import sys; sys.path.insert(0, {str(REPOSITORY)!r})\n"
-        "from tools.report_charts import chart, dots\n"
-        "print(chart(lambda axes: dots(axes, ['p1', 'p2'], [[1.0], [2.0]], [0.1, 0.1]), 2.0, 'by driver', 'drivers'))"
-    )
-    plain = {name: text for name, text in os.environ.items() if name != "MPLBACKEND"}
-    printed = []
-    for name, variables in (("plain", plain), ("set", plain | {"MPLBACKEND": HOSTILE["MPLBACKEND"]})):
-        folder = tmp_path if name == "set" else tmp_path / "empty"
-        folder.mkdir(exist_ok=True)
-        command = [sys.executable, "-c", code]
-        done = subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        printed.append(done.stdout)
-    assert printed[0] == printed[1]

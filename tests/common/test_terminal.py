@@ -39,10 +39,6 @@ def test_a_terminal_has_a_bar_that_names_the_fold_and_is_gone_in_the_end() -> No
     assert re.search(r"\r\x1b\[K\r+$", shown), "and in the end"
 
 
-def test_each_process_draws_on_its_own_line_in_one_write_and_comes_back() -> None:
-    assert re.search(r"\r?\n\r\x1b\[K[^\n]* 50 %[^\n]*\x1b\[A\r", on_a_terminal(**{terminal.LINE: "1"}))
-
-
 @pytest.mark.parametrize("environment", [{"JPY_PARENT_PID": "1"}, {"TERM": "dumb"}])
 def test_a_notebooks_cell_has_lines_alone(environment: dict[str, str]) -> None:
     assert on_a_terminal(**environment) == "fold 0 is finished\r\n"
@@ -57,7 +53,6 @@ def test_a_pipe_has_lines_alone() -> None:
     ("verbose", "silence", "printed"),
     [
         (False, 3600, "note: the disk is full\nvgg16: done\n"),
-        (False, 0, "epoch 1\nnote: the disk is full\nvgg16: done\n"),
         (True, 3600, "epoch 1\nnote: the disk is full\nvgg16: done\n"),
     ],
 )

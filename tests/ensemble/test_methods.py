@@ -50,15 +50,6 @@ def test_order_of_images_models_and_classes_does_not_matter(seed: int, pool: str
     np.testing.assert_allclose(POOLS[pool](permuted, weights[models]), blended[images][:, classes], rtol=1e-9)
 
 
-@pytest.mark.parametrize("pool", FITTED)
-@pytest.mark.parametrize("seed", range(5))
-def test_member_of_pure_noise_gets_a_weight_near_zero(pool: str, seed: int) -> None:
-    random = np.random.default_rng(seed)
-    truth = predictions(random, 1, 2000)[0]
-    probabilities = np.stack([truth, predictions(random, 1, 2000)[0]])
-    assert fitted_weights(probabilities, labels_of(random, truth), pool)[1] < 0.04
-
-
 def test_geometric_pool_is_the_normalised_product() -> None:
     probabilities = predictions(np.random.default_rng(1), 2, 5, 2.0)
     expected = probabilities[0] ** 0.3 * probabilities[1] ** 0.7

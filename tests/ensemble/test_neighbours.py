@@ -1,7 +1,6 @@
 """Neighbours: the search is exact, smoothing helps where neighbours agree and is harmless where not."""
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -86,12 +85,3 @@ def test_neighbours_help_where_frames_err_apart() -> None:
     others = videos(np.random.default_rng(5), frames=40)  # three times as many frames a video
     denser = fitted.predict(others[0], {"good": nearest(others[3])})
     assert log_loss(denser, others[1]) < 0.5 * log_loss(others[0], others[1])
-
-
-def test_useless_features_are_left_alone() -> None:
-    probabilities, labels, drivers, _ = videos(np.random.default_rng(0))
-    assert fit_smoothing(probabilities, labels, drivers, {}) is None
-    noise = {"noise": nearest(unit(np.random.default_rng(1), 720))}
-    chosen = fit_smoothing(probabilities, labels, drivers, noise)
-    after = chosen.predict(probabilities, noise) if chosen else probabilities
-    assert log_loss(after, labels) == pytest.approx(log_loss(probabilities, labels), rel=0.05)

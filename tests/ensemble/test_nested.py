@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from common.metric import paired_difference
-from ensemble.expectation import expected_loss, guessed_test_drivers, place_among_published
+from ensemble.expectation import expected_loss, place_among_published
 from ensemble.methods import METHODS, Method, methods_for
 from ensemble.neighbours import nearest
 from ensemble.nested import NestedCrossValidation, groups_of, thinned
@@ -39,11 +39,6 @@ def test_interval_is_of_a_test_set_and_not_of_the_mean() -> None:
     assert widths == sorted(widths, reverse=True) and widths[0] > 1.5 * widths[-1]
     assert expected_loss(losses, drivers, 4) == expected_loss(losses, drivers, 4)
     assert expected_loss(np.zeros(30), np.arange(30) // 10, 4).highest == 0
-
-
-def test_number_of_test_drivers_is_guessed_by_images() -> None:
-    assert guessed_test_drivers(755, 2646, 14) == 4
-    assert guessed_test_drivers(1, 2646, 14) == 1
 
 
 @pytest.mark.parametrize(
@@ -111,21 +106,6 @@ def test_two_drivers_are_enough() -> None:
         validation = NestedCrossValidation(probabilities, labels, drivers, drivers, methods_for(members))
         assert len(validation.fitted().candidates) == len(methods_for(members))
         np.testing.assert_allclose(validation.estimated().final.sum(axis=1), 1)
-
-
-def test_cross_fitting_uses_only_the_other_groups() -> None:
-    random = np.random.default_rng(0)
-    probabilities, labels = predictions(random, 3, 90), random.integers(0, 10, size=90)
-    groups, every, none = np.repeat([0, 1, 2], 30), np.arange(90), frozenset[int]()
-    changed = labels.copy()
-    changed[:30] = (changed[:30] + 1) % 10
-    for method in METHODS:
-        first = NestedCrossValidation(probabilities, labels, groups, groups, [method])
-        table = first.cross_fitted(method, none, every)
-        blend = method.fit(probabilities[:, 30:], labels[30:])
-        np.testing.assert_array_equal(table[:30], blend.predict(probabilities[:, :30]))
-        second = NestedCrossValidation(probabilities, changed, groups, groups, [method])
-        np.testing.assert_array_equal(second.cross_fitted(method, none, every)[:30], table[:30])
 
 
 def test_of_equal_methods_the_simplest_is_chosen() -> None:

@@ -13,7 +13,7 @@ from common.errors import UserError
 from ensemble import blend, submit
 from tests.ensemble.conftest import TEST_IMAGES, SmallRun, make_small
 from tests.stand_in import install_client
-from tests.stand_in_client import FORBIDDEN, NO_LOGIN
+from tests.stand_in_client import FORBIDDEN
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +107,6 @@ def test_only_checking_touches_nothing_and_needs_no_credentials(
     [
         (FORBIDDEN, r"refuses the submission \(403\), as it does until the rules are accepted"),
         ("Could not submit to competition", "client failed. It said: Could not submit to competition"),
-        (NO_LOGIN, "no valid credentials"),
     ],
 )
 def test_what_kaggle_refuses_is_told_and_not_written_down(
