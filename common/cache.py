@@ -11,8 +11,16 @@ from pathlib import Path
 
 import numpy as np
 
-from common import locks
-from common.files import append_checksum, free_bytes, is_intact, written_whole
+from common.files import (
+    FOREVER,
+    acquire,
+    append_checksum,
+    free_bytes,
+    is_intact,
+    is_locked,
+    release,
+    written_whole,
+)
 
 IMAGES, ACTIVATIONS = BOUNDED = "images", "activations"  # its parts; each entry is a folder
 FREE_DISK_KEPT = 2 * 2**30  # bytes that the cache leaves free for everything else
@@ -45,7 +53,7 @@ def make_room(folder: Path, needed: int, limit: int, keep: Sequence[Path] = ()) 
     for path in list(others):
         if needed <= room():
             break
-        if not any(map(locks.is_held, path.glob(".*.lock"))):
+        if not any(map(is_locked, path.glob(".*.lock"))):
             shutil.rmtree(path, ignore_errors=True)
         if not path.exists():
             others.pop(path)
@@ -70,15 +78,15 @@ def divide(files: Sequence[Path], make: Callable[[Path], None]) -> None:
     Raises:
         UserError: the folder cannot be written to.
     """
-    for seconds in (0, locks.FOREVER):
+    for seconds in (0, FOREVER):
         for file in files:
-            lock = None if file.is_file() else locks.acquire(file.with_name(f".{file.name}.lock"), seconds)
+            lock = None if file.is_file() else acquire(file.with_name(f".{file.name}.lock"), seconds)
             if lock is not None:
                 try:
                     if not file.is_file():
                         make(file)
                 finally:
-                    locks.release(lock)
+                    release(lock)
 
 
 def write_array(path: Path, array: np.ndarray) -> None:

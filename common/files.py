@@ -1,6 +1,7 @@
-"""Files: written completely or not at all, under a temporary name and then renamed; JSON and CSV, read strictly.
+"""Files: written completely or not at all, under a temporary name and then renamed; JSON and CSV, read strictly; locks.
 
-In a CSV file, a row of another length than the header is an error and never shifts the columns.
+In a CSV file, a row of another length than the header is an error and never shifts the columns. A lock file that is
+left over means nothing; it names the process that holds it, for messages.
 """
 
 import contextlib
@@ -16,10 +17,16 @@ import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from common.errors import UserError, named
+from common.terminal import say
 
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
+
+QUIET_SECONDS = 30.0  # of waiting, before a message
+FOREVER = -1
 # A plain file name, in no other folder, and without what spreadsheets divide cells at.
 _IMAGE_NAME = re.compile(r"\w[^/\\:;,\"|\x00-\x1f\x7f-\x9f\u2028\u2029]{0,250}\.jpe?g", re.IGNORECASE)
 _CHECKSUM_BYTES = 4
@@ -251,3 +258,67 @@ def sha256_of(path: Path) -> str:
     """SHA-256 of a file's content, hexadecimal."""
     with Path(path).open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def locked(path: Path, doing: str, wait: bool = False) -> Iterator[None]:
+    """Holds a lock, which the system releases when this process ends; another process that wants it prints who has it.
+
+    Args:
+        path: the lock file; it is there while the block runs, and after it only if the process was killed.
+        doing: what is done under it, such as 'runs/full/folds.csv is being written'.
+        wait: for another process to release it, instead of an error; after `QUIET_SECONDS` a message says so.
+
+    Raises:
+        UserError: another process has it and `wait` is false, or the folder cannot be written to.
+    """
+    lock = acquire(path, QUIET_SECONDS if wait else 0)
+    if lock is None:
+        holder = ""
+        with contextlib.suppress(OSError):
+            holder = path.read_text(errors="replace").strip()
+        message = f"{doing} by another process: {holder or 'unknown'}."
+        if not wait:
+            raise UserError(f"{message} Wait for it, or stop it.")
+        say(f"{message} Waiting for it (Ctrl-C ends this).")
+        lock = acquire(path, FOREVER)
+    try:
+        yield
+    finally:
+        release(lock)
+
+
+def acquire(path: Path, seconds: float = 0) -> "BaseFileLock | None":
+    """Takes a lock, to be given to `release`; None where another process has it all the time.
+
+    Raises:
+        UserError: the folder cannot be written to.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(path, thread_local=False)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=seconds)
+    except Timeout:
+        return None
+    except OSError as error:
+        raise cannot_write(path.parent, error) from error
+    with contextlib.suppress(OSError):  # a full disk: the lock holds all the same
+        path.write_text(f"process {os.getpid()} on {platform.node()}\n")
+    return lock
+
+
+def release(lock: "BaseFileLock | None") -> None:
+    """Releases a lock and removes its file."""
+    if lock is not None:
+        with contextlib.suppress(OSError):  # filelock never takes a file without a name, so nobody waits in vain
+            Path(lock.lock_file).unlink()
+        lock.release()
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a process holds the lock."""
+    lock = acquire(path)
+    release(lock)
+    return lock is None

@@ -15,9 +15,8 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from common import locks
 from common.errors import UserError, masked, named
-from common.files import cannot_write, sha256_of, write_json
+from common.files import cannot_write, locked, sha256_of, write_json
 from common.settings import nearest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -179,7 +178,7 @@ class FoldFolder:
         Raises:
             UserError: another process trains it, or the folder cannot be written to.
         """
-        with locks.held(self.path.parent / f".{self.path.name}.lock", f"{self.path} is being trained"):
+        with locked(self.path.parent / f".{self.path.name}.lock", f"{self.path} is being trained"):
             try:
                 self.path.mkdir(exist_ok=True)
             except OSError as error:

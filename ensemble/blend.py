@@ -17,7 +17,6 @@ the order of the first test table.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import os
 from collections.abc import Mapping
@@ -63,11 +62,7 @@ class Request:
     loose: LooseTables | None = None
 
     def source(self) -> Source:
-        """Where the predictions come from.
-
-        Raises:
-            UserError: there are none, or some are missing.
-        """
+        """Where the predictions come from; a UserError where there are none, or some are missing."""
         from ensemble.members import run_source
 
         if self.loose is not None:
@@ -170,8 +165,11 @@ def add_run_options(parser: CommandLine) -> None:
     add_settings(parser, Options(), "blending")
 
 
-def command_line() -> CommandLine:
-    """The options of this command."""
+def main() -> None:
+    from common.competition import SAMPLE_SUBMISSION
+    from ensemble.score import read_labels, score_text
+    from preprocessing.dataset import required
+
     parser = CommandLine(prog="python -m ensemble.blend", description=__doc__)
     parser.add_argument("--run", metavar="NAME", help="the run to blend, or to name the outputs by [full; tables]")
     parser.add_argument("--submissions", type=Path, metavar="DIR", help="where the submission goes [submissions]")
@@ -179,33 +177,20 @@ def command_line() -> CommandLine:
         "--labels", type=Path, metavar="FILE", help="score the submission on these: img,classname[,subject]"
     )
     add_run_options(parser)
-    loose = parser.add_argument_group("tables from anywhere, in one order of models; no run folder is read")
+    group = parser.add_argument_group("tables from anywhere, in one order of models; no run folder is read")
     several: dict[str, Any] = {"type": Path, "nargs": "+", "metavar": "FILE", "default": []}
-    loose.add_argument("--predictions", help="img,c0..c9, out of fold, of the images of --labels", **several)
-    loose.add_argument("--test-predictions", help="img,c0..c9 of the images to predict", **several)
-    loose.add_argument("--features", help=".npy with rows as in --predictions, for neighbours", **several)
-    loose.add_argument("--test-features", help=".npy with rows as in --test-predictions", **several)
-    loose.add_argument("--folds", type=Path, metavar="FILE", help="img,subject,classname,fold [by --labels' subject]")
-    return parser
-
-
-def check_options(arguments: argparse.Namespace) -> None:
-    """Raises a UserError where options do not go together."""
+    group.add_argument("--predictions", help="img,c0..c9, out of fold, of the images of --labels", **several)
+    group.add_argument("--test-predictions", help="img,c0..c9 of the images to predict", **several)
+    group.add_argument("--features", help=".npy with rows as in --predictions, for neighbours", **several)
+    group.add_argument("--test-features", help=".npy with rows as in --test-predictions", **several)
+    group.add_argument("--folds", type=Path, metavar="FILE", help="img,subject,classname,fold [by --labels' subject]")
+    arguments = parser.parse_args()
     if arguments.predictions and arguments.labels is None:
         raise UserError("--predictions: expected --labels FILE with it: img,classname[,subject].")
     for option in OF_RUNS if arguments.predictions else OF_TABLES:
         if getattr(arguments, option, None):
             what = "a run's models; leave it out with" if arguments.predictions else "tables, which are named by"
             raise UserError(f"--{option.replace('_', '-')} is for {what} --predictions.")
-
-
-def main() -> None:
-    from common.competition import SAMPLE_SUBMISSION
-    from ensemble.score import read_labels, score_text
-    from preprocessing.dataset import required
-
-    arguments = command_line().parse_args()
-    check_options(arguments)
     name = arguments.run or ("tables" if arguments.predictions else "full")
     run = RunFolder.of(name, arguments.runs).path
     submission = (arguments.submissions or SUBMISSIONS) / f"{name}.csv"

@@ -6,8 +6,8 @@
 
 import sys
 
-from common import locks
 from common.errors import run_command
+from common.files import locked
 from pipeline.options import pipeline_parser
 
 
@@ -21,7 +21,7 @@ def main() -> None:
     if arguments.dry_run:
         print("nothing was started (--dry-run)", file=sys.stderr)
         return
-    with locks.held(plan.run.lock, f"the run {plan.run.name} is being worked on"):
+    with locked(plan.run.lock, f"the run {plan.run.name} is being worked on"):
         stages.get_data(plan)  # Kaggle's archive -> data/, or a rendered demo set
         dataset = stages.check_data(plan)  # every file against every table
         folds = stages.make_folds(plan, dataset)  # driver_imgs_list.csv -> runs/NAME/folds.csv

@@ -15,10 +15,9 @@ import zipfile
 import zlib
 from pathlib import Path
 
-from common import locks
 from common.competition import SLUG
 from common.errors import UserError, named, run_command
-from common.files import folder_written_whole, free_bytes
+from common.files import folder_written_whole, free_bytes, locked
 from common.kaggle_client import PAGE, last_words, run_client
 from common.run_folder import REPOSITORY
 from common.settings import CommandLine
@@ -40,7 +39,7 @@ def download(out: Path, archive: Path | None = None, needed_gigabytes: float = N
     """
     from preprocessing.dataset import missing_parts
 
-    with locks.held(out.parent / f".{out.name}.lock", f"{out} is being filled", wait=True):
+    with locked(out.parent / f".{out.name}.lock", f"{out} is being filled", wait=True):
         if out.is_dir() and not missing_parts(out):
             print(f"{out}: the data is there already. Check it: python -m preprocessing.check --data {out}")
             return

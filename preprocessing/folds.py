@@ -6,10 +6,9 @@ A random split would let a network recognise the drivers and would promise a sco
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common import locks
 from common.competition import CLASS_NAMES, CLASSES
 from common.errors import UserError, named, run_command
-from common.files import listed_again, read_rows, written_whole
+from common.files import listed_again, locked, read_rows, written_whole
 from common.run_folder import RUNS, RunFolder
 from common.settings import CommandLine, whole_number
 from preprocessing.dataset import add_data_options, load_chosen
@@ -238,7 +237,7 @@ def ensure_folds(
     wanted = read_folds_file(file, train, left_out) if file else None
     if not path.exists():
         table = make_folds(train, number or default) if wanted is None else wanted
-        with locks.held(path.parent / ".folds.lock", f"{path} is being written", wait=True):
+        with locked(path.parent / ".folds.lock", f"{path} is being written", wait=True):
             if not path.exists():  # else another process was first
                 with written_whole(path) as temporary:
                     table.to_csv(temporary, index=False, lineterminator="\n")

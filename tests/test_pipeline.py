@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from common import locks
 from common.competition import CLASSES
+from common.files import locked
 from common.run_folder import REPOSITORY
 from common.tables import read_predictions
 from tests.imports import heavy_packages
@@ -215,7 +215,7 @@ def test_a_fold_that_does_not_exist_and_too_many_folds(type_command: Command, ti
 def test_a_second_start_of_the_same_run_reports_who_works_on_it(
     type_command: Command, tiny_tree: Callable[..., Path], tmp_path: Path
 ) -> None:
-    with locks.held(tmp_path / "runs" / ".tiny.lock", "it is made"):
+    with locked(tmp_path / "runs" / ".tiny.lock", "it is made"):
         told = run_all(type_command, tiny_tree(), tmp_path, "--run", "tiny", "--models", "mobilenet")
     assert told.returncode == 2, told
     assert f"the run tiny is being worked on by another process: process {os.getpid()} on " in told.stderr
@@ -249,20 +249,3 @@ def test_help_loads_nothing_heavy_and_lists_every_setting_with_its_default(type_
     told = type_command("models/resnet50.py", "--help", outputs=False)
     for words in ("--learning-rate", "[0.0003]", "--rotation", "degrees", "--image-size", "[224x224]", "--fold"):
         assert words in told.stdout
-
-
-@pytest.mark.skipif(
-    not (os.environ.get("STATEFARM_SAMPLE") and os.environ.get("PRETRAINED_WEIGHTS")),
-    reason="needs real photographs and weights",
-)
-@pytest.mark.slow
-def test_real_weights_on_real_photographs_beat_the_class_prior_at_once(type_command: Command, tmp_path: Path) -> None:
-    options = ["--quick", "--image-size", "96x128", "--train-images", 400, "--epochs", 2, "--fold", 0, "--run", "real"]
-    done = type_command(
-        "models/inception_v3.py",
-        *("--data", os.environ["STATEFARM_SAMPLE"], "--weights", os.environ["PRETRAINED_WEIGHTS"]),
-        *options,
-    )
-    assert done.returncode == 0, done.stderr
-    history = pd.read_csv(tmp_path / "runs" / "real" / "inception_v3" / "fold_0" / "history.csv")
-    assert history["held_out_log_loss"].min() < 2.0

@@ -14,9 +14,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from common import environment, locks
+from common import environment
 from common.errors import UserError, masked
-from common.files import sha256_of
+from common.files import locked, sha256_of
 from models.finetuning.architecture import Architecture
 
 DOWNLOAD_SERVER = "https://storage.googleapis.com/"
@@ -114,7 +114,7 @@ def downloading(architecture: Architecture, file: str) -> Iterator[None]:
         if not is_cached(architecture, file):
             kept = keras_cache() / file
             lock = kept.with_name(f".{kept.name}.lock")
-            held.enter_context(locks.held(lock, f"{kept} is being downloaded", wait=True))
+            held.enter_context(locked(lock, f"{kept} is being downloaded", wait=True))
             if kept.is_file() and not is_cached(architecture, file):
                 print(f"note: {kept} is incomplete, so it is downloaded again.", file=sys.stderr)
                 kept.unlink()

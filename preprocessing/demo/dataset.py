@@ -14,10 +14,10 @@ from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
-from common import locks, machine, terminal
+from common import machine, terminal
 from common.competition import CLASSES, TEST_FOLDER, TRAIN_FOLDER, held_out_labels_path
 from common.errors import held_back
-from common.files import folder_written_whole
+from common.files import folder_written_whole, locked
 from common.settings import setting
 from preprocessing.dataset import write_tables
 
@@ -85,7 +85,7 @@ def ensure_demo(cache: Path, seed: int = 0) -> Path:
     root = demo_root(cache, seed)
     if _is_whole(root):
         return root
-    with locks.held(root.parent / f".{root.name}.lock", f"the demo set {root} is being rendered", wait=True):
+    with locked(root.parent / f".{root.name}.lock", f"the demo set {root} is being rendered", wait=True):
         if root.is_dir() and not _is_whole(root):  # what lies in the cache may be made again
             shutil.rmtree(root, ignore_errors=True)
         if not root.is_dir():

@@ -72,24 +72,6 @@ def test_a_package_that_is_not_installed_is_named_with_what_to_type(tmp_path: Pa
     assert "./run_all.sh" in done.stderr and ".venv/bin/python instead of python" in done.stderr
 
 
-def test_a_second_signal_while_the_first_is_answered_changes_nothing() -> None:
-    code = """
-        import os, signal
-        from common import errors
-
-        say = errors._Stopping.say
-
-        def interrupted_again(self):
-            os.kill(os.getpid(), signal.SIGTERM)
-            say(self)
-
-        errors._Stopping.say = interrupted_again
-        errors.run_command(lambda: os.kill(os.getpid(), signal.SIGTERM))
-        """
-    done = run_python("-c", textwrap.dedent(code))
-    assert (done.returncode, done.stderr.count("Traceback"), done.stderr.count("goes on")) == (130, 0, 1), done.stderr
-
-
 STALE = "OSError(116, os.strerror(116), 'runs/full/vgg16/fold_0/finished.json')"
 NOT_DETERMINISTIC = "A deterministic GPU implementation of ResizeNearestNeighborGrad is not currently available."
 

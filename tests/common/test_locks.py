@@ -10,10 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from common import locks
 from common.cache import make_room
 from common.errors import UserError
-from common.files import write_text
+from common.files import locked, write_text
 from common.run_folder import REPOSITORY
 
 Start = Callable[[str], subprocess.Popen]
@@ -45,9 +44,9 @@ def start() -> Iterator[Start]:
 def holding(path: Path) -> str:
     return f"""
         from pathlib import Path
-        from common import locks
-        locks.QUIET_SECONDS = 0
-        with locks.held(Path({str(path)!r}), "it is being made", wait=True):
+        from common import files
+        files.QUIET_SECONDS = 0
+        with files.locked(Path({str(path)!r}), "it is being made", wait=True):
             print("ready", flush=True)
             input()
         """
@@ -63,13 +62,13 @@ def test_the_second_is_told_who_the_first_is_and_a_dead_one_holds_nothing(start:
     ready(first)
     with (
         pytest.raises(UserError, match=rf"it is made by another process: process {first.pid} on {platform.node()}\. "),
-        locks.held(path, "it is made"),
+        locked(path, "it is made"),
     ):
         pass
     first.kill()
     first.wait()
     assert path.exists()
-    with locks.held(path, "it is made"):
+    with locked(path, "it is made"):
         assert path.read_text() == f"process {os.getpid()} on {platform.node()}\n"
     assert not path.exists()
 

@@ -49,31 +49,15 @@ def test_a_pipe_has_lines_alone() -> None:
     assert (done.stdout, done.stderr) == ("", "fold 0 is finished\n")
 
 
-@pytest.mark.parametrize(
-    ("verbose", "silence", "printed"),
-    [
-        (False, 3600, "note: the disk is full\nvgg16: done\n"),
-        (True, 3600, "epoch 1\nnote: the disk is full\nvgg16: done\n"),
-    ],
-)
-def test_a_fold_prints_its_results_and_notes_and_after_a_silence_where_it_is(
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture,
-    tmp_path: Path,
-    verbose: bool,
-    silence: int,
-    printed: str,
+def test_a_fold_prints_its_results_and_notes_alone_and_logs_every_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(fold, "LONGEST_SILENCE", silence)
     monkeypatch.delenv(terminal.LABEL, raising=False)
     monkeypatch.delenv(terminal.VERBOSE, raising=False)
-    if verbose:
-        monkeypatch.setenv(terminal.VERBOSE, "1")
     say = fold.speaker(tmp_path / "log.txt")
-    say("epoch 1")
-    say("note: the disk is full")
+    for line in ("epoch 1", "note: the disk is full"):
+        say(line)
     say("vgg16: done", True)
-    assert capsys.readouterr().out == printed
-    assert [line[20:] for line in (tmp_path / "log.txt").read_text().splitlines()] == [
-        *("epoch 1", "note: the disk is full", "vgg16: done")
-    ]
+    assert capsys.readouterr().out == "note: the disk is full\nvgg16: done\n"
+    lines = [line[20:] for line in (tmp_path / "log.txt").read_text().splitlines()]
+    assert lines == ["epoch 1", "note: the disk is full", "vgg16: done"]

@@ -9,7 +9,7 @@ from common.metric import log_loss
 from ensemble.calibration import clip
 from ensemble.methods import METHODS, OBJECTIVES, POOLS, Blend, fitted_weights
 from ensemble.nested import NestedCrossValidation
-from tests.ensemble.conftest import SEEDS, labels_of, predictions
+from tests.ensemble.conftest import SEEDS, predictions
 
 FITTED = sorted(OBJECTIVES)  # pools whose weights are fitted
 POOL_NAMES = st.sampled_from(FITTED)
@@ -31,23 +31,6 @@ def test_weights_are_on_the_simplex_and_lose_at_most_what_simple_ones_lose(
         assert loss <= log_loss(POOLS[pool](probabilities, simple), labels) + 1e-9
     for other in random.dirichlet(np.ones(members), size=20):
         assert loss <= log_loss(POOLS[pool](probabilities, other), labels) + 1e-4
-
-
-@settings(max_examples=25)
-@given(SEEDS, POOL_NAMES)
-def test_order_of_images_models_and_classes_does_not_matter(seed: int, pool: str) -> None:
-    random = np.random.default_rng(seed)
-    truth = predictions(random, 1, 120)[0]
-    labels = labels_of(random, truth)
-    probabilities = 0.5 * truth + 0.5 * predictions(random, 3, 120)
-    weights = fitted_weights(probabilities, labels, pool)
-    blended = POOLS[pool](probabilities, weights)
-
-    images, models, classes = random.permutation(120), random.permutation(3), random.permutation(10)
-    permuted = probabilities[models][:, images][:, :, classes]
-    new_weights = fitted_weights(permuted, np.argsort(classes)[labels[images]], pool)
-    np.testing.assert_allclose(new_weights, weights[models], atol=2e-3)
-    np.testing.assert_allclose(POOLS[pool](permuted, weights[models]), blended[images][:, classes], rtol=1e-9)
 
 
 def test_geometric_pool_is_the_normalised_product() -> None:

@@ -50,19 +50,6 @@ def test_equal_images_and_single_ones() -> None:
     np.testing.assert_allclose(smooth, clip(probabilities, LEAST_SHARED))
 
 
-@settings(max_examples=20)
-@given(SEEDS, st.integers(1, 3))
-def test_order_of_images_does_not_matter(seed: int, rounds: int) -> None:
-    random = np.random.default_rng(seed)
-    features, probabilities = unit(random, 20), predictions(random, 1, 20)[0]
-    order = random.permutation(20)
-    smoothing = Smoothing("x", reach=0.5, k=19, rounds=rounds)
-    before = smoothing.predict(probabilities, {"x": nearest(features)})
-    after = smoothing.predict(probabilities[order], {"x": nearest(features[order])})
-    np.testing.assert_allclose(after, before[order], atol=1e-5)
-    np.testing.assert_allclose(after.sum(axis=1), 1)
-
-
 def test_far_images_do_not_count_and_identical_ones_agree() -> None:
     probabilities = clip(predictions(np.random.default_rng(0), 1, 4)[0], 0.01)
     graph = Graph(np.array([[1], [0], [3], [2]], np.int32), np.array([[0], [0], [1], [1]], np.float32))
