@@ -106,11 +106,10 @@ def stamps(paths: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Member:
-    """A model of the run: which folds of folds.csv are finished and missing, and whether fold_all is finished."""
+    """A model of the run: its finished folds of folds.csv, ascending, and whether fold_all is finished."""
 
     name: str
     folds: tuple[int, ...]
-    missing: tuple[int, ...]
     all_drivers: bool = False
 
 
@@ -131,8 +130,9 @@ def run_source(
     """
     run = RunFolder(path)
     folds = read_folds(run.folds)
-    every = find_members(run, [int(fold) for fold in folds["fold"].unique()], models)
-    lacking = [lacks(run, member) for member in every if member.missing]
+    numbers = sorted(int(fold) for fold in folds["fold"].unique())
+    every = find_members(run, numbers, models)
+    lacking = [lacks(run, member, numbers) for member in every if len(member.folds) < len(numbers)]
     if lacking and not allow_missing:
         raise UserError(
             f"{path}: {'; '.join(lacking)}. Start the command that trained the other folds again, choose other "
@@ -197,16 +197,15 @@ def find_members(run: RunFolder, folds: Sequence[int], models: Sequence[str] = (
     members = []
     for name in dict.fromkeys(models or there):
         finished = {folder.fold for folder in run.finished([name])}
-        done, missing = ([fold for fold in sorted(folds) if (fold in finished) == here] for here in (True, False))
-        members.append(Member(name, tuple(done), tuple(missing), ALL_DRIVERS in finished))
+        members.append(Member(name, tuple(fold for fold in folds if fold in finished), ALL_DRIVERS in finished))
     return members
 
 
-def lacks(run: RunFolder, member: Member) -> str:
-    """Which folds a member lacks, and why those failed that did."""
-    reasons = {fold: run.fold(member.name, fold).failure() for fold in member.missing}
-    folds = [f"{fold} (it {why.rstrip('.')})" if why else f"{fold}" for fold, why in reasons.items()]
-    return f"{member.name} lacks fold {', '.join(folds)}"
+def lacks(run: RunFolder, member: Member, folds: Sequence[int]) -> str:
+    """Which of the folds a member lacks, and why those failed that did."""
+    reasons = {fold: run.fold(member.name, fold).failure() for fold in folds if fold not in member.folds}
+    found = [f"{fold} (it {why.rstrip('.')})" if why else f"{fold}" for fold, why in reasons.items()]
+    return f"{member.name} lacks fold {', '.join(found)}"
 
 
 def check_folds(run: RunFolder, members: Sequence[Member]) -> None:

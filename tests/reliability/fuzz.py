@@ -153,7 +153,7 @@ def _record(content: bytes, folder: Path) -> bool:
         lambda: work.is_finished({"seed": 0}),
         lambda: work.require_same_settings({"seed": 0, "weights": "none"}),
         lambda: [seen_by(one) for one in run.finished()],
-        lambda: members.lacks(run, members.find_members(run, [0, 1])[0]),
+        lambda: members.lacks(run, members.find_members(run, [0, 1])[0], [0, 1]),
         lambda: own.has_other_folds("0"),
         lambda: own.verified(TEST),
     ):
