@@ -199,11 +199,7 @@ def listed_again(names: Sequence[str]) -> list[str]:
 
 
 def write_rows(path: Path, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Writes a CSV file, whole or not at all; lines end with a newline alone.
-
-    Raises:
-        UserError: the folder cannot be written to, or the disk is full.
-    """
+    """Writes a CSV file, completely or not at all; lines end with a newline alone."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([header, *rows])
     write_text(path, text.getvalue())

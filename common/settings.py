@@ -172,11 +172,7 @@ def _metavar(value: Any, metadata: Mapping[str, Any]) -> str:
 
 
 def _read(kind: type, metadata: Mapping[str, Any], text: str) -> Any:
-    """The value of an option's text: of this kind, and in the metadata's range.
-
-    Raises:
-        ArgumentTypeError: it is none.
-    """
+    """The value of an option's text: of this kind, and in the metadata's range; else an ArgumentTypeError."""
     if kind is ImageSize:
         try:
             return ImageSize.parse(text)

@@ -48,17 +48,11 @@ class LooseTables:
         return Source({"tables": tables}, inputs, bool(self.test_predictions), lambda: self.read(sample))
 
     def read(self, sample: Path | None) -> tuple[Predictions, list[str]]:
-        """Reads everything.
+        """Reads and checks everything; returns the predictions, and remarks for the report.
 
         Args:
             sample: the sample submission, whose images the test tables must have, and whose order the rows get; None
                 where the order is that of the first test table.
-
-        Returns:
-            The predictions, and remarks for the report.
-
-        Raises:
-            UserError: a file is malformed, or the files disagree.
         """
         self._check_counts()
         frames, tests = _read_tables(self.predictions), _read_tables(self.test_predictions)

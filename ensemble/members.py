@@ -231,13 +231,9 @@ def read_members(
     costs is restored.
 
     Args:
-        folds: frame img,subject,classname,fold.
         test_images: the names that every test table must hold, in any order.
         all_drivers: 'beside': a member's network trained on all drivers is one more of those averaged for the test set;
             'instead': it replaces them. Out of fold nothing changes: it has no predictions there.
-
-    Raises:
-        UserError: a table is missing, malformed or of other images, or no fold is finished by all members.
     """
     common = [fold for fold in sorted(folds["fold"].unique()) if all(fold in member.folds for member in members)]
     if not common:

@@ -145,9 +145,6 @@ def out_of_fold_graphs(spaces: Sequence[Space], images: pd.DataFrame, test_size:
     Args:
         images: frame img,...,fold.
         test_size: how many test images there are, which decides whether dimensions are reduced.
-
-    Raises:
-        UserError: a file is malformed.
     """
     folds, names = images["fold"].to_numpy(), pd.Index(images["img"])
     many = sum(len(space.networks) for space in spaces)
@@ -183,14 +180,10 @@ def _rows(space: Space, names: pd.Index, test_size: int, many: int) -> np.ndarra
 
 
 def graph_of_test(spaces: Sequence[Space], feature: str, names: pd.Index) -> Graph:
-    """The neighbours of each test image in the test set, in one model's features or in all.
+    """The neighbours of each test image in the test set, in the order of `names`.
 
     Args:
-        feature: as `out_of_fold_graphs` names it.
-        names: of the test images, in the order of the graph.
-
-    Raises:
-        UserError: a file is malformed.
+        feature: the model whose features count, or all, as `out_of_fold_graphs` names it.
     """
     many = sum(len(space.networks) for space in spaces)
     chosen = [space for space in spaces if feature in (space.name, ALL_MODELS)]
@@ -272,12 +265,7 @@ class Smoothing:
     scale: float = 1.0
 
     def logarithms(self, probabilities: np.ndarray, graph: Graph) -> np.ndarray:
-        """Log-probabilities before the temperature: the weighted mean of an image's own and its neighbours'.
-
-        Args:
-            probabilities: shape (images, classes), rows summing to 1.
-            graph: of the same images.
-        """
+        """Log-probabilities before the temperature: the weighted mean of an image's own and its neighbours'."""
         from scipy.sparse import csr_array
 
         images, k = len(probabilities), min(self.k, graph.indices.shape[1])

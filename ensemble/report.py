@@ -49,13 +49,7 @@ def tables_of(result: BlendResult) -> dict[str, pd.DataFrame]:
 
 
 def scores(predictions: dict[str, np.ndarray], labels: np.ndarray, folds: np.ndarray) -> pd.DataFrame:
-    """Columns name,fold,images,log_loss,accuracy: each predictor in each fold (a number as text) and overall ('all').
-
-    Args:
-        predictions: by name, each of shape (images, 10).
-        labels: shape (images,), integers from 0.
-        folds: shape (images,).
-    """
+    """Columns name,fold,images,log_loss,accuracy: each predictor in each fold (number as text) and overall ('all')."""
     parts = [("all", np.ones(len(labels), dtype=bool)), *((str(fold), folds == fold) for fold in np.unique(folds))]
     rows = [
         (name, fold, int(part.sum()), log_loss(table[part], labels[part]), accuracy(table[part], labels[part]))
@@ -110,12 +104,8 @@ def confusion(probabilities: np.ndarray, labels: np.ndarray) -> pd.DataFrame:
 def costliest(images: pd.DataFrame, probabilities: np.ndarray, labels: np.ndarray) -> pd.DataFrame:
     """The `COSTLIEST` images with the largest log loss, the costliest first.
 
-    Args:
-        images: frame img,subject,classname,fold.
-
-    Returns:
-        Columns img,subject,classname,fold,predicted,probability (of the predicted), of_true (of the true class),
-        log_loss, share (of the total loss).
+    Columns img,subject,classname,fold,predicted,probability (of the predicted), of_true (of the true class), log_loss,
+    share (of the total loss).
     """
     losses = log_loss_per_image(probabilities, labels)
     rows = np.argsort(-losses, kind="stable")[:COSTLIEST]
@@ -146,9 +136,8 @@ def error_correlation(names: Sequence[str], members: np.ndarray, labels: np.ndar
 def leave_one_out(result: BlendResult) -> pd.DataFrame:
     """What each member adds to the blend, cross-fitted.
 
-    Returns:
-        Columns name,weight,log_loss (alone), without (loss of the blend that lacks it), adds (that minus the loss of
-        the complete blend), standard_error (over drivers).
+    Columns name,weight,log_loss (alone), without (loss of the blend that lacks it), adds (that minus the loss of the
+    complete blend), standard_error (over drivers).
     """
     predictions = result.predictions
     labels, drivers = predictions.labels, predictions.images["subject"].to_numpy()
@@ -166,12 +155,8 @@ def leave_one_out(result: BlendResult) -> pd.DataFrame:
 def reliabilities(predictions: dict[str, np.ndarray], labels: np.ndarray) -> pd.DataFrame:
     """How often a class with a predicted probability is the true one: all classes, in bins of equal width.
 
-    Args:
-        predictions: by name, each of shape (images, 10).
-
-    Returns:
-        For each bin that is not empty: name, lowest, highest, predictions (their number), confidence (mean
-        probability), frequency (share that is the true class).
+    Columns name, lowest, highest, predictions (their number), confidence (mean probability), frequency (share that is
+    the true class); without empty bins.
     """
     frames, edges = [], np.arange(BINS + 1) / BINS
     for name, probabilities in predictions.items():
@@ -188,13 +173,7 @@ def reliabilities(predictions: dict[str, np.ndarray], labels: np.ndarray) -> pd.
 def report(
     name: str, options: Options, result: BlendResult, tables: Mapping[str, pd.DataFrame], remarks: Sequence[str]
 ) -> str:
-    """The complete report.
-
-    Args:
-        name: of the run.
-        tables: as `tables_of` makes them.
-        remarks: what the reader has to know before the scores.
-    """
+    """The complete report of the run `name`; `remarks` are what the reader has to know before the scores."""
     predictions, weights = result.predictions, result.weights
     images, drivers = predictions.images, predictions.images["subject"].nunique()
     scores, methods, costly = tables["scores"], tables["methods"], tables["costliest"][:SHOWN_COSTLIEST]

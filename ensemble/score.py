@@ -92,11 +92,7 @@ def score_text(predictions: Path, labels: Path) -> str:
 
 
 def comparison(request: Request, labels: Path) -> str:
-    """Log loss of the members of a run, of every method, and of the steps after the chosen one, as text.
-
-    Raises:
-        UserError: the run is incomplete, or test images have no label.
-    """
+    """Log loss of the members of a run, of every method, and of the steps after the chosen one, as text."""
     import numpy as np
 
     from common.metric import accuracy, log_loss

@@ -30,11 +30,7 @@ Entry = dict[str, str]
 
 
 def read_leaderboard(path: Path) -> list[Entry]:
-    """The submissions so far, in their order.
-
-    Raises:
-        UserError: the file is something else.
-    """
+    """The submissions so far, in their order."""
     if not path.exists():
         return []
     header, rows = read_rows(path, "the leaderboard")
@@ -101,11 +97,7 @@ def main() -> None:
 
 
 def check(path: Path, sample: Path) -> None:
-    """Checks a submission as Kaggle would, and its order, which Kaggle would not, against the sample submission.
-
-    Raises:
-        UserError: malformed, of other images or in another order, or not the complete competition's.
-    """
+    """Checks a submission as Kaggle would, and its order, which Kaggle would not, against the sample submission."""
     from common.tables import read_predictions, read_sample_images
     from ensemble.members import OF_SAMPLE, require_images
 
@@ -125,10 +117,7 @@ def check(path: Path, sample: Path) -> None:
 
 
 def estimate(run: RunFolder, path: Path) -> tuple[str, str]:
-    """What to expect of a submission, by the record of the run's blend.
-
-    Returns:
-        Words, and the log loss out of fold; empty where nothing is known of this file.
+    """What to expect by the record of the run's blend: words, and the log loss out of fold, empty where unknown.
 
     Raises:
         UserError: the file's content changed since the blend, but not its time of change: the disk corrupted it.
@@ -151,11 +140,7 @@ def estimate(run: RunFolder, path: Path) -> tuple[str, str]:
 
 
 def upload(run: str, path: Path, log_loss: str, message: str | None) -> Entry:
-    """Uploads a submission; returns its entry of the leaderboard, without scores.
-
-    Raises:
-        UserError: whatever keeps it from Kaggle.
-    """
+    """Uploads a submission; returns its entry of the leaderboard, without scores."""
     submitted = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime())
     promised = f", out of fold {float(log_loss):.4f}" if log_loss else ""
     described = f"{message or run + promised} ({submitted} UTC)"  # the time makes that of two submissions differ
@@ -165,14 +150,7 @@ def upload(run: str, path: Path, log_loss: str, message: str | None) -> Entry:
 
 
 def wait_for_score(entry: Entry, longest: float) -> Entry:
-    """Asks for the score of a submission until it is there; returns the entry with it.
-
-    Args:
-        longest: seconds.
-
-    Raises:
-        UserError: Kaggle could not score it, or takes longer.
-    """
+    """The entry with its score, which Kaggle is asked for until it is there; a UserError after `longest` seconds."""
     started = time.monotonic()
     while True:
         listed = run_client(
