@@ -94,7 +94,13 @@ class LooseTables:
         remarks: list[str] = []
         images = read_labels(self.labels, names, str(self.predictions[0])).reset_index()
         if self.folds is not None:
-            return self._with_folds(self.folds, images, remarks), remarks
+            folds, classes = read_folds(self.folds), images.set_index("img")["classname"]
+            kept = folds[folds["img"].isin(names)].reset_index(drop=True)
+            require_images(self.predictions[0], classes.to_frame(), pd.Index(kept["img"]), f"images of {self.folds}")
+            other = kept.loc[classes.reindex(kept["img"]).to_numpy() != kept["classname"].to_numpy(), "img"]
+            if len(other):
+                raise UserError(f"{self.labels}: another classname than in {self.folds}: {named(list(other))}.")
+            return kept, remarks
         if "subject" not in images:
             images["subject"] = [f"block {row * BLOCKS // len(images)}" for row in range(len(images))]
             remarks.append(
@@ -106,21 +112,6 @@ class LooseTables:
             raise UserError(f"{self.labels}: {len(nameless):,} images have no subject: {named(nameless)}.")
         images["fold"] = groups_of(np.zeros(len(images)), images["subject"].to_numpy())
         return images[["img", "subject", "classname", "fold"]], remarks
-
-    def _with_folds(self, path: Path, images: pd.DataFrame, remarks: list[str]) -> pd.DataFrame:
-        """The rows of the fold table of these images, which must agree with the labels; adds to the remarks."""
-        folds, labelled = read_folds(path), images.set_index("img")
-        kept = folds[folds["img"].isin(labelled.index)].reset_index(drop=True)
-        require_images(self.predictions[0], labelled, pd.Index(kept["img"]), f"images of {path}")
-        if len(folds) > len(kept):
-            remarks.append(f"{len(folds) - len(kept):,} images of {path} are in no table; they are left out.")
-        for column in labelled.columns:
-            other = kept.loc[labelled[column].reindex(kept["img"]).to_numpy() != kept[column].to_numpy(), "img"]
-            if len(other):
-                raise UserError(
-                    f"{self.labels}: another {column} than in {path} for {len(other):,} images: {named(list(other))}."
-                )
-        return kept
 
 
 def _read_tables(paths: Sequence[Path]) -> list[pd.DataFrame]:

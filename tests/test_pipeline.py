@@ -203,15 +203,6 @@ def test_a_wrong_command_line_is_one_clear_message(case: str, type_command: Comm
     assert len(told.stderr.strip().splitlines()) == 1, told.stderr
 
 
-def test_a_fold_that_does_not_exist_and_too_many_folds(type_command: Command, tiny_tree: Callable[..., Path]) -> None:
-    data = tiny_tree(drivers=3)
-    told = type_command("models/vgg16.py", "--data", data, "--weights", "none", "--folds", 2, "--fold", 5)
-    assert (told.returncode, "folds 0 to 1" in told.stderr) == (2, True), told.stderr
-    told = type_command("models/vgg16.py", "--data", data, "--weights", "none", "--folds", 4, "--run", "many")
-    assert (told.returncode, "Traceback" in told.stderr) == (2, False)
-    assert "drivers" in told.stderr
-
-
 def test_a_second_start_of_the_same_run_reports_who_works_on_it(
     type_command: Command, tiny_tree: Callable[..., Path], tmp_path: Path
 ) -> None:

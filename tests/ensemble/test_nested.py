@@ -97,17 +97,6 @@ def test_groups_keep_drivers_together_and_are_never_too_few_or_many() -> None:
     assert len(thinned(np.arange(30_000), 12_000)) <= 12_000 and len(thinned(np.arange(500), 600)) == 500
 
 
-def test_two_drivers_are_enough() -> None:
-    random = np.random.default_rng(0)
-    truth = predictions(random, 1, 60, 0.3)[0]
-    labels, drivers = labels_of(random, truth), np.arange(60) // 30
-    for members in (1, 3):
-        probabilities = 0.5 * truth + 0.5 * predictions(random, members, 60)
-        validation = NestedCrossValidation(probabilities, labels, drivers, drivers, methods_for(members))
-        assert len(validation.fitted().candidates) == len(methods_for(members))
-        np.testing.assert_allclose(validation.estimated().final.sum(axis=1), 1)
-
-
 def test_of_equal_methods_the_simplest_is_chosen() -> None:
     random = np.random.default_rng(0)
     one = predictions(random, 1, 900)[0]
