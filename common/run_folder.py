@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import UserError, masked, named
-from common.files import cannot_write, locked, sha256_of, write_json
+from common.files import locked, sha256_of, write_json
 from common.settings import nearest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -79,9 +79,7 @@ class FoldFolder:
             UserError: it cannot be read now, or the first edition of this project wrote it.
         """
         record = self._read(FINISHED)
-        if record is None:
-            return None
-        sums = record.get("sha256")
+        sums = record.get("sha256") if record else None
         if not isinstance(sums, dict):
             return None
         if CONFIG not in sums:
@@ -179,10 +177,7 @@ class FoldFolder:
             UserError: another process trains it, or the folder cannot be written to.
         """
         with locked(self.path.parent / f".{self.path.name}.lock", f"{self.path} is being trained"):
-            try:
-                self.path.mkdir(exist_ok=True)
-            except OSError as error:
-                raise cannot_write(self.path, error) from error
+            self.path.mkdir(exist_ok=True)
             yield
 
     def _read(self, name: str) -> dict[str, Any] | None:
