@@ -5,7 +5,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import keras
@@ -211,28 +211,6 @@ def test_a_second_start_of_the_same_run_reports_who_works_on_it(
     assert told.returncode == 2, told
     assert f"the run tiny is being worked on by another process: process {os.getpid()} on " in told.stderr
     assert not (tmp_path / "runs" / "tiny").exists()
-
-
-@pytest.fixture
-def read_only_folder(tmp_path: Path) -> Iterator[Path]:
-    """A folder on a file system mounted read-only: to root, permissions mean nothing."""
-    folder = tmp_path / "read_only"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "ro,size=1m", "tmpfs", str(folder)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("mounting is not allowed here")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
-
-
-def test_a_read_only_run_folder_is_told_before_training(
-    type_command: Command, tiny_tree: Callable[..., Path], read_only_folder: Path
-) -> None:
-    options = ("--data", tiny_tree(), "--weights", "none", "--folds", 2, "--runs", read_only_folder / "runs")
-    for command in (["models/vgg16.py"], ["./run_all.sh", "--models", "vgg16"]):
-        told = type_command(*command, *options, outputs=False)
-        assert (told.returncode, "Traceback" in told.stderr) == (2, False), told.stderr
-        assert f"cannot write {read_only_folder}" in told.stderr
 
 
 def test_help_loads_nothing_heavy_and_lists_every_setting_with_its_default(type_command: Command) -> None:

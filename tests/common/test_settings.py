@@ -46,16 +46,6 @@ def test_only_what_was_typed_is_chosen() -> None:
     }
 
 
-def test_help_shows_default_and_unit(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as caught:
-        parse("--help")
-    assert caught.value.code == 0
-    text = capsys.readouterr().out
-    for part in ("--epochs N", "[12 epochs]", "100 %", "[224x224 pixels]", "--no-average", "[yes]", "mixed_bfloat16"):
-        assert part in text
-    assert "--name" not in text
-
-
 def test_unknown_option_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
     assert "unknown option --learnin-rate. Did you mean --learning-rate?" in refusal(capsys, "--learnin-rate", "1")
     assert "Did you mean --epochs?" in refusal(capsys, "--epoch=3")  # abbreviations are errors too

@@ -33,14 +33,6 @@ def test_interval_covers_nine_of_ten_test_sets_of_new_drivers(known: int, new: i
     assert 0.85 <= np.mean(hits) <= 0.95
 
 
-def test_interval_is_of_a_test_set_and_not_of_the_mean() -> None:
-    losses, drivers = losses_of(np.random.default_rng(1), 14)
-    widths = [one.highest - one.lowest for one in (expected_loss(losses, drivers, new) for new in (1, 4, 14, 1000))]
-    assert widths == sorted(widths, reverse=True) and widths[0] > 1.5 * widths[-1]
-    assert expected_loss(losses, drivers, 4) == expected_loss(losses, drivers, 4)
-    assert expected_loss(np.zeros(30), np.arange(30) // 10, 4).highest == 0
-
-
 @pytest.mark.parametrize(
     ("loss", "place"),
     [
