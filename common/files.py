@@ -170,7 +170,7 @@ def read_rows(path: Path, what: str) -> tuple[list[str], list[list[str]]]:
         place = f"line {reader.line_num:,} is not CSV ({error}). Look for a quotation mark too many."
         raise UserError(f"{path}: cannot be read as {what}: {place}") from error
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read as {what}: {error}. Expected a CSV file in UTF-8.") from error
+        raise UserError(f"{path}: cannot be read as {what}, or is not UTF-8: {error}") from error
     if ragged := [f"line {number:,} has {len(row)}" for number, row in lines if len(row) != len(header)]:
         found = f"{len(ragged):,} rows without the header's {len(header)} fields ({named(ragged)})."
         raise UserError(f"{path}: cannot be read as {what}: {found}")

@@ -52,7 +52,7 @@ def read_predictions(path: Path) -> pd.DataFrame:
     """
     header, rows = read_rows(path, "a prediction table")
     if sorted(header) != sorted(("img", *CLASSES)) or not rows:
-        found = f"{named(header, 12)}, {len(rows)} rows"
+        found = f"{named(header, 12) or 'an empty file'} and {len(rows)} rows"
         raise UserError(f"{path}: expected the columns img,c0,...,c9 and rows, found {found}.")
     table = pd.DataFrame(rows, columns=header, dtype=object)
     images, text = table["img"].tolist(), table[list(CLASSES)]
@@ -108,7 +108,7 @@ def read_sample_images(path: Path) -> pd.Index:
     """
     header, rows = read_rows(path, "the sample submission")
     if not set(SAMPLE_COLUMNS) <= set(header) or not rows:  # in any order, others besides
-        found = f"{named(header, 12)}, {len(rows)} rows"
+        found = f"{named(header, 12) or 'an empty file'} and {len(rows)} rows"
         raise UserError(f"{path}: expected the columns img,c0,...,c9 and rows, found {found}.")
     place = header.index("img")
     images = [row[place] for row in rows]
