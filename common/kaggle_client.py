@@ -39,15 +39,7 @@ ANSWERS = (  # what the client prints, what it means for {what} was asked for, w
 
 
 def install() -> None:
-    """Installs the client into this environment, where it is missing.
-
-    Raises:
-        UserError: it cannot be installed.
-    """
-    find = "import importlib.util as util, sys; sys.exit(util.find_spec('kaggle') is None)"
-    if subprocess.run([sys.executable, "-P", "-c", find], check=False).returncode == 0:
-        return
-    print("installing Kaggle's client", file=sys.stderr)
+    """Installs the client into this environment, where it is missing."""
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     command += ["-c", str(REPOSITORY / "requirements" / "lock.txt"), "-r", str(REPOSITORY / REQUIREMENTS)]
     if subprocess.run(command, check=False).returncode:

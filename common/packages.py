@@ -6,9 +6,7 @@
 are the oldest that were tried.
 """
 
-import contextlib
 import sys
-from collections.abc import Sequence
 from importlib import metadata
 
 from packaging.version import Version
@@ -42,23 +40,16 @@ def check_installed() -> list[str]:
     """
     faults = [] if sys.version_info >= (3, 11) else [f"Python 3.11 or newer, found {sys.version.split()[0]}"]
     found, backend = [], keras_backend()
+    installed = {one.name.lower(): one.version for one in metadata.distributions()}
     for names, lowest in [*LOWEST.items(), *([BACKENDS[backend]] if backend in BACKENDS else [])]:
-        version = _version(names)
-        if not version or Version(version) < Version(lowest):
-            faults.append(f"{names[0]} {lowest} or newer, found {version or 'none'}")
+        version = next((installed[name] for name in names if name in installed), "none")
+        if version == "none" or Version(version) < Version(lowest):
+            faults.append(f"{names[0]} {lowest} or newer, found {version}")
         else:
             found.append(f"{names[0]} {version}")
     if faults:
         raise UserError(f"the packages of this machine are too old: expected {'; '.join(faults)}. {WHAT_TO_DO}")
     return found
-
-
-def _version(names: Sequence[str]) -> str:
-    """Of the first of these that is installed; '' for none."""
-    for name in names:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            return metadata.version(name)
-    return ""
 
 
 if __name__ == "__main__":

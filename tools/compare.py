@@ -79,18 +79,15 @@ class Row:
 def read_rows(runs: Sequence[Path]) -> list[Row]:
     """The models and blends of runs, the least log loss first. Files among `runs` are passed over."""
     rows: list[Row] = []
-    complaints = []
     for run in dict.fromkeys(runs):
         if not run.exists():
             raise UserError(f"{run}: no such run. Expected folders of runs, such as runs/*.")
         try:
             rows += _rows_of(run) if run.is_dir() else []
         except UserError as error:
-            complaints.append(str(error))
+            print(f"left out: {error}")
     if not rows:
-        raise UserError(complaints[0] if complaints else "none of these holds a model with a fold out of fold.")
-    for complaint in complaints:
-        print(f"left out: {complaint}")
+        raise UserError("none of these holds a model with a finished fold.")
     return sorted(rows, key=lambda row: float(row.losses["log_loss"].mean()))
 
 

@@ -382,14 +382,8 @@ def write_table(path: Path, results: Mapping[Experiment, pd.DataFrame | str]) ->
 
 def as_text(table: pd.DataFrame) -> str:
     """The table for the terminal; of a failure only that it is one."""
-    from ensemble.report import formatted
-
-    shapes = {"log_loss": "{:.4f}", "difference": "{:+.4f}", "difference_error": "{:.4f}", "accuracy": "{:.1%}"}
-    shapes["seconds_a_fold"] = "{:,.0f}"
-    columns = [["" if math.isnan(x) else shape.format(x) for x in table[name]] for name, shape in shapes.items()]
-    lines = zip(table["experiment"], *columns, table["result"].str.partition(":")[0], strict=True)
-    headers = ["experiment", "log loss", "to the reference", "±", "accuracy", "s a fold", ""]
-    return formatted(headers, [list(line) for line in lines])
+    shown = table.drop(columns="settings").assign(result=table["result"].str.partition(":")[0])
+    return shown.to_string(index=False, na_rep="", float_format="{:.4f}".format)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -103,15 +102,13 @@ def export(folds: Sequence[FoldFolder], to: str, path: Path, photographs: Sequen
                 f"{path} was not written: it differs from the network by {difference:.2g} on {len(images)} photographs "
                 f"(expected: at most {LARGEST_DIFFERENCE:g}). Try the other format of --to."
             )
-        theirs, ours = _seconds(predict, images), _seconds(model.predict_on_batch, images)
         megabytes = temporary.stat().st_size / 1e6
     region = "the whole photograph" if crop == WHOLE else f"the part '{crop}' of it, in shares: {REGIONS[crop]}"
     return (
         f"{path}: {megabytes:.1f} MB, the mean of {', '.join(map(str, folds))}\n"
         f"in   {INPUT}: uint8 RGB (batch, {size.height}, {size.width}, 3), 0 to 255, {region}, shrunk by area\n"
         f"out  {OUTPUT}: float32 (batch, {len(CLASSES)}), {CLASSES[0]} to {CLASSES[-1]}\n"
-        f"checked on {len(images)} photographs: differs from Keras by at most {difference:.1g}; "
-        f"{theirs:.4f} s each, Keras {ours:.4f} s"
+        f"checked on {len(images)} photographs: differs from Keras by at most {difference:.1g}"
     )
 
 
@@ -167,13 +164,6 @@ def _describe(path: Path, folds: Sequence[FoldFolder]) -> None:
         model.metadata_props.add(key=key, value=value)
     onnx.checker.check_model(model)
     onnx.save(model, str(path))
-
-
-def _seconds(predict: Predict, images: np.ndarray) -> float:
-    """Of one image, in a batch of all."""
-    started_at = time.perf_counter()
-    predict(images)
-    return (time.perf_counter() - started_at) / len(images)
 
 
 if __name__ == "__main__":

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import time
 import zipfile
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -73,33 +71,17 @@ def seen_by(fold: FoldFolder) -> tuple[ImageSize, str]:
 
 
 class Networks:
-    """Networks of finished fold runs, and how long they take.
+    """Networks of finished fold runs.
 
     Args:
         folds: each with a network.
         batch: pictures that they see at once; fewer are filled up, since another number would be compiled again.
-
-    Attributes:
-        load_seconds: what loading and compiling took.
-        seconds: spent in reading pictures and in the networks so far.
-        pictures: seen so far.
-
-    Raises:
-        UserError: as `load`.
     """
 
     def __init__(self, folds: Sequence[FoldFolder], batch: int = MOST_AT_ONCE) -> None:
-        started_at = time.monotonic()
-        self.folds, self.batch = list(folds), min(batch, MOST_AT_ONCE)
-        self.models = [(load(fold), seen_by(fold)) for fold in self.folds]
-        self.seconds, self.pictures = 0.0, 0
-        self.predict([])
-        self.load_seconds, self.seconds = time.monotonic() - started_at, 0.0
-
-    def __str__(self) -> str:
-        counts = Counter(fold.model for fold in self.folds)
-        parts = [f"{model} ({count} folds)" if count > 1 else model for model, count in counts.items()]
-        return f"{len(self.folds)} network{'s' * (len(self.folds) > 1)}: {', '.join(parts)}"
+        self.batch = min(batch, MOST_AT_ONCE)
+        self.networks = [(fold.model, load(fold), *seen_by(fold)) for fold in folds]
+        self.predict([])  # compiles
 
     def predict(self, sees: Sequence[See]) -> np.ndarray:
         """The mean over models of the mean over folds, as in the blend with equal weights.
@@ -112,19 +94,16 @@ class Networks:
         """
         import numpy as np
 
-        started_at = time.monotonic()
-        by_model: dict[str, list[np.ndarray]] = {fold.model: [] for fold in self.folds}
+        by_model: dict[str, list[np.ndarray]] = {}
         images: dict[tuple[ImageSize, str], np.ndarray] = {}
-        for fold, (model, (size, crop)) in zip(self.folds, self.models, strict=True):
+        for model, network, size, crop in self.networks:
             if (size, crop) not in images:
                 images[size, crop] = np.zeros((self.batch, size.height, size.width, 3), np.uint8)
                 for place, see in enumerate(sees):
                     images[size, crop][place] = see(size, crop)
-            probabilities = model.predict_on_batch(images[size, crop])
-            by_model[fold.model].append(np.asarray(probabilities, np.float64)[: len(sees)])
+            probabilities = np.asarray(network.predict_on_batch(images[size, crop]), np.float64)
+            by_model.setdefault(model, []).append(probabilities[: len(sees)])
         mean = np.mean([np.mean(tables, axis=0) for tables in by_model.values()], axis=0)
-        self.seconds += time.monotonic() - started_at
-        self.pictures += len(sees)
         return mean / mean.sum(axis=1, keepdims=True)
 
 

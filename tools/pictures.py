@@ -65,7 +65,7 @@ class Video:
         rate: frames a second, as the file says; of a video with a variable rate the mean, or a guess.
         frames: how many, as the file says; 0 where it does not.
         times: of the frames decoded so far, in seconds.
-        gaps: times between which frames could not be decoded.
+        gaps: how often frames among them could not be decoded.
     """
 
     name: str
@@ -73,7 +73,7 @@ class Video:
     rate: float = USUAL_RATE
     frames: int = 0
     times: list[float] = field(default_factory=list)
-    gaps: list[tuple[float, float]] = field(default_factory=list)
+    gaps: int = 0
 
     def check(self) -> None:
         """Reads what the file says of itself, and one frame; a UserError where it cannot be read as a video."""
@@ -92,9 +92,9 @@ class Video:
         """Time and pixels (uint8, RGB, upright) of the first frame at or after every so many seconds; 0 is every frame.
 
         The times are those of the file, so they also hold where its rate varies. Frames that cannot be decoded are
-        skipped, and noted in `gaps`.
+        skipped, and counted in `gaps`.
         """
-        self.times, self.gaps = [], []
+        self.times, self.gaps = [], 0
         due, failed = 0.0, 0
         capture = cv2.VideoCapture(str(self.path))
         try:
@@ -106,9 +106,8 @@ class Video:
                 time = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
                 if not math.isfinite(time) or time <= last:  # a file without times
                     time = last + 1 / self.rate
-                if failed:
-                    self.gaps.append((max(0.0, last), time))
-                    failed = 0
+                self.gaps += failed > 0
+                failed = 0
                 self.times.append(time)
                 if time < due - 0.0005:  # times are rounded to milliseconds in some files
                     continue
@@ -138,11 +137,8 @@ class Video:
         if not self.gaps and not cut_off:
             return ""
         of = f" of {self.frames:,}" if self.frames > decoded else ""
-        found = f"only {decoded:,}{of} frames could be decoded, the last at {clock(self.times[-1])}"
-        if self.gaps:
-            first, last = self.gaps[0]
-            found += f", none between {clock(first)} and {clock(last)}"
-            found += f" and in {len(self.gaps) - 1} more places" * (len(self.gaps) > 1)
+        gaps = f", with {self.gaps} gap{'s' * (self.gaps > 1)}" if self.gaps else ""
+        found = f"only {decoded:,}{of} frames could be decoded, the last at {clock(self.times[-1])}{gaps}"
         return f"{found}: the file is damaged, was cut off, or is trimmed without its frames being removed"
 
 
@@ -192,23 +188,18 @@ class Found:
 
 
 def find(paths: Sequence[Path], videos: bool = True) -> Found:
-    """The photographs and videos that are named, or lie in named folders (and in theirs).
+    """The photographs and videos (left out if not wanted) that are named, or lie in named folders and in theirs.
 
-    A photograph of a folder is named by its path in it, one named by itself by its file; in full where two would have
-    one name.
-
-    Args:
-        videos: whether they are wanted; if not, they are left out.
+    Their names are paths in the folder; in full where two would have one name.
 
     Raises:
         UserError: a file that was named is not there, broken or of another kind, or there is nothing to look at.
     """
     found: list[tuple[str, Path]] = []
     for path in paths:
-        inside = (
-            [(str(p.relative_to(path)), p) for p in sorted(path.rglob("*"))] if path.is_dir() else [(path.name, path)]
-        )
-        inside = [one for one in inside if _kind(one[1]) and not re.search(r"(^|/)\.", one[0])]
+        files = sorted(path.rglob("*")) if path.is_dir() else [path]
+        inside = [(str(one.relative_to(path)) if one != path else path.name, one) for one in files if _kind(one)]
+        inside = [(name, one) for name, one in inside if not re.search(r"(^|/)\.", name)]
         if not path.exists():
             raise UserError(f"{path}: no such file. Expected photographs, videos, or folders with such.")
         if not inside:

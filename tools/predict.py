@@ -15,6 +15,7 @@ decoded are predicted; the command says how many are missing, and its exit statu
 from __future__ import annotations
 
 import argparse
+import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -69,16 +70,13 @@ def main() -> None:
     for path in paths if arguments.annotate else ():
         if path.resolve().is_relative_to(arguments.annotate.resolve()):
             raise UserError(f"--annotate {arguments.annotate}: {path} lies in it. Choose another folder.")
-    networks = Networks(folds, MOST_AT_ONCE if found.videos else len(found.photographs))
+    networks, started = Networks(folds, MOST_AT_ONCE if found.videos else len(found.photographs)), time.monotonic()
     tables = [_photographs(found, networks, arguments.annotate)] if found.photographs else []
     tables += [_video(video, networks, arguments) for video in found.videos]
     names = [name for own, _ in tables for name in own]
     found.require(names)
-    each = networks.seconds / networks.pictures
-    print(
-        f"\n{networks.pictures:,} picture{'s' * (networks.pictures != 1)}, {each:.3f} s each (reading and {networks}); "
-        f"{networks.load_seconds:.1f} s to load"
-    )
+    pictures, by = f"{len(names):,} picture{'s' * (len(names) > 1)}", f"{len(folds)} network{'s' * (len(folds) > 1)}"
+    print(f"\n{pictures}, {(time.monotonic() - started) / len(names):.3f} s each, by {by}")
     if arguments.out:
         write_predictions(arguments.out, names, np.concatenate([table for _, table in tables]))
     for line in filter(None, (arguments.out, arguments.annotate, found.summary())):

@@ -223,10 +223,8 @@ def _missing(run: RunFolder, record: Mapping[str, Any], folds: pd.DataFrame | No
     for model in sorted({*run.models(), *record["weights"]}):
         lacking = [run.fold(model, fold) for fold in wanted if not run.fold(model, fold).is_finished()]
         if lacking:
-            reasons = sorted({one.failure() for one in lacking} - {""})
-            lines.append(
-                " ".join([f"{model}: fold {', '.join(str(one.fold) for one in lacking)} not finished.", *reasons])
-            )
+            numbers, reasons = ", ".join(str(one.fold) for one in lacking), sorted({one.failure() for one in lacking})
+            lines.append(" ".join([f"{model}: fold {numbers} not finished.", *filter(None, reasons)]))
         elif model not in record["weights"]:
             lines.append(f"{model}: finished, but not in the blend.")
     return lines
@@ -235,10 +233,8 @@ def _missing(run: RunFolder, record: Mapping[str, Any], folds: pd.DataFrame | No
 def _leak(finished: Sequence[FoldFolder]) -> dict[str, Any] | None:
     """How much better the same features look when images of one driver are on both sides of a split.
 
-    The features are of the held-out images of the largest fold, which their network was not trained on.
-
-    Returns:
-        model, images, drivers, and (log loss, accuracy) of the `driver` and the `random` split; None without features.
+    They are of the held-out images of the largest fold, which their network was not trained on. None without features;
+    else model, images, drivers, and (log loss, accuracy) of the `driver` and the `random` split.
     """
     import numpy as np
     from sklearn.decomposition import PCA
@@ -253,17 +249,20 @@ def _leak(finished: Sequence[FoldFolder]) -> dict[str, Any] | None:
     from ensemble.neighbours import load_features
     from preprocessing.folds import read_folds
 
-    tables = {one: read_predictions(one / OUT_OF_FOLD) for one in finished if one.exists(OUT_OF_FOLD_FEATURES)}
-    if not tables:
+    with_features = [one for one in finished if one.exists(OUT_OF_FOLD_FEATURES)]
+    if not with_features:
         return None
-    fold = max(tables, key=lambda one: len(tables[one]))
-    known = read_folds(RunFolder(fold.run).folds).set_index("img").reindex(tables[fold].index)
-    rows = np.sort(np.random.default_rng(0).permutation(len(known))[:LEAK_IMAGES])
+    truth = read_folds(RunFolder(with_features[0].run).folds).set_index("img")
+    sizes = truth["fold"].value_counts()
+    fold = max(with_features, key=lambda one: sizes.get(one.fold, 0))
     try:
-        features = load_features(fold / OUT_OF_FOLD_FEATURES, len(known))[rows].astype(np.float32)
-    except UserError:
+        known = truth.loc[read_predictions(fold / OUT_OF_FOLD).index]
+        features = load_features(fold / OUT_OF_FOLD_FEATURES, len(known))
+    except (UserError, KeyError):
         return None  # the blend has reported it, or does not use them
-    labels, drivers = known["classname"].map(CLASSES.index).to_numpy()[rows], known["subject"].to_numpy()[rows]
+    rows = np.sort(np.random.default_rng(0).permutation(len(known))[:LEAK_IMAGES])
+    known, features = known.iloc[rows], features[rows].astype(np.float32)
+    labels, drivers = known["classname"].map(CLASSES.index).to_numpy(), known["subject"].to_numpy()
     count = len(np.unique(drivers))
     if count < 2 or not np.ptp(features, axis=0).any():
         return None

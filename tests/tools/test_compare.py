@@ -69,7 +69,7 @@ def test_bad_input_is_one_line(small: SmallRun, tmp_path: Path) -> None:
     told = here("tools.compare", tmp_path / "nothing")
     assert (told.returncode, "no such run" in told.stderr) == (2, True)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="holds no finished model"):
+    with pytest.raises(UserError, match="none of these holds"):
         compare.read_rows([tmp_path / "empty"])
     other = tmp_path / "other"
     shutil.copytree(small.run, other)
