@@ -7,56 +7,47 @@ import functools
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common import machine
-from common.competition import (
-    COMPLETE_TEST_IMAGES,
-    COMPLETE_TRAIN_IMAGES,
-    DRIVER_LIST,
-    SAMPLE_SUBMISSION,
-    held_out_labels_path,
-)
+from common import competition, machine
 from common.errors import UserError
 from common.files import check_writable
-from common.run_folder import REPOSITORY, RunFolder, checked_name
+from common.run_folder import REPOSITORY, RunFolder
 from common.settings import chosen, names_in
 from common.terminal import VERBOSE
 from ensemble.options import Options
 from models.finetuning import architecture as zoo
 from models.finetuning import tracking, weights
-from models.finetuning.architecture import Architecture, Bottleneck, Kind, Recipe
+from models.finetuning.architecture import Architecture, Bottleneck, Recipe
 from models.finetuning.fold_run import FoldRun
 from pipeline import resources
-from pipeline.presets import PRESETS, SECOND_ROUND
-from pipeline.resources import GIBIBYTE, Device
-from pipeline.schedule import Deadline
+from pipeline.jobs import Deadline, Durations
+from pipeline.options import PRESETS, bottleneck_of, network_of
+from pipeline.resources import Device, Needs
 from preprocessing.folds import number_of_folds
-from preprocessing.settings import Augmentation
 
 if TYPE_CHECKING:
-    from pipeline.cluster import Cluster
+    from pipeline.ray import RayCluster
 
 TYPED_IN = "CALLED_FROM"  # the folder that relative paths on the command line are relative to
 STARTED = "RUN_STARTED"  # when the clock of --time-budget was started, in seconds since 1970
+SECOND_ROUND = "_round2"  # after the architecture's name, in that of the model
 
 
 @dataclass(frozen=True)
 class Model:
-    """One model of a plan.
+    """One model of a plan."""
 
-    Attributes:
-        work: its configuration, as of fold 0.
-        side_by_side: as how many of its folds divide the machine.
-        memory: bytes of the process of one of its folds.
-    """
+    work: FoldRun  # its configuration, as of fold 0
+    side_by_side: int = 1  # as how many of its folds divide the machine
 
-    work: FoldRun
-    side_by_side: int
-    memory: int
+    @property
+    def name(self) -> str:
+        """Its folder in the run."""
+        return self.work.model_name
 
     @property
     def second_round(self) -> bool:
@@ -69,49 +60,51 @@ class Model:
         recipe = self.work.recipe
         return recipe.network_recipe() if isinstance(recipe, Bottleneck) else recipe
 
+    @property
+    def memory(self) -> int:
+        """Bytes of the process of one of its folds."""
+        return resources.job_memory(self.work.architecture, self.recipe)
+
 
 @dataclass(frozen=True)
 class Plan:
-    """What a command line comes to on this machine.
+    """What a command line comes to on this machine."""
 
-    Attributes:
-        source: of the data: 'found', 'download' or 'demo'.
-        folds: how many the data is split into, as a person asked.
-        folds_file: a person's own fold table.
-        number_of_folds: that the fold table has, or will have.
-        wanted: the folds to train; None is every fold.
-        devices: accelerators.
-        cluster: that trains; none for this machine.
-        jobs: folds at a time, as a person asked.
-        deadline: of --time-budget.
-        labels: of the test images, to score the submission on.
-    """
-
-    data: Path
-    source: str
-    run: RunFolder
-    folds: int | None
-    folds_file: Path | None
-    number_of_folds: int
     models: tuple[Model, ...]
-    wanted: tuple[int | str, ...] | None
-    quick: bool
-    skip_broken: bool
-    seed: int
-    cache: Path
-    devices: tuple[Device, ...]
-    jobs: int | None
-    cluster: "Cluster | None" = None
-    deadline: Deadline | None = None
+    source: str  # of the data: 'found', 'download' or 'demo'
+    folds: int | None  # how many the data is split into, as a person asked
+    folds_file: Path | None  # a person's own fold table
+    number_of_folds: int  # that the fold table has, or will have
+    wanted: Sequence[int | str] | None  # the folds to train; None is every fold
+    devices: Sequence[Device]  # accelerators
+    jobs: int | None  # folds at a time, as a person asked
+    cluster: "RayCluster | None" = None  # that trains; none for this machine
+    deadline: Deadline | None = None  # of --time-budget
     submission: Path = Path()
-    labels: Path | None = None
+    labels: Path | None = None  # of the test images, to score the submission on
     allow_missing: bool = False
     blending: Options = dataclasses.field(default_factory=Options)
+
+    @property
+    def work(self) -> FoldRun:
+        """Of the first model: run, data, cache and seed are those of every model."""
+        return self.models[0].work
+
+    @property
+    def run(self) -> RunFolder:
+        """The run's folder."""
+        return self.work.run
+
+    @property
+    def data(self) -> Path:
+        """The data folder."""
+        return self.work.data
 
     @functools.cached_property
     def rate(self) -> float:
         """Operations a second of the whole machine."""
-        return sum(one.rate or 0.0 for one in self.devices) or resources.processor_rate(self.bfloat16)
+        half = self.work.precision == "mixed_bfloat16"
+        return sum(one.rate or 0.0 for one in self.devices) or resources.processor_rate(half)
 
     @property
     def rounds(self) -> tuple[list[Model], list[Model]]:
@@ -119,36 +112,47 @@ class Plan:
         later = [model for model in self.models if model.second_round]
         return [model for model in self.models if model not in later], later
 
-    @property
-    def bfloat16(self) -> bool:
-        """Whether the networks compute in bfloat16."""
-        return self.models[0].work.precision == "mixed_bfloat16"
-
-    @property
-    def machine(self) -> str:
-        """What measured times are comparable on."""
+    def durations(self) -> Durations:
+        """What jobs of the run took so far, on such a machine and on others."""
         slots = max(model.side_by_side for model in self.models)
         kind = (self.devices[0].kind if self.devices else "") or "CPU"
-        return f"{slots} x {kind}, {machine.cores()} cores"
+        return Durations(self.run.durations, f"{slots} x {kind}, {machine.cores()} cores")
 
     def counts(self) -> tuple[int, int]:
         """Numbers of labelled and of test images, by the lines of the tables."""
         if self.source == "download":
-            return COMPLETE_TRAIN_IMAGES, COMPLETE_TEST_IMAGES
+            return competition.COMPLETE_TRAIN_IMAGES, competition.COMPLETE_TEST_IMAGES
         if self.source == "demo":
             from preprocessing import demo
 
             return demo.demo_counts()
-        return _lines(self.data / DRIVER_LIST) - 1, _lines(self.data / SAMPLE_SUBMISSION) - 1
+        tables = self.data / competition.DRIVER_LIST, self.data / competition.SAMPLE_SUBMISSION
+        labelled, test = (sum(bool(line.strip()) for line in path.read_bytes().splitlines()) for path in tables)
+        return max(1, labelled - 1), max(1, test - 1)
+
+    def needs(self, left: Mapping[str, Collection[int | str]]) -> Needs:
+        """Estimates for the folds that are left of each model."""
+        seconds, disk, (train_images, test_images) = 20.0, 0.0, self.counts()
+        for model in self.models:
+            architecture, folds = model.work.architecture, len(left[model.name])
+            seconds += folds * self.seconds(model, train_images, test_images, self.rate)
+            disk += folds * resources.job_disk(architecture, test_images + train_images / self.number_of_folds)
+            disk += 4 * architecture.weight_bytes
+        sizes = {(model.recipe.image_size, model.recipe.crop) for model in self.models}
+        cache = sum(3 * size.height * size.width * (train_images + test_images) for size, _ in sizes)
+        at_a_time = self.jobs or max(machine.at_a_time(model.side_by_side, model.memory) for model in self.models)
+        memory = max(model.memory for model in self.models) * min(at_a_time, sum(map(len, left.values())))
+        return Needs(int(disk), cache, memory, seconds)
+
+    def seconds(self, model: Model, train_images: int, test_images: int, rate: float) -> float:
+        """That one fold of a model takes, by an estimate."""
+        counts = train_images, test_images, self.number_of_folds
+        return resources.job_seconds(model.work.architecture, model.recipe, *counts, rate)
 
 
 def plan_run(arguments: argparse.Namespace) -> Plan:
-    """The plan of ./run_all.sh.
-
-    Raises:
-        UserError: something on the command line is wrong, or the data or the weights are not there.
-    """
-    resolve_paths(arguments)
+    """The plan of ./run_all.sh; a UserError where the command line is wrong, or data or weights are not there."""
+    _resolve_paths(arguments)
     preset = PRESETS[arguments.preset]
     arguments.quick = arguments.quick or arguments.preset == "quick"
     architectures = zoo.find_all(names_in(preset.models) if arguments.models is None else arguments.models)
@@ -163,23 +167,23 @@ def plan_run(arguments: argparse.Namespace) -> Plan:
         arguments.weights = _weights_of_demo(architectures, arguments.weights, run)
     tracking.check_installed(arguments.log_to)
     labels, blending = arguments.labels, {}
+    if labels:
+        from ensemble.score import read_labels
+
+        read_labels(labels)
     if demo:
         from preprocessing.demo import DemoSettings
 
-        labels, blending = labels or held_out_labels_path(data), {"test_drivers": DemoSettings().test_drivers}
-    if arguments.labels:
-        from ensemble.score import read_labels
-
-        read_labels(arguments.labels)
+        labels = labels or competition.held_out_labels_path(data)
+        blending = {"test_drivers": DemoSettings().test_drivers}
     for folder in (arguments.runs, arguments.cache, arguments.submissions):
         check_writable(folder)
-    works = _members(architectures, arguments, run, data)
     budget = arguments.time_budget
-    started = float(os.environ.get(STARTED) or time.time())
-    plan = _plan(works, arguments, data, source, None)
-    return dataclasses.replace(
-        plan,
-        deadline=Deadline(started, budget) if budget else None,
+    return _plan(
+        _members(architectures, arguments, run, data),
+        arguments,
+        source,
+        deadline=Deadline(float(os.environ.get(STARTED) or time.time()), budget) if budget else None,
         submission=arguments.submissions / f"{run.name}.csv",
         labels=labels,
         allow_missing=arguments.allow_missing or bool(budget),
@@ -188,14 +192,10 @@ def plan_run(arguments: argparse.Namespace) -> Plan:
 
 
 def plan_model(architecture: Architecture, arguments: argparse.Namespace, bottleneck: bool = False) -> Plan:
-    """The plan of `python models/NAME.py` or `python models/bottleneck.py`.
-
-    Raises:
-        UserError: something on the command line is wrong, or the data or the weights are not there.
-    """
+    """The plan of `python models/NAME.py` or `python models/bottleneck.py`; a UserError as of `plan_run`."""
     from preprocessing import dataset
 
-    resolve_paths(arguments)
+    _resolve_paths(arguments)
     run = RunFolder.of(arguments.run or ("quick" if arguments.quick else "full"), arguments.runs)
     weights.weights_file(architecture, arguments.weights)
     make = bottleneck_of if bottleneck else network_of
@@ -203,70 +203,46 @@ def plan_model(architecture: Architecture, arguments: argparse.Namespace, bottle
         tracking.check_installed(arguments.log_to)
     make(architecture, arguments, run, Path())  # wrong settings are reported before missing data
     work = make(architecture, arguments, run, dataset.required(arguments.data))
-    return _plan([work], arguments, work.data, "found", arguments.fold)
+    return _plan([work], arguments, "found", arguments.fold)
 
 
 def _plan(
     works: Sequence[FoldRun],
     arguments: argparse.Namespace,
-    data: Path,
     source: str,
-    wanted: Sequence[int | str] | None,
+    wanted: Sequence[int | str] | None = None,
+    **others: Any,
 ) -> Plan:
     """Divides the machine among the folds of each model, the same with a time budget and without."""
     if arguments.verbose:
         os.environ[VERBOSE] = "1"
     devices = resources.find_devices()
     folds = number_of_folds(works[0].run.folds, arguments.folds, arguments.folds_file, 2 if arguments.quick else 5)
-    asked = getattr(arguments, "jobs", None)
-    count = folds if wanted is None else len(set(wanted))
-    models = [Model(work, 1, memory_of(work)) for work in works]
-    sides = [
-        1
-        if count == 1 or work.script == "bottleneck"
-        else resources.side_by_side(asked, arguments.quick, count, model.memory, devices)
-        for work, model in zip(works, models, strict=True)
-    ]
+    asked, count = getattr(arguments, "jobs", None), folds if wanted is None else len(set(wanted))
     precision, cluster = resources.resolve_precision(arguments.precision, devices), None
     if arguments.cluster:
         from pipeline.ray import RayCluster
 
         cluster = RayCluster(arguments.cluster)
         precision = cluster.precision(arguments.precision)
-    cores = machine.cores()
-    resolved = tuple(
-        dataclasses.replace(
-            model,
-            side_by_side=side,
-            work=dataclasses.replace(
-                model.work, precision=precision, threads=None if side == 1 else max(1, cores // side)
-            ),
-        )
-        for model, side in zip(models, sides, strict=True)
-    )
+    models = []
+    for work in works:
+        alone = count == 1 or work.script == "bottleneck"
+        side = 1 if alone else resources.side_by_side(asked, arguments.quick, count, Model(work).memory, devices)
+        threads = None if side == 1 else max(1, machine.cores() // side)
+        models.append(Model(dataclasses.replace(work, precision=precision, threads=threads), side))
     return Plan(
-        data=data,
+        models=tuple(models),
         source=source,
-        run=works[0].run,
         folds=arguments.folds,
         folds_file=arguments.folds_file,
         number_of_folds=folds,
-        models=resolved,
-        wanted=None if wanted is None else tuple(wanted),
-        quick=arguments.quick,
-        skip_broken=arguments.skip_broken,
-        seed=arguments.seed,
-        cache=arguments.cache,
-        devices=tuple(devices),
+        wanted=wanted,
+        devices=devices,
         jobs=asked,
         cluster=cluster,
+        **others,
     )
-
-
-def memory_of(work: FoldRun) -> int:
-    """Bytes of the process of one fold."""
-    recipe = work.recipe.network_recipe() if isinstance(work.recipe, Bottleneck) else work.recipe
-    return resources.job_memory(work.architecture, recipe)
 
 
 def _members(
@@ -285,94 +261,18 @@ def _members(
     return works
 
 
-def network_of(
-    architecture: Architecture,
-    arguments: argparse.Namespace,
-    run: RunFolder,
-    data: Path,
-    settings: Mapping[str, Any] | None = None,
-    suffix: str = "",
-    without: Sequence[str] = (),
-) -> FoldRun:
-    """An architecture's training as a command line asks for it.
+def _resolve_paths(arguments: argparse.Namespace) -> None:
+    """Paths are relative to where they were typed, which ./run_all.sh leaves; those in the current folder stay so."""
 
-    Args:
-        settings: what a preset changes of the architecture's recipe; the command line wins.
-        suffix: of the model's name in the run.
-        without: settings of the command line that are for the second round alone.
+    def resolved(path: Path) -> Path:
+        path = Path(os.path.abspath(Path(os.environ.get(TYPED_IN, ".")) / path.expanduser()))  # noqa: PTH100  (links)
+        return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
-    Raises:
-        UserError: settings that contradict each other.
-    """
-    kind = Kind(arguments.weights == "none", arguments.quick, getattr(arguments, "demo", False))
-    given = {**(settings or {}), **chosen(arguments, Recipe), **chosen(arguments, Augmentation)}
-    given = {name: value for name, value in given.items() if name not in without}
-    recipe, augmentation = architecture.settings_for(kind, given)
-    return _fold_run(
-        *(architecture, arguments, run, data, architecture.name + suffix, recipe),
-        augmentation=augmentation,
-        activations=arguments.activations,
-        log_to=arguments.log_to,
-    )
-
-
-def bottleneck_of(architecture: Architecture, arguments: argparse.Namespace, run: RunFolder, data: Path) -> FoldRun:
-    """A classifier on an architecture's features as a command line asks for it.
-
-    Raises:
-        UserError: settings that contradict each other.
-    """
-    settings = architecture.bottleneck_settings(arguments.quick, chosen(arguments, Bottleneck))
-    default_name = f"bottleneck_{architecture.name}_{settings.classifier}"
-    work = _fold_run(architecture, arguments, run, data, default_name, settings, augmentation=None)
-    if work.model_name in zoo.names():
-        raise UserError(
-            f"--model-name {work.model_name}: that is an architecture's own. Take another, such as {default_name}."
-        )
-    return work
-
-
-def _fold_run(
-    architecture: Architecture,
-    arguments: argparse.Namespace,
-    run: RunFolder,
-    data: Path,
-    default_name: str,
-    recipe: Recipe | Bottleneck,
-    **others: Any,
-) -> FoldRun:
-    return FoldRun(
-        run=run,
-        model_name=checked_name(getattr(arguments, "model_name", None) or default_name, "--model-name"),
-        architecture=architecture,
-        recipe=recipe,
-        data=data,
-        weights=arguments.weights,
-        precision=arguments.precision,
-        deterministic=arguments.deterministic,
-        seed=arguments.seed,
-        skip_broken=arguments.skip_broken,
-        cache=arguments.cache,
-        cache_limit=int(arguments.cache_limit * GIBIBYTE),
-        workers=arguments.workers,
-        **others,
-    )
-
-
-def resolve_paths(arguments: argparse.Namespace) -> None:
-    """Makes relative paths absolute: ./run_all.sh leaves the folder that they were typed in."""
-    typed_in = Path(os.environ.get(TYPED_IN, "."))
     for name, value in vars(arguments).items():
         if isinstance(value, Path):
-            setattr(arguments, name, _short(typed_in / value.expanduser()))
+            setattr(arguments, name, resolved(value))
     if arguments.weights not in ("none", "imagenet"):
-        arguments.weights = str(_short(typed_in / Path(arguments.weights).expanduser()))
-
-
-def _short(path: Path) -> Path:
-    """The path, relative where it lies in the current folder."""
-    path = Path(os.path.abspath(path))  # noqa: PTH100  (links stay as they were typed)
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+        arguments.weights = str(resolved(Path(arguments.weights)))
 
 
 def _find_data(arguments: argparse.Namespace) -> tuple[Path, str]:
@@ -400,7 +300,7 @@ def _weights_of_demo(architectures: Sequence[Architecture], asked: str, run: Run
         return asked
     for folder in run.fold_folders():
         with contextlib.suppress(UserError):
-            started_with = ((folder.config() or {}).get("settings") or {}).get("weights")
+            started_with = (folder.config() or {"settings": {}})["settings"].get("weights")
             if started_with in ("imagenet", "none"):
                 return str(started_with)  # a demo resumes with what it was started with
     try:
@@ -410,8 +310,3 @@ def _weights_of_demo(architectures: Sequence[Architecture], asked: str, run: Run
         print("The ImageNet weights are not available here, so the demo starts from random ones.", file=sys.stderr)
         return "none"
     return asked
-
-
-def _lines(path: Path) -> int:
-    with path.open("rb") as stream:
-        return max(1, sum(1 for line in stream if line.strip()))

@@ -4,11 +4,12 @@ Estimates come from the networks' operations, a short measurement of this machin
 """
 
 import dataclasses
+import functools
 import os
 import re
 import subprocess
 import sys
-import time
+import timeit
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,6 @@ from models.finetuning.architecture import Architecture, Recipe
 
 DEVICES = "STATEFARM_DEVICES"  # '0,1' or '0=T4,1=T4'; 'none' for no accelerator
 VISIBLE = "CUDA_VISIBLE_DEVICES"  # what TensorFlow and JAX look for
-FOUND = "STATEFARM_GPU_PRECISION"  # the dtype policy that the backend chose for its GPU, or 'none': asked once
 PART_OF_A_GPU = {"TF_FORCE_GPU_ALLOW_GROWTH": "true", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}  # not all its memory
 GPUS = {  # Kaggle's name for a machine with some: what the driver calls one, and its half-precision operations a second
     "NvidiaTeslaT4": ("T4", 65e12),
@@ -49,17 +49,11 @@ SHARE_OF_MEMORY = 0.7  # of the machine's, that jobs side by side may take by de
 
 @dataclass(frozen=True)
 class Device:
-    """One accelerator.
+    """One accelerator."""
 
-    Attributes:
-        name: as CUDA_VISIBLE_DEVICES names it.
-        kind: such as 'Tesla T4'; empty for one that is only named, and computes as the CPU does.
-        shared: whether other jobs compute on it at the same time.
-    """
-
-    name: str
-    kind: str = ""
-    shared: bool = False
+    name: str  # as CUDA_VISIBLE_DEVICES has it
+    kind: str = ""  # such as 'Tesla T4'; empty for one that is only named, and computes as the CPU does
+    shared: bool = False  # other jobs compute on it at the same time
 
     @property
     def rate(self) -> float | None:
@@ -77,13 +71,7 @@ class Device:
 
 
 def find_devices() -> list[Device]:
-    """Those that $STATEFARM_DEVICES names, else the GPUs that $CUDA_VISIBLE_DEVICES leaves to this process.
-
-    A GPU that the driver lists and the backend does not find, since it was installed without CUDA, counts as none.
-
-    Raises:
-        UserError: $STATEFARM_DEVICES is no such list.
-    """
+    """Those that $STATEFARM_DEVICES names, else the GPUs that $CUDA_VISIBLE_DEVICES leaves and the backend finds."""
     text = os.environ.get(DEVICES, "").strip()
     if text:
         return [] if text == "none" else [_parse(part.strip()) for part in text.split(",")]
@@ -97,7 +85,7 @@ def find_devices() -> list[Device]:
     visible = os.environ.get(VISIBLE)
     names = [row[0] for row in rows] if visible is None else [name.strip() for name in visible.split(",")]
     found = [Device(name, kinds[name]) for name in names if name in kinds]
-    return found if found and _gpu_precision(found[0]) != "none" else []
+    return found if found and _is_usable(found[0].kind) else []
 
 
 def _parse(text: str) -> Device:
@@ -107,47 +95,44 @@ def _parse(text: str) -> Device:
     return Device(match[1], match[2] or "")
 
 
-def _gpu_precision(device: Device | None) -> str:
-    """What the backend would compute in on its GPU, or 'none'; asked once, in another process: it takes seconds."""
-    if FOUND not in os.environ:
-        code = (
-            "from models.finetuning import runtime; "
-            "print(runtime.choose_precision('auto')[0] if runtime.has_accelerator() else 'none')"
+@functools.cache
+def _gpu_precision() -> str:
+    """What the backend would compute in on its GPU, or 'none'; asked in another process: it takes seconds."""
+    code = (
+        "from models.finetuning import runtime; "
+        "print(runtime.choose_precision('auto')[0] if runtime.has_accelerator() else 'none')"
+    )
+    command = [sys.executable, "-c", code]
+    asked = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    return asked.stdout.strip().rpartition("\n")[2] or "none"
+
+
+@functools.cache
+def _is_usable(kind: str) -> bool:
+    """Whether the backend finds the GPU that the driver lists; reported once where it does not."""
+    found = _gpu_precision() != "none"
+    if not found:
+        print(
+            f"note: there is a GPU ({kind}), but {keras_backend()} does not find it, so this computes on the CPU. How "
+            "to install it with CUDA: the first lines of requirements.txt.",
+            file=sys.stderr,
         )
-        asked = subprocess.run(
-            [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=False
-        )
-        os.environ[FOUND] = asked.stdout.strip().rpartition("\n")[2] or "none"
-        if os.environ[FOUND] == "none" and device:
-            print(
-                f"note: there is a GPU ({device.kind}), but {keras_backend()} does not find it, so this computes on "
-                "the CPU. How to install it with CUDA: the first lines of requirements.txt.",
-                file=sys.stderr,
-            )
-    return os.environ[FOUND]
+    return found
 
 
 def resolve_precision(asked: str, devices: Sequence[Device]) -> str:
     """The dtype policy of a run, so that all its folds compute in the same one."""
     if asked != "auto":
         return asked
-    if any(device.kind for device in devices):
-        found = _gpu_precision(None)
-        if found != "none":
-            return found
+    if any(device.kind for device in devices) and _gpu_precision() != "none":
+        return _gpu_precision()
     return "mixed_bfloat16" if runtime.expects_bfloat16("auto") else "float32"
 
 
 def side_by_side(asked: int | None, quick: bool, jobs: int, memory: int, devices: Sequence[Device]) -> int:
-    """As how many jobs of one kind divide the machine: one on each GPU; without any, one on each core where images are
-    small, else two.
+    """As how many jobs divide the machine: as asked, or one on each GPU, or without any two; of --quick one a core.
 
     That decides how sums are rounded, so it depends on the machine's memory, never on what of it is free just now.
-
-    Args:
-        asked: by a person (--jobs), which is taken as it is; None is the default.
-        jobs: how many there are in all.
-        memory: bytes of one job's process.
     """
     if asked:
         return asked
@@ -158,48 +143,17 @@ def side_by_side(asked: int | None, quick: bool, jobs: int, memory: int, devices
 
 @dataclass(frozen=True)
 class Needs:
-    """Estimates for a run.
+    """Estimates for a run, in bytes and seconds."""
 
-    Attributes:
-        disk: bytes of the run's outputs.
-        cache_disk: bytes of decoded images besides, as far as there is room.
-        memory: bytes of the jobs that run at a time.
-        seconds: on this machine's CPU, or on its accelerators.
-    """
-
-    disk: int
-    cache_disk: int
-    memory: int
+    disk: int  # of the run's outputs
+    cache_disk: int  # of decoded images besides, as far as there is room
+    memory: int  # of the jobs that run at a time
     seconds: float
 
 
-def estimate(
-    models: Sequence[tuple[Architecture, Recipe, int]],
-    *,
-    train_images: int,
-    test_images: int,
-    folds: int,
-    rate: float,
-    at_a_time: int = 1,
-) -> Needs:
-    """Estimates what is left of a run.
-
-    Args:
-        models: each with its recipe and the number of its folds that are not finished.
-        folds: of the run.
-        rate: operations a second of the whole machine.
-        at_a_time: jobs.
-    """
-    seconds, disk, memory = 20.0, 0, 0
-    held_out = train_images / folds
-    for architecture, recipe, left in models:
-        seconds += left * job_seconds(architecture, recipe, train_images, test_images, folds, rate)
-        outputs = 2 * architecture.weight_bytes + (test_images + held_out) * 2 * 2048
-        disk += int(left * outputs + 4 * architecture.weight_bytes)
-        memory = max(memory, job_memory(architecture, recipe))
-    sizes = {(recipe.image_size, recipe.crop) for _, recipe, _ in models}
-    cache = sum(3 * size.height * size.width * (train_images + test_images) for size, _ in sizes)
-    return Needs(disk, cache, at_a_time * memory, seconds)
+def job_disk(architecture: Architecture, images: float) -> float:
+    """Bytes of one fold's outputs, with tables of so many images in all."""
+    return 2 * architecture.weight_bytes + images * 2 * 2048
 
 
 def job_memory(architecture: Architecture, recipe: Recipe) -> int:
@@ -212,13 +166,7 @@ def job_memory(architecture: Architecture, recipe: Recipe) -> int:
 def job_seconds(
     architecture: Architecture, recipe: Recipe, train_images: int, test_images: int, folds: int, rate: float
 ) -> float:
-    """Seconds that one fold takes, by its operations.
-
-    Args:
-        train_images, test_images: of the data.
-        folds: of the run.
-        rate: operations a second.
-    """
+    """Seconds that one fold of `folds` takes, by its operations, of which the machine does `rate` a second."""
     pixels = recipe.image_size.height * recipe.image_size.width
     held_out = train_images / folds
     training = train_images - held_out
@@ -237,24 +185,12 @@ def processor_rate(bfloat16: bool) -> float:
 
     size = 1024
     matrix = np.ones((size, size), np.float32)
-    matrix @ matrix
-    best = float("inf")
-    for _ in range(4):
-        started = time.perf_counter()
-        matrix @ matrix
-        best = min(best, time.perf_counter() - started)
+    best = min(timeit.repeat(lambda: matrix @ matrix, number=1, repeat=5))
     return 2 * size**3 / best * SHARE_OF_MATRIX_PEAK["half" if bfloat16 else "float32"]
 
 
 def check(needs: Needs, run: Path, cache: Path, devices: Sequence[Device]) -> str:
-    """The lines that say what is needed and what is there. The cache takes what it finds; the run cannot.
-
-    Args:
-        run, cache: the folders, which need not be there yet.
-
-    Raises:
-        UserError: memory or disk cannot suffice.
-    """
+    """The lines that say what is needed and what is there; too little is an error, but not for the cache."""
     free, free_there, memory = free_bytes(run), free_bytes(cache), machine.available_memory()
     if needs.memory > memory:
         raise UserError(

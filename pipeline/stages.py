@@ -7,13 +7,12 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from common import machine
 from common.competition import SAMPLE_SUBMISSION
 from common.errors import NOTHING_FINISHED, UserError
 from common.run_folder import CorruptedOutputError
 from common.terminal import say
 from pipeline import resources, train
-from pipeline.jobs import Job, listed
+from pipeline.jobs import Job
 from pipeline.plan import Plan
 
 if TYPE_CHECKING:
@@ -25,38 +24,26 @@ MOST_BLENDS = 3  # a corrupted output is trained again, and the blend tried agai
 
 
 def print_plan(plan: Plan, dry_run: bool) -> None:
-    """Prints what the run is and what it needs; with a dry run, when each job starts.
-
-    Raises:
-        UserError: memory or disk cannot suffice.
-    """
-    names = [model.work.model_name for model in plan.models]
-    train_images, test_images = plan.counts()
+    """Prints what the run is and what it needs; with a dry run, when each job starts."""
+    counts, left = plan.counts(), folds_left(plan)
     say(
-        f"run      {plan.run.name}: {' '.join(names)} on {plan.number_of_folds} folds of {plan.data} "
-        f"({train_images:,} + {test_images:,} images)"
+        f"run      {plan.run.name}: {' '.join(left)} on {plan.number_of_folds} folds of {plan.data} "
+        f"({counts[0]:,} + {counts[1]:,} images)"
     )
-    left = folds_left(plan)
     if any(left.values()):
-        needs = resources.estimate(
-            [(model.work.architecture, model.recipe, len(left[model.work.model_name])) for model in plan.models],
-            train_images=train_images,
-            test_images=test_images,
-            folds=plan.number_of_folds,
-            rate=plan.rate,
-            at_a_time=plan.jobs or max(machine.at_a_time(model.side_by_side, model.memory) for model in plan.models),
-        )
-        say(resources.check(needs, plan.run.path, plan.cache, plan.devices))
+        say(resources.check(plan.needs(left), plan.run.path, plan.work.cache, plan.devices))
     if dry_run:
-        jobs = [job for model in plan.models for job in train.expected_jobs(plan, model, left[model.work.model_name])]
+        jobs = [job for model in plan.models for job in train.jobs_of(plan, model, left[model.name], *counts)]
         say(train.planned(plan, jobs))
 
 
 def folds_left(plan: Plan) -> dict[str, list[int | str]]:
     """The folds of each model that are still to be trained, by the model's name."""
-    names = [model.work.model_name for model in plan.models]
     folds = range(plan.number_of_folds)
-    return {name: [fold for fold in folds if not plan.run.fold(name, fold).is_finished()] for name in names}
+    return {
+        model.name: [fold for fold in folds if not plan.run.fold(model.name, fold).is_finished()]
+        for model in plan.models
+    }
 
 
 def get_data(plan: Plan) -> None:
@@ -70,18 +57,14 @@ def get_data(plan: Plan) -> None:
     elif plan.source == "demo":
         from preprocessing.demo import ensure_demo
 
-        ensure_demo(plan.cache, plan.seed)
+        ensure_demo(plan.work.cache, plan.work.seed)
 
 
 def check_data(plan: Plan) -> "Dataset":
-    """Checks every file of the data folder against every table, and prints how much is in it.
-
-    Raises:
-        UserError: something is wrong with it.
-    """
+    """Checks every file of the data folder against every table, and prints how much is in it."""
     from preprocessing import check, dataset
 
-    found = dataset.load(plan.data, plan.cache, plan.skip_broken)
+    found = dataset.load(plan.data, plan.work.cache, plan.work.skip_broken)
     say(f"data     {check.describe(found).splitlines()[0]}")
     return found
 
@@ -95,18 +78,15 @@ def make_folds(plan: Plan, dataset: "Dataset") -> "pd.DataFrame":
 
 
 def list_jobs(plan: Plan, dataset: "Dataset", folds: "pd.DataFrame", arguments: argparse.Namespace) -> list[Job]:
-    """The jobs of the first round that are left, all settings checked; with --list-jobs, printed.
-
-    Where the first round is finished, these are the second round's.
-    """
+    """The jobs that are left of the first round, or else of the second, all settings checked; printed if asked for."""
     first, second = plan.rounds
     jobs = train.training_jobs(plan, dataset, folds, first) or train.training_jobs(plan, dataset, folds, second)
     if arguments.list_jobs:
-        print(listed(jobs))
-        if second and any(job.model == model.work.model_name for job in jobs for model in first):
+        print(train.listed(jobs))
+        if second and any(job.model == model.name for job in jobs for model in first):
             say("the second round's jobs can be listed when these are finished: they read their predictions")
     elif jobs:
-        train.check_layers(jobs, train.given_settings(arguments))
+        train.check_layers(jobs, arguments)
     return jobs
 
 
@@ -118,9 +98,9 @@ def train_and_blend(plan: Plan, dataset: "Dataset", folds: "pd.DataFrame", jobs:
             train.run_jobs(plan, jobs)
         if second:
             left = folds_left(plan)
-            if any(left[model.work.model_name] for model in first):
+            if any(left[model.name] for model in first):
                 say("the second round was not started: it learns from the first, which is not finished")
-            elif any(left[model.work.model_name] for model in second):
+            elif any(left[model.name] for model in second):
                 train.run_jobs(plan, train.training_jobs(plan, dataset, folds, second))
         try:
             blend(plan)
@@ -137,12 +117,9 @@ def blend(plan: Plan) -> None:
     from ensemble.blend import Request, blend_run
     from ensemble.report import summary
 
-    models = [model.work.model_name for model in plan.models]
-    if plan.deadline:
-        models = blendable(plan, models)
-    sample = plan.data / SAMPLE_SUBMISSION
-    request = Request(plan.run.path, sample, plan.submission, tuple(models), plan.allow_missing, plan.blending)
-    blend_run(request)
+    names, sample = [model.name for model in plan.models], plan.data / SAMPLE_SUBMISSION
+    models = tuple(_blendable(plan, names) if plan.deadline else names)
+    blend_run(Request(plan.run.path, sample, plan.submission, models, plan.allow_missing, plan.blending))
     say(f"\n{summary(plan.run.ensemble)}", sys.stdout)
     if plan.labels is not None:
         from ensemble.score import score_text
@@ -159,25 +136,18 @@ def report(plan: Plan) -> None:
         from tools.report import Request, write_report
 
         path = write_report(Request(plan.run, plan.data, plan.labels))
-    except UserError as error:
-        say(f"warning: report.html was not written: {error}")
-    except Exception:
-        say(f"warning: report.html was not written:\n{traceback.format_exc()}")
+    except Exception as error:
+        reason = error if isinstance(error, UserError) else traceback.format_exc()
+        say(f"warning: report.html was not written: {reason}")
     print(f"report      {shown(path)}\nsubmission  {shown(plan.submission)}")
 
 
-def blendable(plan: Plan, models: Sequence[str]) -> list[str]:
-    """Those models that have finished the fold that most of them have finished.
-
-    A blend is evaluated on images that all its models predicted out of fold.
-
-    Raises:
-        UserError: none has finished any.
-    """
+def _blendable(plan: Plan, models: Sequence[str]) -> list[str]:
+    """Those models that have finished the fold that most of them have: all have to have predicted the same images."""
     folds = {name: {one.fold for one in plan.run.finished([name]) if isinstance(one.fold, int)} for name in models}
     counts = Counter(fold for own in folds.values() for fold in sorted(own))
     if not counts:
-        if plan.deadline and any(folder.has_outputs() for folder in plan.run.fold_folders(models)):
+        if any(folder.has_outputs() for folder in plan.run.fold_folders(models)):
             say("nothing is finished yet, and nothing went wrong. The same command resumes.")
             sys.exit(NOTHING_FINISHED)
         raise UserError(

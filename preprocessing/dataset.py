@@ -4,13 +4,14 @@ It is read only. What the check of the images' headers found is remembered under
 start only looks at sizes and dates. Faults are gathered, so that all of them can be listed at once.
 """
 
+import contextlib
 import hashlib
 import os
 import re
 import stat
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -19,7 +20,6 @@ from common.competition import CLASSES, DRIVER_LIST, SAMPLE_COLUMNS, SAMPLE_SUBM
 from common.errors import UserError, named
 from common.files import is_image_name, listed_again, read_json, read_rows, write_json, write_rows
 from common.run_folder import CACHE, REPOSITORY
-from preprocessing.jpeg import NOT_JPEG, UNREADABLE, broken_images
 
 if TYPE_CHECKING:
     import pandas as pd  # which --help need not load
@@ -27,21 +27,12 @@ if TYPE_CHECKING:
 VARIABLE = "STATEFARM_DATA"
 KAGGLE_MOUNTS = (Path("/kaggle/input") / SLUG, Path("/kaggle/input/competitions") / SLUG)
 DEFAULT_FOLDER = REPOSITORY / "data"
-DRIVER_LIST_COLUMNS = ("subject", "classname", "img")
+DRIVER_LIST_COLUMNS = ["subject", "classname", "img"]
 
-_CHECK_VERSION = 5  # raised whenever the header check learns or unlearns something, so that old findings are not used
+_CHECK_VERSION = 6  # raised whenever the header check learns or unlearns something, so that old findings are not used
 _DRIVER = re.compile(r"\w(?:[\w .-]{0,62}[\w.-])?")  # goes into tables that people open in a spreadsheet: no formula
 _OTHER_IMAGES = (".png", ".webp", ".heic", ".heif", ".avif", ".gif", ".bmp", ".tif", ".tiff")
 _JUNK = {"thumbs.db", "desktop.ini", "__macosx"}  # what file managers leave; names that start with '.' are junk too
-
-STRAY = "files or folders that do not belong there"
-OUTSIDE = "images that are a link out of the folder, which is not followed"
-DANGLING = "links to files that are not there"
-EXPECTED = {
-    STRAY: f"expected images in {TRAIN_FOLDER}/c0 to {TRAIN_FOLDER}/c9 and {TEST_FOLDER} alone",
-    OUTSIDE: "copy the files themselves: cp -rL DATA COPY, then --data COPY",
-    DANGLING: "get the files (git annex get, dvc pull), then copy them: cp -rL DATA COPY, then --data COPY",
-}
 UNIQUE = "each name must be unique, over all classes and drivers: rename files that share one, or remove the other rows"
 
 
@@ -52,33 +43,16 @@ class Fault(NamedTuple):
     skippable: bool = False
 
 
-class ImageRow(NamedTuple):
-    """One row of driver_imgs_list.csv."""
-
-    subject: str
-    classname: str
-    img: str
-
-
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """A checked data folder.
+    """A checked data folder."""
 
-    Attributes:
-        root: the folder in Kaggle's layout.
-        train: columns img, subject, classname (strings), in the order of driver_imgs_list.csv.
-        test: every image name of sample_submission.csv, in its order.
-        broken_test: those of `test` that cannot be read (only under `skip_broken`).
-        left_out: as `train`, the training images that cannot be read (only under `skip_broken`).
-        fingerprint: SHA-256 over path, size and date of every image and over the content of both CSV files.
-    """
-
-    root: Path
-    train: "pd.DataFrame"
-    test: list[str]
-    broken_test: frozenset[str]
-    left_out: "pd.DataFrame"
-    fingerprint: str
+    root: Path  # in Kaggle's layout
+    train: "pd.DataFrame"  # columns img, subject, classname (strings), in the order of driver_imgs_list.csv
+    test: list[str]  # every image name of sample_submission.csv, in its order
+    broken_test: frozenset[str]  # those of `test` that cannot be read (only under `skip_broken`)
+    left_out: "pd.DataFrame"  # as `train`, the training images that cannot be read (only under `skip_broken`)
+    fingerprint: str  # SHA-256 over path, size and date of every image and over the content of both CSV files
 
     def train_path(self, img: str, classname: str) -> Path:
         """The file of a training image."""
@@ -92,46 +66,30 @@ class Dataset:
 def locate(data: Path | None) -> Path | None:
     """Finds the data folder: `data`, else $STATEFARM_DATA, else Kaggle's mounts, else data/ in the repository.
 
-    Returns:
-        The folder, or None where there is none at all (an empty data/ counts as none).
-
-    Raises:
-        UserError: the folder that was named does not exist, or a folder is there but incomplete.
+    None where there is none at all; an empty data/ counts as none. One that is incomplete is a UserError.
     """
     variable = os.environ.get(VARIABLE, "")
-    if data is not None:
-        root = _named_folder(Path(data), "--data")
-    elif variable:
-        root = _named_folder(Path(variable), f"${VARIABLE}")
-    else:
+    root, option = (data, "--data") if data else (Path(variable), f"${VARIABLE}")
+    if not data and not variable:
         found = next((folder for folder in (*KAGGLE_MOUNTS, DEFAULT_FOLDER) if _has_something(folder)), None)
         if found is None:
             return None
-        root = _named_folder(found, "the data folder")
+        root, option = found, "the data folder"
+    root = root.expanduser()
+    if not root.is_dir():
+        what = "is a link to a folder that is not there" if root.is_symlink() else "does not exist"
+        what = "is not a folder" if root.exists() else what
+        raise UserError(f"{option} {root}: {what}. Expected a folder with {DRIVER_LIST} and imgs/ in it.")
     _require_complete(root)
     return root
 
 
 def required(data: Path | None) -> Path:
-    """`locate`, for commands that cannot do without data.
-
-    Raises:
-        UserError: as `locate`, and where there is no data folder at all.
-    """
-    root = locate(data)
-    if root is None:
-        places = "--data DIR, $STATEFARM_DATA, /kaggle/input/... and data/"
-        raise UserError(f"no competition data found (looked at {places}). Get it: python -m preprocessing.download")
-    return root
-
-
-def _named_folder(folder: Path, option: str) -> Path:
-    folder = folder.expanduser()
-    if not folder.is_dir():
-        link = "is a link to a folder that is not there" if folder.is_symlink() else "does not exist"
-        what = "is not a folder" if folder.exists() else link
-        raise UserError(f"{option} {folder}: {what}. Expected a folder with {DRIVER_LIST} and imgs/ in it.")
-    return folder
+    """`locate`, for commands that cannot do without data: no data folder at all is a UserError too."""
+    if root := locate(data):
+        return root
+    places = "--data DIR, $STATEFARM_DATA, /kaggle/input/... and data/"
+    raise UserError(f"no competition data found (looked at {places}). Get it: python -m preprocessing.download")
 
 
 def _has_something(folder: Path) -> bool:
@@ -169,8 +127,10 @@ def _add(faults: list[Fault], what: str, found: Sequence[str], expected: str = "
         faults.append(Fault(f"{what}: {len(found):,} ({named(found)}){expected}", skippable))
 
 
-def read_driver_list(root: Path, faults: list[Fault]) -> list[ImageRow] | None:
-    """The usable rows of driver_imgs_list.csv in its order; None where it cannot be read as such a table at all."""
+def read_driver_list(root: Path, faults: list[Fault]) -> "pd.DataFrame | None":
+    """The usable rows of driver_imgs_list.csv in its order: img, subject, classname; None where it is no such table."""
+    import pandas as pd
+
     try:
         header, rows = read_rows(root / DRIVER_LIST, "a table of the competition")
     except UserError as error:
@@ -178,40 +138,25 @@ def read_driver_list(root: Path, faults: list[Fault]) -> list[ImageRow] | None:
         return None
     if not set(DRIVER_LIST_COLUMNS) <= set(header) or not rows:
         found = named([repr(column[:40]) for column in header], 12) or "an empty file"
-        faults.append(
-            Fault(
-                f"{DRIVER_LIST}: expected a first line with the columns {','.join(DRIVER_LIST_COLUMNS)}, separated by "
-                f"commas, without spaces, and a row for each image; found {found}, and {len(rows)} rows"
-            )
-        )
+        columns = f"{','.join(DRIVER_LIST_COLUMNS)}, separated by commas, without spaces"
+        text = f"expected a first line with the columns {columns}, and a row for each image"
+        faults.append(Fault(f"{DRIVER_LIST}: {text}; found {found}, and {len(rows)} rows"))
         return None
-    places = [header.index(column) for column in DRIVER_LIST_COLUMNS]
-    images = [ImageRow(*(row[place] for place in places)) for row in rows]
-    names = [row.img for row in images]
+    table = pd.DataFrame(rows, columns=header)[["img", "subject", "classname"]]
+    names = table["img"].tolist()
     expected = "expected the plain name of a JPEG file such as img_1.jpg, without a folder or spaces around it"
     if any(name.lower().endswith(_OTHER_IMAGES) for name in names):
         expected += ". Only JPEG is read: convert other formats, and change the names in the tables"
     refused = [repr(name) for name in names if not is_image_name(name)]
     _add(faults, f"{DRIVER_LIST}: refused image names", refused, expected)
     _add(faults, f"{DRIVER_LIST}: images listed more than once", listed_again(names), UNIQUE)
-    unknown = [f"{row.classname!r} of {row.img}" for row in images if row.classname not in CLASSES]
+    unknown = [f"{row.classname!r} of {row.img}" for row in table.itertuples() if row.classname not in CLASSES]
     what = f"{DRIVER_LIST}: rows with a class other than c0..c9"
     _add(faults, what, unknown, "expected one of these, without spaces")
-    nameless = [f"{row.subject!r} of {row.img}" for row in images if not _DRIVER.fullmatch(row.subject)]
+    nameless = [f"{row.subject!r} of {row.img}" for row in table.itertuples() if not _DRIVER.fullmatch(row.subject)]
     expected = "expected an ID such as p002, which begins with a letter or digit, without spaces around it"
     _add(faults, f"{DRIVER_LIST}: rows with a missing or malformed driver ID", nameless, expected)
-    return [row for row in images if row.classname in CLASSES and is_image_name(row.img)]
-
-
-def read_test_images(root: Path, faults: list[Fault]) -> list[str] | None:
-    """The image names of sample_submission.csv in its order; None where it is not such a table."""
-    from common.tables import read_sample_images
-
-    try:
-        return list(read_sample_images(root / SAMPLE_SUBMISSION))
-    except UserError as error:
-        faults.append(Fault(str(error)))
-        return None
+    return table[table["classname"].isin(CLASSES) & table["img"].map(is_image_name)]
 
 
 def write_tables(
@@ -219,13 +164,7 @@ def write_tables(
 ) -> None:
     """Writes the tables of a data folder that is being made, and last, outside of it, the labels of its test images.
 
-    Args:
-        train: subject, classname, img.
-        test: img, subject, classname; the sample submission gives each class the same probability.
-        labels: the file of columns img, subject, classname.
-
-    Raises:
-        UserError: one cannot be written.
+    `train` has subject, classname, img; `test` has img, subject, classname. The sample submission is uniform.
     """
     uniform = (1 / len(CLASSES),) * len(CLASSES)
     write_rows(folder / DRIVER_LIST, DRIVER_LIST_COLUMNS, train)
@@ -233,62 +172,51 @@ def write_tables(
     write_rows(labels, ("img", "subject", "classname"), test)
 
 
-def list_files(root: Path, faults: list[Fault]) -> dict[str, os.stat_result]:
+def _list_files(root: Path, faults: list[Fault]) -> dict[str, os.stat_result]:
     """Every file under the ten training folders and the test folder, by its path relative to `root` with '/'."""
     files: dict[str, os.stat_result] = {}
-    wrong = defaultdict(list)
-    folders = [TEST_FOLDER]
-    for name, entry in _entries(root / TRAIN_FOLDER):
-        if name in CLASSES and entry.is_dir():
-            folders.append(f"{TRAIN_FOLDER}/{name}")
-        else:
-            wrong[STRAY].append(f"{TRAIN_FOLDER}/{name}")
-    for folder in folders:
-        inside = (root.resolve(), (root / folder).resolve())  # the folder itself may be a link to another disk
+    strange, dangling = [], []
+    training = [f"{TRAIN_FOLDER}/{name}" for name, _ in _entries(root / TRAIN_FOLDER)]
+    for folder in [TEST_FOLDER, *training]:
+        if folder != TEST_FOLDER and not (Path(folder).name in CLASSES and (root / folder).is_dir()):
+            strange.append(folder)
+            continue
         for name, entry in _entries(root / folder):
-            path = f"{folder}/{name}"
             try:
                 status = entry.stat()
             except OSError:
-                wrong[DANGLING].append(path)
+                dangling.append(f"{folder}/{name}")
                 continue
-            if entry.is_symlink() and not any(Path(entry.path).resolve().is_relative_to(place) for place in inside):
-                wrong[OUTSIDE].append(path)
-            elif stat.S_ISREG(status.st_mode):
-                files[path] = status
+            if stat.S_ISREG(status.st_mode):
+                files[f"{folder}/{name}"] = status
             else:
-                wrong[STRAY].append(path)
-    for what, found in wrong.items():
-        _add(faults, what, sorted(found), EXPECTED[what], skippable=True)
+                strange.append(f"{folder}/{name}")
+    expected = f"expected images in {TRAIN_FOLDER}/c0 to {TRAIN_FOLDER}/c9 and {TEST_FOLDER} alone"
+    _add(faults, "files or folders that do not belong there", strange, expected, skippable=True)
+    _add(faults, "links to files that are not there", dangling, "git annex get, dvc pull", skippable=True)
     return files
 
 
-def _entries(folder: Path) -> Iterable[tuple[str, os.DirEntry[str]]]:
+def _entries(folder: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
     """The folder's entries without the junk of file managers, sorted by name."""
     try:
         with os.scandir(folder) as found:
-            entries = [entry for entry in found if entry.name[0] != "." and entry.name.lower() not in _JUNK]
+            entries = sorted(found, key=lambda entry: entry.name)
     except OSError as error:
         raise UserError(f"cannot list {folder}: {error.strerror or error}. Expected a folder of images.") from None
-    # A name that is not UTF-8 cannot be printed; no row can have it either, so a replacement does no harm.
-    printable = [(os.fsencode(entry.name).decode("utf-8", "replace"), entry) for entry in entries]
-    return sorted(printable, key=lambda pair: pair[0])
+    for entry in entries:
+        if entry.name[0] != "." and entry.name.lower() not in _JUNK:
+            # A name that is not UTF-8 cannot be printed; no row can have it either, so a replacement does no harm.
+            yield os.fsencode(entry.name).decode("utf-8", "replace"), entry
 
 
-def compare(
-    rows: Sequence[ImageRow], test: Sequence[str], files: Iterable[str], faults: list[Fault]
-) -> tuple[set[str], set[str]]:
-    """Compares the rows with the files, both ways.
-
-    Returns:
-        The names of the training images, and of the test images, that have no file where it belongs.
-    """
-    class_of = {row.img: row.classname for row in rows}
-    train_paths = {f"{TRAIN_FOLDER}/{classname}/{name}": name for name, classname in class_of.items()}
-    test_paths = {f"{TEST_FOLDER}/{name}": name for name in test}
-    there = set(files)
+def _compare(train: "pd.DataFrame", test: Sequence[str], there: set[str], faults: list[Fault]) -> set[str]:
+    """Compares the rows with the files, both ways; returns the paths of rows that have no file where it belongs."""
+    class_of = dict(zip(train["img"], train["classname"], strict=True))
+    train_paths = {f"{TRAIN_FOLDER}/{classname}/{name}" for name, classname in class_of.items()}
+    test_paths = {f"{TEST_FOLDER}/{name}" for name in test}
     elsewhere, extra, extra_test = [], [], []
-    for path in sorted(there.difference(train_paths, test_paths)):
+    for path in sorted(there - train_paths - test_paths):
         folder, _, name = path.rpartition("/")
         if folder == TEST_FOLDER:
             extra_test.append(name)
@@ -296,18 +224,17 @@ def compare(
             elsewhere.append(f"{name} is in {Path(folder).name}, its row says {class_of[name]}")
         else:
             extra.append(path.removeprefix(f"{TRAIN_FOLDER}/"))
-    lacking_train = {path: name for path, name in train_paths.items() if path not in there}
-    lacking_test = {path: name for path, name in test_paths.items() if path not in there}
-    missing = [path.removeprefix(f"{TRAIN_FOLDER}/") for path in lacking_train]
+    missing = [path.removeprefix(f"{TRAIN_FOLDER}/") for path in sorted(train_paths - there)]
+    missing_test = [path.removeprefix(f"{TEST_FOLDER}/") for path in sorted(test_paths - there)]
     for what, found, expected in (
         (f"training images of {DRIVER_LIST} without a file", missing, ""),
         ("training images that lie in another class's folder", elsewhere, UNIQUE),
         (f"files under {TRAIN_FOLDER} without a row in {DRIVER_LIST}", extra, ""),
-        (f"test images of {SAMPLE_SUBMISSION} without a file", list(lacking_test.values()), ""),
+        (f"test images of {SAMPLE_SUBMISSION} without a file", missing_test, ""),
         (f"files under {TEST_FOLDER} without a row in {SAMPLE_SUBMISSION}", extra_test, ""),
     ):
         _add(faults, what, found, expected, skippable=True)
-    return set(lacking_train.values()), set(lacking_test.values())
+    return (train_paths | test_paths) - there
 
 
 def add_data_options(parser: Any) -> None:
@@ -323,74 +250,63 @@ def load_chosen(arguments: Any) -> Dataset:
 
 
 def load(root: Path, cache: Path = CACHE, skip_broken: bool = False) -> Dataset:
-    """Checks the whole folder and reads it.
+    """Checks the whole folder and reads it; a UserError lists everything that is wrong at once.
 
     Args:
         cache: where the findings about images are remembered, in cache/checked/.
         skip_broken: go on without the training images, and with a list of the test images, that are missing or broken.
-
-    Raises:
-        UserError: everything that is wrong, listed at once.
     """
-    import pandas as pd
+    from common.tables import read_sample_images
 
     root = Path(root)
     _require_complete(root)
     faults: list[Fault] = []
-    rows = read_driver_list(root, faults)
-    test = read_test_images(root, faults)
-    if rows is None or test is None:
-        raise UserError(_report(root, faults))
-    files = list_files(root, faults)
-    lacking_train, lacking_test = compare(rows, test, files, faults)
-
-    train_paths = {row.img: f"{TRAIN_FOLDER}/{row.classname}/{row.img}" for row in rows}
-    test_paths = {img: f"{TEST_FOLDER}/{img}" for img in test}
+    rows, test = read_driver_list(root, faults), list[str]()
+    try:
+        test = list(read_sample_images(root / SAMPLE_SUBMISSION))
+    except UserError as error:
+        faults.append(Fault(str(error)))
+    if rows is None or not test:
+        raise _error(root, faults)
+    files = _list_files(root, faults)
+    lacking = _compare(rows, test, set(files), faults)
+    paths = f"{TRAIN_FOLDER}/" + rows["classname"] + "/" + rows["img"]
     fingerprint = _fingerprint(root, files)
-    listed = [path for path in (*train_paths.values(), *test_paths.values()) if path in files]
-    broken = _broken_images(root, listed, fingerprint, cache)
-    lacking_train |= {img for img, path in train_paths.items() if path in broken}
-    lacking_test |= {img for img, path in test_paths.items() if path in broken}
+    listed = [path for path in (*paths, *(f"{TEST_FOLDER}/{name}" for name in test)) if path in files]
     by_reason = defaultdict(list)
-    for path, why in broken.items():
+    for path, why in _broken_images(root, listed, fingerprint, cache).items():
         reason, _, detail = why.partition(": ")
         by_reason[reason].append(f"{path}: {detail}" if detail else path)
-    for reason, paths in sorted(by_reason.items()):
-        way_out = "only JPEG is read: convert other formats, get damaged files again" if reason == NOT_JPEG else ""
-        _add(faults, f"images that are {reason}", paths, way_out, skippable=True)
+        lacking.add(path)
+    for reason, broken in sorted(by_reason.items()):
+        way_out = "only JPEG is read: convert other formats, get damaged files again"
+        _add(faults, f"images that are {reason}", broken, way_out, skippable=True)
 
+    broken_test = frozenset(name for name in test if f"{TEST_FOLDER}/{name}" in lacking)
+    lacks = paths.isin(lacking)
+    if lacks.all() or len(broken_test) == len(test):
+        faults.append(Fault(f"not one {'training' if lacks.all() else 'test'} image can be used"))
     if any(not fault.skippable for fault in faults) or (faults and not skip_broken):
-        raise UserError(_report(root, faults))
-    columns = ["img", "subject", "classname"]
-    listed_images = pd.DataFrame([(row.img, row.subject, row.classname) for row in rows], columns=columns)
-    lacks = listed_images["img"].isin(lacking_train)
-    train, left_out = listed_images[~lacks].reset_index(drop=True), listed_images[lacks]
-    if train.empty:
-        raise UserError(_report(root, [*faults, Fault("not one training image can be used")]))
-    if lacking_test >= set(test):
-        raise UserError(_report(root, [*faults, Fault("not one test image can be read")]))
+        raise _error(root, faults)
     if faults:
-        listing = "".join(f"  - {fault.text}\n" for fault in faults)
-        counts = (
-            f"training images left out: {len(lacking_train):,}; test images without a picture: {len(lacking_test):,}"
-        )
-        print(f"--skip-broken: {counts}.\n{listing}", end="", file=sys.stderr)
-    return Dataset(root, train, test, frozenset(lacking_test), left_out, fingerprint)
+        counts = f"training images left out: {lacks.sum():,}; test images without a picture: {len(broken_test):,}"
+        print("\n  - ".join([f"--skip-broken: {counts}.", *(fault.text for fault in faults)]), file=sys.stderr)
+    return Dataset(root, rows[~lacks].reset_index(drop=True), test, broken_test, rows[lacks], fingerprint)
 
 
-def _report(root: Path, faults: Sequence[Fault]) -> str:
+def _error(root: Path, faults: Sequence[Fault]) -> UserError:
     count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
     listing = "\n".join(f"  - {fault.text}" for fault in faults)
     if all(fault.skippable for fault in faults):
         fix = "fix these, or get the data again (python -m preprocessing.download), or go on without: --skip-broken"
     else:
         fix = "fix the tables, or get the data again: python -m preprocessing.download"
-    return f"{root} has {count}, and nothing was started:\n{listing}\nWhat to do: {fix}"
+    return UserError(f"{root} has {count}, and nothing was started:\n{listing}\nWhat to do: {fix}")
 
 
 def fingerprint_of_copy(root: Path) -> str:
     """As `Dataset.fingerprint` without the dates, which a copy on another machine need not have."""
-    return _fingerprint(root, list_files(root, []), dates=False)
+    return _fingerprint(root, _list_files(root, []), dates=False)
 
 
 def _fingerprint(root: Path, files: dict[str, os.stat_result], dates: bool = True) -> str:
@@ -403,22 +319,17 @@ def _fingerprint(root: Path, files: dict[str, os.stat_result], dates: bool = Tru
 
 
 def _broken_images(root: Path, paths: Sequence[str], fingerprint: str, cache: Path) -> dict[str, str]:
-    """`broken_images`, or what it found last time if not one file has changed since."""
+    """What `images.broken_images` finds, or what it found last time if not one file has changed since."""
     key = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:16]
     remembered = Path(cache) / "checked" / f"{key}.json"
-    try:
+    with contextlib.suppress(UserError, KeyError, TypeError, ValueError):  # not there yet, or damaged
         found = read_json(remembered)
         if found["version"] == _CHECK_VERSION and found["fingerprint"] == fingerprint:
             return dict(found["broken"])
-    except (UserError, KeyError, TypeError, ValueError):
-        pass  # not there yet, or damaged: checking again costs seconds and is always right
+    from preprocessing.images import UNREADABLE, broken_images
+
     broken = broken_images(root, paths)
     if not any(why.startswith(UNREADABLE) for why in broken.values()):  # rights change no file's date
-        try:
-            write_json(
-                remembered,
-                {"version": _CHECK_VERSION, "root": str(root), "fingerprint": fingerprint, "broken": broken},
-            )
-        except UserError as error:  # the check is done all the same; only the next start is slower
-            print(f"note: the check of the images is not remembered: {error}", file=sys.stderr)
+        with contextlib.suppress(UserError):  # a cache that cannot be written to: the next start checks again
+            write_json(remembered, {"version": _CHECK_VERSION, "fingerprint": fingerprint, "broken": broken})
     return broken

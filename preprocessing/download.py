@@ -7,20 +7,24 @@ The second form unpacks an archive that was downloaded in a browser. After an in
 The client runs as a process of its own; its errors become messages that say what to do next.
 """
 
+import contextlib
+import functools
 import shutil
 import subprocess
 import sys
 import time
 import zipfile
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 from common.competition import SLUG
 from common.errors import UserError, named, run_command
 from common.files import folder_written_whole, free_bytes, locked
-from common.kaggle_client import PAGE, last_words, run_client
+from common.kaggle_client import PAGE, run_client
 from common.run_folder import REPOSITORY
 from common.settings import CommandLine
+from preprocessing.dataset import missing_parts
 
 GIGABYTE = 10**9
 NEEDED_GIGABYTES = 9.0  # about 4 for the archive and 4 unpacked
@@ -31,14 +35,8 @@ class DamagedArchiveError(UserError):
     """Something is not a complete zip file."""
 
 
-def download(out: Path, archive: Path | None = None, needed_gigabytes: float = NEEDED_GIGABYTES) -> None:
-    """Downloads, if no `archive` is given, and unpacks into `out`, which appears complete or not at all.
-
-    Raises:
-        UserError: as `run_client` and `unpack`; `out` has something else in it; too little free space.
-    """
-    from preprocessing.dataset import missing_parts
-
+def download(out: Path, archive: Path | None = None) -> None:
+    """Downloads, if no `archive` is given, and unpacks into `out`, which appears complete or not at all."""
     with locked(out.parent / f".{out.name}.lock", f"{out} is being filled", wait=True):
         if out.is_dir() and not missing_parts(out):
             print(f"{out}: the data is there already. Check it: python -m preprocessing.check --data {out}")
@@ -48,48 +46,39 @@ def download(out: Path, archive: Path | None = None, needed_gigabytes: float = N
                 f"{out} is there already, with something else in it. Move it away, or choose another --out."
             )
         downloads = out.parent / f".{out.name}.download"
-        given = archive
-        if archive is None:
-            have = sum(path.stat().st_size for path in downloads.glob("*.zip"))
-            _require_space(out, needed_gigabytes * GIGABYTE - have)
-            archive = _fetch_archive(downloads)
-        elif not archive.is_file():
+        if archive is not None and not archive.is_file():
             raise UserError(f"--archive {archive}: no such file.")
+        found = archive or _fetch_archive(downloads, out)
         try:
-            _require_space(out, unpacked_bytes(archive))
-            print(f"unpacking {archive.name} into {out}", file=sys.stderr)
+            _require_space(out, unpacked_bytes(found))
+            print(f"unpacking {found.name} into {out}", file=sys.stderr)
             with folder_written_whole(out) as folder:
-                unpack(archive, folder)
-                missing = missing_parts(folder)
-                if missing:
-                    raise UserError(f"{archive} is not the competition's archive: it has no {named(missing, 4)}.")
+                unpack(found, folder)
+                if missing := missing_parts(folder):
+                    raise UserError(f"{found} is not the competition's archive: it has no {named(missing, 4)}.")
         except DamagedArchiveError as error:
-            if given is None:  # the client would take it for finished
-                archive.unlink(missing_ok=True)
-                raise UserError(f"{error} It was removed: the same command downloads it again.") from error
-            raise
+            if archive is not None:
+                raise
+            found.unlink(missing_ok=True)  # the client would take it for finished
+            raise UserError(f"{error} It was removed: the same command downloads it again.") from error
         shutil.rmtree(downloads, ignore_errors=True)
         print(f"{out}: done. Check it: python -m preprocessing.check --data {out}")
 
 
-def _fetch_archive(folder: Path) -> Path:
+def _fetch_archive(folder: Path, out: Path) -> Path:
     """Has the client download the competition's archive into `folder`, where it resumes what is there in part."""
+    _require_space(out, NEEDED_GIGABYTES * GIGABYTE - sum(path.stat().st_size for path in folder.glob("*.zip")))
     folder.mkdir(parents=True, exist_ok=True)
     words = ("competitions", "download", "-q", SLUG, "-p", str(folder))
     try:
-        said = run_client(
-            *words, what="the download", browser=BROWSER, meanwhile=lambda process: _show_growth(process, folder)
-        )
+        run_client(*words, what="the download", browser=BROWSER, meanwhile=functools.partial(_show_growth, folder))
     finally:
         if not any(folder.iterdir()):
             folder.rmdir()
-    archives = sorted(folder.glob("*.zip"))
-    if not archives:
-        raise UserError(f"the Kaggle client ended without an archive in {folder}. {last_words(said)}")
-    return archives[0]
+    return sorted(folder.glob("*.zip"))[0]
 
 
-def _show_growth(process: subprocess.Popen, folder: Path) -> None:
+def _show_growth(folder: Path, process: subprocess.Popen) -> None:
     """Waits for the client, showing how much has arrived."""
     from tqdm import tqdm
 
@@ -97,8 +86,7 @@ def _show_growth(process: subprocess.Popen, folder: Path) -> None:
     with tqdm(desc="downloading", unit="B", unit_scale=True, unit_divisor=1000, mininterval=interval) as bar:
         while process.poll() is None:
             time.sleep(0.1)
-            arrived = sum(path.stat().st_size for path in folder.glob("*.zip"))
-            bar.update(arrived - bar.n)
+            bar.update(sum(path.stat().st_size for path in folder.glob("*.zip")) - bar.n)
 
 
 def _require_space(out: Path, needed: float) -> None:
@@ -111,44 +99,35 @@ def _require_space(out: Path, needed: float) -> None:
         )
 
 
-def unpacked_bytes(archive: Path) -> int:
-    """What the entries of `archive` take unpacked, by its directory.
-
-    Raises:
-        DamagedArchiveError (a UserError): not a complete zip file.
-        UserError: it cannot be read.
-    """
+@contextlib.contextmanager
+def _opened(archive: Path) -> Iterator[zipfile.ZipFile]:
     try:
         with zipfile.ZipFile(archive) as opened:
-            return sum(entry.file_size for entry in opened.infolist())
-    except OSError as error:  # says nothing of what is in it
-        raise UserError(f"{archive}: cannot be read: {error.strerror or error}. Fix that, and start again.") from error
-    except zipfile.BadZipFile as error:
-        raise DamagedArchiveError(f"{archive}: cannot be read as a zip file: {error}. Get it again.") from error
+            yield opened
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+        raise DamagedArchiveError(
+            f"{archive}: cannot be read as a zip file: {error}. Get it again; or unpack it with another tool, and name "
+            "the folder with --data."
+        ) from error
+
+
+def unpacked_bytes(archive: Path) -> int:
+    """What the entries of `archive` take unpacked, by its directory; a UserError where it is no complete zip file."""
+    with _opened(archive) as opened:
+        return sum(entry.file_size for entry in opened.infolist())
 
 
 def unpack(archive: Path, folder: Path) -> None:
     """Unpacks `archive` into `folder`, and the zip files that it finds in it (imgs.zip, *.csv.zip) in their places.
 
-    Raises:
-        DamagedArchiveError (a UserError): not a complete zip file, or one that zipfile cannot unpack.
+    zipfile keeps every entry inside of the folder, and makes no links.
     """
-    _unpack_one(archive, folder)
+    with _opened(archive) as opened:
+        opened.extractall(folder)
     for inner in sorted(folder.rglob("*.zip")):
-        _unpack_one(inner, inner.parent)
+        with _opened(inner) as opened:
+            opened.extractall(inner.parent)
         inner.unlink()
-
-
-def _unpack_one(archive: Path, folder: Path) -> None:
-    """Unpacks one archive; zipfile keeps every entry inside of the folder, and makes no links."""
-    try:
-        with zipfile.ZipFile(archive) as opened:
-            opened.extractall(folder)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-        raise DamagedArchiveError(
-            f"{archive.name}: cannot be unpacked: {error}. Get it again; or unpack it with another tool, and name the "
-            "folder with --data."
-        ) from error
 
 
 def main() -> None:
@@ -156,16 +135,8 @@ def main() -> None:
     parser = CommandLine(prog="python -m preprocessing.download", description=__doc__)
     parser.add_argument("--out", type=Path, default=REPOSITORY / "data", metavar="DIR", help="the new folder [data]")
     parser.add_argument("--archive", type=Path, metavar="ZIP", help="unpack this one instead of downloading")
-    parser.add_argument(
-        "--free-space",
-        type=float,
-        default=NEEDED_GIGABYTES,
-        metavar="GB",
-        help=f"needed free space [{NEEDED_GIGABYTES}]",
-    )
     arguments = parser.parse_args()
-    archive = arguments.archive.expanduser() if arguments.archive else None
-    download(arguments.out.expanduser(), archive, arguments.free_space)
+    download(arguments.out.expanduser(), arguments.archive.expanduser() if arguments.archive else None)
 
 
 if __name__ == "__main__":

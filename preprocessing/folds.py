@@ -3,12 +3,13 @@
 A random split would let a network recognise the drivers and would promise a score that it cannot keep.
 """
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common.competition import CLASS_NAMES, CLASSES
 from common.errors import UserError, named, run_command
-from common.files import listed_again, locked, read_rows, written_whole
+from common.files import listed_again, read_rows, written_whole
 from common.run_folder import RUNS, RunFolder
 from common.settings import CommandLine, whole_number
 from preprocessing.dataset import add_data_options, load_chosen
@@ -16,8 +17,7 @@ from preprocessing.dataset import add_data_options, load_chosen
 if TYPE_CHECKING:
     import pandas as pd
 
-COLUMNS = ("img", "subject", "classname", "fold")
-CORRECT = "Correct the file."
+COLUMNS = ["img", "subject", "classname", "fold"]
 ADVICE = "Correct it, or delete it: automatic folds are then made, the same every time for the same images."
 
 
@@ -26,19 +26,9 @@ def make_folds(train: "pd.DataFrame", number_of_folds: int) -> "pd.DataFrame":
 
     The result depends on the set of images alone, not on the order of the rows, and on no seed.
 
-    Args:
-        train: columns img, subject, classname.
-        number_of_folds: 2 to the number of drivers.
-
     Returns:
         Columns img, subject, classname, fold (int, 0..number_of_folds-1), sorted by subject, classname, img.
-
-    Raises:
-        UserError: fewer drivers than folds, or a class would be missing from the training part of a fold.
     """
-    import warnings
-
-    import numpy as np
     from sklearn.model_selection import StratifiedGroupKFold
 
     drivers = train["subject"].nunique()
@@ -46,31 +36,30 @@ def make_folds(train: "pd.DataFrame", number_of_folds: int) -> "pd.DataFrame":
         raise UserError(
             f"--folds {number_of_folds}: expected at least 2, and at most as many as the data has drivers, {drivers}."
         )
-    table = train[["img", "subject", "classname"]].sort_values(["subject", "classname", "img"], ignore_index=True)
+    table = _sorted(train).assign(fold=-1)
     # Not shuffled: the shuffled variant assigns differently from one scikit-learn version to the next.
     splitter = StratifiedGroupKFold(n_splits=number_of_folds, shuffle=False)
-    fold = np.full(len(table), -1, dtype=np.int64)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # a class with few images; checked below, in the user's words
-        try:
-            for number, (_, held_out) in enumerate(splitter.split(table, table["classname"], table["subject"])):
-                fold[held_out] = number
-        except ValueError as error:  # every class has fewer images than there are folds
-            raise UserError(f"--folds {number_of_folds}: {error} Choose fewer folds.") from error
-    table["fold"] = fold
-    _check_training_parts(table, "the data", "Add images, or choose another --folds.")
+        for number, (_, held_out) in enumerate(splitter.split(table, table["classname"], table["subject"])):
+            table.loc[held_out, "fold"] = number
+    _check_training_parts("the data", table)
     return table
 
 
-def _check_training_parts(table: "pd.DataFrame", where: str, advice: str) -> None:
+def _sorted(train: "pd.DataFrame") -> "pd.DataFrame":
+    return train[COLUMNS[:3]].sort_values(["subject", "classname", "img"], ignore_index=True)
+
+
+def _check_training_parts(where: object, table: "pd.DataFrame") -> None:
     """Every class must have images outside every fold: a network cannot learn a class that it never sees."""
     for fold in range(table["fold"].max() + 1):
         seen = set(table["classname"][table["fold"] != fold])
         lacking = [f"{name} ({words})" for name, words in CLASS_NAMES.items() if name not in seen]
         if lacking:
             raise UserError(
-                f"{where}: the training part of fold {fold} has no image of {named(lacking, 10)}. "
-                f"Every class needs images of drivers in at least two folds. {advice}"
+                f"{where}: the training part of fold {fold} has no image of {named(lacking, 10)}. Every class needs "
+                "images of drivers in at least two folds: choose other folds, or add images."
             )
 
 
@@ -82,23 +71,22 @@ def read_folds(path: Path, train: "pd.DataFrame | None" = None) -> "pd.DataFrame
 
     Returns:
         Columns img, subject, classname, fold (int64), in the file's order.
-
-    Raises:
-        UserError: not a fold table, or a driver is in two folds, or it is of other images.
     """
     if not path.exists():
         raise UserError(f"{path}: no such fold table. Make it: python -m preprocessing.folds --run NAME")
-    table = _read(path, ADVICE)
-    if not set(COLUMNS) <= set(table):
-        raise UserError(
-            f"{path}: expected the columns {','.join(COLUMNS)}, found {named(list(table), 12)}. {ADVICE} "
-            "(--folds-file FILE accepts img,fold and subject,fold too.)"
-        )
-    table = _checked(path, table[list(COLUMNS)], ADVICE)
+    try:
+        table = _read(path)
+        if not set(COLUMNS) <= set(table):
+            raise UserError(
+                f"{path}: expected the columns {','.join(COLUMNS)}, found {named(list(table), 12)}. (--folds-file FILE "
+                "accepts img,fold and subject,fold too.)"
+            )
+        table = _checked(path, table[COLUMNS])
+    except UserError as error:
+        raise UserError(f"{error} {ADVICE}") from None
     if train is None:
         return table
-    key = list(COLUMNS[:3])
-    own, other = ({tuple(row) for row in frame[key].to_numpy()} for frame in (table, train))
+    own, other = ({tuple(row) for row in frame[COLUMNS[:3]].to_numpy()} for frame in (table, train))
     different = {
         "rows that are not in the data": sorted(own - other),
         "rows of the data that are not in it": sorted(other - own),
@@ -112,98 +100,72 @@ def read_folds(path: Path, train: "pd.DataFrame | None" = None) -> "pd.DataFrame
     return table
 
 
-def _read(path: Path, advice: str) -> "pd.DataFrame":
-    """A CSV file as text."""
+def _read(path: Path) -> "pd.DataFrame":
+    """A CSV file as text, with numbers for the folds if it has a column of that name."""
     import pandas as pd
 
-    try:
-        header, rows = read_rows(path, "a fold table")
-    except UserError as error:
-        raise UserError(f"{error} {advice}") from None
-    return pd.DataFrame(rows, columns=header, dtype="str")
+    header, rows = read_rows(path, "a fold table")
+    table = pd.DataFrame(rows, columns=header, dtype="str")
+    if "fold" not in table:
+        return table
+    numbers = pd.to_numeric(table["fold"], errors="coerce")
+    count = len(set(numbers))
+    if count < 2 or set(numbers) != set(range(count)):
+        found = named(sorted(set(table["fold"])), 12) or "no rows"
+        raise UserError(f"{path}: expected at least two folds, numbered 0, 1, ... without a gap, found {found}.")
+    return table.assign(fold=numbers.astype("int64"))
 
 
-def _checked(path: Path, table: "pd.DataFrame", advice: str) -> "pd.DataFrame":
-    """The columns img, subject, classname, fold, all text, with a number for the fold, if they are a fold table."""
-    again = listed_again(list(table["img"]))
-    if again:
-        raise UserError(f"{path}: images listed more than once: {len(again):,} ({named(again)}). {advice}")
-    unknown = sorted(set(table["classname"]).difference(CLASSES))
-    if unknown:
-        raise UserError(f"{path}: expected the classes c0..c9, found {named(unknown)}. {advice}")
-    table = table.assign(fold=_numbers(path, table["fold"], advice))
+def _checked(path: Path, table: "pd.DataFrame") -> "pd.DataFrame":
+    """The table itself, if no image stands in it twice, all classes are known, and no driver is in two folds."""
+    if again := listed_again(list(table["img"])):
+        raise UserError(f"{path}: images listed more than once: {len(again):,} ({named(again)}).")
+    if unknown := sorted(set(table["classname"]).difference(CLASSES)):
+        raise UserError(f"{path}: expected the classes c0..c9, found {named(unknown)}.")
     folds_of = table.groupby("subject")["fold"].nunique()
-    leaking = sorted(folds_of.index[folds_of > 1])
-    if leaking:
+    if leaking := sorted(folds_of.index[folds_of > 1]):
         raise UserError(
             f"{path}: a leak: the drivers {named(leaking, 10)} are in more than one fold, so scores would be too "
-            f"good. Expected all images of a driver in one fold. {advice}"
+            "good. Expected all images of a driver in one fold."
         )
-    _check_training_parts(table, str(path), advice)
+    _check_training_parts(path, table)
     return table
 
 
-def _numbers(path: Path, folds: "pd.Series", advice: str) -> "pd.Series":
-    """The folds as numbers, which must be 0, 1, ... without a gap."""
-    import pandas as pd
-
-    numbers = pd.to_numeric(folds, errors="coerce")
-    count = len(set(numbers))
-    if count < 2 or set(numbers) != set(range(count)):
-        found = named(sorted(map(str, set(folds))), 12) or "no rows"
-        raise UserError(
-            f"{path}: expected at least two folds, numbered 0, 1, ... without a gap, found {found}. {advice}"
-        )
-    return numbers.astype("int64")
-
-
 def read_folds_file(path: Path, train: "pd.DataFrame", left_out: "pd.DataFrame | None" = None) -> "pd.DataFrame":
-    """Reads the user's own folds and applies them to the training images.
+    """The user's own folds of the training images, as `make_folds` returns them.
 
     Args:
         path: a table `img,fold` or `subject,fold`; further columns are ignored.
-        train: columns img, subject, classname.
         left_out: as `train`, images that the file may hold although they are not used. Their rows are ignored.
-
-    Returns:
-        As `make_folds`.
-
-    Raises:
-        UserError: not such a table, an image or driver is missing or unknown, or as `read_folds`.
     """
     own = _own_folds(path)
     key = str(own.index.name)
-    table = train[list(COLUMNS[:3])].sort_values(["subject", "classname", "img"], ignore_index=True)
-    ignored = [] if left_out is None else left_out[key]
-    unknown = own.index.difference(table[key]).difference(ignored)
+    table = _sorted(train)
+    unknown = own.index.difference(table[key]).difference([] if left_out is None else left_out[key])
     missing = table.set_index(key).index.unique().difference(own.index)
     for names, where in ((unknown, "that are not in the data"), (missing, "of the data that are not in it")):
         if len(names):
             words = "images" if key == "img" else "drivers"
-            raise UserError(f"{path}: {words} {where}: {len(names):,} ({named(list(map(repr, names)))}). {CORRECT}")
-    return _checked(path, table.assign(fold=own.loc[table[key], "fold"].to_numpy()), CORRECT)
+            raise UserError(f"{path}: {words} {where}: {len(names):,} ({named(list(map(repr, names)))}).")
+    return _checked(path, table.assign(fold=own.loc[table[key], "fold"].to_numpy()))
 
 
 def _own_folds(path: Path) -> "pd.DataFrame":
-    """A --folds-file as text, by 'img' or 'subject'."""
+    """The column fold of a --folds-file, by 'img' or 'subject'."""
     if not path.exists():
         raise UserError(f"--folds-file {path}: no such file.")
-    table = _read(path, CORRECT)
+    table = _read(path)
     key = next((name for name in ("img", "subject") if name in table), None)
     if key is None or "fold" not in table:
         raise UserError(f"{path}: expected the columns img,fold or subject,fold, found {named(list(table), 12)}.")
-    twice = listed_again(list(table[key]))
-    if twice:
-        raise UserError(f"{path}: listed more than once: {named(twice)}. {CORRECT}")
-    return table.assign(fold=_numbers(path, table["fold"], CORRECT)).set_index(key)
+    if twice := listed_again(list(table[key])):
+        raise UserError(f"{path}: listed more than once: {named(twice)}.")
+    return table.set_index(key)
 
 
 def number_of_folds(path: Path, number: int | None, file: Path | None, default: int) -> int:
-    """How many folds the table at `path` has or will have: as asked, as in the file, as it is, or the default.
-
-    Raises:
-        UserError: the file or the table is malformed.
-    """
+    """How many folds the table at `path` has or will have: as asked, as in the file, as it is, or the default."""
     if number is not None:
         return number
     if file is not None:
@@ -218,6 +180,7 @@ def ensure_folds(
     file: Path | None = None,
     default: int = 5,
     left_out: "pd.DataFrame | None" = None,
+    write: bool = True,
 ) -> "pd.DataFrame":
     """The run's fold table: read and checked if it is there, else made, or taken from `file`, and written.
 
@@ -229,21 +192,18 @@ def ensure_folds(
         file: the user's own folds, in place of `number`.
         default: the number of folds of a new table where neither was asked for.
         left_out: as `read_folds_file`.
-
-    Raises:
-        UserError: it is there with another number of folds, other folds than in `file`, or of other images; or as
-            `make_folds`, `read_folds` and `read_folds_file`.
+        write: a new table.
     """
     wanted = read_folds_file(file, train, left_out) if file else None
     if not path.exists():
         table = make_folds(train, number or default) if wanted is None else wanted
-        with locked(path.parent / ".folds.lock", f"{path} is being written", wait=True):
-            if not path.exists():  # else another process was first
-                with written_whole(path) as temporary:
-                    table.to_csv(temporary, index=False, lineterminator="\n")
+        if not write:
+            return table
+        with written_whole(path) as temporary:
+            table.to_csv(temporary, index=False, lineterminator="\n")
     table = read_folds(path, train)
     found = table["fold"].nunique()
-    if number is not None and found != number:
+    if number not in (None, found):
         raise UserError(
             f"{path} has {found} folds, --folds {number} was asked for. "
             f"Go on with --folds {found}, or choose another --run NAME."
@@ -257,22 +217,11 @@ def ensure_folds(
 
 
 def add_fold_options(parser: Any, default: str) -> None:
-    """Adds --folds and --folds-file, of which one can be given.
-
-    Args:
-        parser: an ArgumentParser or a group of one.
-        default: the number of folds of a new run, in words.
-    """
-    either = parser.add_mutually_exclusive_group()
-    either.add_argument(
-        "--folds", type=whole_number(2, 1000), metavar="N", help=f"number of folds [as in the run; {default}]"
-    )
-    either.add_argument(
-        "--folds-file",
-        type=Path,
-        metavar="FILE",
-        help="your own folds: img,fold or subject,fold, perhaps more columns [automatic, by driver]",
-    )
+    """Adds --folds and --folds-file, of which one can be given; `default` is their number in a new run, in words."""
+    add = parser.add_mutually_exclusive_group().add_argument
+    add("--folds", type=whole_number(2, 1000), metavar="N", help=f"number of folds [as in the run; {default}]")
+    text = "your own folds: img,fold or subject,fold, perhaps more columns [automatic, by driver]"
+    add("--folds-file", type=Path, metavar="FILE", help=text)
 
 
 def summary(folds: "pd.DataFrame") -> str:

@@ -20,18 +20,9 @@ FIRST_NUMBER = 200_000  # of the renamed images; the competition's own end befor
 
 
 def hold_out(data: Dataset, drivers: Sequence[str], out: Path, seed: int = 0) -> Path:
-    """Writes the practice competition.
+    """Writes the practice competition to a new folder; returns the path of the held-out labels.
 
-    Args:
-        drivers: who becomes the test set.
-        out: the new folder, outside of the data folder; it must not be there yet.
-        seed: of the new names, so that neither a name nor the order tells the class or the driver.
-
-    Returns:
-        The path of the held-out labels.
-
-    Raises:
-        UserError: an unknown driver, no driver left to train on, or `out` is there already.
+    The test images get new names, by the seed, so that neither a name nor the order tells the class or the driver.
     """
     known = sorted(data.train["subject"].unique())
     unknown = [driver for driver in drivers if driver not in known]
@@ -48,8 +39,7 @@ def hold_out(data: Dataset, drivers: Sequence[str], out: Path, seed: int = 0) ->
         raise UserError(f"--out {out} lies in the data folder, which is never written to. Choose another place.")
 
     rows = list(data.train[["subject", "classname", "img"]].itertuples(index=False, name=None))
-    kept = [row for row in rows if row[0] not in drivers]
-    held = [row for row in rows if row[0] in drivers]
+    kept, held = [row for row in rows if row[0] not in drivers], [row for row in rows if row[0] in drivers]
     numbers = list(range(FIRST_NUMBER, FIRST_NUMBER + len(held)))
     random.Random(seed).shuffle(numbers)  # noqa: S311  (a practice set is no secret)
     renamed = sorted((f"img_{number}.jpg", row) for number, row in zip(numbers, held, strict=True))

@@ -1,31 +1,130 @@
-"""Decoded images at one size, by row: from a memory-mapped cache on disk, or decoded on demand where that won't fit."""
+"""Images: whether a file is a complete JPEG, decoding to one size, and decoded images by row from a cache on disk."""
 
 import contextlib
 import hashlib
 import io
 import math
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import cv2
 import numpy as np
 import PIL.Image
 import PIL.ImageOps
+from PIL.JpegImagePlugin import JpegImageFile
 
 from common import terminal
 from common.cache import IMAGES, divide, make_room, open_array, write_array
 from common.errors import UserError
 from common.settings import ImageSize
-from preprocessing import jpeg
 from preprocessing.settings import REGIONS, WHOLE
+
+LARGEST_SIDE = 20_000  # pixels
+LARGEST_AREA = 100_000_000  # pixels
+END_SEARCHED = 4096  # bytes at the end of a file among which the end marker is looked for first
+START_OF_IMAGE, END_OF_IMAGE = b"\xff\xd8\xff", b"\xff\xd9"
+EMPTY, NOT_JPEG, TRUNCATED, ABSURD_SIZE = "empty", "not a JPEG", "truncated", "of an absurd size"
+UNDECODABLE, UNREADABLE = "of a JPEG kind that cannot be decoded", "unreadable"
+OTHER_CONTENT = {  # by the first bytes of a file
+    b"\x89PNG": "PNG",
+    b"RIFF": "WebP",
+    b"<": "a web page",
+    b"version https://git-lfs": "a Git LFS pointer: git lfs pull",
+}
 
 BLOCK = 256  # images in one cache file
 VERSION = 4  # of the decoding and of the files; raise it when the pixels change
-REDUCED = {8: cv2.IMREAD_REDUCED_COLOR_8, 4: cv2.IMREAD_REDUCED_COLOR_4, 2: cv2.IMREAD_REDUCED_COLOR_2}
+REDUCED = {2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}
 Source = str | os.PathLike[str] | PIL.Image.Image | np.ndarray
+
+
+class BrokenImageError(UserError):
+    """An image file that cannot be used; `reason` is one of the words of this module, such as TRUNCATED."""
+
+    def __init__(self, path: str, reason: str, detail: str = "") -> None:
+        self.reason, self.detail = reason, detail
+        shown = f" ({detail})" if detail else ""
+        convert = " convert it," if reason == NOT_JPEG else ""
+        super().__init__(
+            f"{path} is {reason}{shown}. Expected a complete JPEG:{convert} get the file again, or leave it out."
+        )
+
+
+def read_header(path: str | os.PathLike[str]) -> ImageSize:
+    """The size of a JPEG as stored, before it is turned as EXIF says; without decoding.
+
+    Any amount of data may follow the picture, such as the video of a motion photo.
+
+    Raises:
+        BrokenImageError (a UserError): empty, not a JPEG, truncated, of an absurd size, or not readable.
+    """
+    name = os.fspath(path)
+    try:
+        with open(path, "rb") as stream:  # noqa: PTH123  (for 100,000 files, Path costs as much as the reading)
+            return _parse(stream, name)
+    except OSError as error:
+        raise BrokenImageError(name, UNREADABLE, error.strerror or str(error)) from None
+
+
+def _parse(stream: BinaryIO, name: str) -> ImageSize:
+    """As `read_header`. Pillow reads the header, and does not check whether the picture is complete."""
+    start = stream.read(32)
+    if not start:
+        raise BrokenImageError(name, EMPTY)
+    if not start.startswith(START_OF_IMAGE):
+        found = next((words for first, words in OTHER_CONTENT.items() if start.startswith(first)), "")
+        found = "HEIC, AVIF or video" if start[4:8] == b"ftyp" else found
+        raise BrokenImageError(name, NOT_JPEG, found and f"its content is {found}")
+    stream.seek(0)
+    try:
+        image = JpegImageFile(stream)
+    except Exception as error:  # Pillow fails in many ways on damaged bytes
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        if isinstance(error, OSError) or not stream.read(1):
+            raise BrokenImageError(name, TRUNCATED) from None
+        raise BrokenImageError(name, UNDECODABLE, str(error)) from None
+    (width, height), scan = image.size, stream.tell()
+    if width > LARGEST_SIDE or height > LARGEST_SIDE or width * height > LARGEST_AREA:
+        raise BrokenImageError(name, ABSURD_SIZE, f"{width} x {height} pixels")
+    # Searched from the scan on only: an embedded thumbnail has an end marker of its own.
+    for place in (max(scan, stream.seek(0, io.SEEK_END) - END_SEARCHED), scan):
+        stream.seek(place)
+        if END_OF_IMAGE in stream.read():
+            return ImageSize(height, width)
+    raise BrokenImageError(name, TRUNCATED)
+
+
+def broken_images(root: Path, paths: Sequence[str]) -> dict[str, str]:
+    """Reads the headers of many files, named relative to `root`.
+
+    Returns:
+        The reason (EMPTY, TRUNCATED, ...) by path, of the broken ones only; where more is known, 'REASON: detail'.
+    """
+    broken: dict[str, str] = {}
+
+    def check(chunk: Sequence[str]) -> None:
+        for path in chunk:
+            try:
+                read_header(os.path.join(root, path))  # noqa: PTH118
+            except BrokenImageError as error:
+                broken[path] = f"{error.reason}: {error.detail}" if error.detail else error.reason
+        bar.update(len(chunk))
+
+    chunks = [paths[start : start + 64] for start in range(0, len(paths), 64)]
+    # More threads than cores: what takes the time is a network drive's or a spinning disk's answer.
+    with terminal.bar(len(paths), "checking images") as bar, warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # Pillow's, of damaged EXIF data, which are not used here
+        pool = ThreadPoolExecutor(max_workers=16)
+        try:
+            list(pool.map(check, chunks))
+        finally:
+            pool.shutdown(cancel_futures=True)
+    return dict(sorted(broken.items()))
 
 
 def read_image(image: Source, size: ImageSize, crop: str = WHOLE) -> np.ndarray:
@@ -39,95 +138,54 @@ def read_image(image: Source, size: ImageSize, crop: str = WHOLE) -> np.ndarray:
         crop: the region of the photograph that is brought to the size, one of `settings.REGIONS`.
 
     Returns:
-        shape (size.height, size.width, 3), uint8, RGB.
-
-    Raises:
-        UserError: the file cannot be read as a picture.
+        shape (size.height, size.width, 3), uint8, RGB; a file that cannot be read as a picture is a UserError.
     """
     side = REGIONS[crop].side
-    least_height, least_width = math.ceil(size.height / side), math.ceil(size.width / side)
-    return fitted(decode(image, least_height, least_width), size, crop)
+    return fitted(decode(image, math.ceil(size.height / side), math.ceil(size.width / side)), size, crop)
 
 
 def decode(image: Source, least_height: int = 0, least_width: int = 0) -> np.ndarray:
-    """An image, upright: uint8 RGB of shape (height, width, 3).
+    """An image, upright: uint8 RGB of shape (height, width, 3); a UserError where it cannot be read as a picture.
 
-    Args:
-        least_height, least_width: pixels that will be needed; a JPEG may be decoded at a smaller scale.
-
-    Raises:
-        UserError: it cannot be read as a picture.
+    A JPEG may be decoded at a smaller scale, down to the pixels that will be needed.
     """
     if isinstance(image, np.ndarray):
         return image
-    if not isinstance(image, (str, os.PathLike)):
+    if isinstance(image, PIL.Image.Image):
         return _rgb(image, "the PIL image")
     name = os.fspath(image)
     try:
         data = Path(image).read_bytes()
     except OSError as error:
-        raise jpeg.BrokenImageError(name, jpeg.UNREADABLE, error.strerror or str(error)) from None
-    if data.startswith(jpeg.START_OF_IMAGE):
-        return _decode_jpeg(data, name, least_height, least_width)
-    return _decode_other(data, name)
-
-
-def _decode_jpeg(data: bytes, name: str, least_height: int, least_width: int) -> np.ndarray:
-    """Grey and CMYK become RGB, and it is turned as its EXIF orientation says.
-
-    It is decoded at the smallest of 1/1, 1/2, 1/4 and 1/8 scale that is large enough in both axes, which is faster.
-    """
-    header, tries = jpeg.parse(io.BytesIO(data), name), [cv2.IMREAD_COLOR]
+        raise BrokenImageError(name, UNREADABLE, error.strerror or str(error)) from None
+    if not data.startswith(START_OF_IMAGE):
+        return _decode_other(data, name)
+    header, flags = _parse(io.BytesIO(data), name), cv2.IMREAD_COLOR
     for scale, reduced in REDUCED.items() if least_height > 0 and least_width > 0 else ():
         if -(-header.height // scale) >= least_height and -(-header.width // scale) >= least_width:
-            tries.insert(0, reduced)
-            break
-    for flags in tries:
-        try:
-            pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-        except cv2.error:
-            pixels = None
-        if pixels is None:
-            raise jpeg.BrokenImageError(name, jpeg.UNDECODABLE)
-        if pixels.shape[0] >= least_height and pixels.shape[1] >= least_width:
-            break  # else it was turned on its side, and is too small now
-    return cv2.cvtColor(np.asarray(pixels), cv2.COLOR_BGR2RGB)
+            flags = reduced
+    pixels = _decode_jpeg(data, name, flags)
+    if pixels.shape[0] < least_height or pixels.shape[1] < least_width:  # it was turned, and is too small now
+        pixels = _decode_jpeg(data, name, cv2.IMREAD_COLOR)
+    return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
 
 
-def checked_source(image: object, name: str) -> Source:
-    """An image as `read_image` takes it, from what a person may pass; `name` is for messages.
-
-    Raises:
-        UserError: no such file, or neither a path nor a PIL image nor an array of uint8 RGB.
-    """
-    if isinstance(image, (str, os.PathLike)):
-        path = Path(os.fsdecode(image))
-        if not path.is_file():
-            found = "is a folder; expected an image file" if path.is_dir() else "no such image"
-            raise UserError(f"{path}: {found}.")
-        return path
-    if isinstance(image, PIL.Image.Image):
-        return image
-    expected = "expected a path, a PIL image or a uint8 RGB array of shape (height, width, 3)"
-    if not hasattr(image, "__array__"):
-        raise UserError(f"{name}: {expected}, found {type(image).__name__}.")
-    array = np.asarray(image)
-    if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8 or not array.size:
-        hint = "For grey and RGBA: PIL.Image.fromarray(array).convert('RGB')."
-        if array.dtype != np.uint8:
-            hint = "Scale its values to 0 to 255 and convert them: array.astype('uint8')."
-        raise UserError(f"{name}: {expected}, found shape {array.shape}, {array.dtype}. {hint}")
-    return array
+def _decode_jpeg(data: bytes, name: str, flags: int) -> np.ndarray:
+    """As BGR; grey and CMYK too. It is turned as its EXIF orientation says."""
+    pixels = None
+    with contextlib.suppress(cv2.error):
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    if pixels is None:
+        raise BrokenImageError(name, UNDECODABLE)
+    return np.asarray(pixels)
 
 
 def _decode_other(data: bytes, name: str) -> np.ndarray:
     """Any format that Pillow reads."""
     if not data:
-        raise jpeg.BrokenImageError(name, jpeg.EMPTY)
+        raise BrokenImageError(name, EMPTY)
     try:
         image = PIL.Image.open(io.BytesIO(data))
-    except PIL.Image.DecompressionBombError as error:
-        raise UserError(f"{name}: {error} Save it smaller.") from None
     except Exception:  # Pillow's readers fail in many ways on damaged bytes
         what = "is a HEIC or AVIF picture or a video" if data[4:8] == b"ftyp" else "cannot be read as a picture"
         raise UserError(f"{name} {what}. Expected JPEG, PNG, WebP, GIF, BMP or TIFF: convert it.") from None
@@ -136,14 +194,36 @@ def _decode_other(data: bytes, name: str) -> np.ndarray:
 
 def _rgb(image: PIL.Image.Image, name: str) -> np.ndarray:
     """A PIL image of 8 bits a channel, upright, as an array of uint8 RGB."""
-    if image.width * image.height > jpeg.LARGEST_AREA:
-        raise UserError(f"{name} has more than {jpeg.LARGEST_AREA / 1e6:.0f} million pixels. Save it smaller.")
+    if image.width * image.height > LARGEST_AREA:
+        raise UserError(f"{name} has more than {LARGEST_AREA / 1e6:.0f} million pixels. Save it smaller.")
     if image.mode.startswith(("I", "F")):
         raise UserError(f"{name} has 16 or more bits a channel (mode {image.mode}). Save it with 8 bits.")
     try:
         return np.asarray(PIL.ImageOps.exif_transpose(image).convert("RGB"))
     except Exception as error:  # Pillow's readers fail in many ways on damaged bytes
         raise UserError(f"{name} cannot be decoded: {error}. Get the file again, or leave it out.") from None
+
+
+def checked_source(image: object, name: str) -> Source:
+    """An image as `read_image` takes it, from what a person may pass; anything else is a UserError with its `name`."""
+    if isinstance(image, (str, os.PathLike)):
+        path = Path(os.fsdecode(image))
+        if not path.is_file():
+            found = "is a folder; expected an image file" if path.is_dir() else "no such image"
+            raise UserError(f"{path}: {found}.")
+        return path
+    if isinstance(image, PIL.Image.Image):
+        return image
+    found = type(image).__name__
+    if isinstance(image, np.ndarray) or hasattr(image, "__array__"):
+        array = np.asarray(image)
+        if array.ndim == 3 and array.shape[2] == 3 and array.dtype == np.uint8 and array.size:
+            return array
+        found = f"shape {array.shape}, {array.dtype}"
+    raise UserError(
+        f"{name}: expected a path, a PIL image or a uint8 RGB array of shape (height, width, 3), values 0 to 255, "
+        f"found {found}. For grey and RGBA: PIL.Image.fromarray(array).convert('RGB')."
+    )
 
 
 def fitted(image: np.ndarray, size: ImageSize, crop: str = WHOLE) -> np.ndarray:
@@ -176,26 +256,22 @@ class ImageStore:
 
     Args:
         paths: the image files, one per row.
-        size: the size in pixels that every image is brought to.
-        cache: the cache folder.
         fingerprint: changes whenever a file, its size or its time changes.
         limit: the most bytes that the cache may hold; images that would not fit are decoded on demand.
         crop: the region of the photographs that is used, one of `settings.REGIONS`.
     """
 
+    dtype = np.dtype(np.uint8)
+
     def __init__(
         self, paths: Sequence[Path], size: ImageSize, cache: Path, fingerprint: str, limit: int, crop: str = WHOLE
     ) -> None:
-        self.paths = list(paths)
-        self.size = size
+        self.paths, self.size, self.crop, self.limit = list(paths), size, crop, limit
         self.shape: tuple[int, ...] = (size.height, size.width, 3)
-        self.dtype = np.dtype(np.uint8)
-        self.crop = crop
         names = hashlib.sha256("\n".join(map(os.path.abspath, self.paths)).encode()).hexdigest()
         region = "" if crop == WHOLE else f" {REGIONS[crop]}"
         key = hashlib.sha256(f"{VERSION} {fingerprint} {names}{region}".encode()).hexdigest()[:16]
         self.folder = Path(cache) / IMAGES / f"{size}_{key}"
-        self.limit = limit
         self._blocks: dict[int, np.ndarray | None] = {}  # those opened so far; None: not there, or corrupted
 
     def __len__(self) -> int:
@@ -204,37 +280,31 @@ class ImageStore:
     @property
     def bytes(self) -> int:
         """Size of all decoded images."""
-        return len(self) * self.size.height * self.size.width * 3
+        return len(self) * math.prod(self.shape)
 
     def prepare(self, workers: int, say: Callable[[str], None] = print, keep: Sequence["ImageStore"] = ()) -> None:
-        """Makes the missing blocks, with a progress bar; prints a note where they do not fit in the cache.
-
-        Args:
-            keep: other stores of this process, which must not make room for this one.
-        """
-        missing = self._missing()
-        needed = len(missing) * BLOCK * self.bytes // max(1, len(self))
+        """Makes the missing blocks; says so where they do not fit in the cache. The stores to `keep` make no room."""
+        blocks = {self._block_path(number): number for number in range(-(-len(self) // BLOCK))}
+        missing = {path: number for path, number in blocks.items() if not path.is_file()}
+        needed = len(missing) * BLOCK * math.prod(self.shape)
         if missing and not make_room(self.folder, needed, self.limit, [store.folder for store in keep]):
             say(
                 f"note: decoded images would take {self.bytes / 2**30:.1f} GiB, more than the cache may hold "
                 "(--cache-limit) or the disk has free: decoding them again in each epoch instead, which is slower."
             )
             return
+
+        def make(path: Path) -> None:
+            block = np.empty(self._block_shape(missing[path]), np.uint8)
+            for position, image in enumerate(pool.map(self._decode, self._rows(missing[path]))):
+                block[position] = image
+                bar.update()
+            write_array(path, block)
+
+        count = sum(len(self._rows(number)) for number in missing.values())
         if missing:
-            bar = terminal.bar(len(self), f"decoding to {self.size}")
-            bar.update(len(self) - sum(len(self._rows(number)) for number in missing))
-            number_of = {self._block_path(number): number for number in missing}
-
-            def make(path: Path) -> None:
-                block = np.empty(self._block_shape(number_of[path]), np.uint8)
-                for position, image in enumerate(pool.map(self._decode, self._rows(number_of[path]))):
-                    block[position] = image
-                    bar.update()
-                write_array(path, block)
-
-            with ThreadPoolExecutor(workers) as pool:
-                divide(list(number_of), make)
-            bar.close()
+            with terminal.bar(count, f"decoding to {self.size}") as bar, ThreadPoolExecutor(workers) as pool:
+                divide(list(missing), make)
         with contextlib.suppress(OSError):  # a cache that is only read will do
             os.utime(self.folder)  # the least recently used store is the first to make room
 
@@ -245,10 +315,6 @@ class ImageStore:
             self._blocks[number] = open_array(self._block_path(number), self._block_shape(number), self.dtype)
         block = self._blocks[number]
         return self._decode(row) if block is None else block[row % BLOCK]
-
-    def _missing(self) -> list[int]:
-        """The blocks that are not there."""
-        return [number for number in range(-(-len(self) // BLOCK)) if not self._block_path(number).is_file()]
 
     def _block_shape(self, number: int) -> tuple[int, ...]:
         return (len(self._rows(number)), *self.shape)

@@ -29,8 +29,7 @@ def same_driver(paths: Sequence[Path], predictions: np.ndarray, workers: int = 0
     """Groups of images, a driver each: clusters by Ward's method.
 
     Args:
-        paths: the image files.
-        predictions: of them, shape (images, classes), rows summing to 1.
+        predictions: shape (images, classes), rows summing to 1.
         workers: threads that read the files; 0 for one a core.
 
     Returns:

@@ -53,16 +53,11 @@ class Augmentation:
 
 @dataclasses.dataclass(frozen=True)
 class Region:
-    """A part of a photograph of the photograph's own shape (so nothing is stretched), in shares of its sides.
+    """A part of a photograph of the photograph's own shape (so nothing is stretched), in shares of its sides."""
 
-    Attributes:
-        left, top: where it begins.
-        side: its width as a share of the width, and its height as a share of the height.
-    """
-
-    left: float
+    left: float  # where it begins
     top: float
-    side: float
+    side: float  # its width as a share of the width, and its height as a share of the height
 
     def of(self, image: "np.ndarray") -> "np.ndarray":
         """The region of an image of shape (height, width, ...), a view."""

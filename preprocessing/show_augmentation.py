@@ -7,7 +7,9 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from common.competition import CLASS_NAMES, CLASSES, NUMBER_OF_CLASSES
 from common.errors import UserError, run_command
+from common.files import written_whole
 from common.run_folder import CACHE
 from common.settings import CommandLine, ImageSize, add_settings, chosen, setting
 from preprocessing.dataset import Dataset, add_data_options, load_chosen
@@ -15,10 +17,8 @@ from preprocessing.settings import REGIONS, WHOLE, Augmentation
 
 if TYPE_CHECKING:
     import numpy as np
-    import pandas as pd
 
 CAPTION_HEIGHT, GAP = 20, 4  # pixels
-PAPER, INK = (255, 255, 255), (30, 30, 30)  # RGB
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,28 +33,23 @@ class Sheet:
 
 
 def make_sheet(data: Dataset, sheet: Sheet, augmentation: Augmentation) -> "np.ndarray":
-    """Draws the sheet. The augmented images come from the batches that training reads, one batch for each column.
-
-    Returns:
-        shape (height, width, 3), uint8, RGB.
-    """
+    """Draws the sheet, uint8 RGB, of the batches that training reads, one batch for each column."""
     import numpy as np
-    import pandas as pd
 
-    from common.competition import CLASSES, NUMBER_OF_CLASSES
     from preprocessing.batches import training_batches
     from preprocessing.images import ImageStore
 
-    table, every = _choose(data, sheet), data.train
-    paths = [data.train_path(row.img, row.classname) for row in every.itertuples()]
+    shuffled = data.train.sample(frac=1, random_state=sheet.seed)
+    turn = shuffled.groupby("classname").cumcount()
+    table = shuffled.assign(turn=turn).sort_values(["turn", "classname"]).head(sheet.rows)
+    order = table.index.to_numpy()[None, :]
+    paths = [data.train_path(row.img, row.classname) for row in data.train.itertuples()]
     store = ImageStore(paths, sheet.image_size, CACHE, data.fingerprint, 0, sheet.crop)
-    targets = np.eye(NUMBER_OF_CLASSES, dtype=np.float32)[[CLASSES.index(name) for name in every["classname"]]]
-    order = pd.Index(every["img"]).get_indexer(table["img"])[None, :]
-    plain = Augmentation(augmentation=0.0)
-    columns = [next(training_batches(store, targets, order, plain, sheet.seed, 0, 1))]
-    for epoch in range(1, sheet.columns + 1):
-        batches = training_batches(store, targets, order, augmentation, sheet.seed, epoch, 1)
-        columns.append(next(batches))
+    targets = np.eye(NUMBER_OF_CLASSES, dtype=np.float32)[[CLASSES.index(name) for name in data.train["classname"]]]
+    columns = []
+    for epoch in range(sheet.columns + 1):
+        settings = augmentation if epoch else Augmentation(augmentation=0.0)
+        columns.append(next(training_batches(store, targets, order, settings, sheet.seed, epoch, 1)))
     lines = []
     for row, subject in enumerate(table["subject"]):
         captions = [caption(wanted[row]) for _, wanted in columns]
@@ -64,41 +59,20 @@ def make_sheet(data: Dataset, sheet: Sheet, augmentation: Augmentation) -> "np.n
 
 
 def caption(target: "np.ndarray") -> str:
-    """'c3 texting - left', or of a mixture 'c3 texting - left 60 % + c0 safe driving 40 %'.
-
-    Args:
-        target: shape (classes,), probabilities.
-    """
-    from common.competition import CLASS_NAMES, CLASSES
-
-    parts = [(float(target[number]), name) for number, name in enumerate(CLASSES) if target[number] > 0.005]
-    parts.sort(reverse=True)
-    if len(parts) == 1:
-        return f"{parts[0][1]} {CLASS_NAMES[parts[0][1]]}"
-    return " + ".join(f"{name} {CLASS_NAMES[name]} {share:.0%}" for share, name in parts)
-
-
-def _choose(data: Dataset, sheet: Sheet) -> "pd.DataFrame":
-    """Rows of `data.train`: a photograph of each behaviour in turn."""
-    table = data.train.sample(frac=1, random_state=sheet.seed)
-    turn = table.groupby("classname").cumcount()
-    order = table.assign(turn=turn).sort_values(["turn", "classname"])
-    return order.head(sheet.rows).reset_index(drop=True)
+    """Of a target of shape (classes,): 'c3 texting - left', or 'c3 texting - left 60% + c0 safe driving 40%'."""
+    parts = sorted([(float(share), name) for share, name in zip(target, CLASSES, strict=True) if share > 0.005])
+    shown = [f"{name} {CLASS_NAMES[name]}" + f" {share:.0%}" * (len(parts) > 1) for share, name in reversed(parts)]
+    return " + ".join(shown)
 
 
 def _tile(image: "np.ndarray", text: str) -> "np.ndarray":
     """An image under its caption, which is set smaller where it would not fit."""
     import cv2
-    import numpy as np
 
-    height, width = image.shape[:2]
-    tile = np.full((height + CAPTION_HEIGHT + GAP, width + GAP, 3), PAPER, np.uint8)
-    tile[CAPTION_HEIGHT : CAPTION_HEIGHT + height, :width] = image
+    tile = cv2.copyMakeBorder(image, CAPTION_HEIGHT, GAP, 0, GAP, cv2.BORDER_CONSTANT, value=(255, 255, 255))
     font, scale = cv2.FONT_HERSHEY_SIMPLEX, 0.45
-    wide = cv2.getTextSize(text, font, scale, 1)[0][0]
-    scale *= min(1.0, 0.95 * width / wide)
-    cv2.putText(tile, text, (3, CAPTION_HEIGHT - 6), font, scale, INK, 1, cv2.LINE_AA)
-    return tile
+    scale *= min(1.0, 0.95 * image.shape[1] / cv2.getTextSize(text, font, scale, 1)[0][0])
+    return cv2.putText(tile, text, (3, CAPTION_HEIGHT - 6), font, scale, (30, 30, 30), 1, cv2.LINE_AA)
 
 
 def main() -> None:
@@ -115,14 +89,10 @@ def main() -> None:
 
     import cv2
 
-    from common.files import written_whole
-
-    data = load_chosen(arguments)
     sheet, augmentation = Sheet(**chosen(arguments, Sheet)), Augmentation(**chosen(arguments, Augmentation))
-    picture = make_sheet(data, sheet, augmentation)
-    encoded = cv2.imencode(out.suffix, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))[1]
+    picture = make_sheet(load_chosen(arguments), sheet, augmentation)
     with written_whole(out) as temporary:
-        temporary.write_bytes(encoded.tobytes())
+        temporary.write_bytes(cv2.imencode(out.suffix, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))[1].tobytes())
     print(f"{out}: {picture.shape[1]} x {picture.shape[0]} pixels, the first column as in the photographs")
 
 

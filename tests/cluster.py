@@ -1,4 +1,4 @@
-"""A Ray cluster on this machine, in a process of its own."""
+"""A Ray cluster on this machine, in a process of its own, and a small run on it."""
 
 import contextlib
 import json
@@ -6,9 +6,14 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import psutil
 
+from common.run_folder import REPOSITORY
+from tests.reliability.pipeline import FOLDS, MODEL, RECIPE
+
+TABLES = [f"{MODEL}/fold_{fold}/{name}.csv" for fold in range(FOLDS) for name in ("out_of_fold", "test")]
 # Workers get as much of a busy machine as other processes; Ray would give them less (nice 15).
 AS_OTHERS = {"RAY_worker_niceness": "0"}
 PROGRAM = """
@@ -59,3 +64,17 @@ def kill_node(raylet: psutil.Process) -> list[psutil.Process]:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
     return jobs
+
+
+def start(folder: Path, data: Path, *words: str) -> subprocess.Popen:
+    """The pipeline, two folds at a time, in a folder of its own."""
+    places = ["--runs", folder / "runs", "--cache", folder / "cache", "--submissions", folder, "--run", "r"]
+    command = [sys.executable, "-m", "pipeline", "--data", data, *places, "--models", MODEL, *RECIPE, "--jobs", "2"]
+    pipe = subprocess.PIPE
+    return subprocess.Popen([*map(str, command), *words], cwd=REPOSITORY, stdout=pipe, stderr=pipe, text=True)
+
+
+def tables(folder: Path) -> list[bytes]:
+    """The prediction tables of a run in such a folder; empty where one is missing."""
+    paths = [folder / "runs" / "r" / name for name in TABLES]
+    return [path.read_bytes() if path.exists() else b"" for path in paths]

@@ -8,6 +8,8 @@ COMMANDS = ("blend", "score", "submit")
 TOOLS = ("predict", "compare", "explain", "export", "classify", "doctor", "experiments", "report")
 
 
-@pytest.mark.parametrize("module", [*(f"ensemble.{name}" for name in COMMANDS), *(f"tools.{name}" for name in TOOLS)])
+@pytest.mark.parametrize(
+    "module", [*(f"ensemble.{name}" for name in COMMANDS), *(f"tools.{name}" for name in TOOLS), "preprocessing.demo"]
+)
 def test_help_loads_nothing_heavy(module: str) -> None:
     assert heavy_packages("-m", module) == set()

@@ -23,16 +23,16 @@ Command = Callable[..., subprocess.CompletedProcess]
 
 
 @pytest.fixture
-def type_command(tmp_path: Path) -> Command:
+def type_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
     """Types a command in the repository, with its outputs under tmp_path."""
-    environment = {name: value for name, value in os.environ.items() if name != "STATEFARM_DATA"}
+    monkeypatch.delenv("STATEFARM_DATA", raising=False)
 
     def run(*words: object, outputs: bool = True) -> subprocess.CompletedProcess:
         places = ["--runs", tmp_path / "runs", "--cache", tmp_path / "cache"] if outputs else []
         command = [str(word) for word in (*words, *places)]
         if command[0].endswith(".py"):
             command = [sys.executable, *command]
-        return subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=600)
+        return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=600)
 
     return run
 
@@ -125,29 +125,6 @@ def test_broken_images_stop_the_run_or_are_left_out(
     assert prior.between(0.05, 0.2).all()
     assert broken_train.name not in set(pd.read_csv(tmp_path / "runs" / "broken" / "folds.csv")["img"])
     assert len(read_predictions(tmp_path / "broken.csv")) == 6
-
-
-@pytest.mark.slow
-def test_the_users_own_folds_decide_what_is_held_out(
-    type_command: Command, tiny_tree: Callable[..., Path], tmp_path: Path
-) -> None:
-    data = tiny_tree(drivers=3, images_per_class=1, test_images=2)
-    images = pd.read_csv(data / "driver_imgs_list.csv")
-    broken = images.iloc[0]
-    (data / "imgs" / "train" / broken["classname"] / broken["img"]).write_bytes(b"")
-    fold_of = dict(zip(sorted(images["subject"].unique()), [1, 0, 1], strict=True))
-    own = images.assign(fold=images["subject"].map(fold_of))[["img", "fold"]].sample(frac=1, random_state=0)
-    own.to_csv(tmp_path / "own.csv", index=False)
-    recipe = ("--models", "mobilenet", "--image-size", "32x32", "--pooled-layers", "conv_pw_1_relu", "--epochs", 1)
-    options = (*recipe, "--head-start", "random", "--run", "own", "--folds-file", tmp_path / "own.csv")
-    done = run_all(type_command, data, tmp_path, *options, "--skip-broken")
-    assert done.returncode == 0, done.stderr
-    assert f"imgs/train/{broken['classname']}/{broken['img']}" in done.stderr
-    run, expected = tmp_path / "runs" / "own", own.set_index("img")["fold"].drop(broken["img"])
-    assert pd.read_csv(run / "folds.csv").set_index("img")["fold"].to_dict() == expected.to_dict()
-    for fold in range(2):
-        held_out = read_predictions(run / "mobilenet" / f"fold_{fold}" / "out_of_fold.csv")
-        assert set(held_out.index) == set(expected.index[expected == fold])
 
 
 @pytest.mark.slow

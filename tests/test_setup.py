@@ -85,11 +85,7 @@ def too_old(python: Path) -> None:
     write_program(python, f"""exec "{REAL}" -c "import sys; sys.version_info = (3, 9, 1); exec(sys.argv[1])" "$2" """)
 
 
-def of_windows(python: Path) -> None:
-    shutil.rmtree(python.parent)
-
-
-@pytest.mark.parametrize("spoil", [removed, too_old, of_windows])
+@pytest.mark.parametrize("spoil", [removed, too_old])
 def test_a_python_that_cannot_be_used_is_reported_and_left_alone(checkout: Path, spoil: Callable[[Path], None]) -> None:
     set_up(checkout)
     spoil(checkout / ".venv" / "bin" / "python")
@@ -129,9 +125,8 @@ def test_a_chosen_python_that_cannot_be_used_is_an_error(checkout: Path, chosen:
     write_program(checkout.parent / "bin" / "python3.9", "echo 3.9")
     write_program(checkout.parent / "bin" / "broken", "echo 'out of order' >&2; exit 1")
     refused = set_up(checkout, PYTHON=chosen)
-    assert refused.returncode == 1
+    assert (refused.returncode, words in refused.stderr) == (1, True), refused
     assert refused.stderr.startswith("error: PYTHON=")
-    assert words in refused.stderr
     assert not (checkout / ".venv").exists()
 
 
@@ -153,13 +148,8 @@ def test_what_a_user_has_set_for_other_programs_changes_nothing(checkout: Path) 
     noise.mkdir()
     (noise / "json.py").write_text("raise SystemExit('the wrong json')")
     variables = {"PYTHONHOME": "/nowhere", "PYTHONPATH": str(noise), "PYTHONSAFEPATH": "1", "PYTHONOPTIMIZE": "2"}
-    variables |= {
-        "PYTHONWARNINGS": "error",
-        "PYTHONIOENCODING": "ascii",
-        "LC_ALL": "xx_YY.ISO-8859-1",
-        "PYTHONINSPECT": "1",
-    }
-    variables |= {"GREP_OPTIONS": "-v", "CDPATH": str(checkout.parent), "POSIXLY_CORRECT": "1"}
+    variables |= {"PYTHONWARNINGS": "error", "PYTHONIOENCODING": "ascii", "LC_ALL": "xx_YY.ISO-8859-1"}
+    variables |= {"PYTHONINSPECT": "1", "GREP_OPTIONS": "-v", "CDPATH": str(checkout.parent), "POSIXLY_CORRECT": "1"}
     (checkout / "here.py").write_text("import json, sys; assert sys.flags.optimize == 0; print('\u00d7')")
     done = set_up(checkout, "python -m here", **variables)
     assert (done.returncode, done.stdout) == (0, "\u00d7\n"), done.stderr

@@ -27,7 +27,7 @@ from models.finetuning import runtime
 from models.finetuning import weights as pretrained
 from models.finetuning.architecture import Architecture
 from pipeline import resources
-from pipeline.presets import DEFAULT_MODELS
+from pipeline.options import DEFAULT_MODELS
 from pipeline.resources import GIBIBYTE, GPUS, UNKNOWN_GPU, Device, duration
 
 STEPS = 20

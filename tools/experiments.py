@@ -55,8 +55,9 @@ from models.finetuning.architecture import Architecture, Bottleneck, NoEffectErr
 from models.finetuning.fold_run import FoldRun
 from pipeline import options
 from pipeline import train as jobs
+from pipeline.options import bottleneck_of, network_of
 from pipeline.plan import Plan as RunPlan
-from pipeline.plan import bottleneck_of, network_of, plan_model
+from pipeline.plan import plan_model
 from preprocessing import dataset
 from preprocessing.dataset import Dataset
 from preprocessing.settings import Augmentation
@@ -158,7 +159,7 @@ def main() -> None:
             pretrained.check_available(experiment.architecture, arguments.weights)
     arguments.fold = arguments.fold or plan.folds or None
     shared = plan_of(arguments, plan.experiments[plan.reference], seeds[0])
-    data = dataset.load(shared.data, shared.cache, shared.skip_broken)
+    data = dataset.load(shared.data, shared.work.cache, shared.work.skip_broken)
     images = jobs.fold_table(shared, data)
     setup = Setup(arguments, shared.run.path, data, images, jobs.wanted_folds(shared, images), seeds)
     search(setup, plan) if arguments.search else run_list(setup, plan, wanted)
@@ -330,7 +331,7 @@ def _parsed(arguments: argparse.Namespace, experiment: Experiment, seed: int, fo
     if folds := folds or arguments.fold or ():
         words += ["--fold", *map(str, folds)]
     words += ["--quick"] * arguments.quick + ["--skip-broken"] * arguments.skip_broken
-    parser = options.bottleneck_parser(architecture, "", "") if classifies else options.model_parser(architecture)
+    parser = options.bottleneck_parser(architecture) if classifies else options.model_parser(architecture)
     parser.error = refuse  # type: ignore[method-assign]
     return parser.parse_args(words)
 

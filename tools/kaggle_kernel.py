@@ -21,9 +21,8 @@ from common.settings import names_in
 from models.finetuning import architecture as zoo
 from models.finetuning import weights as pretrained
 from models.finetuning.architecture import Architecture
-from pipeline.options import pipeline_parser
+from pipeline.options import PRESETS, pipeline_parser
 from pipeline.plan import STARTED
-from pipeline.presets import PRESETS
 
 NOT_LOOKED_INTO = ("imgs", "fold_")  # beginnings of the names of folders that are full of files
 DOCTOR_SECONDS = 8  # of training steps; with loading and building about 20

@@ -32,7 +32,7 @@ from common.settings import CommandLine, names_in
 from models.finetuning import architecture as zoo
 from models.finetuning import runtime
 from models.finetuning import weights as pretrained
-from pipeline.presets import DEFAULT_MODELS
+from pipeline.options import DEFAULT_MODELS
 from pipeline.resources import GPUS
 
 WEIGHTS = "statefarm-weights"  # the user's dataset

@@ -130,7 +130,7 @@ def _context(request: Request, prefix: str) -> dict[str, Any]:
     from ensemble.expectation import place_among_published
     from ensemble.options import Options
     from ensemble.report import FITTED
-    from pipeline.schedule import Durations
+    from pipeline.jobs import Durations
     from preprocessing.demo import is_demo
     from preprocessing.folds import read_folds
     from tools.report_charts import charts_of, findings

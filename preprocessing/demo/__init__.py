@@ -1,6 +1,5 @@
-"""A synthetic stand-in for the competition's photographs, rendered where there is no data.
+"""A synthetic stand-in for the competition's photographs, rendered where there is no data, in Kaggle's own layout.
 
-`python -m preprocessing.demo --out DIR` writes Kaggle's own layout; `ensure_demo` does the same once, in the cache.
 The pictures: ten behaviours, each driver with a body, clothes, cabin, light and camera of their own, in short video
 sequences, so that they have the trap of the real ones: a random split of the frames leaks, a split by driver does not.
 """

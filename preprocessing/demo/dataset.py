@@ -7,7 +7,6 @@ import contextlib
 import dataclasses
 import functools
 import multiprocessing
-import re
 import shutil
 from collections.abc import Iterator, Sequence
 from multiprocessing import resource_tracker
@@ -63,25 +62,17 @@ def demo_root(cache: Path, seed: int = 0) -> Path:
 
 def is_demo(root: Path) -> bool:
     """Whether it is a demo set in the cache, by its name."""
-    return re.fullmatch(r"demo_seed\d+_v\d+", root.name) is not None
+    return root.name.startswith("demo_seed")
 
 
 def demo_counts() -> tuple[int, int]:
     """Numbers of training and of test images of a demo set of the default size."""
-    size = DemoSettings()
-    per_class = (size.drivers * size.images_per_class, size.test_drivers * size.test_images_per_class)
-    return per_class[0] * len(CLASSES), per_class[1] * len(CLASSES)
+    size, classes = DemoSettings(), len(CLASSES)
+    return size.drivers * size.images_per_class * classes, size.test_drivers * size.test_images_per_class * classes
 
 
 def ensure_demo(cache: Path, seed: int = 0) -> Path:
-    """The demo set of this seed in the cache, rendered if it is not there yet.
-
-    Returns:
-        The data root. `held_out_labels_path` of it says where the test labels lie.
-
-    Raises:
-        UserError: the cache cannot be written to.
-    """
+    """The demo set of this seed in the cache, rendered if it is not there yet; returns its folder."""
     root = demo_root(cache, seed)
     if _is_whole(root):
         return root
@@ -89,7 +80,7 @@ def ensure_demo(cache: Path, seed: int = 0) -> Path:
         if root.is_dir() and not _is_whole(root):  # what lies in the cache may be made again
             shutil.rmtree(root, ignore_errors=True)
         if not root.is_dir():
-            render_demo(root, seed)
+            render_demo(root, DemoSettings(seed))
     return root
 
 
@@ -97,25 +88,18 @@ def _is_whole(root: Path) -> bool:
     return held_out_labels_path(root).is_file() and sum(1 for _ in root.rglob("*.jpg")) == sum(demo_counts())
 
 
-def render_demo(root: Path, seed: int = 0, settings: DemoSettings | None = None) -> None:
+def render_demo(root: Path, settings: DemoSettings) -> None:
     """Renders a demo set into a folder that does not exist yet (or is empty), whole or not at all.
 
-    The bytes depend on the settings, never on the number of workers.
-
-    Args:
-        root: the data root to be.
-        seed: a whole number from 0; it replaces the one in `settings`.
-        settings: how much is rendered.
+    The bytes depend on the settings, never on the number of workers. Its labels lie at `held_out_labels_path`.
 
     Raises:
         UserError: `root` holds something already, or cannot be written.
     """
-    root = Path(root)
-    settings = dataclasses.replace(settings or DemoSettings(), seed=seed)
     with folder_written_whole(root) as folder:
         train, test = _clips(settings)
         _render_clips(train + test, folder, settings.workers)
-        truth = sorted(((row[2], row[0], row[1]) for row in _rows(test)), key=lambda row: _number(row[0]))
+        truth = sorted(((row[2], row[0], row[1]) for row in _rows(test)), key=lambda row: int(row[0][4:-4]))
         write_tables(folder, _rows(train), truth, held_out_labels_path(root))
 
 
@@ -177,9 +161,7 @@ def _render_clip(clip: Clip, root: Path) -> int:
     names = iter(clip.names)
     for frames in sequence_lengths(len(clip.names), int(rng.integers(1, MOST_SEQUENCES + 1))):
         for picture in film(room, clip.behaviour, frames, rng):
-            written, data = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
-            if not written:
-                raise RuntimeError("OpenCV could not encode a JPEG")
+            data = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1]
             (root / clip.folder / next(names)).write_bytes(data.tobytes())
     return len(clip.names)
 
@@ -194,15 +176,11 @@ def sequence_lengths(frames: int, sequences: int) -> list[int]:
 def _studio(seed: int, driver: int) -> Any:
     import numpy as np
 
-    from preprocessing.demo.appearance import draw_driver
     from preprocessing.demo.film import studio
+    from preprocessing.demo.scene import draw_driver
 
     rng = np.random.default_rng([seed, 2, driver])
     return studio(draw_driver(rng, driver), rng)
-
-
-def _number(name: str) -> int:
-    return int(name.removeprefix("img_").removesuffix(".jpg"))
 
 
 def _rows(clips: Sequence[Clip]) -> list[tuple[str, str, str]]:

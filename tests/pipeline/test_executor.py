@@ -16,13 +16,11 @@ from common import machine
 from common.environment import LESS_MEMORY
 from common.errors import DIVERGED, OUT_OF_MEMORY, STOPPED, USER_ERROR
 from common.run_folder import REPOSITORY, FoldFolder
-from pipeline.executor import Result
-from pipeline.jobs import Job
-from pipeline.local import LocalExecutor
+from pipeline.executor import LocalExecutor, Result
+from pipeline.jobs import Deadline, Durations, Job
 from pipeline.resources import PART_OF_A_GPU, Device, device_of_slot
-from pipeline.schedule import Deadline, Durations
 
-PRETENDED = (Device("a"), Device("b"))
+TWO = (Device("a"), Device("b"))
 
 
 @dataclass(frozen=True)
@@ -80,7 +78,7 @@ def test_each_device_has_one_job_at_a_time_and_each_job_its_own_device(tmp_path:
         *("xyz", 2, 2),
         gpu=True,
     )
-    results = executor(tmp_path, PRETENDED).run(work, Deadline(time.time(), 600))
+    results = executor(tmp_path, TWO).run(work, Deadline(time.time(), 600))
     assert len(ended(results)["finished"]) == 6, "a device that is busy would have failed the job"
     done = [path.name.split("_") for path in tmp_path.glob("done_*")]
     assert sorted(job for _, job, _ in done) == ["x0", "x1", "y0", "y1", "z0", "z1"]
@@ -101,8 +99,7 @@ def test_where_memory_is_short_fewer_jobs_run_at_a_time(
 
 
 def test_slots_that_outnumber_the_devices_share_their_memory() -> None:
-    two = (Device("a"), Device("b"))
-    alone, shared = device_of_slot(1, 2, two), device_of_slot(2, 3, two)
+    alone, shared = device_of_slot(1, 2, TWO), device_of_slot(2, 3, TWO)
     assert alone is not None and shared is not None
     assert alone.environment() == {"CUDA_VISIBLE_DEVICES": "b"}
     assert shared.environment() == {"CUDA_VISIBLE_DEVICES": "a"} | PART_OF_A_GPU
@@ -147,16 +144,6 @@ def test_the_second_try_may_succeed_and_what_it_took_is_kept(tmp_path: Path, job
     assert [row["ended"] for row in rows if row["fold"] == "1"] == ["crashed", "finished"]
 
 
-def test_the_reason_that_a_job_left_is_shown(tmp_path: Path, jobs: Callable, capfd: pytest.CaptureFixture[str]) -> None:
-    reason = "failed: ValueError: a bug (full traceback: log.txt)"
-    body = f"""
-        open(f"FOLDER/run/x/fold_{{fold}}/failed.json", "w").write('{{"reason": "{reason}"}}')
-        sys.exit(1)
-        """
-    executor(tmp_path).run(jobs(body, folds=1))
-    assert f"error: x, fold 0 {reason}\n" in capfd.readouterr().err
-
-
 @pytest.mark.parametrize("side_by_side", [1, 2])
 @pytest.mark.parametrize("status", [USER_ERROR, STOPPED])
 def test_after_a_user_s_mistake_or_an_interrupt_no_other_job_starts(
@@ -194,12 +181,10 @@ def test_what_still_runs_when_the_time_is_up_is_stopped_and_resumes(tmp_path: Pa
     results = executor(tmp_path).run(jobs("time.sleep(60)", folds=1, seconds=0.1), deadline)
     assert ended(results) == {"stopped": [0]}
     assert deadline.passed < 30
-    durations = Durations(tmp_path / "durations.json", "here")
-    (again,) = [durations.resumed(job) for job in jobs("", folds=1, resumes=True)]
-    assert again.spent == pytest.approx(2.7, abs=3)
-    assert ended(executor(tmp_path).run([again], Deadline(time.time(), 60))) == {"finished": [0]}
-    pace = Durations(tmp_path / "durations.json", "here").pace()
-    assert pace.measured["x"][0] >= again.spent, "all starts of a job count"
+    again = jobs("", folds=1, resumes=True)
+    assert ended(executor(tmp_path).run(again, Deadline(time.time(), 60))) == {"finished": [0]}
+    rows = Durations(tmp_path / "durations.json", "here").rows
+    assert [row["ended"] for row in rows] == ["stopped", "finished"]
 
 
 @pytest.mark.parametrize("deaf", [False, pytest.param(True, marks=pytest.mark.slow)])

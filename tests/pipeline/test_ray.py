@@ -18,10 +18,10 @@ import psutil
 import pytest
 
 from common import STOPPED
-from common.run_folder import CHECKPOINT, REPOSITORY, RunFolder
+from common.run_folder import CHECKPOINT, RunFolder
 from models.mobilenet import ARCHITECTURE
-from tests.cluster import AS_OTHERS, cluster, kill_node, trainings
-from tests.reliability.node_kills import start, tables
+from tests.cluster import AS_OTHERS, cluster, kill_node, start, tables, trainings
+from tests.commands import run_python
 from tests.reliability.pipeline import MODEL
 from tests.tools.conftest import EXPERIMENTS
 from tests.trees import make_tree
@@ -101,7 +101,6 @@ def test_a_node_that_is_killed_costs_time_and_nothing_else(
         _, errors = run.communicate(timeout=600)
         assert run.returncode == 0, errors
         assert "starts again on another node" in errors
-        assert ", started again since " in errors
         assert tables(tmp_path) == expected
         assert jobs
         assert not psutil.wait_procs(jobs, timeout=10)[1]
@@ -147,16 +146,8 @@ def test_experiments_and_bottleneck_models_train_on_a_cluster(
     found = []
     for name, words in {"here": [], "there": ["--cluster", one_node[0]]}.items():
         places = ["--data", data, "--runs", tmp_path / name, "--cache", tmp_path / name, "--weights", "none"]
-        command = [sys.executable, "-m", "tools.experiments", tmp_path / "tried.toml", *places, "--folds", "2", *words]
-        done = subprocess.run(
-            list(map(str, command)),
-            cwd=REPOSITORY,
-            env=os.environ | {"STATEFARM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-            timeout=600,
-            check=False,
-        )
+        command = ["-m", "tools.experiments", tmp_path / "tried.toml", *places, "--folds", "2", *words]
+        done = run_python(*command, timeout=600, STATEFARM_THREADS="1")
         assert done.returncode == 0, done.stderr
         paths = sorted((tmp_path / name).glob("tried/*/fold_*/*.csv"))
         found.append([path.read_bytes() for path in paths if path.name in ("out_of_fold.csv", "test.csv")])
@@ -223,5 +214,5 @@ def test_no_cluster_at_the_address_is_one_line_at_once(data: Path, tmp_path: Pat
 
 def test_without_ray_the_command_that_installs_it_is_named() -> None:
     code = "import sys; sys.modules['ray'] = None; from pipeline.ray import RayCluster; RayCluster('auto')"
-    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    done = run_python("-c", code)
     assert "UserError: --cluster needs Ray, which is not installed. Install it: .venv/bin/python -m pip" in done.stderr

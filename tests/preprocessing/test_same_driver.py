@@ -57,7 +57,7 @@ def test_behaviours_are_not_taken_for_drivers(tmp_path: Path) -> None:
 
 def test_rendered_drivers(tmp_path: Path) -> None:
     settings = DemoSettings(drivers=4, test_drivers=1, images_per_class=3, test_images_per_class=1, workers=2)
-    render_demo(tmp_path / "demo", settings=settings)
+    render_demo(tmp_path / "demo", settings)
     rows, paths = listed(tmp_path / "demo")
     groups = same_driver(paths, predictions_of(rows["classname"].map(CLASSES.index).to_numpy()))
     assert homogeneity_score(rows["subject"], groups) > 0.7 and homogeneity_score(rows["classname"], groups) < 0.1

@@ -1,18 +1,16 @@
 """The sheet of augmented images."""
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import cv2
 import numpy as np
-import pytest
 
-from common.errors import UserError
 from common.settings import ImageSize
-from preprocessing import dataset, show_augmentation
+from preprocessing import dataset
 from preprocessing.settings import Augmentation
 from preprocessing.show_augmentation import CAPTION_HEIGHT, GAP, Sheet, caption, make_sheet
+from tests.commands import here
 
 SHEET = Sheet(rows=10, columns=3, image_size=ImageSize(24, 32))
 TALL, WIDE = 24 + CAPTION_HEIGHT + GAP, 32 + GAP
@@ -25,18 +23,14 @@ def tiles(picture: np.ndarray) -> np.ndarray:
     return parts[:, :, CAPTION_HEIGHT : CAPTION_HEIGHT + 24, :32]
 
 
-def test_the_command_writes_the_sheet(
-    tiny_tree: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_writes_the_sheet(tiny_tree: Callable[..., Path], tmp_path: Path) -> None:
     out = tmp_path / "sheet.jpg"
-    words = f"--data {tiny_tree()} --cache {tmp_path / 'cache'} --out {out} --rows 4 --columns 2 --image-size 24x32"
-    monkeypatch.setattr(sys, "argv", ["show_augmentation", *words.split(), "--mixup", "0.4", "--crop", "upper_body"])
-    show_augmentation.main()
-    assert str(out) in capsys.readouterr().out
+    words = f"--data {tiny_tree()} --cache {tmp_path / 'cache'} --rows 4 --columns 2 --image-size 24x32 --mixup 0.4"
+    assert (
+        str(out) in here("preprocessing.show_augmentation", *words.split(), "--crop", "upper_body", "--out", out).stdout
+    )
     assert cv2.imread(str(out)).shape == (4 * TALL, 3 * WIDE, 3)
-    monkeypatch.setattr(sys, "argv", ["show_augmentation", *words.replace(".jpg", ".txt").split()])
-    with pytest.raises(UserError, match=r"sheet.txt.*\.jpg"):
-        show_augmentation.main()
+    assert ".jpg or .png" in here("preprocessing.show_augmentation", *words.split(), "--out", "sheet.txt").stderr
 
 
 def test_the_first_column_is_the_photographs_and_the_others_are_what_the_settings_make(
@@ -51,12 +45,6 @@ def test_the_first_column_is_the_photographs_and_the_others_are_what_the_setting
     np.testing.assert_array_equal(moving[:, 0], still[:, 0])
     for one, other in ((0, 1), (1, 2), (2, 3)):
         assert not np.array_equal(moving[:, one], moving[:, other])
-
-
-def test_rows_take_behaviours_in_turn(tiny_tree: Callable[..., Path], tmp_path: Path) -> None:
-    data = dataset.load(tiny_tree(drivers=5), tmp_path / "cache")
-    assert show_augmentation._choose(data, SHEET)["classname"].tolist() == [f"c{number}" for number in range(10)]
-    assert len(show_augmentation._choose(data, Sheet(rows=500))) == len(data.train)
 
 
 def test_captions_name_the_class_or_the_mixture() -> None:

@@ -10,14 +10,14 @@ refuse such a disk before it starts anything.
 
 import argparse
 import contextlib
-import dataclasses
-import os
+import shutil
 import subprocess
 import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from common.run_folder import REPOSITORY
 from tests.reliability.pipeline import FOLDS, MODEL, RECIPE, Place, differing
@@ -26,13 +26,12 @@ PAGE = 4096  # bytes, of which a tmpfs has whole ones
 ROOMY = 2**28  # bytes
 
 
-@dataclasses.dataclass(frozen=True)
-class Failure:
+class Failure(NamedTuple):
     """A stage that failed, and what was wrong with the way it did."""
 
     stage: str
     message: str
-    faults: tuple[str, ...]
+    faults: list[str]
 
 
 @contextlib.contextmanager
@@ -51,7 +50,6 @@ def small_disk(folder: Path, size: int) -> Iterator[None]:
 
 
 def mount(folder: Path, options: str, *words: str) -> None:
-    """Mounts a tmpfs, or with 'remount,...' changes one."""
     subprocess.run(["mount", *words, "-o", options, "tmpfs", str(folder)], check=True, capture_output=True)
 
 
@@ -81,7 +79,7 @@ def attempt(stage: str, command: Sequence[str], place: Place) -> Failure | None:
         "something finished was lost": before.items() > finished_results(place).items(),
         f"left {place.temporaries()}": bool(place.temporaries()),
     }
-    return Failure(stage, lines[-1] if lines else "", tuple(words for words, wrong in found.items() if wrong))
+    return Failure(stage, lines[-1] if lines else "", [words for words, wrong in found.items() if wrong])
 
 
 def finished_results(place: Place) -> dict[str, bytes]:
@@ -90,12 +88,8 @@ def finished_results(place: Place) -> dict[str, bytes]:
     return {name: content for name, content in place.results().items() if str(Path(name).parent) in done}
 
 
-def run(root: Path, points: int, read_only: bool = True) -> list[Failure]:
-    """Everything; prints what it found.
-
-    Returns:
-        The failures that were not as they should be, and one for results that differ.
-    """
+def run(root: Path, points: int) -> list[Failure]:
+    """Everything; returns the failures that were not as they should be, and one for results that differ."""
     data = Place(root).data
     subprocess.run(Place(root).render(), cwd=REPOSITORY, check=True, capture_output=True)
     roomy, tight = root / "roomy", root / "tight"
@@ -104,10 +98,10 @@ def run(root: Path, points: int, read_only: bool = True) -> list[Failure]:
         place = Place(roomy)
         (roomy / "data").symlink_to(data)
         for stage, command in stages(place).items():
-            before = used(roomy)
+            before = shutil.disk_usage(roomy).used
             failure = attempt(stage, command, place)
             assert failure is None, failure
-            growth[stage] = used(roomy) - before
+            growth[stage] = shutil.disk_usage(roomy).used - before
         expected = place.results()
     print(f"bytes that each stage leaves: {growth}", flush=True)
     failures: list[Failure] = []
@@ -115,12 +109,11 @@ def run(root: Path, points: int, read_only: bool = True) -> list[Failure]:
         place = Place(tight)
         (tight / "data").symlink_to(data)
         for stage, command in stages(place).items():
-            size = used(tight) + PAGE
+            size = shutil.disk_usage(tight).used + PAGE
             mount(tight, f"remount,size={size}")
-            if read_only:
-                mount(tight, "remount,ro")
-                note(attempt(stage, command, place), "read-only", failures)
-                mount(tight, "remount,rw")
+            mount(tight, "remount,ro")
+            note(attempt(stage, command, place), "read-only", failures)
+            mount(tight, "remount,rw")
             while note(attempt(stage, command, place), f"{size:,} bytes", failures):
                 size += max(1, growth[stage] // max(1, points // len(growth)) // PAGE) * PAGE
                 mount(tight, f"remount,size={size}")
@@ -130,13 +123,7 @@ def run(root: Path, points: int, read_only: bool = True) -> list[Failure]:
         f"{len(failures)} times no room or read-only: {dict(counts)}; differing results: {', '.join(differ) or 'none'}"
     )
     wrong = [failure for failure in failures if failure.faults]
-    return wrong + ([Failure("all", "differing results", tuple(differ))] if differ else [])
-
-
-def used(folder: Path) -> int:
-    """Bytes in use on its disk."""
-    status = os.statvfs(folder)
-    return (status.f_blocks - status.f_bfree) * status.f_frsize
+    return wrong + ([Failure("all", "differing results", differ)] if differ else [])
 
 
 def note(failure: Failure | None, disk: str, failures: list[Failure]) -> bool:
@@ -149,13 +136,11 @@ def note(failure: Failure | None, disk: str, failures: list[Failure]) -> bool:
 
 
 def main() -> None:
-    """Parses the command line and runs."""
     parser = argparse.ArgumentParser(prog="python -m tests.reliability.full_disk", description=__doc__)
     parser.add_argument("--points", type=int, default=20, help="how many steps the disk grows in [20]")
-    parser.add_argument("--no-read-only", action="store_true", help="without the read-only disk")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="full_disk_") as folder:
-        sys.exit(1 if run(Path(folder), arguments.points, not arguments.no_read_only) else 0)
+        sys.exit(1 if run(Path(folder), arguments.points) else 0)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ result differs.
 """
 
 import argparse
-import dataclasses
 import random
 import shutil
 import signal
@@ -19,6 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from common import STOPPED
 from tests.reliability.pipeline import FOLDS, MODEL, Pipeline, Place, command_line, differing
@@ -27,31 +27,21 @@ LOOK_EVERY = 0.002  # seconds
 STOPS_WITHIN, GIVEN_UP_AFTER = 5.0, 30.0  # seconds after Ctrl-C or SIGTERM
 
 
-@dataclasses.dataclass(frozen=True)
-class Moment:
+class Moment(NamedTuple):
     """When to interrupt: `delay` seconds after the start, or after the n-th temporary file appeared."""
 
     write: int
     delay: float
 
 
-@dataclasses.dataclass(frozen=True)
-class Hit:
-    """What an interruption found.
-
-    Attributes:
-        number: the signal.
-        stage: what ran, and for a fold how far it was.
-        half_written: names of the files that were written and not yet renamed.
-        seconds: until every process was gone.
-        faults: what was wrong with the way it ended.
-    """
+class Hit(NamedTuple):
+    """What an interruption found: what ran, files not yet renamed, seconds until the end, what was wrong."""
 
     number: signal.Signals
     stage: str
-    half_written: tuple[str, ...]
+    half_written: list[str]
     seconds: float
-    faults: tuple[str, ...] = ()
+    faults: list[str]
 
 
 def watch(pipeline: Pipeline, place: Place, moment: Moment | None) -> tuple[float, int]:
@@ -72,8 +62,7 @@ def interrupt(place: Place, moment: Moment, number: signal.Signals) -> Hit | Non
     before, log = place.temporaries(), place.root / "log.txt"
     offset = log.stat().st_size if log.exists() else 0
     pipeline = Pipeline(place.command(), log)
-    with pipeline.ended():
-        watch(pipeline, place, moment)
+    watch(pipeline, place, moment)
     if not pipeline.running():
         return None
     stage = stage_of(pipeline, place)
@@ -87,7 +76,7 @@ def interrupt(place: Place, moment: Moment, number: signal.Signals) -> Hit | Non
         pipeline.stop(signal.SIGKILL)
     status = pipeline.process.wait()
     said = log.read_bytes()[offset:].decode(errors="replace")
-    half_written = tuple(sorted(Path(name).name for name in place.temporaries() - before))
+    half_written = sorted(Path(name).name for name in place.temporaries() - before)
     found = {"a traceback": "Traceback" in said, f"processes left: {left}": bool(left)}
     if number != signal.SIGKILL:
         found |= {
@@ -96,7 +85,7 @@ def interrupt(place: Place, moment: Moment, number: signal.Signals) -> Hit | Non
             f"did not say how to go on: {said[-300:]!r}": ours and STOPPED.strip() not in said,
             f"left {', '.join(half_written)}": bool(half_written),
         }
-    return Hit(number, stage, half_written, seconds, tuple(words for words, wrong in found.items() if wrong))
+    return Hit(number, stage, half_written, seconds, [words for words, wrong in found.items() if wrong])
 
 
 def stage_of(pipeline: Pipeline, place: Place) -> str:
@@ -109,7 +98,7 @@ def stage_of(pipeline: Pipeline, place: Place) -> str:
     parts = {"finished.json": "finished", "out_of_fold.csv": "predictions", "checkpoint/state.npz": "epochs"}
     folder = place.run.fold(MODEL, int(fold))
     part = next((part for name, part in parts.items() if folder.exists(name)), "before its first checkpoint")
-    return f"fold {fold}, {part}"
+    return f"fold, {part}"
 
 
 def draw_moment(seconds: float, writes: int, draw: random.Random) -> Moment:
@@ -128,8 +117,7 @@ def run_next(place: Place) -> tuple[float, int]:
     """
     place.root.mkdir(parents=True, exist_ok=True)
     pipeline = Pipeline(place.command(), place.root / "log.txt")
-    with pipeline.ended():
-        seen = watch(pipeline, place, None)
+    seen = watch(pipeline, place, None)
     if pipeline.process.wait():
         raise RuntimeError(f"the pipeline failed: {pipeline.log.read_text()[-2000:]}")
     return seen
@@ -154,32 +142,19 @@ def trial(
     return hits
 
 
-def histogram(hits: Sequence[Hit]) -> str:
-    """Kills by what they hit, for people."""
-    lines = ["kills  stage"]
-    lines += [f"{count:>5}  {stage} {'#' * count}" for stage, count in sorted(Counter(h.stage for h in hits).items())]
-    half = [hit for hit in hits if hit.half_written]
-    kinds = Counter(name.removeprefix(".").partition(".part-")[0] for hit in half for name in hit.half_written)
-    lines.append(f"{len(half):>5}  of them between a write and its rename:")
-    lines += [f"{number:>9}  {name}" for name, number in sorted(kinds.items())]
-    return "\n".join(lines)
-
-
-def run(root: Path, kills: int, gently: int, seed: int, seconds: float = float("inf"), jobs: int = 1) -> int:
+def run(root: Path, kills: int, gently: int, seed: int) -> int:
     """All trials; prints what they found, and returns how many went wrong."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # what is ignored here, could not be caught there
-    begun, draw = time.monotonic(), random.Random(seed)
-    reference = Place(root / "reference", jobs)
+    draw, reference = random.Random(seed), Place(root / "reference")
     seen = run_next(reference), run_next(reference)
     expected = reference.results()
-    print(f"uninterrupted: {time.monotonic() - begun:.0f} s, {len(expected)} results", flush=True)
     left = [signal.SIGKILL] * kills + [draw.choice([signal.SIGINT, signal.SIGTERM]) for _ in range(gently)]
     draw.shuffle(left)
     hits: list[Hit] = []
     wrong = number = 0
-    while left and time.monotonic() - begun < seconds:
+    while left:
         number += 1
-        place = Place(root / f"trial_{number}", jobs)
+        place = Place(root / f"trial_{number}")
         found = trial(place, seen, left, draw)
         for hit in found:
             left.remove(hit.number)
@@ -188,31 +163,28 @@ def run(root: Path, kills: int, gently: int, seed: int, seconds: float = float("
         faults += [f"{name} differs" for name in differing(expected, place.results())]
         faults += [f"{name} was left" for name in sorted(place.temporaries())]
         wrong += bool(faults)
-        print(f"trial {number}: {len(found)} interruptions, {len(faults)} faults")
-        print("".join(f"  {fault}\n" for fault in faults), end="", flush=True)
+        print("\n  ".join([f"trial {number}: {len(found)} interruptions, {len(faults)} faults", *faults]), flush=True)
         if not faults:
             shutil.rmtree(place.root)
     killed = [hit for hit in hits if hit.number == signal.SIGKILL]
-    print(histogram(killed))
+    for stage, count in Counter(hit.stage for hit in killed).items():
+        print(f"{count:>5}  {stage}")
+    print(f"{sum(bool(hit.half_written) for hit in killed):>5}  of them between a write and its rename")
     if gentle := [hit.seconds for hit in hits if hit.number != signal.SIGKILL]:
         print(f"{len(gentle)} interruptions by Ctrl-C and SIGTERM: {max(gentle):.1f} s at most")
-    print(f"{len(killed)} kills in {number} runs, {wrong} of them wrong, {(time.monotonic() - begun) / 60:.0f} min")
+    print(f"{len(killed)} kills in {number} runs, {wrong} of them wrong")
     return wrong
 
 
 def main() -> None:
-    """Parses the command line, kills and compares."""
     parser = argparse.ArgumentParser(prog="python -m tests.reliability.kills", description=__doc__)
     parser.add_argument("--kills", type=int, default=200, help="how many SIGKILLs [200]")
     parser.add_argument("--gently", type=int, default=0, help="how many interruptions by Ctrl-C and SIGTERM beside [0]")
     parser.add_argument("--seed", type=int, default=1, help="of the moments [1]")
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no trial after so long [no limit]")
-    parser.add_argument("--jobs", type=int, default=1, help="folds at a time [1]")
-    parser.add_argument("--place", type=Path, help="the folder to work in; stays [a temporary one]")
     arguments = parser.parse_args()
-    root = arguments.place or Path(tempfile.mkdtemp(prefix="kills_"))
-    wrong = run(root, arguments.kills, arguments.gently, arguments.seed, 60 * arguments.minutes, arguments.jobs)
-    if arguments.place is None and not wrong:
+    root = Path(tempfile.mkdtemp(prefix="kills_"))  # stays where something was wrong
+    wrong = run(root, arguments.kills, arguments.gently, arguments.seed)
+    if not wrong:
         shutil.rmtree(root)
     sys.exit(1 if wrong else 0)
 

@@ -10,8 +10,9 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
+
+import psutil
 
 from common.run_folder import REPOSITORY, RunFolder
 
@@ -26,14 +27,9 @@ RECIPE = (
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """A folder that holds the data, the run, the cache and the submission of one pipeline.
-
-    Attributes:
-        jobs: folds at a time.
-    """
+    """A folder that holds the data, the run, the cache and the submission of one pipeline."""
 
     root: Path
-    jobs: int = 1
 
     @property
     def data(self) -> Path:
@@ -56,16 +52,21 @@ class Place:
         """The command that makes the data."""
         return [sys.executable, "-m", "preprocessing.demo", "--out", str(self.data), *DEMO, "--workers", "1"]
 
-    def command(self, *options: str) -> list[str]:
+    def command(self) -> list[str]:
         """What comes next: the data where there is none, then all stages."""
         if not self.data.is_dir():
             return self.render()
         places = ["--cache", str(self.root / "cache"), "--submissions", str(self.submissions)]
-        return ["./run_all.sh", *self.where, *places, "--models", MODEL, *RECIPE, "--jobs", str(self.jobs), *options]
+        return ["./run_all.sh", *self.where, *places, "--models", MODEL, *RECIPE, "--jobs", "1"]
 
     def temporaries(self) -> set[str]:
         """Files and folders that are being written, or that somebody left when they were."""
-        return set(_temporaries(self.root))
+        found = set[str]()
+        for folder, folders, files in os.walk(self.root):
+            hidden = [name for name in (*folders, *files) if name.startswith(".") and not name.endswith(".lock")]
+            found.update(os.path.join(folder, name) for name in hidden)  # noqa: PTH118
+            folders[:] = [name for name in folders if name not in (*hidden, "imgs")]
+        return found
 
     def results(self) -> dict[str, bytes]:
         """Every table and array that decides the submission, and the submission, by their names."""
@@ -78,18 +79,6 @@ class Place:
 def differing(expected: dict[str, bytes], found: dict[str, bytes]) -> list[str]:
     """Names of results that are not the same bytes, or not there."""
     return sorted(name for name in {*expected, *found} if expected.get(name) != found.get(name))
-
-
-def _temporaries(folder: Path | str) -> Iterator[str]:
-    try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.name.startswith(".") and not entry.name.endswith(".lock"):
-                    yield entry.path
-                elif entry.name != "imgs" and entry.is_dir(follow_symlinks=False):
-                    yield from _temporaries(entry.path)
-    except FileNotFoundError:  # gone since its parent was read
-        return
 
 
 def _content(path: Path) -> bytes:
@@ -127,44 +116,25 @@ class Pipeline:
         send = os.kill if number == signal.SIGTERM else os.killpg
         send(self.process.pid, number)
 
-    @contextlib.contextmanager
-    def ended(self) -> Iterator[None]:
-        """Kills it where whoever watches it is stopped."""
-        try:
-            yield
-        except BaseException:
-            if self.running():
-                self.stop(signal.SIGKILL)
-            raise
-
     def left_behind(self) -> list[int]:
         """Living processes of its session."""
         found = []
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit():
-                try:
-                    words = (entry / "stat").read_text().rpartition(")")[2].split()
-                except OSError:
-                    continue
-                if words[0] != "Z" and int(words[3]) == self.process.pid:
-                    found.append(int(entry.name))
+        for process in psutil.process_iter(["status"]):
+            with contextlib.suppress(ProcessLookupError):
+                if process.info["status"] != psutil.STATUS_ZOMBIE and os.getsid(process.pid) == self.process.pid:
+                    found.append(process.pid)
         return found
 
 
-def descendants(pid: int) -> Iterator[int]:
-    """The processes that it started, parents before their children."""
-    try:
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    except OSError:
-        return
-    for child in children:
-        yield int(child)
-        yield from descendants(int(child))
+def descendants(pid: int) -> list[int]:
+    """The processes that it started, and those that these started."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return [process.pid for process in psutil.Process(pid).children(recursive=True)]
+    return []
 
 
 def command_line(pid: int) -> list[str]:
     """The words of a process's command line."""
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
-    except OSError:
-        return []
+    with contextlib.suppress(psutil.Error):
+        return psutil.Process(pid).cmdline()
+    return []

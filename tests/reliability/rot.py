@@ -9,7 +9,6 @@ and the exit status is 1.
 
 import argparse
 import contextlib
-import dataclasses
 import os
 import random
 import shutil
@@ -19,7 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -56,17 +55,11 @@ TRAINING = {"trainable": "from conv_pw_1", "epochs": 1, "batch_size": 8}
 READ_BY_BLEND = (OUT_OF_FOLD, TEST, OUT_OF_FOLD_FEATURES, TEST_FEATURES)
 
 
-@dataclasses.dataclass(frozen=True)
-class FileKind:
-    """A kind of file.
-
-    Attributes:
-        files: of this kind.
-        found: uses a file that was changed, as the program does; True if the change was found, or undone.
-    """
+class FileKind(NamedTuple):
+    """A kind of file."""
 
     files: list[Path]
-    found: Callable[[Path], bool]
+    found: Callable[[Path], bool]  # uses a changed file as the program does; True if it was found, or undone
 
 
 class Run:
@@ -96,7 +89,6 @@ class Run:
         self.blend()
 
     def train(self, name: str) -> None:
-        """Trains the folds of a model that are not finished."""
         works = [self.works[name].of_fold(fold) for fold in FOLDS]
         with Path(os.devnull).open("w") as null, contextlib.redirect_stdout(null):
             if name == "bottleneck":

@@ -5,7 +5,6 @@ import os
 import pickle
 import re
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 
 import h5py
@@ -20,7 +19,6 @@ from common.run_folder import NETWORK, REPOSITORY, FoldFolder, RunFolder
 from ensemble.neighbours import load_features
 from models.finetuning import architecture as zoo
 from models.finetuning import weights as pretrained
-from preprocessing import dataset
 from tools.networks import load
 
 
@@ -133,26 +131,6 @@ def test_damaged_weights_are_told_by_the_checksum_beside_them(tmp_path: Path) ->
     pretrained._checked_hash.cache_clear()
     with pytest.raises(UserError, match="is damaged"):
         pretrained.identity(zoo.find("mobilenet"), str(tmp_path))
-
-
-def test_a_link_out_of_the_data_folder_is_a_fault_and_one_within_is_none(
-    tiny_tree: Callable[..., Path], tmp_path: Path
-) -> None:
-    root = tiny_tree()
-    first, second = sorted((root / "imgs" / "test").iterdir())[:2]
-    first.unlink()
-    first.symlink_to(second)
-    dataset.load(root, tmp_path / "cache")
-    outside = second.rename(tmp_path / "outside.jpg")
-    second.symlink_to(outside)
-    with pytest.raises(UserError, match="a link out of the folder"):
-        dataset.load(root, tmp_path / "cache")
-    disk = (root / "imgs" / "test").rename(tmp_path / "disk")  # a whole folder elsewhere is the user's own arrangement
-    (root / "imgs" / "test").symlink_to(disk)
-    outside.rename(disk / "real.jpg")
-    (disk / second.name).unlink()
-    (disk / "real.jpg").rename(disk / second.name)
-    dataset.load(root, tmp_path / "cache")
 
 
 SECRET = "kgat_0123456789abcdef"
