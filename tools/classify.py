@@ -70,7 +70,7 @@ def whole_network(architecture: Architecture, weights: str) -> Any:
 
     top = with_top(architecture)
     if weights == "imagenet":
-        with pretrained.downloading(top, top.published_weights):
+        with pretrained.downloading(top):
             network = architecture.build(weights="imagenet", include_top=True)
     else:
         network = architecture.build(weights=None, include_top=True)

@@ -113,7 +113,7 @@ def described_machine(data: Path | None, networks: list[Architecture], devices: 
         installed = ", ".join(packages.check_installed())
     except UserError as error:
         installed = str(error)
-    cached = [one.name for one in networks if pretrained.is_cached(one, one.published_weights)]
+    cached = [one.name for one in networks if pretrained.is_cached(one)]
     unknown = f" (speed not known, estimated as a {GPUS[UNKNOWN_GPU][0]})"
     names = [f"{one.name} {one.kind}{unknown if one.kind and not one.listed else ''}".strip() for one in devices]
     memory = f"{machine.available_memory() / GIBIBYTE:.0f} of {machine.total_memory() / GIBIBYTE:.0f} GiB memory free"
@@ -168,7 +168,7 @@ def main() -> None:
     print(f"\n{ROW.format(*HEADER)}", flush=True)
     failed = False
     for network in networks:
-        cached = pretrained.is_cached(network, network.published_weights)
+        cached = pretrained.is_cached(network)
         weights = arguments.weights or ("imagenet" if cached else "none")
         options = (weights, arguments.precision, arguments.deterministic, arguments.seconds)
         found = measured(network.name, *options, limit=300 + 4 * arguments.seconds)

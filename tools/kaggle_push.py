@@ -175,9 +175,9 @@ def upload_weights(arguments: argparse.Namespace) -> None:
         source, path = pretrained.weights_file(network, arguments.weights), folder / f"{network.name}.weights.h5"
         if source is None:
             runtime.load_keras()
-            with pretrained.downloading(network, network.published_weights):
+            with pretrained.downloading(network):
                 network.build(weights="imagenet", include_top=False)
-            source = pretrained.keras_cache() / network.published_weights
+            source = pretrained.published_file(network)
         with written_whole(path) as temporary:
             shutil.copyfile(source, temporary)
         print(f"{path}: {path.stat().st_size / 1e6:.0f} MB", flush=True)

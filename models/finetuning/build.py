@@ -94,7 +94,7 @@ def _backbone(architecture: Architecture, recipe: Recipe, weights: str) -> tuple
     branched = architecture.auxiliary_weight > 0 and recipe.auxiliary and recipe.trainable != "head"
     options = {"auxiliary": True} if branched else {}
     source = "imagenet" if weights == "imagenet" else None
-    with pretrained.downloading(architecture, architecture.published_weights) if source else contextlib.nullcontext():
+    with pretrained.downloading(architecture) if source else contextlib.nullcontext():
         whole = architecture.build(weights=source, include_top=False, input_shape=shape, **options)
     branches: list[Any] = []
     if branched:

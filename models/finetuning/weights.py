@@ -10,7 +10,7 @@ import math
 import socket
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ def weights_file(architecture: Architecture, weights: str) -> Path | None:
     folder, (name, *_) = Path(weights), _file_names(architecture)
     if not folder.is_dir():
         raise UserError(f"--weights {weights}: no such folder. Expected 'imagenet', 'none', or a folder with {name}.")
-    path = next(iter(files_in(folder, _file_names(architecture))), None)
+    path = next((folder / file for file in _file_names(architecture) if file and (folder / file).is_file()), None)
     if path is None:
         found = ", ".join(sorted(p.name for p in folder.glob("*.h5"))) or "no *.h5 at all"
         raise UserError(f"--weights {weights}: expected {name} in it, found {found}. " + _ways_out(architecture))
@@ -50,21 +50,16 @@ def _file_names(architecture: Architecture) -> tuple[str, str]:
     return f"{architecture.name}.weights.h5", architecture.published_weights
 
 
-def files_in(folder: Path, names: Sequence[str]) -> list[Path]:
-    """The files of these names that are there; empty names are passed over."""
-    return [folder / name for name in names if name and (folder / name).is_file()]
-
-
 def check_available(architecture: Architecture, weights: str) -> None:
     """Makes sure, without loading Keras, that the weights are available."""
     weights_file(architecture, weights)
     if weights == "imagenet" and not architecture.published_weights:
         raise UserError(f"Keras publishes no weights of {architecture.name}. " + _ways_out(architecture))
-    if weights != "imagenet" or is_cached(architecture, architecture.published_weights) or reachable():
+    if weights != "imagenet" or is_cached(architecture) or reachable():
         return
     raise UserError(
-        f"the ImageNet weights of {architecture.name} are not on this machine ({keras_cache()}) and their server "
-        f"cannot be reached. " + _ways_out(architecture)
+        f"the ImageNet weights of {architecture.name} are not on this machine ({published_file(architecture)}) and "
+        "their server cannot be reached. " + _ways_out(architecture)
     )
 
 
@@ -105,17 +100,17 @@ def _checked_hash(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def downloading(architecture: Architecture, file: str) -> Iterator[None]:
-    """Around Keras's own download of a file, which writes in place and whose failures are bare exceptions.
+def downloading(architecture: Architecture) -> Iterator[None]:
+    """Around Keras's own download, which writes in place and whose failures are bare exceptions.
 
     One process downloads, the others wait. What an interrupted download left is removed: Keras would use it.
     """
     with contextlib.ExitStack() as held:
-        if not is_cached(architecture, file):
-            kept = keras_cache() / file
+        if not is_cached(architecture):
+            kept = published_file(architecture)
             lock = kept.with_name(f".{kept.name}.lock")
             held.enter_context(locked(lock, f"{kept} is being downloaded", wait=True))
-            if kept.is_file() and not is_cached(architecture, file):
+            if kept.is_file() and not is_cached(architecture):
                 print(f"note: {kept} is incomplete, so it is downloaded again.", file=sys.stderr)
                 kept.unlink()
         held.callback(socket.setdefaulttimeout, socket.getdefaulttimeout())
@@ -134,25 +129,20 @@ def load(backbone: Any, architecture: Architecture, weights: str) -> None:
     path = weights_file(architecture, weights)
     if path is None:
         return
+    import h5py
+
     expected = sorted(tuple(variable.shape) for variable in backbone.weights)
     try:  # Keras skips with a warning what it does not find in the file, and would leave it random: so compare first
         if sorted(shapes_in(path, architecture)) != expected:
             raise ValueError("its arrays have other shapes")
-        load_file(backbone, path)
+        with h5py.File(path, "r") as stored:
+            ending = ".h5" if _published_layout(stored) else ".weights.h5"  # Keras goes by the name alone
+        with tempfile.TemporaryDirectory() as folder:
+            link = Path(folder) / f"network{ending}"
+            link.symlink_to(path.absolute())
+            backbone.load_weights(link)
     except (ValueError, OSError, KeyError, TypeError) as error:
         raise _not_its_weights(path, architecture, " ".join(str(error).split())[:200]) from error
-
-
-def load_file(network: Any, path: Path) -> None:
-    """`network.load_weights` for a file in either layout, under any name. Keras goes by the name alone."""
-    import h5py
-
-    with h5py.File(path, "r") as stored:
-        ending = ".h5" if _published_layout(stored) else ".weights.h5"
-    with tempfile.TemporaryDirectory() as folder:
-        link = Path(folder) / f"network{ending}"
-        link.symlink_to(path.absolute())
-        network.load_weights(link)
 
 
 def shapes_in(path: Path, architecture: Architecture) -> list[tuple[int, ...]]:
@@ -212,14 +202,14 @@ def _ways_out(architecture: Architecture) -> str:
     )
 
 
-def keras_cache() -> Path:
-    """The folder of the weights that Keras downloads."""
-    return environment.keras_home() / "models"
+def published_file(architecture: Architecture) -> Path:
+    """Where Keras keeps its own weights of a network."""
+    return environment.keras_home() / "models" / architecture.published_weights
 
 
-def is_cached(architecture: Architecture, file: str) -> bool:
-    """Whether published weights are there and complete, as far as the file itself shows."""
-    kept = keras_cache() / file
+def is_cached(architecture: Architecture) -> bool:
+    """Whether Keras's own weights are there and complete, as far as the file itself shows."""
+    kept = published_file(architecture)
     try:
         return kept.is_file() and bool(shapes_in(kept, architecture))
     except UserError:

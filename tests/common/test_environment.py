@@ -70,10 +70,10 @@ def test_keras_is_configured_by_us_alone_and_keeps_its_downloads_where_it_does(t
     home = home_with_configuration(tmp_path)
     code = (
         "from models.finetuning import runtime; keras = runtime.load_keras()\n"
-        "import os; from keras.src.backend import config; from models.finetuning.weights import keras_cache\n"
+        "import os; from keras.src.backend import config; from common.environment import keras_home\n"
         "ours = keras.config\n"
         "print(ours.floatx(), ours.epsilon(), ours.image_data_format(), ours.backend())\n"
-        "print(config.max_epochs(), config.keras_home(), keras_cache(), os.environ.get('KERAS_HOME'))"
+        "print(config.max_epochs(), config.keras_home(), keras_home() / 'models', os.environ.get('KERAS_HOME'))"
     )
     variables = {name: text for name, text in os.environ.items() if name != "KERAS_HOME"} | HOSTILE
     variables |= {"HOME": str(home), "PYTHONOPTIMIZE": "0", "PYTHONWARNINGS": "ignore"}

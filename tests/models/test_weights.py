@@ -28,8 +28,8 @@ from models.finetuning import architecture as zoo
 from models.finetuning import weights
 
 source, mobilenet = Path(sys.argv[1]).read_bytes(), zoo.find("mobilenet")
-kept = weights.keras_cache() / mobilenet.published_weights
-with weights.downloading(mobilenet, mobilenet.published_weights):
+kept = weights.published_file(mobilenet)
+with weights.downloading(mobilenet):
     if kept.exists():
         assert kept.read_bytes() == source, "half a download was loaded"
         print("found")
@@ -48,7 +48,7 @@ with weights.downloading(mobilenet, mobilenet.published_weights):
 def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where Keras would keep MobileNet's weights."""
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
-    return weights.keras_cache() / MOBILENET.published_weights
+    return weights.published_file(MOBILENET)
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def test_what_an_interrupted_download_left_is_not_taken_for_the_weights(
     monkeypatch.setattr(weights, "reachable", lambda: False)
     with pytest.raises(UserError, match="not on this machine"):
         weights.check_available(MOBILENET, "imagenet")
-    with weights.downloading(MOBILENET, kept.name):
+    with weights.downloading(MOBILENET):
         assert not kept.exists()
         kept.write_bytes(source.read_bytes())
     assert "is incomplete" in capsys.readouterr().err
@@ -85,7 +85,7 @@ def test_what_an_interrupted_download_left_is_not_taken_for_the_weights(
 
 def test_a_failed_download_names_the_ways_out(kept: Path) -> None:
     told = pytest.raises(UserError, match=r"no route to host .*--weights DIR.*mobilenet\.weights\.h5")
-    with told, weights.downloading(MOBILENET, kept.name):
+    with told, weights.downloading(MOBILENET):
         raise OSError("no route to host")
     assert not list(kept.parent.iterdir())
 
