@@ -11,7 +11,7 @@ from common.settings import ImageSize
 from models.finetuning.sources import TTA, Source, with_tta
 from preprocessing.batches import Augmented
 from preprocessing.images import ImageStore
-from tests.preprocessing.test_augmentation import likeness
+from tests.preprocessing.test_batches import likeness
 from tests.trees import write_image
 
 ROWS = np.array([4, 0, 2])
