@@ -17,8 +17,6 @@ from ensemble.nested import groups_of
 from ensemble.score import read_labels
 from preprocessing.folds import read_folds
 
-BLOCKS = 10  # of rows, that stand in for drivers where these are unknown
-
 
 @dataclass(frozen=True)
 class LooseTables:
@@ -56,7 +54,7 @@ class LooseTables:
         """
         self._check_counts()
         frames, tests = _read_tables(self.predictions), _read_tables(self.test_predictions)
-        images, remarks = self._images(frames[0].index)
+        images, remarks = self._images(frames[0].index), []
         test_images = tests[0].index if tests else pd.Index([], name="img", dtype=object)
         if tests and sample is not None:
             test_images = read_sample_images(sample)
@@ -89,9 +87,8 @@ class LooseTables:
                     f"{len(files)}."
                 )
 
-    def _images(self, names: pd.Index) -> tuple[pd.DataFrame, list[str]]:
-        """The frame img,subject,classname,fold of the labelled images, and remarks."""
-        remarks: list[str] = []
+    def _images(self, names: pd.Index) -> pd.DataFrame:
+        """The frame img,subject,classname,fold of the labelled images."""
         images = read_labels(self.labels, names, str(self.predictions[0])).reset_index()
         if self.folds is not None:
             folds, classes = read_folds(self.folds), images.set_index("img")["classname"]
@@ -100,18 +97,11 @@ class LooseTables:
             other = kept.loc[classes.reindex(kept["img"]).to_numpy() != kept["classname"].to_numpy(), "img"]
             if len(other):
                 raise UserError(f"{self.labels}: another classname than in {self.folds}: {named(list(other))}.")
-            return kept, remarks
-        if "subject" not in images:
-            images["subject"] = [f"block {row * BLOCKS // len(images)}" for row in range(len(images))]
-            remarks.append(
-                f"{self.labels} has no subject and there is no --folds: {BLOCKS} blocks of rows stand in for drivers.\n"
-                "Where frames of one driver lie in several, all estimates here are too good."
-            )
-        elif images["subject"].isna().any():
-            nameless = list(images["img"][images["subject"].isna()])
-            raise UserError(f"{self.labels}: {len(nameless):,} images have no subject: {named(nameless)}.")
+            return kept
+        if "subject" not in images or images["subject"].isna().any():
+            raise UserError(f"{self.labels}: expected the driver of each image as its subject, or --folds FILE.")
         images["fold"] = groups_of(np.zeros(len(images)), images["subject"].to_numpy())
-        return images[["img", "subject", "classname", "fold"]], remarks
+        return images[["img", "subject", "classname", "fold"]]
 
 
 def _read_tables(paths: Sequence[Path]) -> list[pd.DataFrame]:
