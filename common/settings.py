@@ -11,11 +11,9 @@ import functools
 import re
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn
 
 from common.errors import UserError
-
-Configuration = TypeVar("Configuration")
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -74,19 +72,14 @@ def add_settings(parser: argparse.ArgumentParser, configuration: Any, title: str
             continue
         value = getattr(configuration, field.name)
         unit = f" {field.metadata['unit']}" if field.metadata["unit"] else ""
-        shown = ",".join(value) if isinstance(value, tuple) else str(value)
-        shown = ("yes" if value else "no") if isinstance(value, bool) else (shown or "none")
-        text = f"{field.metadata['help']} [{shown}{unit}]".replace("%", "%%")
+        text = f"{field.metadata['help']} [{word(value)}{unit}]".replace("%", "%%")
         flag = "--" + field.name.replace("_", "-")
         options: dict[str, Any] = {"dest": field.name, "default": argparse.SUPPRESS, "help": text}
         if isinstance(value, bool):
             group.add_argument(flag, action=argparse.BooleanOptionalAction, **options)
         else:
-            options |= {
-                "type": functools.partial(_read, type(value), field.metadata),
-                "metavar": _metavar(value, field.metadata),
-            }
-            group.add_argument(flag, **options)
+            read, metavar = functools.partial(_read, type(value), field.metadata), _metavar(value, field.metadata)
+            group.add_argument(flag, type=read, metavar=metavar, **options)
 
 
 def chosen(arguments: argparse.Namespace, configuration_class: type) -> dict[str, Any]:
