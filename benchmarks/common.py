@@ -94,7 +94,7 @@ def seconds(*words: object, **environment: str) -> float:
 
 def machine() -> str:
     """One line: processor, cores, and how busy they are with other work."""
-    from common.machine import cores
+    from common.environment import cores
 
     try:
         names = re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from common import machine, terminal
+from common import environment, terminal
 from common.environment import LESS_MEMORY, OF_EXECUTOR, pinned
 from common.errors import DIVERGED, OUT_OF_MEMORY, STOPPED, USER_ERROR, held_back
 from common.run_folder import REPOSITORY
@@ -187,7 +187,7 @@ class LocalExecutor(Executor):
         if self.asked or not job.memory:
             return job.side_by_side
         if job.model not in self._at_a_time:
-            fitting = machine.at_a_time(job.side_by_side, job.memory)
+            fitting = environment.at_a_time(job.side_by_side, job.memory)
             self._at_a_time[job.model] = fitting
             if fitting < job.side_by_side:
                 say(f"note: memory is short: {fitting} of {job.side_by_side} folds of {job.model} at a time")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common import machine
+from common import environment
 from common.errors import UserError
 from common.run_folder import ALL_DRIVERS, CACHE, RUNS, SUBMISSIONS, RunFolder, checked_name
 from common.settings import CommandLine, add_settings, chosen, names_in, number, whole_number
@@ -134,7 +134,13 @@ def add_run_options(parser: argparse.ArgumentParser, default_run: str = "full; q
     add("--quick", action="store_true", help="a miniature: small images, few epochs, two folds")
     add("--verbose", action="store_true", help="print every line of the folds' logs")
     add("--skip-broken", action="store_true", help="leave unreadable images out instead of stopping")
-    add("--workers", type=whole_number(1, 256), default=machine.cores(), metavar="N", help="threads of batches [cores]")
+    add(
+        "--workers",
+        type=whole_number(1, 256),
+        default=environment.cores(),
+        metavar="N",
+        help="threads of batches [cores]",
+    )
     add("--cache", type=Path, default=CACHE, metavar="DIR", help="decoded images, activations, features [cache]")
     add("--cache-limit", type=number(0, 999_999), default=64.0, metavar="X", help="its largest size, in GiB [64]")
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common import competition, machine
+from common import competition, environment
 from common.errors import UserError
 from common.files import check_writable
 from common.run_folder import REPOSITORY, RunFolder
@@ -116,7 +116,7 @@ class Plan:
         """What jobs of the run took so far, on such a machine and on others."""
         slots = max(model.side_by_side for model in self.models)
         kind = (self.devices[0].kind if self.devices else "") or "CPU"
-        return Durations(self.run.durations, f"{slots} x {kind}, {machine.cores()} cores")
+        return Durations(self.run.durations, f"{slots} x {kind}, {environment.cores()} cores")
 
     def counts(self) -> tuple[int, int]:
         """Numbers of labelled and of test images, by the lines of the tables."""
@@ -140,7 +140,7 @@ class Plan:
             disk += 4 * architecture.weight_bytes
         sizes = {(model.recipe.image_size, model.recipe.crop) for model in self.models}
         cache = sum(3 * size.height * size.width * (train_images + test_images) for size, _ in sizes)
-        at_a_time = self.jobs or max(machine.at_a_time(model.side_by_side, model.memory) for model in self.models)
+        at_a_time = self.jobs or max(environment.at_a_time(model.side_by_side, model.memory) for model in self.models)
         memory = max(model.memory for model in self.models) * min(at_a_time, sum(map(len, left.values())))
         return Needs(int(disk), cache, memory, seconds)
 
@@ -229,7 +229,7 @@ def _plan(
     for work in works:
         alone = count == 1 or work.script == "bottleneck"
         side = 1 if alone else resources.side_by_side(asked, arguments.quick, count, Model(work).memory, devices)
-        threads = None if side == 1 else max(1, machine.cores() // side)
+        threads = None if side == 1 else max(1, environment.cores() // side)
         models.append(Model(dataclasses.replace(work, precision=precision, threads=threads), side))
     return Plan(
         models=tuple(models),

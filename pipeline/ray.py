@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 import psutil
 
-from common import machine
+from common import environment
 from common.environment import OF_EXECUTOR, THREADS, keras_backend, pinned, with_threads
 from common.errors import STOPPED, UserError
 from common.files import written_whole
@@ -257,7 +257,7 @@ class RayExecutor(Executor):
 def cores_of(job: Job) -> int:
     """How many cores a job computes on."""
     asked = os.environ.get(THREADS, "")
-    return job.threads or (int(asked) if asked.isdigit() else machine.cores())
+    return job.threads or (int(asked) if asked.isdigit() else environment.cores())
 
 
 def _size(cores: int, memory: int) -> str:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from common import machine
+from common import environment
 from common.environment import keras_backend
 from common.errors import UserError, named
 from common.files import free_bytes
@@ -136,8 +136,8 @@ def side_by_side(asked: int | None, quick: bool, jobs: int, memory: int, devices
     """
     if asked:
         return asked
-    cores = machine.cores()
-    fitting = max(1, int(SHARE_OF_MEMORY * machine.total_memory()) // memory)
+    cores = environment.cores()
+    fitting = max(1, int(SHARE_OF_MEMORY * environment.total_memory()) // memory)
     return min(jobs, len(devices) or min(fitting, cores if quick else min(cores, 2)))
 
 
@@ -191,7 +191,7 @@ def processor_rate(bfloat16: bool) -> float:
 
 def check(needs: Needs, run: Path, cache: Path, devices: Sequence[Device]) -> str:
     """The lines that say what is needed and what is there; too little is an error, but not for the cache."""
-    free, free_there, memory = free_bytes(run), free_bytes(cache), machine.available_memory()
+    free, free_there, memory = free_bytes(run), free_bytes(cache), environment.available_memory()
     if needs.memory > memory:
         raise UserError(
             f"this needs about {needs.memory / GIBIBYTE:.1f} GiB of memory, {memory / GIBIBYTE:.1f} GiB are available. "
@@ -204,7 +204,7 @@ def check(needs: Needs, run: Path, cache: Path, devices: Sequence[Device]) -> st
         )
     decoded = f" and {needs.cache_disk / GIBIBYTE:.1f} GiB of decoded images (as far as there is room)"
     elsewhere = f", {free_there / GIBIBYTE:.0f} GiB on the cache's disk" if free_there != free else ""
-    where = named([device.kind for device in devices if device.kind]) or f"this machine's {machine.cores()} cores"
+    where = named([device.kind for device in devices if device.kind]) or f"this machine's {environment.cores()} cores"
     unknown = [device.kind for device in devices if device.kind and not device.listed]
     like = f" (as if {named(sorted(set(unknown)))} were a {GPUS[UNKNOWN_GPU][0]}: its speed is not known)"
     return (

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
+from common.environment import cores
 from common.errors import UserError
-from common.machine import cores
 from common.prior import FEWEST_IMAGES
 from common.settings import ImageSize
 from preprocessing.images import read_image

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from common import machine, packages
+from common import environment, packages
 from common.competition import COMPLETE_TEST_IMAGES, COMPLETE_TRAIN_IMAGES, NUMBER_OF_CLASSES
 from common.errors import SOME_FAILED, UserError, masked, run_command
 from common.files import free_bytes
@@ -116,11 +116,12 @@ def described_machine(data: Path | None, networks: list[Architecture], devices: 
     cached = [one.name for one in networks if pretrained.is_cached(one)]
     unknown = f" (speed not known, estimated as a {GPUS[UNKNOWN_GPU][0]})"
     names = [f"{one.name} {one.kind}{unknown if one.kind and not one.listed else ''}".strip() for one in devices]
-    memory = f"{machine.available_memory() / GIBIBYTE:.0f} of {machine.total_memory() / GIBIBYTE:.0f} GiB memory free"
+    free, total = environment.available_memory() / GIBIBYTE, environment.total_memory() / GIBIBYTE
+    memory = f"{free:.0f} of {total:.0f} GiB memory free"
     return [
         f"system     {platform.platform()}, Python {platform.python_version()}",
         f"packages   {installed}",
-        f"machine    {machine.cores()} cores, {memory}, {free_bytes(CACHE) / GIBIBYTE:.0f} GiB disk free",
+        f"machine    {environment.cores()} cores, {memory}, {free_bytes(CACHE) / GIBIBYTE:.0f} GiB disk free",
         f"data       {found}",
         f"weights    in Keras's cache: {', '.join(cached) or 'none'} (of {', '.join(one.name for one in networks)})",
         f"GPUs       {', '.join(names) or 'none that the backend computes on'}",

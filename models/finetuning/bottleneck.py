@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from common import machine
+from common import environment
 from common.competition import CLASSES, NUMBER_OF_CLASSES
 from common.errors import UserError
 from common.files import written_whole
@@ -70,7 +70,7 @@ def _train(work: Sequence[tuple[FoldRun, dict[str, Any]]], dataset: Dataset, fol
         prepare_random_weights(network, labelled, np.arange(len(labelled)))
     features, test_features = _features(first, recipe, policy, network, [labelled, test], say)
     grid = (settings.regularisation,) if settings.regularisation else GRIDS[settings.classifier]
-    workers = machine.at_a_time(min(first.workers, machine.cores()), COPIES_IN_A_FIT * features.nbytes)
+    workers = environment.at_a_time(min(first.workers, environment.cores()), COPIES_IN_A_FIT * features.nbytes)
     choices = search(features, labels, settings.classifier, grid, settings.calibrate, inner, workers)
     model = plain_copy(network, first.architecture, recipe)
     for (own, _), (linear, regularisation) in zip(work, choices, strict=True):

@@ -15,7 +15,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from common import machine, run_folder
+from common import environment, run_folder
 from common.errors import UserError, named
 from common.files import read_json, read_record, sha256_of, write_json
 from common.run_folder import ALL_DRIVERS, REPOSITORY, CorruptedOutputError, FoldFolder, RunFolder, checked_name
@@ -160,7 +160,7 @@ class FoldRun:
     def start(self, settings: dict[str, Any], versions: dict[str, str]) -> None:
         """Writes config.json: the settings, and what they met here."""
         self.require_same_settings(settings)
-        here = {"host": platform.node(), "cores": machine.cores(), "system": platform.platform()}
+        here = {"host": platform.node(), "cores": environment.cores(), "system": platform.platform()}
         here["deterministic"] = runtime.choose_determinism(self.deterministic)[0]
         met = {"versions": versions, "git_revision": _git_revision(), "machine": here}
         self.folder.start({"settings": settings, **met})

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from common import machine
+from common import environment
 from common.environment import LESS_MEMORY, OF_EXECUTOR, with_threads
 from common.errors import UserError
 from common.run_folder import CACHE, RunFolder
@@ -273,6 +273,6 @@ def finetune(
         skip_broken=skip_broken,
         cache=Path(cache),
         cache_limit=int(cache_limit * 2**30),
-        workers=workers or machine.cores(),
+        workers=workers or environment.cores(),
     )
     return Model(work, None if data is None else Path(data), folds)

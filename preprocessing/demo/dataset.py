@@ -13,7 +13,7 @@ from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
-from common import machine, terminal
+from common import environment, terminal
 from common.competition import CLASSES, TEST_FOLDER, TRAIN_FOLDER, held_out_labels_path
 from common.errors import held_back
 from common.files import folder_written_whole, locked
@@ -125,7 +125,7 @@ def _render_clips(clips: Sequence[Clip], root: Path, workers: int) -> None:
     """Writes the JPEG files of all clips under `root`, with a bar where a person looks on."""
     for folder in sorted({clip.folder for clip in clips}):
         (root / folder).mkdir(parents=True)
-    workers = min(workers or min(machine.cores(), MOST_WORKERS), len(clips))
+    workers = min(workers or min(environment.cores(), MOST_WORKERS), len(clips))
     total = sum(len(clip.names) for clip in clips)
     render = functools.partial(_render_clip, root=root)
     with terminal.bar(total, "rendering the demo set") as bar:

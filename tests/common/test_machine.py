@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from common import machine
+from common import environment
 from common.run_folder import REPOSITORY
 
 GROUPS = "sys/fs/cgroup"
@@ -18,7 +18,7 @@ UNLIMITED = "9223372036854771712"  # version 1
 @pytest.fixture
 def system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The root of a system with 8 cores."""
-    monkeypatch.setattr(machine, "ROOT", tmp_path)
+    monkeypatch.setattr(environment, "ROOT", tmp_path)
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)), raising=False)
     return tmp_path
@@ -33,8 +33,8 @@ def write(root: Path, files: Mapping[str, str]) -> None:
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="Linux has it")
 def test_cores_are_those_of_the_affinity() -> None:
-    code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); from common import machine; "
-    code += "print(machine.cores(), machine.limited_cores())"
+    code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); from common import environment; "
+    code += "print(environment.cores(), environment.limited_cores())"
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["1", "None" if os.cpu_count() == 1 else "1"]
 
@@ -77,9 +77,9 @@ def test_cores_are_those_of_the_affinity() -> None:
 def test_a_control_group_limits_all_that_are_inside_it(
     system: Path, files: Mapping[str, str], cores: int, memory: int | None, left: int | None
 ) -> None:
-    machine_memory, machine_left = machine.total_memory(), machine.available_memory()
+    machine_memory, machine_left = environment.total_memory(), environment.available_memory()
     write(system, files)
-    assert machine.cores() == cores
-    assert machine.limited_cores() == (None if cores == 8 else cores)
-    assert machine.total_memory() == (memory or machine_memory)
-    assert machine.available_memory() == (left or pytest.approx(machine_left, rel=0.5))
+    assert environment.cores() == cores
+    assert environment.limited_cores() == (None if cores == 8 else cores)
+    assert environment.total_memory() == (memory or machine_memory)
+    assert environment.available_memory() == (left or pytest.approx(machine_left, rel=0.5))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from common import machine
+from common import environment
 from common.environment import LESS_MEMORY
 from common.errors import DIVERGED, OUT_OF_MEMORY, STOPPED, USER_ERROR
 from common.run_folder import REPOSITORY, FoldFolder
@@ -38,7 +38,7 @@ class ScriptJob(Job):
 @pytest.fixture
 def jobs(tmp_path: Path) -> Callable[..., list[ScriptJob]]:
     def make(body: str, models: str = "x", folds: int = 3, side_by_side: int = 1, **options: object) -> list[ScriptJob]:
-        threads = None if side_by_side == 1 else max(1, machine.cores() // side_by_side)
+        threads = None if side_by_side == 1 else max(1, environment.cores() // side_by_side)
         found = []
         for model in models:
             for fold in range(folds):
@@ -93,7 +93,7 @@ def test_where_memory_is_short_fewer_jobs_run_at_a_time(
         time.sleep(0.05)
         os.remove("FOLDER/busy")
         """
-    results = executor(tmp_path).run(jobs(body, side_by_side=2, memory=machine.available_memory()))
+    results = executor(tmp_path).run(jobs(body, side_by_side=2, memory=environment.available_memory()))
     assert ended(results) == {"finished": [0, 1, 2]}, "none met another's file"
     assert "memory is short: 1 of 2 folds of x at a time" in capfd.readouterr().err
 

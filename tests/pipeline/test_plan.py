@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from common import machine
+from common import environment
 from common.errors import UserError
 from common.run_folder import REPOSITORY
 from models.finetuning import architecture as zoo
@@ -133,7 +133,7 @@ def test_too_little_disk_or_memory_stops_the_run_and_a_full_cache_disk_does_not(
 ) -> None:
     run, cache = tmp_path / "not" / "yet", tmp_path / "cache"
     with pytest.raises(UserError, match="GiB of memory"):
-        check(Needs(disk=1, cache_disk=1, memory=machine.available_memory() * 2, seconds=1.0), run, cache, ())
+        check(Needs(disk=1, cache_disk=1, memory=environment.available_memory() * 2, seconds=1.0), run, cache, ())
     assert "2 min" in check(Needs(disk=1, cache_disk=10**15, memory=1, seconds=100.0), run, cache, ())
     monkeypatch.setattr(resources, "free_bytes", lambda folder: 2**30 if folder == cache else 2**40)
     text = check(Needs(disk=2**33, cache_disk=2**35, memory=1, seconds=1.0), run, cache, ())
