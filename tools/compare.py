@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 BLEND = "ensemble"
 NOT_COMPARED = ("architecture", "fold", "folds_sha256", "test_images_sha256", "test_images_broken")
 NAN = math.nan
+NUMBERS = ["log_loss", "standard_error", "behind", "behind_error", "accuracy", "folds", "images", "drivers"]
+COLUMNS = ["run", "model", *NUMBERS, "seconds_a_fold"]  # others are settings
 
 
 def command_line() -> CommandLine:
@@ -115,10 +117,7 @@ def _rows_of(path: Path) -> list[Row]:
 
 
 def losses_of(table: pd.DataFrame, folds: pd.DataFrame, folder: Path) -> pd.DataFrame:
-    """How good an out-of-fold table is, by img.
-
-    Returns:
-        Columns log_loss (nats), correct (0 or 1), subject.
+    """How good an out-of-fold table is, by img: log_loss (nats), correct (0 or 1), subject.
 
     Raises:
         UserError: the fold table lacks one of the images.
@@ -126,12 +125,13 @@ def losses_of(table: pd.DataFrame, folds: pd.DataFrame, folder: Path) -> pd.Data
     import pandas as pd
 
     from common.metric import log_loss_per_image
+    from common.tables import class_numbers
 
     truth = folds.set_index("img")
     if not table.index.isin(truth.index).all() or not table.index.is_unique:
         raise UserError(f"{folder}: its out_of_fold.csv has images that the run's folds.csv has not, or has one twice.")
     truth = truth.loc[table.index]
-    labels, probabilities = truth["classname"].map(CLASSES.index).to_numpy(), table[list(CLASSES)].to_numpy()
+    labels, probabilities = class_numbers(truth["classname"]), table[list(CLASSES)].to_numpy()
     losses, correct = log_loss_per_image(probabilities, labels), (probabilities.argmax(axis=1) == labels).astype(float)
     return pd.DataFrame({"log_loss": losses, "correct": correct, "subject": truth["subject"]}, index=table.index)
 
@@ -156,26 +156,14 @@ def make_table(rows: Sequence[Row]) -> pd.DataFrame:
 
     records = []
     for row in rows:
-        behind, error = (NAN, NAN) if row is rows[0] else difference(row.losses, rows[0].losses)
-        records.append(
-            {
-                "run": row.run,
-                "model": row.model,
-                "log_loss": row.losses["log_loss"].mean(),
-                "standard_error": difference(row.losses, row.losses.assign(log_loss=0.0))[1],
-                "behind": behind,
-                "behind_error": error,
-                "accuracy": row.losses["correct"].mean(),
-                "folds": f"{row.folds} of {row.of}",
-                "images": len(row.losses),
-                "drivers": row.losses["subject"].nunique(),
-                "seconds_a_fold": row.seconds,
-            }
-        )
+        losses, error = row.losses["log_loss"].mean(), difference(row.losses, row.losses.assign(log_loss=0.0))[1]
+        behind = (NAN, NAN) if row is rows[0] else difference(row.losses, rows[0].losses)
+        counts = (f"{row.folds} of {row.of}", len(row.losses), row.losses["subject"].nunique())
+        records.append((row.run, row.model, losses, error, *behind, row.losses["correct"].mean(), *counts, row.seconds))
     words = [{name: _word(value) for name, value in row.settings.items() if name not in NOT_COMPARED} for row in rows]
     settings = pd.DataFrame(words, index=range(len(rows))).fillna("")
     models = settings[[bool(row.settings) for row in rows]]
-    return pd.concat([pd.DataFrame(records), settings[models.columns[models.nunique() > 1]]], axis=1)
+    return pd.concat([pd.DataFrame(records, columns=COLUMNS), settings[models.columns[models.nunique() > 1]]], axis=1)
 
 
 def _word(value: Any) -> str:
@@ -185,7 +173,7 @@ def _word(value: Any) -> str:
 def cells(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     """The table for people: its headers and its rows; the settings that differ as words at the end of each row."""
     headers = ["run/model", "log loss", "±", "behind", "±", "accuracy", "folds", "images", "s a fold"]
-    settings = list(table.columns[len(headers) + 2 :])
+    settings = list(table.columns[len(COLUMNS) :])
     lines = []
     for row in table.to_dict("records"):
         numbers = [f"{row['log_loss']:.3f}", f"{row['standard_error']:.3f}"]

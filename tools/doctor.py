@@ -34,19 +34,7 @@ STEPS = 20
 FOLDS = 5  # of the full run that is estimated
 LARGEST_DIFFERENCE = 0.1  # between probabilities in half precision and those of the saved network, in float32
 ROW = "{:<17} {:>8} {:>6} {:>11} {:>11} {:>7} {:>7} {:>9} {:>10} {:>9}{}"
-HEADER = (
-    "network",
-    "size",
-    "steps",
-    "training/s",
-    "predict/s",
-    "loss",
-    "then",
-    "GiB(+GPU)",
-    "difference",
-    "full run",
-    "",
-)
+HEADER = ["network", "size", "steps", "training/s", "predict/s", "loss", "then", "GiB(+GPU)", "difference", "full run"]
 
 
 def measure(name: str, weights: str, precision: str, deterministic: str, seconds: float) -> dict[str, Any]:
@@ -166,7 +154,7 @@ def main() -> None:
     policy, why = runtime.choose_precision(arguments.precision)
     same, reason = runtime.choose_determinism(arguments.deterministic)
     print(f"backend    {versions}\nprecision  {policy} ({why})\nsame bits  {'yes' if same else 'no'} ({reason})")
-    print(f"\n{ROW.format(*HEADER)}", flush=True)
+    print(f"\n{ROW.format(*HEADER, '')}", flush=True)
     failed = False
     for network in networks:
         cached = pretrained.is_cached(network)

@@ -48,11 +48,7 @@ def find_data(root: Path) -> Path:
 
 
 def gather_weights(root: Path, networks: Sequence[Architecture], into: Path) -> Path:
-    """A folder with NAME.weights.h5 of each network: links to files of the inputs, which are known by their content.
-
-    Raises:
-        UserError: there is no file for a network.
-    """
+    """A folder with NAME.weights.h5 of each network: links to files of the inputs, which are known by their content."""
     into.mkdir(parents=True, exist_ok=True)
     files = [path for folder in folders(root) for path in sorted(folder.glob("*.h5"))]
     lacking = []
@@ -77,10 +73,8 @@ def gather_weights(root: Path, networks: Sequence[Architecture], into: Path) -> 
 
 def take_over(root: Path, runs: Path) -> None:
     """Copies the runs of earlier versions among the inputs, each from where most of its fold runs are finished."""
-    found = [
-        RunFolder(path) for path in folders(root) if path.parent.name == "runs" and RunFolder(path).folds.is_file()
-    ]
-    for run in sorted(found, key=lambda run: -len(run.finished())):
+    found = [RunFolder(path) for path in folders(root) if path.parent.name == "runs"]
+    for run in sorted((run for run in found if run.folds.is_file()), key=lambda run: -len(run.finished())):
         if (runs / run.name).exists():
             continue
         for path in sorted(run.path.rglob("*")):  # the modes are not copied: the inputs are read-only
@@ -104,8 +98,7 @@ def main() -> None:
     if weights == "imagenet" and (attached or not pretrained.reachable()):
         weights = gather_weights(inputs, networks, scratch / "weights")
         places += ["--weights", weights]
-    environment = {name: value for name, value in os.environ.items() if name != "STATEFARM_DATA"}
-    environment |= {"STATEFARM_PACKAGES": "installed", STARTED: started, "PYTHONUNBUFFERED": "1"}
+    environment = os.environ | {"STATEFARM_PACKAGES": "installed", STARTED: started, "PYTHONUNBUFFERED": "1"}
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', '')}"
     examined = ["--models", networks[0].name, "--seconds", DOCTOR_SECONDS, "--data", data, "--weights", weights]
     subprocess.run([sys.executable, "-m", "tools.doctor", *map(str, examined)], env=environment, check=False)

@@ -136,9 +136,8 @@ def _video(video: Video, networks: Networks, arguments: argparse.Namespace) -> t
         parts.append(networks.predict([partial(fitted, pixels) for _, pixels in batch]))
     table = np.concatenate(parts)
     shown = pd.DataFrame(table).rolling(SMOOTHED, center=True, min_periods=1).mean().to_numpy()
-    print(
-        f"{video.name}: {len(times):,} frames, {f'{arguments.every:g} s apart' if arguments.every else 'all of them'}"
-    )
+    apart = f"{arguments.every:g} s apart" if arguments.every else "all of them"
+    print(f"{video.name}: {len(times):,} frames, {apart}")
     for first, last, row in spans(shown):
         end = times[last + 1] if last + 1 < len(times) else video.end
         print(f"  {clock(times[first])} to {clock(end)}   {verdict(row)}")

@@ -162,33 +162,20 @@ def test_labels_add_the_score(copy: SmallRun) -> None:
         report(copy, labels=copy.labels)
 
 
-def test_no_photographs_leaves_them_out(copy: SmallRun) -> None:
+def test_an_unchanged_report_is_not_written_again_and_no_photographs_leaves_them_out(copy: SmallRun) -> None:
+    path = copy.run / "report.html"
+    report(copy)
+    before = path.stat().st_mtime_ns
+    report(copy)
+    assert path.stat().st_mtime_ns == before
     page = report(copy, photographs=False)
     assert "img" not in page.tags
     assert "file names stand for them" in page.text
     assert STRANGE_IMAGE in page.text
     rendered = copy.data.rename(copy.root / "demo_seed0_v3")
-    path = write_report(Request(RunFolder(copy.run), rendered))
+    write_report(Request(RunFolder(copy.run), rendered))
     assert "Frames of the demo set, which are rendered." in Page(path).text
     assert "The photographs were not found here" in report(copy).text
-
-
-def test_an_unchanged_report_is_not_written_again(copy: SmallRun) -> None:
-    report(copy)
-    path = copy.run / "report.html"
-    before = path.stat().st_mtime_ns
-    report(copy)
-    assert path.stat().st_mtime_ns == before
-    report(copy, photographs=False)
-    assert path.stat().st_mtime_ns > before
-
-
-def test_a_run_without_a_blend_is_one_clear_line(copy: SmallRun) -> None:
-    (copy.run / "ensemble" / "blend.json").unlink()
-    done = here("tools.report", "--run", copy.name, "--runs", copy.run.parent)
-    assert done.returncode == 2
-    assert done.stderr.count("\n") == 1
-    assert "python -m ensemble.blend --run trial --allow-missing" in done.stderr
 
 
 def test_a_report_that_fails_does_not_fail_the_run(copy: SmallRun, capsys: pytest.CaptureFixture) -> None:
@@ -199,6 +186,10 @@ def test_a_report_that_fails_does_not_fail_the_run(copy: SmallRun, capsys: pytes
     assert "warning: report.html was not written" in said.err
     assert [line.split()[0] for line in said.out.splitlines()] == ["report", "submission"]
     assert "ensemble/report.txt" in said.out
+    (copy.run / "ensemble" / "blend.json").unlink()
+    done = here("tools.report", "--run", copy.name, "--runs", copy.run.parent)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "python -m ensemble.blend --run trial --allow-missing" in done.stderr
 
 
 def side_by_side(small: SmallRun, folder: Path) -> Path:
