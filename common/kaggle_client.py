@@ -66,14 +66,9 @@ def run_client(
     """
     # A process of its own: the client exits and prints when merely imported. -P: this repository has a kaggle/ too.
     command = [sys.executable, "-P", "-m", "kaggle", *words]
-    output: dict[str, Any] = {
-        "stdout": subprocess.PIPE,
-        "stderr": subprocess.STDOUT,
-        "encoding": "utf-8",
-        "errors": "replace",
-    }
+    streams: Any = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     answer = ""
-    with subprocess.Popen(command, stdin=subprocess.DEVNULL, **output) as process:
+    with subprocess.Popen(command, text=True, errors="replace", **streams) as process:
         try:
             meanwhile(process)
             for line in process.stdout or ():

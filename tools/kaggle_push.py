@@ -38,7 +38,7 @@ from pipeline.resources import GPUS
 WEIGHTS = "statefarm-weights"  # the user's dataset
 LEFT_OUT = ("tests/", "docs/", "benchmarks/", "kaggle/", ".")  # what a kernel does not need
 ASK_EVERY = 15.0  # seconds
-NOT_STARTED, ENDED = ("queued", "new_script"), ("complete", "error", "cancel_acknowledged")  # states of a kernel
+NOT_STARTED, ENDED = ("queued", "new_script"), ("complete", "error", "cancel_acknowledged", "")  # states of a kernel
 SMALL_OUTPUTS = r"^(?!.*\.(keras|npy|npz)$)"  # all but the networks and features, which take GB
 
 
@@ -104,16 +104,18 @@ def build_kernel(arguments: argparse.Namespace, stamp: str) -> dict:
 
 def wait_for_dataset(reference: str) -> None:
     """Waits until Kaggle has processed the last version of a dataset."""
-    browser, status = f"Its page: https://www.kaggle.com/datasets/{reference}", ""
-    while status != "ready":
-        before = status
+    browser, known = f"Its page: https://www.kaggle.com/datasets/{reference}", ""
+    while True:
         answer = run_client("datasets", "status", reference, what=f"the dataset {reference}", browser=browser)
         status = answer.strip().rpartition("\n")[2]
+        if status == "ready":
+            return
         if status in ("failed", "deleted"):
             raise UserError(f"the dataset {reference} is {status} at Kaggle. Upload it again. {browser}")
-        if status not in ("ready", before):
+        if status != known:
             print(f"{reference}: {status}; waiting until it is ready", flush=True)
-            time.sleep(ASK_EVERY)
+        known = status
+        time.sleep(ASK_EVERY)
 
 
 def follow(kernel: str, folder: Path) -> None:
