@@ -180,7 +180,7 @@ def test_room_is_made_by_removing_what_is_not_in_use(tmp_path: Path) -> None:
     ("words", "message"),
     [
         (("--classifier", "logistik"), "Did you mean logistic?"),
-        (("--architecture",), "There are: "),
+        (("--architecture", "inception_v4"), "Did you mean inception_v3?"),
         (("--weights", "tests"), "expected inception_v3.weights.h5"),
         (("--classifier", "svm", "--no-calibrate"), "its scores are no probabilities"),
         (("--learning-rate", "1"), "unknown option --learning-rate"),
