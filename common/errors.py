@@ -30,7 +30,7 @@ OF_THE_SYSTEM = {  # what no command can help: disks, mounts, permissions
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ENOSPC, errno.EDQUOT),
     *(errno.ESTALE, errno.ENOTCONN, errno.EHOSTDOWN, errno.ETIMEDOUT, errno.ENODEV, errno.ENXIO),
 }
-_OF_CUDA = ("OUT_OF_MEMORY", "ALLOC_FAILED")  # in messages of its libraries
+_OF_CUDA = ("OUT_OF_MEMORY", "out of memory", "ALLOC_FAILED")  # in messages of its libraries
 STOPS_WITHIN = 3.0  # seconds after Ctrl-C or SIGTERM
 
 

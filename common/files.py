@@ -6,6 +6,7 @@ left over means nothing; it names the process that holds it, for messages.
 
 import contextlib
 import csv
+import errno
 import hashlib
 import io
 import json
@@ -30,6 +31,7 @@ FOREVER = -1
 # A plain file name, in no other folder, and without what spreadsheets divide cells at.
 _IMAGE_NAME = re.compile(r"\w[^/\\:;,\"|\x00-\x1f\x7f-\x9f\u2028\u2029]{0,250}\.jpe?g", re.IGNORECASE)
 _CHECKSUM_BYTES = 4
+_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)  # of some network drives
 
 
 @contextlib.contextmanager
@@ -299,7 +301,9 @@ def acquire(path: Path, seconds: float = 0) -> "BaseFileLock | None":
     except Timeout:
         return None
     except OSError as error:
-        raise cannot_write(path.parent, error) from error
+        if error.errno not in _NO_LOCKS:
+            raise cannot_write(path.parent, error) from error
+        say(f"note: {path.parent} is on a file system without locks: do not start the same work there twice.")
     with contextlib.suppress(OSError):  # a full disk: the lock holds all the same
         path.write_text(f"process {os.getpid()} on {platform.node()}\n")
     return lock

@@ -40,16 +40,23 @@ def check_installed() -> list[str]:
     """
     faults = [] if sys.version_info >= (3, 11) else [f"Python 3.11 or newer, found {sys.version.split()[0]}"]
     found, backend = [], keras_backend()
-    installed = {one.name.lower(): one.version for one in metadata.distributions()}
     for names, lowest in [*LOWEST.items(), *([BACKENDS[backend]] if backend in BACKENDS else [])]:
-        version = next((installed[name] for name in names if name in installed), "none")
-        if version == "none" or Version(version) < Version(lowest):
-            faults.append(f"{names[0]} {lowest} or newer, found {version}")
+        version = max((version_of(name) for name in names), key=Version)
+        if Version(version) < Version(lowest):
+            faults.append(f"{names[0]} {lowest} or newer, found {'none' if version == '0' else version}")
         else:
             found.append(f"{names[0]} {version}")
     if faults:
         raise UserError(f"the packages of this machine are too old: expected {'; '.join(faults)}. {WHAT_TO_DO}")
     return found
+
+
+def version_of(package: str) -> str:
+    """The version that is installed; 0 where there is none."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "0"
 
 
 if __name__ == "__main__":

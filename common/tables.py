@@ -1,6 +1,6 @@
 """Prediction tables: `img,c0,...,c9`, one row per image, rows finite and summing to 1.
 
-They are joined by `img`, never by position.
+They are joined by `img`, never by position. A submission is in the sample's order, and is read back and checked.
 """
 
 import sys
@@ -19,7 +19,9 @@ LARGEST_SUM_ERROR = 1e-3  # every row is divided by its sum; rows further from 1
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:
-    """Writes a table, completely or not at all, with nine significant digits."""
+    """Writes a table, completely or not at all, with nine significant digits, and no formula for a spreadsheet."""
+    texts = table.select_dtypes(exclude="number")
+    table = table.assign(**{name: [as_cell(cell) for cell in texts[name]] for name in texts})
     with written_whole(path) as temporary:
         table.to_csv(temporary, index=False, float_format="%.9g", lineterminator="\n")
 
@@ -57,6 +59,8 @@ def read_predictions(path: Path) -> pd.DataFrame:
     table = pd.DataFrame(rows, columns=header, dtype=object)
     images, text = table["img"].tolist(), table[list(CLASSES)]
     check_image_names(path, images)
+    if formulas := [repr(name) for name in images if as_cell(name) != name]:
+        raise UserError(f"{path}: image names that a spreadsheet would take for formulas: {named(formulas)}.")
     values = text.apply(pd.to_numeric, errors="coerce").to_numpy(np.float64)
     with np.errstate(all="ignore"):
         sums = values.sum(axis=1)
@@ -77,6 +81,42 @@ def read_predictions(path: Path) -> pd.DataFrame:
         )
     index = pd.Index(images, name="img", dtype="str")
     return pd.DataFrame(values / sums[:, None], index=index, columns=list(CLASSES))
+
+
+def as_cell(value: object) -> object:
+    """What to write into a cell of a table that people open in a spreadsheet: never a formula."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@")) else value
+
+
+def check_submission(path: Path, images: pd.Index) -> None:
+    """Checks a submission as Kaggle would, and its order, which Kaggle would not.
+
+    Args:
+        images: the names in the sample submission, in its order.
+
+    Raises:
+        UserError: other columns, rows, names or order than expected; or as `read_predictions`.
+    """
+    table = read_predictions(path)
+    header = path.read_text(encoding="utf-8-sig").partition("\n")[0].strip()
+    if header.replace('"', "") != ",".join(("img", *CLASSES)):
+        raise UserError(f"{path}: expected the columns img,c0,...,c9 in this order, found {header}.")
+    require_images(path, table, images, "the images of the sample submission")
+    wrong = table.index != images
+    if wrong.any():
+        raise UserError(
+            f"{path}: images not in the sample submission's order, first {table.index[wrong.argmax()]}. Blend again "
+            "with --data DIR, the competition's folder, or sort the rows as in its sample_submission.csv."
+        )
+
+
+def require_images(path: Path, table: pd.DataFrame, images: pd.Index, what: str) -> None:
+    """Raises a UserError unless the table, read from `path`, holds exactly these images, in any order."""
+    missing, extra = images.difference(table.index), table.index.difference(images)
+    if len(missing) or len(extra):
+        found = [f"{len(missing):,} missing ({named(list(missing))})"] if len(missing) else []
+        found += [f"{len(extra):,} that do not belong there ({named(list(extra))})"] if len(extra) else []
+        raise UserError(f"{path}: expected exactly {what} ({len(images):,}), found {' and '.join(found)}.")
 
 
 def class_numbers(classnames: pd.Series) -> np.ndarray:

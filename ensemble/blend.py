@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from common.errors import UserError, run_command
-from common.files import read_record, sha256_of, write_json, write_text
+from common.files import locked, read_record, sha256_of, write_json, write_text
 from common.run_folder import RUNS, SUBMISSIONS, RunFolder
 from common.settings import CommandLine, add_settings, as_json, chosen, names_in
 from ensemble.options import Options
@@ -92,22 +92,23 @@ def blend_run(request: Request) -> str:
     }
     if is_done(folder / RECORD, identity, source.inputs):
         return (folder / REPORT).read_text(encoding="utf-8") + "\nunchanged since the last blend: nothing to do\n"
-    inputs = source.verified()
-    predictions, remarks = source.read()
-    result = blended(predictions, request.options)
-    tables = tables_of(result)
-    text = report(request.run.name, request.options, result, tables, remarks)
-    outputs = _write(request, result, tables)
-    write_text(folder / REPORT, text)
-    outputs[REPORT] = folder / REPORT
-    files = {"inputs": inputs, "outputs": stamps(outputs)}
-    write_json(folder / RECORD, identity | result.as_json() | {"remarks": remarks} | files)
+    with locked(request.run / ".ensemble.lock", f"{folder} is being written", wait=True):
+        inputs = source.verified()
+        predictions, remarks = source.read()
+        result = blended(predictions, request.options)
+        tables = tables_of(result)
+        text = report(request.run.name, request.options, result, tables, remarks)
+        outputs = _write(request, result, tables)
+        write_text(folder / REPORT, text)
+        outputs[REPORT] = folder / REPORT
+        files = {"inputs": inputs, "outputs": stamps(outputs)}
+        write_json(folder / RECORD, identity | result.as_json() | {"remarks": remarks} | files)
     return text
 
 
 def _write(request: Request, result: BlendResult, tables: Mapping[str, Any]) -> dict[str, Path]:
     """Writes the tables and the submission; returns them by their names in the record."""
-    from common.tables import write_predictions, write_table
+    from common.tables import check_submission, write_predictions, write_table
 
     folder, predictions, nested = request.run / "ensemble", result.predictions, result.nested
     for name, table in tables.items():
@@ -123,6 +124,7 @@ def _write(request: Request, result: BlendResult, tables: Mapping[str, Any]) -> 
     outputs = {f"{name}.csv": folder / f"{name}.csv" for name in (*tables, *predicted)}
     if len(test_images):
         write_predictions(request.submission, list(test_images), result.test)
+        check_submission(request.submission, test_images)
         outputs[str(request.submission.resolve())] = request.submission
     return outputs
 

@@ -10,8 +10,9 @@ import pandas as pd
 
 from common.competition import CLASSES
 from common.errors import UserError, named
-from common.tables import class_numbers, read_predictions, read_sample_images
-from ensemble.members import OF_SAMPLE, Predictions, Source, require_images
+from common.files import listed_again
+from common.tables import class_numbers, read_predictions, read_sample_images, require_images
+from ensemble.members import OF_SAMPLE, Predictions, Source
 from ensemble.neighbours import Network, Space
 from ensemble.nested import groups_of
 from ensemble.score import read_labels
@@ -63,6 +64,8 @@ class LooseTables:
             remarks.append(f"no --data: the rows of the submission are in the order of {self.test_predictions[0]}.")
         stems = tuple(path.stem for path in self.predictions)
         names = stems if len(set(stems)) == len(stems) else tuple(map(str, self.predictions))
+        if again := listed_again(names):
+            raise UserError(f"--predictions: {named(again)} is listed more than once. Name each table once.")
         spaces = []
         for place, path in enumerate(self.features):
             beside = (self.test_features[place], tests[place].index) if tests else (None, None)

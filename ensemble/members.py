@@ -13,7 +13,7 @@ import pandas as pd
 
 from common.competition import CLASSES, SAMPLE_SUBMISSION, TEST_FOLDER, TRAIN_FOLDER
 from common.errors import UserError, named
-from common.files import sha256_of
+from common.files import read_record, sha256_of
 from common.run_folder import (
     ALL_DRIVERS,
     OUT_OF_FOLD,
@@ -24,7 +24,7 @@ from common.run_folder import (
     verified,
 )
 from common.settings import as_json
-from common.tables import class_numbers, read_predictions, read_sample_images
+from common.tables import class_numbers, read_predictions, read_sample_images, require_images
 from ensemble.calibration import Sharpening, sharpened
 from ensemble.neighbours import Network, Space
 from preprocessing.folds import read_folds
@@ -135,8 +135,8 @@ def run_source(
     lacking = [lacks(run, member, numbers) for member in every if len(member.folds) < len(numbers)]
     if lacking and not allow_missing:
         raise UserError(
-            f"{path}: {'; '.join(lacking)}. Start the command that trained the other folds again, choose other "
-            "--models, or blend what is there with --allow-missing."
+            f"{path}: {'; '.join(lacking)}. Start that, choose other --models, or blend what is there with "
+            "--allow-missing."
         )
     members = [member for member in every if member.folds]
     if not members:
@@ -205,7 +205,17 @@ def lacks(run: RunFolder, member: Member, folds: Sequence[int]) -> str:
     """Which of the folds a member lacks, and why those failed that did."""
     reasons = {fold: run.fold(member.name, fold).failure() for fold in folds if fold not in member.folds}
     found = [f"{fold} (it {why.rstrip('.')})" if why else f"{fold}" for fold, why in reasons.items()]
-    return f"{member.name} lacks fold {', '.join(found)}"
+    return f"{member.name} lacks fold {', '.join(found)}: {command_for(run, member.name, list(reasons))}"
+
+
+def command_for(run: RunFolder, model: str, folds: Sequence[int]) -> str:
+    """The command that trains these folds of a model."""
+    path, fold = run.job_file(model), " ".join(map(str, folds))
+    if not path.is_file():
+        return f"python models/{model}.py --run {run.name} --runs {run.path.parent} --fold {fold}"
+    job = read_record(path)
+    script = "bottleneck" if job.get("classifies_features") else job.get("architecture", model)
+    return f"python models/{script}.py --config {path} --fold {fold}"
 
 
 def check_folds(run: RunFolder, members: Sequence[Member]) -> None:
@@ -247,7 +257,7 @@ def read_members(
         singles, networks = [], []
         for fold in member.folds:
             folder = run.fold(member.name, fold)
-            settings = (folder.config() or {}).get("settings", {})
+            settings = folder.settings()
             if settings.get("pseudo_labels") and settings.get("pseudo_prior"):
                 matched.add(member.name)
             expected = pd.Index(folds.loc[folds["fold"] == fold, "img"])
@@ -277,12 +287,3 @@ def read_exactly(path: Path, images: pd.Index, what: str) -> pd.DataFrame:
     table = read_predictions(path)
     require_images(path, table, images, what)
     return table
-
-
-def require_images(path: Path, table: pd.DataFrame, images: pd.Index, what: str) -> None:
-    """Raises a UserError unless the table, read from `path`, holds exactly these images, in any order."""
-    missing, extra = images.difference(table.index), table.index.difference(images)
-    if len(missing) or len(extra):
-        found = [f"{len(missing):,} missing ({named(list(missing))})"] if len(missing) else []
-        found += [f"{len(extra):,} that do not belong there ({named(list(extra))})"] if len(extra) else []
-        raise UserError(f"{path}: expected exactly {what} ({len(images):,}), found {' and '.join(found)}.")

@@ -22,6 +22,7 @@ from ensemble.result import BlendResult
 FITTED, NESTED, WITH_NEIGHBOURS = "blend, fitted", "blend, nested", "blend with neighbours"
 COSTLIEST = 30
 BINS = 15  # of a reliability curve
+MOST_MODELS_SHOWN = 12  # in the summary
 MOST_FOLDS_SHOWN = 5  # more do not fit beside each other; scores.csv has them all
 LONGEST_NAME = 32
 SHOWN_COSTLIEST = 10  # costliest.csv has more
@@ -194,7 +195,8 @@ def report(
         text = "averaging folds lowers confidence; test predictions are sharpened to match (log-probabilities times):"
         parts.append(textwrap.fill(f"{text} {', '.join(scales)}", 100))
     parts.append(expectation_text(result))
-    parts += [table_text(tables[table]) for table in ("members", "by_driver", "by_class")]
+    several = ["members"] if len(predictions.names) > 1 else []
+    parts += [table_text(tables[table]) for table in (*several, "by_driver", "by_class")]
     text = table_text(costly.drop(columns=["fold", "share"]))
     parts.append(f"{text}\nthese {len(costly)} are {costly['share'].sum():.1%} of the loss")
     return "\n\n".join(parts) + "\n"
@@ -206,7 +208,12 @@ def summary(folder: Path) -> str:
     scores = pd.read_csv(folder / "scores.csv", dtype={"fold": str})
     losses = scores[scores["fold"] == "all"].set_index("name")["log_loss"]
     weights = sorted(record["weights"].items(), key=lambda item: losses[item[0]])
-    rows = [[shortened(name), f"{losses[name]:.3f} out of fold", f"weight {weight:.2f}"] for name, weight in weights]
+    rows = [
+        [shortened(name), f"{losses[name]:.3f} out of fold", f"weight {weight:.2f}"]
+        for name, weight in weights[:MOST_MODELS_SHOWN]
+    ]
+    if more := len(weights) - len(rows):
+        rows.append([f"and {more:,} more", "", ""])
     steps = [record["method"]]
     steps += ["prior matched"] if record["prior"] else []
     steps += ["neighbours smoothed"] if record["neighbours"] else []

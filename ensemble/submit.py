@@ -15,7 +15,7 @@ from pathlib import Path
 
 from common.competition import COMPLETE_TEST_IMAGES, SAMPLE_SUBMISSION, SLUG
 from common.errors import UserError, run_command
-from common.files import read_record, read_rows, sha256_of, write_rows
+from common.files import locked, read_record, read_rows, sha256_of, write_rows
 from common.kaggle_client import PAGE, run_client
 from common.run_folder import RUNS, SUBMISSIONS, RunFolder
 from common.settings import CommandLine, number
@@ -41,8 +41,9 @@ def read_leaderboard(path: Path) -> list[Entry]:
 
 def write_entry(path: Path, entry: Entry) -> None:
     """Adds an entry, or puts it in the place of the one that was submitted with the same message."""
-    entries = {one["message"]: one for one in [*read_leaderboard(path), entry]}
-    write_rows(path, COLUMNS, [list(one.values()) for one in entries.values()])
+    with locked(path.with_name(f".{path.name}.lock"), f"{path} is being written", wait=True):
+        entries = {one["message"]: one for one in [*read_leaderboard(path), entry]}
+        write_rows(path, COLUMNS, [list(one.values()) for one in entries.values()])
 
 
 def scores(entry: Entry) -> str:
@@ -98,17 +99,10 @@ def main() -> None:
 
 def check(path: Path, sample: Path) -> None:
     """Checks a submission as Kaggle would, and its order, which Kaggle would not, against the sample submission."""
-    from common.tables import read_predictions, read_sample_images
-    from ensemble.members import OF_SAMPLE, require_images
+    from common.tables import check_submission, read_sample_images
 
-    images, table = read_sample_images(sample), read_predictions(path)
-    require_images(path, table, images, OF_SAMPLE)
-    wrong = table.index != images
-    if wrong.any():
-        raise UserError(
-            f"{path}: images not in the sample submission's order, first {table.index[wrong.argmax()]}. Blend again "
-            "with --data DIR, the competition's folder, or sort the rows as in its sample_submission.csv."
-        )
+    images = read_sample_images(sample)
+    check_submission(path, images)
     if len(images) != COMPLETE_TEST_IMAGES:
         raise UserError(
             f"{path} is of {len(images):,} images, as {sample} is. Kaggle expects the competition's "

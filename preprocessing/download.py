@@ -21,7 +21,7 @@ from pathlib import Path
 from common.competition import SLUG
 from common.errors import UserError, named, run_command
 from common.files import folder_written_whole, free_bytes, locked
-from common.kaggle_client import PAGE, run_client
+from common.kaggle_client import PAGE, last_words, run_client
 from common.run_folder import REPOSITORY
 from common.settings import CommandLine
 from preprocessing.dataset import missing_parts
@@ -71,11 +71,15 @@ def _fetch_archive(folder: Path, out: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     words = ("competitions", "download", "-q", SLUG, "-p", str(folder))
     try:
-        run_client(*words, what="the download", browser=BROWSER, meanwhile=functools.partial(_show_growth, folder))
+        growth = functools.partial(_show_growth, folder)
+        said = run_client(*words, what="the download", browser=BROWSER, meanwhile=growth)
     finally:
         if not any(folder.iterdir()):
             folder.rmdir()
-    return sorted(folder.glob("*.zip"))[0]
+    archives = sorted(folder.glob("*.zip"))
+    if not archives:
+        raise UserError(f"the Kaggle client ended without an archive in {folder}. {last_words(said)}")
+    return archives[0]
 
 
 def _show_growth(folder: Path, process: subprocess.Popen) -> None:

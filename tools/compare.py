@@ -176,7 +176,8 @@ def cells(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     settings = list(table.columns[len(COLUMNS) :])
     lines = []
     for row in table.to_dict("records"):
-        numbers = [f"{row['log_loss']:.3f}", f"{row['standard_error']:.3f}"]
+        error = row["standard_error"]
+        numbers = [f"{row['log_loss']:.3f}", f"{error:.3f}" if math.isfinite(error) else ""]
         numbers += ["", ""] if math.isnan(row["behind"]) else [f"{row['behind']:+.3f}", f"{row['behind_error']:.3f}"]
         numbers += [f"{row['accuracy']:.1%}", row["folds"], f"{row['images']:,}"]
         seconds = "" if math.isnan(row["seconds_a_fold"]) else f"{row['seconds_a_fold']:,.0f}"

@@ -267,10 +267,11 @@ def search(setup: Setup, plan: Plan) -> None:
 
 
 def suggested(trial: Any, key: str, values: Any) -> Any:
-    """What a trial takes for a setting: one of a list, or a number in a range, whole where its end is."""
+    """What a trial takes for a setting: one of a list, or a number in a range, whole where both ends are."""
     if isinstance(values, list):
         return trial.suggest_categorical(key, [word(x) if isinstance(x, list) else x for x in values])
-    suggest = trial.suggest_int if isinstance(values["to"], int) else trial.suggest_float
+    whole = isinstance(values["from"], int) and isinstance(values["to"], int)
+    suggest = trial.suggest_int if whole else trial.suggest_float
     return suggest(key, values["from"], values["to"], log=values.get("log", False))
 
 

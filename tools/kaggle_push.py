@@ -37,8 +37,9 @@ from pipeline.resources import GPUS
 
 WEIGHTS = "statefarm-weights"  # the user's dataset
 LEFT_OUT = ("tests/", "docs/", "benchmarks/", "kaggle/", ".")  # what a kernel does not need
+SECRET_NAMES = re.compile(r"(^|/)(kaggle\.json|access_token.*|credentials.*|\.env.*|id_rsa.*|.*\.(pem|key))$")
 ASK_EVERY = 15.0  # seconds
-NOT_STARTED, ENDED = ("queued", "new_script"), ("complete", "error", "cancel_acknowledged", "")  # states of a kernel
+NOT_STARTED, ENDED = ("queued", "new_script"), ("complete", "error", "cancel_acknowledged")  # states of a kernel
 SMALL_OUTPUTS = r"^(?!.*\.(keras|npy|npz)$)"  # all but the networks and features, which take GB
 
 
@@ -66,8 +67,9 @@ def bundled_files() -> list[str]:
     names = [name for name in git("ls-files").splitlines() if not name.startswith(LEFT_OUT)]
     names = [name for name in names if (REPOSITORY / name).is_file()]
     for name in names:
-        if any(secret.encode() in (REPOSITORY / name).read_bytes() for secret in secrets()):
-            raise UserError(f"{name} has a credential of yours in it, and git tracks it. Take it out.")
+        content = (REPOSITORY / name).read_bytes()
+        if SECRET_NAMES.search(name) or any(secret.encode() in content for secret in secrets()):
+            raise UserError(f"{name} is or has a credential, it seems, and git tracks it. Take it out.")
     return names
 
 
@@ -148,7 +150,10 @@ def state_of(kernel: str, browser: str, attempts: int = 20) -> str:
             raise
         time.sleep(ASK_EVERY)
         return state_of(kernel, browser, attempts - 1)
-    return re.findall(r'has status "(?:\w+\.)?(\w+)"|$', answer)[0].lower()
+    found = re.search(r'has status "(?:\w+\.)?(\w+)"', answer)
+    if not found:
+        raise UserError(f"Kaggle's client printed no status of {kernel}, but: {answer.strip()[-200:]}. {browser}")
+    return found[1].lower()
 
 
 def submit(folder: Path) -> None:
@@ -171,6 +176,8 @@ def submit(folder: Path) -> None:
 
 def upload_weights(arguments: argparse.Namespace) -> None:
     """Packs the weights of networks as ARCHITECTURE.weights.h5, and uploads them as a dataset or its next version."""
+    if arguments.weights == "none":
+        raise UserError("--weights none: there is nothing to pack. Expected imagenet, or a folder of weights.")
     folder, networks = arguments.out / "weights", zoo.find_all(arguments.models)
     for network in networks:
         pretrained.check_available(network, arguments.weights)

@@ -24,7 +24,23 @@ PHOTOGRAPHS = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".jp2"),
     *(".heic", ".heif"),  # not readable; looked at so that they are reported
 )
-VIDEOS = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".3gp", ".mts", ".m2ts", ".wmv", ".ogv")
+VIDEOS = (
+    ".mp4",
+    ".mov",
+    ".avi",
+    ".mkv",
+    ".webm",
+    ".m4v",
+    ".mpg",
+    ".mpeg",
+    ".3gp",
+    ".mts",
+    ".m2ts",
+    ".wmv",
+    ".flv",
+    ".ogv",
+)
+LARGEST_RATE = 120.0  # frames a second of an annotated copy; some containers name a clock's rate instead
 USUAL_RATE = 25.0  # frames a second, of a video that does not say
 MOST_FAILED = 10_000  # frames in a row that cannot be decoded before the rest is given up; trying costs microseconds
 MOST_REPORTED = 20  # files left out, by name
@@ -307,14 +323,15 @@ def write_annotated(video: Video, path: Path, times: Sequence[float], probabilit
         video: all its frames have been decoded before.
         times: of the samples, in seconds; their `probabilities` have shape (samples, 10).
     """
+    rate = video.rate if video.rate <= LARGEST_RATE else USUAL_RATE
     between, end, shown = np.add(times[1:], times[:-1]) / 2, video.end, terminal.bar(len(video.times), "annotating")
     with written_whole(path) as temporary, shown as bar, contextlib.ExitStack() as opened:
         writer, written, picture = None, 0, _NOTHING
         for time, pixels in itertools.chain(video.frames_every(), [(end, _NOTHING)]):
-            while picture.size and written < round(time * video.rate):
+            while picture.size and written < round(time * rate):
                 if writer is None:
                     size = (picture.shape[1], picture.shape[0])
-                    writer = cv2.VideoWriter(str(temporary), cv2.VideoWriter.fourcc(*CODEC), video.rate, size)
+                    writer = cv2.VideoWriter(str(temporary), cv2.VideoWriter.fourcc(*CODEC), rate, size)
                     opened.callback(writer.release)
                     if not writer.isOpened():
                         raise UserError(f"{path}: this build of OpenCV cannot write mp4. Leave --annotate out.")

@@ -274,6 +274,8 @@ def _leak(finished: Sequence[FoldFolder]) -> dict[str, Any] | None:
         for name, split in splits.items():
             probabilities = np.full((len(labels), len(CLASSES)), 1e-6)
             for train, test in split.split(reduced, groups=drivers if name == "driver" else None):
+                if len(np.unique(labels[train])) < 2:
+                    return None
                 classifier = LogisticRegression(C=0.01, max_iter=500).fit(reduced[train], labels[train])
                 probabilities[np.ix_(test, classifier.classes_)] = classifier.predict_proba(reduced[test])
             found[name] = (log_loss(probabilities, labels), accuracy(probabilities, labels))

@@ -33,7 +33,7 @@ def test_missing_folds_are_named(small) -> None:
     shutil.rmtree(small.fold_folder("vgg16", 1))
     (small.fold_folder("vgg16", 2) / "finished.json").unlink()
     message = refused(small)
-    assert "vgg16 lacks fold 1, 2. Start the command that trained the other folds again" in message
+    assert "vgg16 lacks fold 1, 2: python models/vgg16.py --run trial" in message
     assert "--allow-missing" in message and "resnet50" not in message
 
 
