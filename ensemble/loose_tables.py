@@ -18,6 +18,8 @@ from ensemble.nested import groups_of
 from ensemble.score import read_labels
 from preprocessing.folds import read_folds
 
+BLOCKS = 10  # of rows, that stand in for drivers where these are unknown
+
 
 @dataclass(frozen=True)
 class LooseTables:
@@ -55,7 +57,7 @@ class LooseTables:
         """
         self._check_counts()
         frames, tests = _read_tables(self.predictions), _read_tables(self.test_predictions)
-        images, remarks = self._images(frames[0].index), []
+        images, remarks = self._images(frames[0].index)
         test_images = tests[0].index if tests else pd.Index([], name="img", dtype=object)
         if tests and sample is not None:
             test_images = read_sample_images(sample)
@@ -90,8 +92,9 @@ class LooseTables:
                     f"{len(files)}."
                 )
 
-    def _images(self, names: pd.Index) -> pd.DataFrame:
-        """The frame img,subject,classname,fold of the labelled images."""
+    def _images(self, names: pd.Index) -> tuple[pd.DataFrame, list[str]]:
+        """The frame img,subject,classname,fold of the labelled images, and remarks."""
+        remarks: list[str] = []
         images = read_labels(self.labels, names, str(self.predictions[0])).reset_index()
         if self.folds is not None:
             folds, classes = read_folds(self.folds), images.set_index("img")["classname"]
@@ -100,11 +103,17 @@ class LooseTables:
             other = kept.loc[classes.reindex(kept["img"]).to_numpy() != kept["classname"].to_numpy(), "img"]
             if len(other):
                 raise UserError(f"{self.labels}: another classname than in {self.folds}: {named(list(other))}.")
-            return kept
-        if "subject" not in images or images["subject"].isna().any():
+            return kept, remarks
+        if "subject" not in images:
+            images["subject"] = [f"block {row * BLOCKS // len(images)}" for row in range(len(images))]
+            remarks.append(
+                f"{self.labels} has no subject and there is no --folds: {BLOCKS} blocks of rows stand in for drivers.\n"
+                "Where frames of one driver lie in several, all estimates here are too good."
+            )
+        elif images["subject"].isna().any():
             raise UserError(f"{self.labels}: expected the driver of each image as its subject, or --folds FILE.")
         images["fold"] = groups_of(np.zeros(len(images)), images["subject"].to_numpy())
-        return images[["img", "subject", "classname", "fold"]]
+        return images[["img", "subject", "classname", "fold"]], remarks
 
 
 def _read_tables(paths: Sequence[Path]) -> list[pd.DataFrame]:

@@ -203,6 +203,11 @@ def _projected(network: Network, test_size: int, many: int, test: bool) -> np.nd
     arrays = [own]
     if network.test is not None and network.test_images is not None:
         arrays.append(load_features(network.test, len(network.test_images)))
+        if arrays[1].shape[1] != own.shape[1]:
+            raise UserError(
+                f"{network.test}: expected {own.shape[1]} features as in {network.out_of_fold}, "
+                f"found {arrays[1].shape[1]}."
+            )
     sample = np.concatenate([array[:: -(-len(array) // SAMPLE)].astype(np.float32) for array in arrays])
     centre = sample.mean(axis=0)
     wanted = arrays[-1] if test else own
