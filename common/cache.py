@@ -11,16 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from common.files import (
-    FOREVER,
-    acquire,
-    append_checksum,
-    free_bytes,
-    is_intact,
-    is_locked,
-    release,
-    written_whole,
-)
+from common.errors import UserError
+from common.files import append_checksum, free_bytes, is_intact, is_locked, locked, written_whole
 
 IMAGES, ACTIVATIONS = BOUNDED = "images", "activations"  # its parts; each entry is a folder
 FREE_DISK_KEPT = 2 * 2**30  # bytes that the cache leaves free for everything else
@@ -53,8 +45,9 @@ def make_room(folder: Path, needed: int, limit: int, keep: Sequence[Path] = ()) 
     for path in list(others):
         if needed <= room():
             break
-        if not any(map(is_locked, path.glob(".*.lock"))):
-            shutil.rmtree(path, ignore_errors=True)
+        with contextlib.suppress(UserError):  # of a lock that another user left: the entry stays
+            if not any(map(is_locked, path.glob(".*.lock"))):
+                shutil.rmtree(path, ignore_errors=True)
         if not path.exists():
             others.pop(path)
     return needed <= room()
@@ -78,15 +71,14 @@ def divide(files: Sequence[Path], make: Callable[[Path], None]) -> None:
     Raises:
         UserError: the folder cannot be written to.
     """
-    for seconds in (0, FOREVER):
+    for wait in (False, True):
         for file in files:
-            lock = None if file.is_file() else acquire(file.with_name(f".{file.name}.lock"), seconds)
-            if lock is not None:
-                try:
-                    if not file.is_file():
-                        make(file)
-                finally:
-                    release(lock)
+            lock = file.with_name(f".{file.name}.lock")
+            if file.is_file() or (not wait and is_locked(lock)):
+                continue
+            with locked(lock, f"{file} is being written", wait=True):
+                if not file.is_file():
+                    make(file)
 
 
 def write_array(path: Path, array: np.ndarray) -> None:

@@ -40,6 +40,9 @@ ANSWERS = (  # what the client prints, what it means for {what} was asked for, w
 
 def install() -> None:
     """Installs the client into this environment, where it is missing."""
+    find = "import importlib.util as util, sys; sys.exit(util.find_spec('kaggle') is None)"
+    if subprocess.run([sys.executable, "-P", "-c", find], check=False).returncode == 0:
+        return
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     command += ["-c", str(REPOSITORY / "requirements" / "lock.txt"), "-r", str(REPOSITORY / REQUIREMENTS)]
     if subprocess.run(command, check=False).returncode:

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 from common.errors import UserError
 from common.files import read_json, write_json
-from common.run_folder import FoldFolder
+from common.run_folder import REPOSITORY, FoldFolder
 
 UNMEASURED_MARGIN = 1.5  # on estimates by operations alone
 SCALED_MARGIN = 1.25  # on estimates that other models' measured times correct
@@ -53,7 +53,9 @@ class Job:
     @property
     def command(self) -> list[str]:
         """Its command on this machine, to be run in the repository's root."""
-        return [sys.executable, *words_of(self.script, self.config.resolve(), self.folds)]
+        config = self.config.resolve()
+        shown = config.relative_to(REPOSITORY) if config.is_relative_to(REPOSITORY) else config
+        return [sys.executable, *words_of(self.script, shown, self.folds)]
 
     def as_json(self) -> dict[str, Any]:
         """For people with a scheduler of their own."""

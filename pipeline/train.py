@@ -228,7 +228,9 @@ def _run_job(prog: str) -> None:
 
 def _describe(plan: Plan, data: "Dataset", table: "pd.DataFrame") -> None:
     """Prints what --dry-run prints."""
-    left = [fold for fold in wanted_folds(plan, table) if not plan.work.of_fold(fold).folder.is_finished()]
+    left = unfinished(plan.work, wanted_folds(plan, table), data)
+    if left:
+        weights.check_available(plan.work.architecture, plan.work.weights)
     if left and not isinstance(plan.work.recipe, Bottleneck):
         print(interface.describe(plan.work, left, table, len(data.test)))
     if left:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from common.competition import CLASS_NAMES, CLASSES
 from common.errors import UserError, named, run_command
-from common.files import listed_again, read_rows, written_whole
+from common.files import listed_again, locked, read_rows, written_whole
 from common.run_folder import RUNS, RunFolder
 from common.settings import CommandLine, whole_number
 from preprocessing.dataset import add_data_options, load_chosen
@@ -41,8 +41,11 @@ def make_folds(train: "pd.DataFrame", number_of_folds: int) -> "pd.DataFrame":
     splitter = StratifiedGroupKFold(n_splits=number_of_folds, shuffle=False)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # a class with few images; checked below, in the user's words
-        for number, (_, held_out) in enumerate(splitter.split(table, table["classname"], table["subject"])):
-            table.loc[held_out, "fold"] = number
+        try:
+            for number, (_, held_out) in enumerate(splitter.split(table, table["classname"], table["subject"])):
+                table.loc[held_out, "fold"] = number
+        except ValueError as error:  # every class has fewer images than there are folds
+            raise UserError(f"--folds {number_of_folds}: {error} Choose fewer folds.") from error
     _check_training_parts("the data", table)
     return table
 
@@ -199,8 +202,10 @@ def ensure_folds(
         table = make_folds(train, number or default) if wanted is None else wanted
         if not write:
             return table
-        with written_whole(path) as temporary:
-            table.to_csv(temporary, index=False, lineterminator="\n")
+        with locked(path.parent / ".folds.lock", f"{path} is being written", wait=True):
+            if not path.exists():
+                with written_whole(path) as temporary:
+                    table.to_csv(temporary, index=False, lineterminator="\n")
     table = read_folds(path, train)
     found = table["fold"].nunique()
     if number not in (None, found):

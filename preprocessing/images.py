@@ -165,7 +165,9 @@ def decode(image: Source, least_height: int = 0, least_width: int = 0) -> np.nda
         if -(-header.height // scale) >= least_height and -(-header.width // scale) >= least_width:
             flags = reduced
     pixels = _decode_jpeg(data, name, flags)
-    if pixels.shape[0] < least_height or pixels.shape[1] < least_width:  # it was turned, and is too small now
+    if flags != cv2.IMREAD_COLOR and (
+        pixels.shape[0] < least_height or pixels.shape[1] < least_width
+    ):  # it was turned, and is too small now
         pixels = _decode_jpeg(data, name, cv2.IMREAD_COLOR)
     return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
 

@@ -73,6 +73,11 @@ def _train(work: FoldRun, dataset: Dataset, folds: pd.DataFrame, settings: dict[
     say(f"{counts}, {len(test):,} test images")
 
     trained_on, tested_on = _sources(work, network, data, test, policy, say)
+    if work.recipe.pseudo_labels and work.settings(dataset.test, dataset.broken_test) != settings:
+        raise UserError(
+            f"--pseudo-labels {work.recipe.pseudo_labels}: that run has changed since this fold began; it may still be "
+            "training. Start again when it is finished."
+        )
     if tables := work.pseudo_tables():
         say(f"pseudo-labels of {len(test):,} test images from {len(tables)} tables: {', '.join(map(str, tables))}")
     trained_on = with_pseudo_labels(tables, work.recipe, dataset, data, trained_on, tested_on)
@@ -265,7 +270,9 @@ def leave_test(
     write_predictions(work.folder / name, dataset.test, every)
     if features is not None:
         with _stored_features(work.folder / run_folder.TEST_FEATURES, len(readable), features.shape[1]) as stored:
-            stored[readable] = _as_half(features)
+            for start in range(0, len(features), PART):
+                rows = np.flatnonzero(readable)[start : start + PART]
+                stored[rows] = _as_half(features[start : start + PART])
 
 
 def leave_history(work: FoldRun, epochs: Sequence[dict[str, Any]]) -> None:

@@ -216,6 +216,10 @@ def find_tables(folder: FoldFolder, source: str) -> list[Path]:
     own, earlier = RunFolder(folder.run), RunFolder(folder.run.parent / checked_name(name, option))
     if not earlier.folds.is_file():
         raise UserError(f"{option}: {earlier.path} is no run. Expected the name of one that has finished this fold.")
+    if earlier.path.resolve() == own.path.resolve() and (not wanted or folder.model in wanted):
+        raise UserError(
+            f"{option}: that is this run itself. Name a model of it (--pseudo-labels {name}/MODEL) or another --run."
+        )
     folds_sha256 = sha256_of(own.folds)
     if sha256_of(earlier.folds) != folds_sha256:
         raise UserError(
@@ -223,8 +227,6 @@ def find_tables(folder: FoldFolder, source: str) -> list[Path]:
             "here. Take a run of the same data and the same --folds."
         )
     found = [one for one in earlier.finished(wanted) if folder.fold in (ALL_DRIVERS, one.fold)]
-    if earlier.path.resolve() == own.path.resolve():
-        found = [one for one in found if one.model != folder.model]
     if not found:
         there = [f"{one.model}/{one.path.name}" for one in earlier.finished()]
         raise UserError(

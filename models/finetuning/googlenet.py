@@ -142,6 +142,8 @@ def import_weights(source: Path, folder: Path) -> Path:
     try:
         graph = onnx.ModelProto.FromString(source.read_bytes()).graph
         stored = {tensor.name.replace("/", "_"): tensor for tensor in graph.initializer}
+        if any(tensor.external_data for tensor in graph.initializer):
+            raise ValueError("its values are in other files")
         for layer in (layer for layer in network.layers if layer.weights):
             kernel, bias = (onnx.numpy_helper.to_array(stored[f"{layer.name}_{end}_0"]) for end in "wb")
             if not (np.isfinite(kernel).all() and np.isfinite(bias).all()):

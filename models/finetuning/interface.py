@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, cast
 from common import environment
 from common.environment import LESS_MEMORY, OF_EXECUTOR, with_threads
 from common.errors import UserError
+from common.files import listed_again
 from common.run_folder import CACHE, RunFolder
 from common.settings import checked, nearest
 from models.finetuning import architecture as zoo
@@ -211,6 +212,8 @@ class _Images:
 
         self.images = [checked_source(image, f"image {number}") for number, image in enumerate(images)]
         self.names = [x.name if isinstance(x, Path) else str(number) for number, x in enumerate(self.images)]
+        if listed_again(self.names):
+            self.names = [str(image) for image in self.images]
         self.size, self.crop = work.recipe.image_size, work.recipe.crop
         self.shape: tuple[int, ...] = (self.size.height, self.size.width, 3)
         self.dtype = np.dtype(np.uint8)

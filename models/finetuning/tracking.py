@@ -45,6 +45,8 @@ def check_installed(names: Sequence[str]) -> None:
                 f"--log-to {name}: the package {name} is not installed. "
                 f".venv/bin/python -m pip install -c requirements/logging.txt {name}"
             )
+        if name in ("tensorboard", "wandb") and importlib.util.find_spec("tensorflow") is None:
+            raise UserError(f"--log-to {name} needs TensorFlow, which is not installed. --log-to mlflow does without.")
 
 
 @contextlib.contextmanager

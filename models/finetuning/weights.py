@@ -6,6 +6,7 @@ that Keras publishes. The content decides, not the name.
 
 import contextlib
 import functools
+import itertools
 import math
 import socket
 import sys
@@ -178,7 +179,9 @@ def _published_layout(stored: Any) -> Any:
 
 
 def _listed(group: Any, attribute: str) -> list[str]:
-    names = group.attrs.get(attribute, ())
+    """The names in an attribute; Keras spreads a long list over ATTRIBUTE0, ATTRIBUTE1, ..."""
+    parts = itertools.takewhile(group.attrs.__contains__, (f"{attribute}{number}" for number in itertools.count()))
+    names = [name for part in ([attribute] if attribute in group.attrs else parts) for name in group.attrs[part]]
     return [name.decode() if isinstance(name, bytes) else str(name) for name in names]
 
 
