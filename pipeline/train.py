@@ -228,7 +228,9 @@ def _run_job(prog: str) -> None:
 
 def _describe(plan: Plan, data: "Dataset", table: "pd.DataFrame") -> None:
     """Prints what --dry-run prints."""
-    left = unfinished(plan.work, wanted_folds(plan, table), data)
+    left = wanted_folds(plan, table)
+    if plan.run.folds.exists():  # else nothing of the run is trained, and no table is written yet
+        left = unfinished(plan.work, left, data)
     if left:
         weights.check_available(plan.work.architecture, plan.work.weights)
     if left and not isinstance(plan.work.recipe, Bottleneck):

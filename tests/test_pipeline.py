@@ -190,6 +190,15 @@ def test_a_second_start_of_the_same_run_reports_who_works_on_it(
     assert not (tmp_path / "runs" / "tiny").exists()
 
 
+def test_a_dry_run_of_a_model_writes_no_run(
+    type_command: Command, tiny_tree: Callable[..., Path], tmp_path: Path
+) -> None:
+    options = ("--data", tiny_tree(), "--weights", "none", "--folds", 2, "--dry-run")
+    told = type_command("models/bottleneck.py", *options)
+    assert (told.returncode, "nothing was started" in told.stdout) == (0, True), told.stderr
+    assert not (tmp_path / "runs").exists()
+
+
 def test_help_loads_nothing_heavy_and_lists_every_setting_with_its_default(type_command: Command) -> None:
     assert heavy_packages("models/resnet50.py") == set()
     told = type_command("models/resnet50.py", "--help", outputs=False)
