@@ -25,20 +25,8 @@ PHOTOGRAPHS = (
     *(".heic", ".heif"),  # not readable; looked at so that they are reported
 )
 VIDEOS = (
-    ".mp4",
-    ".mov",
-    ".avi",
-    ".mkv",
-    ".webm",
-    ".m4v",
-    ".mpg",
-    ".mpeg",
-    ".3gp",
-    ".mts",
-    ".m2ts",
-    ".wmv",
-    ".flv",
-    ".ogv",
+    *(".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".3gp", ".mts", ".m2ts"),
+    *(".wmv", ".flv", ".ogv"),
 )
 LARGEST_RATE = 120.0  # frames a second of an annotated copy; some containers name a clock's rate instead
 USUAL_RATE = 25.0  # frames a second, of a video that does not say
