@@ -171,10 +171,10 @@ def network_alone(name: str) -> None:
     policy = runtime.start("auto", 0)
     import numpy as np
 
-    from models.finetuning.build import build
-    from models.finetuning.network import set_trainable
-    from models.finetuning.optimisation import make_optimizer, stages
-    from models.finetuning.sources import PREDICTION_BATCH
+    from models.finetuning.data.sources import PREDICTION_BATCH
+    from models.finetuning.network.build import build
+    from models.finetuning.network.network import set_trainable
+    from models.finetuning.training.optimisation import make_optimizer, stages
 
     recipe, _ = zoo.find(name).settings_for(Kind(scratch=True, quick=True), {})
     network = build(zoo.find(name), recipe, "none", policy, 0)

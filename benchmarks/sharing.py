@@ -91,8 +91,8 @@ def forward_pass(arguments: argparse.Namespace) -> None:
     import numpy as np
 
     from common.settings import ImageSize
-    from models.finetuning.build import build
-    from models.finetuning.sources import predict as run_predictor
+    from models.finetuning.data.sources import predict as run_predictor
+    from models.finetuning.network.build import build
     from preprocessing import dataset
     from preprocessing.images import ImageStore
 

@@ -45,8 +45,8 @@ def make_step(arguments: argparse.Namespace) -> tuple[Any, list[str]]:
     import numpy as np
     import tensorflow
 
-    from models.finetuning.build import build
-    from models.finetuning.network import set_trainable
+    from models.finetuning.network.build import build
+    from models.finetuning.network.network import set_trainable
 
     recipe = zoo.find(arguments.architecture).recipe
     recipe = dataclasses.replace(recipe, image_size=arguments.image_size, trainable=arguments.trainable)

@@ -100,9 +100,9 @@ def network_for(name: str, size: int, policy: str) -> tuple[Any, Any, Any]:
     from common.settings import ImageSize
     from models.finetuning import architecture as zoo
     from models.finetuning.architecture import Kind
-    from models.finetuning.build import build
-    from models.finetuning.network import set_trainable
-    from models.finetuning.optimisation import make_optimizer, stages
+    from models.finetuning.network.build import build
+    from models.finetuning.network.network import set_trainable
+    from models.finetuning.training.optimisation import make_optimizer, stages
 
     settings = {"image_size": ImageSize(size, size), "trainable": "all", "pooled_layers": (), "batch_size": BATCH}
     recipe, augmentation = zoo.find(name).settings_for(Kind(), settings)

@@ -6,7 +6,7 @@ About 5 minutes a fold of 2,100 images on 2 cores, by its operations; not timed.
 
 224x224 pixels, BGR minus the ImageNet mean, 6.0 million parameters; no BatchNorm. AdamW at 5e-5, 4 epochs (reasoned,
 not measured here), with the paper's two auxiliary heads in training. Keras has no weights of it:
-models/finetuning/googlenet.py imports them.
+models/finetuning/network/googlenet.py imports them.
 """
 
 import sys
@@ -20,14 +20,14 @@ from models.finetuning.architecture import Architecture, Recipe
 
 ARCHITECTURE = Architecture(
     name="googlenet",
-    builder="models.finetuning.googlenet:GoogLeNet",
+    builder="models.finetuning.network.googlenet:GoogLeNet",
     preprocessing="caffe",
     published_weights="",
     gigaflops=3.2,
     parameters=5_973_552,
     least_size=31,
     auxiliary_weight=0.3,
-    importer="models.finetuning.googlenet",
+    importer="models.finetuning.network.googlenet",
     recipe=Recipe(learning_rate=5e-5),
     # Only a head scaled to its small differences between images sends back a gradient that it can start from.
     scratch={"head_start": "logistic", "learning_rate": 1e-4, "dropout": 0.0, "label_smoothing": 0.0},

@@ -13,9 +13,10 @@ from common.run_folder import ALL_DRIVERS, CACHE, RUNS, SUBMISSIONS, RunFolder, 
 from common.settings import CommandLine, add_settings, chosen, names_in, number, whole_number
 from ensemble.options import Options
 from models.finetuning import architecture as zoo
-from models.finetuning import runtime, tracking
+from models.finetuning import runtime
 from models.finetuning.architecture import Architecture, Bottleneck, Kind, Recipe
 from models.finetuning.fold_run import FoldRun
+from models.finetuning.training import tracking
 from pipeline.jobs import read_budget
 from preprocessing import folds
 from preprocessing.settings import Augmentation

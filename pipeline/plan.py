@@ -20,9 +20,10 @@ from common.settings import chosen, names_in
 from common.terminal import VERBOSE
 from ensemble.options import Options
 from models.finetuning import architecture as zoo
-from models.finetuning import tracking, weights
 from models.finetuning.architecture import Architecture, Bottleneck, Recipe
 from models.finetuning.fold_run import FoldRun
+from models.finetuning.network import weights
+from models.finetuning.training import tracking
 from pipeline import resources
 from pipeline.jobs import Deadline, Durations
 from pipeline.options import PRESETS, bottleneck_of, network_of

@@ -34,8 +34,9 @@ from common.errors import STOPPED, UserError
 from common.files import written_whole
 from common.run_folder import CONFIG, FAILED, FINISHED, LOG, REPOSITORY
 from common.terminal import VERBOSE, say
-from models.finetuning import fold_run, weights
+from models.finetuning import fold_run
 from models.finetuning.fold_run import FoldRun
+from models.finetuning.network import weights
 from pipeline import resources
 from pipeline.executor import SMALLER_ENVIRONMENT, Executor
 from pipeline.jobs import Durations, Job, words_of

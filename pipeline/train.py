@@ -18,9 +18,10 @@ from common.run_folder import ALL_DRIVERS, REPOSITORY
 from common.settings import CommandLine, chosen
 from common.terminal import say
 from models.finetuning import architecture as zoo
-from models.finetuning import fold_run, interface, weights
+from models.finetuning import fold_run, interface
 from models.finetuning.architecture import Architecture, Bottleneck, Recipe
 from models.finetuning.fold_run import FoldRun
+from models.finetuning.network import weights
 from pipeline import jobs as schedule
 from pipeline import resources
 from pipeline.executor import Executor, LocalExecutor, Result

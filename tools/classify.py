@@ -14,8 +14,8 @@ from common.errors import run_command
 from common.settings import CommandLine, ImageSize
 from models.finetuning import architecture as zoo
 from models.finetuning import runtime
-from models.finetuning import weights as pretrained
 from models.finetuning.architecture import Architecture
+from models.finetuning.network import weights as pretrained
 
 CLASSES_SHOWN = 5
 
@@ -66,7 +66,7 @@ def whole_network(architecture: Architecture, weights: str) -> Any:
     """
     import keras
 
-    from models.finetuning.build import preprocessed
+    from models.finetuning.network.build import preprocessed
 
     top = with_top(architecture)
     if weights == "imagenet":

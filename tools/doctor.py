@@ -24,8 +24,8 @@ from common.run_folder import CACHE, REPOSITORY
 from common.settings import CommandLine, names_in, number
 from models.finetuning import architecture as zoo
 from models.finetuning import runtime
-from models.finetuning import weights as pretrained
 from models.finetuning.architecture import Architecture
+from models.finetuning.network import weights as pretrained
 from pipeline import resources
 from pipeline.options import DEFAULT_MODELS
 from pipeline.resources import GIBIBYTE, GPUS, UNKNOWN_GPU, Device, duration
@@ -43,10 +43,10 @@ def measure(name: str, weights: str, precision: str, deterministic: str, seconds
     keras = runtime.load_keras()
     import numpy as np
 
-    from models.finetuning.build import build, plain_copy
-    from models.finetuning.network import set_trainable
-    from models.finetuning.optimisation import make_optimizer, stages
-    from models.finetuning.sources import PREDICTION_BATCH
+    from models.finetuning.data.sources import PREDICTION_BATCH
+    from models.finetuning.network.build import build, plain_copy
+    from models.finetuning.network.network import set_trainable
+    from models.finetuning.training.optimisation import make_optimizer, stages
 
     architecture = zoo.find(name)
     recipe = architecture.recipe

@@ -50,9 +50,9 @@ from common.files import written_whole
 from common.run_folder import OUT_OF_FOLD, RunFolder, checked_name
 from common.settings import CommandLine, as_options, names_in, nearest, word
 from models.finetuning import architecture as zoo
-from models.finetuning import weights as pretrained
 from models.finetuning.architecture import Architecture, Bottleneck, NoEffectError, Recipe
 from models.finetuning.fold_run import FoldRun
+from models.finetuning.network import weights as pretrained
 from pipeline import options
 from pipeline import train as jobs
 from pipeline.options import bottleneck_of, network_of

@@ -19,8 +19,8 @@ from common.errors import NOTHING_FINISHED, UserError, named, run_command
 from common.run_folder import REPOSITORY, RunFolder
 from common.settings import names_in
 from models.finetuning import architecture as zoo
-from models.finetuning import weights as pretrained
 from models.finetuning.architecture import Architecture
+from models.finetuning.network import weights as pretrained
 from pipeline.options import PRESETS, pipeline_parser
 from pipeline.plan import STARTED
 

@@ -31,7 +31,7 @@ from common.run_folder import BUNDLE_MANIFEST, CACHE, REPOSITORY, SUBMISSIONS
 from common.settings import CommandLine, names_in
 from models.finetuning import architecture as zoo
 from models.finetuning import runtime
-from models.finetuning import weights as pretrained
+from models.finetuning.network import weights as pretrained
 from pipeline.options import DEFAULT_MODELS
 from pipeline.resources import GPUS
 

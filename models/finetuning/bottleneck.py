@@ -19,11 +19,11 @@ from common.run_folder import LOG, NETWORK
 from models.finetuning import fold as engine
 from models.finetuning import runtime
 from models.finetuning.architecture import Recipe
-from models.finetuning.build import build, plain_copy, prepare_random_weights
+from models.finetuning.data.sources import FoldData, Source, stores
 from models.finetuning.fold_run import FoldRun
-from models.finetuning.head import GRIDS, search, softmax
-from models.finetuning.network import Network
-from models.finetuning.sources import FoldData, Source, stores
+from models.finetuning.network.build import build, plain_copy, prepare_random_weights
+from models.finetuning.network.head import GRIDS, search, softmax
+from models.finetuning.network.network import Network
 from preprocessing import folds as driver_folds
 from preprocessing.dataset import Dataset
 from preprocessing.images import ImageStore

@@ -19,16 +19,17 @@ from common.files import cannot_write, written_whole
 from common.metric import accuracy, log_loss
 from common.run_folder import FoldFolder
 from common.tables import write_predictions
-from models.finetuning import runtime, weights
-from models.finetuning.activations import ActivationCache, split
+from models.finetuning import runtime
 from models.finetuning.architecture import Recipe
-from models.finetuning.build import build, plain_copy, prepare_random_weights
+from models.finetuning.data.activations import ActivationCache, split
+from models.finetuning.data.sources import FoldData, Source, fold_data, stores, with_pseudo_labels, with_tta
 from models.finetuning.fold_run import FoldRun
-from models.finetuning.head import fit_logistic
-from models.finetuning.network import Network
-from models.finetuning.sources import FoldData, Source, fold_data, stores, with_pseudo_labels, with_tta
-from models.finetuning.tracking import watched
-from models.finetuning.trainer import Trainer
+from models.finetuning.network import weights
+from models.finetuning.network.build import build, plain_copy, prepare_random_weights
+from models.finetuning.network.head import fit_logistic
+from models.finetuning.network.network import Network
+from models.finetuning.training.tracking import watched
+from models.finetuning.training.trainer import Trainer
 from preprocessing.dataset import Dataset
 from preprocessing.images import ImageStore
 from preprocessing.settings import Augmentation

@@ -21,8 +21,9 @@ from common.files import read_json, read_record, sha256_of, write_json
 from common.run_folder import ALL_DRIVERS, REPOSITORY, CorruptedOutputError, FoldFolder, RunFolder, checked_name
 from common.settings import as_json, as_words, checked
 from models.finetuning import architecture as zoo
-from models.finetuning import runtime, weights
+from models.finetuning import runtime
 from models.finetuning.architecture import Architecture, Bottleneck, Recipe
+from models.finetuning.network import weights
 from preprocessing.settings import Augmentation
 
 PSEUDO_MODELS, PSEUDO_SHA256 = "pseudo_labels_models", "pseudo_labels_sha256"  # in config.json

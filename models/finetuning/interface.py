@@ -24,15 +24,15 @@ from common.run_folder import CACHE, RunFolder
 from common.settings import checked, nearest
 from models.finetuning import architecture as zoo
 from models.finetuning import fold_run, runtime
-from models.finetuning import weights as pretrained
 from models.finetuning.architecture import Bottleneck, Kind
 from models.finetuning.fold_run import FoldRun
+from models.finetuning.network import weights as pretrained
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
-    from models.finetuning.network import Network
+    from models.finetuning.network.network import Network
     from preprocessing.dataset import Dataset
     from preprocessing.images import Source
 
@@ -86,7 +86,7 @@ def _end_with_executor() -> None:
 def _untrained(work: FoldRun) -> "Network":
     """A model's network with random weights; a UserError where it has no layer of a name in the settings."""
     runtime.load_keras()
-    from models.finetuning.build import build
+    from models.finetuning.network.build import build
 
     return build(work.architecture, work.recipe, "none", "float32", work.seed)
 
@@ -103,8 +103,8 @@ def describe(work: FoldRun, numbers: Sequence[int | str], folds: "pd.DataFrame",
         folds: frame img,subject,classname,fold.
     """
     network, recipe = _untrained(work), work.recipe
-    from models.finetuning.network import set_trainable, trainable_blocks, trainable_summary
-    from models.finetuning.optimisation import stages
+    from models.finetuning.network.network import set_trainable, trainable_blocks, trainable_summary
+    from models.finetuning.training.optimisation import stages
 
     lines = [f"{work.model_name} in run {work.run.name}: {work.precision}, weights {work.weights}"]
     lines += [work.changes(), work.configuration()]
@@ -155,9 +155,9 @@ class Model:
         policy = runtime.start(work.precision, work.seed)
         import pandas as pd
 
-        from models.finetuning.build import build
+        from models.finetuning.data.sources import Source, fold_data, stores
         from models.finetuning.fold import train_network
-        from models.finetuning.sources import Source, fold_data, stores
+        from models.finetuning.network.build import build
 
         network = build(work.architecture, work.recipe, work.weights, policy, work.seed)
         labelled, _ = stores(work.recipe, data, table, work.cache, work.cache_limit)
@@ -184,7 +184,7 @@ class Model:
         import PIL.Image
 
         from common.competition import CLASSES
-        from models.finetuning.sources import Source, with_tta
+        from models.finetuning.data.sources import Source, with_tta
 
         single = isinstance(images, (str, os.PathLike, PIL.Image.Image)) or getattr(images, "ndim", 0) in (2, 3)
         if not single and not isinstance(images, Iterable):

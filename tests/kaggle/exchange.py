@@ -12,7 +12,7 @@ import numpy as np
 
 from common.settings import ImageSize
 from models.finetuning import architecture as zoo
-from models.finetuning.build import build, plain_copy
+from models.finetuning.network.build import build, plain_copy
 
 NETWORKS = ("mobilenet", "resnet50", "convnext_tiny")  # each with another preprocessing
 SIZE = ImageSize(64, 64)

@@ -10,13 +10,14 @@ import pandas as pd
 import pytest
 
 from common.settings import ImageSize
-from models.finetuning import activations, runtime
 from models.finetuning import architecture as zoo
-from models.finetuning.activations import PLAIN, ActivationCache, ActivationStore, split
+from models.finetuning import runtime
 from models.finetuning.architecture import Kind, Recipe
-from models.finetuning.build import build
-from models.finetuning.network import Network, set_trainable
-from models.finetuning.sources import FoldData, Source
+from models.finetuning.data import activations
+from models.finetuning.data.activations import PLAIN, ActivationCache, ActivationStore, split
+from models.finetuning.data.sources import FoldData, Source
+from models.finetuning.network.build import build
+from models.finetuning.network.network import Network, set_trainable
 from preprocessing import dataset
 from preprocessing.images import ImageStore
 from preprocessing.settings import Augmentation

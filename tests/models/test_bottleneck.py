@@ -17,9 +17,9 @@ from common.metric import log_loss
 from common.settings import ImageSize
 from common.tables import read_predictions
 from models.finetuning import architecture as zoo
-from models.finetuning import head as linear
 from models.finetuning.bottleneck import inner_folds
-from models.finetuning.head import Linear, calibration, fit_path, search, softmax, standardisation
+from models.finetuning.network import head as linear
+from models.finetuning.network.head import Linear, calibration, fit_path, search, softmax, standardisation
 from preprocessing.images import read_image
 from tests.commands import run_python
 from tests.imports import heavy_packages

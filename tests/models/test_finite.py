@@ -13,11 +13,11 @@ from common.settings import ImageSize
 from models.finetuning import architecture as zoo
 from models.finetuning import runtime
 from models.finetuning.architecture import Recipe
-from models.finetuning.build import build
-from models.finetuning.network import set_trainable
-from models.finetuning.optimisation import Stage, make_optimizer, stages
-from models.finetuning.sources import FoldData, Source
-from models.finetuning.trainer import DivergedError, Trainer
+from models.finetuning.data.sources import FoldData, Source
+from models.finetuning.network.build import build
+from models.finetuning.network.network import set_trainable
+from models.finetuning.training.optimisation import Stage, make_optimizer, stages
+from models.finetuning.training.trainer import DivergedError, Trainer
 from preprocessing.images import ImageStore
 from preprocessing.settings import Augmentation
 from tests.commands import run_python

@@ -16,9 +16,9 @@ from common.settings import ImageSize
 from common.tables import geometric_mean, read_predictions
 from models.finetuning import architecture as zoo
 from models.finetuning.architecture import Kind
+from models.finetuning.data.sources import TTA, fold_data
 from models.finetuning.fold import train_fold
 from models.finetuning.fold_run import FoldRun
-from models.finetuning.sources import TTA, fold_data
 from preprocessing import dataset
 from preprocessing.batches import Augmented
 from preprocessing.dataset import Dataset

@@ -13,8 +13,8 @@ from onnx import helper, numpy_helper
 from common.errors import UserError
 from common.run_folder import REPOSITORY
 from models.finetuning import architecture as zoo
-from models.finetuning import weights
-from models.finetuning.googlenet import GoogLeNet, import_weights, local_response_normalization
+from models.finetuning.network import weights
+from models.finetuning.network.googlenet import GoogLeNet, import_weights, local_response_normalization
 
 pytestmark = pytest.mark.slow  # builds many networks
 
@@ -91,7 +91,7 @@ def written(arrays: dict[str, np.ndarray], path: Path) -> Path:
 def test_an_onnx_file_is_imported_for_every_size(tmp_path: Path) -> None:
     arrays = tensors()
     source = written(arrays, tmp_path / "googlenet-9.onnx")
-    command = ["-m", "models.finetuning.googlenet", str(source), "--out", str(tmp_path / "weights")]
+    command = ["-m", "models.finetuning.network.googlenet", str(source), "--out", str(tmp_path / "weights")]
     done = subprocess.run([sys.executable, *command], cwd=REPOSITORY, check=True, capture_output=True, text=True)
     assert done.stdout.startswith(f"wrote {tmp_path / 'weights' / 'googlenet.weights.h5'}")
     assert [path.name for path in (tmp_path / "weights").iterdir()] == ["googlenet.weights.h5"]

@@ -9,9 +9,9 @@ import pytest
 
 from common.settings import ImageSize
 from models.finetuning import architecture as zoo
-from models.finetuning.build import build
-from models.finetuning.network import set_trainable
-from models.finetuning.optimisation import make_optimizer, stages
+from models.finetuning.network.build import build
+from models.finetuning.network.network import set_trainable
+from models.finetuning.training.optimisation import make_optimizer, stages
 from tests.commands import run_python
 
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="they are TensorFlow's kernels")

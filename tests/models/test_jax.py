@@ -11,7 +11,7 @@ from common.settings import ImageSize
 from common.tables import read_predictions
 from models.finetuning import architecture as zoo
 from models.finetuning.architecture import Kind
-from models.finetuning.build import build
+from models.finetuning.network.build import build
 from preprocessing.images import read_image
 from tests.commands import run_python
 from tests.trees import make_tree
@@ -53,7 +53,7 @@ def test_a_fold_trained_on_jax_predicts_the_same_on_tensorflow(tmp_path: Path) -
 def test_a_step_of_wild_gradients_changes_nothing_inside_a_training_step_of_jax() -> None:
     code = (
         "import keras, numpy as np\n"
-        "from models.finetuning.optimisation import Stage, make_optimizer\n"
+        "from models.finetuning.training.optimisation import Stage, make_optimizer\n"
         "from models.finetuning.architecture import Recipe\n"
         "for name in ('adamw', 'sgd'):\n"
         "    inputs = keras.Input((3,))\n"

@@ -14,9 +14,9 @@ from common.errors import UserError
 from common.settings import ImageSize
 from models.finetuning import architecture as zoo
 from models.finetuning.architecture import Kind, Recipe
-from models.finetuning.build import build, plain_copy, preprocessed
-from models.finetuning.googlenet import GoogLeNet
-from models.finetuning.network import Network, blocks, set_trainable
+from models.finetuning.network.build import build, plain_copy, preprocessed
+from models.finetuning.network.googlenet import GoogLeNet
+from models.finetuning.network.network import Network, blocks, set_trainable
 
 QUICKLY_TESTED = ("vgg16", "mobilenet")  # by what a developer runs; the others in the slow tests
 ZOO = [pytest.param(name, marks=[] if name in QUICKLY_TESTED else [pytest.mark.slow]) for name in zoo.names()]

@@ -15,9 +15,9 @@ from common.settings import ImageSize
 from common.tables import geometric_mean, read_predictions, write_predictions
 from models.finetuning import architecture as zoo
 from models.finetuning.architecture import Kind
+from models.finetuning.data.sources import Source, WithPseudoLabels, soft_targets
 from models.finetuning.fold_run import FoldRun, find_tables
-from models.finetuning.network import Network
-from models.finetuning.sources import Source, WithPseudoLabels, soft_targets
+from models.finetuning.network.network import Network
 from pipeline.train import unfinished
 from preprocessing import dataset
 from preprocessing.batches import training_order

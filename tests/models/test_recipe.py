@@ -7,7 +7,7 @@ import pytest
 from common.errors import UserError
 from models.finetuning import architecture as zoo
 from models.finetuning.architecture import Kind, Recipe
-from models.finetuning.optimisation import Stage, make_optimizer
+from models.finetuning.training.optimisation import Stage, make_optimizer
 
 
 @pytest.mark.parametrize("precision", ["float32", "mixed_float16"])

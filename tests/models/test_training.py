@@ -13,12 +13,12 @@ from common.metric import log_loss
 from common.settings import ImageSize
 from models.finetuning import architecture as zoo
 from models.finetuning.architecture import Recipe
-from models.finetuning.build import build
-from models.finetuning.head import fit_logistic
-from models.finetuning.network import Network
-from models.finetuning.optimisation import Stage, stages
-from models.finetuning.sources import FoldData, Source
-from models.finetuning.trainer import DivergedError, Trainer, load_checkpoint, ordered
+from models.finetuning.data.sources import FoldData, Source
+from models.finetuning.network.build import build
+from models.finetuning.network.head import fit_logistic
+from models.finetuning.network.network import Network
+from models.finetuning.training.optimisation import Stage, stages
+from models.finetuning.training.trainer import DivergedError, Trainer, load_checkpoint, ordered
 from preprocessing import dataset
 from preprocessing.images import ImageStore
 from preprocessing.settings import Augmentation

@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from models.finetuning import tracking as watching
+from models.finetuning.training import tracking as watching
 from tests.commands import run_python
 
 

@@ -15,8 +15,8 @@ import pytest
 from common.errors import UserError
 from common.run_folder import REPOSITORY
 from models.finetuning import architecture as zoo
-from models.finetuning import weights
 from models.finetuning.architecture import Architecture
+from models.finetuning.network import weights
 
 MOBILENET = zoo.find("mobilenet")
 
@@ -25,7 +25,7 @@ DOWNLOADS = """
 import sys, time
 from pathlib import Path
 from models.finetuning import architecture as zoo
-from models.finetuning import weights
+from models.finetuning.network import weights
 
 source, mobilenet = Path(sys.argv[1]).read_bytes(), zoo.find("mobilenet")
 kept = weights.published_file(mobilenet)
@@ -181,7 +181,7 @@ def test_a_wrong_file_is_refused_at_once(tmp_path: Path, write: Callable[[Path],
 
 
 def test_the_advice_is_right_where_keras_publishes_nothing() -> None:
-    with pytest.raises(UserError, match=r"python -m models\.finetuning\.googlenet FILE\.onnx --out DIR"):
+    with pytest.raises(UserError, match=r"python -m models\.finetuning\.network\.googlenet FILE\.onnx --out DIR"):
         weights.check_available(zoo.find("googlenet"), "imagenet")
     mine = dataclasses.replace(MOBILENET, name="mine", builder="models.mine:Mine", published_weights="")
     with pytest.raises(UserError, match=r"models\.mine\.Mine\(include_top=False\)\.save_weights"):

@@ -38,12 +38,12 @@ from common.run_folder import (
 from common.settings import checked
 from ensemble.blend import RECORD, Request, blend_run
 from models.finetuning import architecture as zoo
-from models.finetuning import trainer
-from models.finetuning import weights as pretrained
 from models.finetuning.architecture import Bottleneck, Kind
 from models.finetuning.bottleneck import train_folds
 from models.finetuning.fold import train_fold
 from models.finetuning.fold_run import FoldRun
+from models.finetuning.network import weights as pretrained
+from models.finetuning.training import trainer
 from pipeline.train import unfinished
 from preprocessing import dataset
 from preprocessing.folds import ensure_folds, read_folds

@@ -17,7 +17,7 @@ from common.kaggle_client import last_words
 from common.run_folder import NETWORK, REPOSITORY, FoldFolder, RunFolder
 from ensemble.neighbours import load_features
 from models.finetuning import architecture as zoo
-from models.finetuning import weights as pretrained
+from models.finetuning.network import weights as pretrained
 from tools.networks import load
 
 

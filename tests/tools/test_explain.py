@@ -14,7 +14,7 @@ from common.errors import UserError
 from common.run_folder import RunFolder
 from common.settings import ImageSize
 from models.finetuning import architecture as zoo
-from models.finetuning.build import build, plain_copy
+from models.finetuning.network.build import build, plain_copy
 from tests.commands import here, run_python
 from tests.tools.conftest import TrainedRun
 from tools.explain import CAPTION, GAP, TILE_WIDTH, HeatMaps, lit

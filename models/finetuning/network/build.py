@@ -10,9 +10,16 @@ import keras
 import numpy as np
 
 from common.competition import NUMBER_OF_CLASSES
-from models.finetuning import weights as pretrained
 from models.finetuning.architecture import Architecture, Recipe
-from models.finetuning.network import BACKBONE, Network, backbone_layer, leaves, pooled_features, trainable_layers
+from models.finetuning.network import weights as pretrained
+from models.finetuning.network.network import (
+    BACKBONE,
+    Network,
+    backbone_layer,
+    leaves,
+    pooled_features,
+    trainable_layers,
+)
 from preprocessing.images import ImageStore
 
 CAFFE_MEAN_RGB = (123.68, 116.779, 103.939)  # ImageNet's mean, 0 to 255

@@ -19,7 +19,7 @@ from common.run_folder import ALL_DRIVERS, verified
 from common.tables import geometric_mean, read_predictions
 from models.finetuning import runtime
 from models.finetuning.architecture import Recipe
-from models.finetuning.network import Network
+from models.finetuning.network.network import Network
 from preprocessing.batches import Augmented, plain_batches, training_batches
 from preprocessing.dataset import Dataset
 from preprocessing.images import ImageStore, Rows

@@ -8,7 +8,7 @@ As a command it makes the file that `--weights DIR` reads from the ONNX model zo
 inception_and_googlenet, BSD licence). Not tried with the real file: the tests write one with its names.
 
     .venv/bin/python -m pip install -c requirements/lock.txt onnx
-    python -m models.finetuning.googlenet googlenet-12.onnx --out weights
+    python -m models.finetuning.network.googlenet googlenet-12.onnx --out weights
 """
 
 import shutil
@@ -162,7 +162,7 @@ def import_weights(source: Path, folder: Path) -> Path:
 
 def main() -> None:
     """The command line."""
-    parser = CommandLine(prog="python -m models.finetuning.googlenet", description=__doc__)
+    parser = CommandLine(prog="python -m models.finetuning.network.googlenet", description=__doc__)
     parser.add_argument("source", type=Path, metavar="FILE.onnx", help="GoogLeNet of the ONNX model zoo")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help=f"folder where {FILE_NAME} goes")
     arguments = parser.parse_args()

@@ -28,9 +28,9 @@ from common.cache import ACTIVATIONS, divide, make_room, open_array, write_array
 from common.errors import UserError
 from common.settings import as_json
 from models.finetuning.architecture import Recipe
-from models.finetuning.build import fused
-from models.finetuning.network import Network, leaves, pooled_features, trainable_layers
-from models.finetuning.sources import PREDICTION_BATCH, Batches, FoldData, Source, predict
+from models.finetuning.data.sources import PREDICTION_BATCH, Batches, FoldData, Source, predict
+from models.finetuning.network.build import fused
+from models.finetuning.network.network import Network, leaves, pooled_features, trainable_layers
 from preprocessing.batches import Augmented, plain_batches
 from preprocessing.images import ImageStore, Rows
 

@@ -20,9 +20,16 @@ from common.errors import DIVERGED, UserError
 from common.files import append_checksum, is_intact, written_whole
 from common.metric import accuracy, log_loss
 from models.finetuning.architecture import Recipe
-from models.finetuning.network import Network, leaves, rate_scales, set_trainable, trainable_blocks, trainable_summary
-from models.finetuning.optimisation import Stage, make_optimizer, stages
-from models.finetuning.sources import FoldData, Source
+from models.finetuning.data.sources import FoldData, Source
+from models.finetuning.network.network import (
+    Network,
+    leaves,
+    rate_scales,
+    set_trainable,
+    trainable_blocks,
+    trainable_summary,
+)
+from models.finetuning.training.optimisation import Stage, make_optimizer, stages
 from preprocessing.batches import training_order
 
 WHAT_TO_CHANGE = (

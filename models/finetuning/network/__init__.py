@@ -1,0 +1,1 @@
+"""A network: backbone, head, pretrained weights, and what of it trains."""

@@ -1,0 +1,1 @@
+"""The loop: optimiser, epochs, checkpoints, the best weights, experiment tracking."""
