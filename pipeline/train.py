@@ -232,8 +232,6 @@ def _describe(plan: Plan, data: "Dataset", table: "pd.DataFrame") -> None:
     left = wanted_folds(plan, table)
     if plan.run.folds.exists():  # else nothing of the run is trained, and no table is written yet
         left = unfinished(plan.work, left, data)
-    if left:
-        weights.check_available(plan.work.architecture, plan.work.weights)
     if left and not isinstance(plan.work.recipe, Bottleneck):
         print(interface.describe(plan.work, left, table, len(data.test)))
     if left:
