@@ -2,12 +2,11 @@
 
     python models/vgg16.py --fold 0
 
-Two folds of 2,100 images took 24 and 26 minutes side by side on 2 busy cores, at the lowest priority.
-Held-out log loss on the sample's five folds, without test-time augmentation: 0.608, 0.682, 0.987, 0.457 and 0.824, or
-0.705 over all images. Its two views take folds 2 to 4 from 0.747 to 0.728: all images to 0.694, if they left the first
-two as they are (2 cores of an Intel Xeon with AMX, 2026-11-29; docs/experiments.md). The weights were those of an edge
-detector whose training started from ImageNet's VGG16. ImageNet's own are better in the upper layers and were not
-available. About 0.34 was published for the mean of its folds on the complete data, at 224x224.
+Two folds of 2,100 images take about 30 minutes side by side on 2 busy cores, at the lowest priority.
+Held-out log loss on the sample's five folds: 0.611, 0.655, 0.868, 0.454 and 0.729, or 0.658 over all images; 0.677
+without test-time augmentation (2 cores of an Intel Xeon with AMX, 2026-11-29; docs/experiments.md). The weights
+were those of an edge detector whose training started from ImageNet's VGG16. ImageNet's own are better in the upper
+layers and were not available. About 0.34 was published for the mean of its folds on the complete data, at 224x224.
 
 112x144 pixels, BGR minus the ImageNet mean, 14.7 million parameters. No BatchNorm: a rate that is too high ruins it.
 The head sees the pooled outputs of block3, block4 and block5. AdamW at 2e-4, 6 epochs, blocks 1 and 2 frozen. A
