@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -70,17 +71,24 @@ def run_client(
     # A process of its own: the client exits and prints when merely imported. -P: this repository has a kaggle/ too.
     command = [sys.executable, "-P", "-m", "kaggle", *words]
     streams: Any = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    answer = ""
-    with subprocess.Popen(command, text=True, errors="replace", **streams) as process:
-        try:
-            meanwhile(process)
+    lines: list[str] = []
+    with subprocess.Popen(command, encoding="utf-8", errors="replace", **streams) as process:
+
+        def read() -> None:
             for line in process.stdout or ():
-                answer += line
+                lines.append(line)
                 if show:
                     print(masked(line, *secrets()), end="", flush=True)
+
+        reader = threading.Thread(target=read, daemon=True)  # beside `meanwhile`: a full pipe would stop the client
+        reader.start()
+        try:
+            meanwhile(process)
             process.wait()
         finally:
             process.terminate()  # does nothing to one that has ended
+        reader.join()
+    answer = "".join(lines)
     if process.returncode == 0:
         return answer
     asked = f"{words[0]}\n{answer}"  # what a refusal means depends on the kind of thing
