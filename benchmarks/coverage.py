@@ -16,7 +16,7 @@ from common.errors import UserError, run_command
 from common.metric import log_loss_per_image
 from common.run_folder import RUNS, RunFolder
 from common.tables import read_predictions
-from ensemble.expectation import LEVEL, expected_loss
+from ensemble.result import LEVEL, expected_loss
 from preprocessing.folds import read_folds
 
 

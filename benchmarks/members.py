@@ -20,8 +20,8 @@ from common.metric import log_loss
 from common.prior import floored
 from common.run_folder import RunFolder
 from common.tables import class_numbers
+from ensemble import Options
 from ensemble.members import Predictions
-from ensemble.options import Options
 from ensemble.result import BlendResult, blended
 from ensemble.score import read_labels
 

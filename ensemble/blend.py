@@ -28,7 +28,7 @@ from common.errors import UserError, run_command
 from common.files import locked, read_record, sha256_of, write_json, write_text
 from common.run_folder import RUNS, SUBMISSIONS, RunFolder
 from common.settings import CommandLine, add_settings, as_json, chosen, names_in
-from ensemble.options import Options
+from ensemble import Options
 
 if TYPE_CHECKING:
     from ensemble.loose_tables import LooseTables

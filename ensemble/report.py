@@ -14,10 +14,9 @@ from sklearn.metrics import confusion_matrix
 from common.competition import CLASS_NAMES, CLASSES, COMPLETE_TRAIN_IMAGES
 from common.files import read_json
 from common.metric import accuracy, log_loss, log_loss_per_image, paired_difference
+from ensemble import Options
 from ensemble.calibration import clip, clipped_losses
-from ensemble.expectation import PUBLISHED, TEAMS, place_among_published
-from ensemble.options import Options
-from ensemble.result import BlendResult
+from ensemble.result import PUBLISHED, TEAMS, BlendResult, place_among_published
 
 FITTED, NESTED, WITH_NEIGHBOURS = "blend, fitted", "blend, nested", "blend with neighbours"
 COSTLIEST = 30

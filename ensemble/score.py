@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING
 from common.errors import UserError, named, run_command
 from common.run_folder import RunFolder
 from common.settings import CommandLine, chosen
+from ensemble import Options
 from ensemble.blend import Request, add_run_options
-from ensemble.options import Options
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -11,7 +11,7 @@ from common import environment
 from common.errors import UserError
 from common.run_folder import ALL_DRIVERS, CACHE, RUNS, SUBMISSIONS, RunFolder, checked_name
 from common.settings import CommandLine, add_settings, chosen, names_in, number, whole_number
-from ensemble.options import Options
+from ensemble import Options
 from models.finetuning import architecture as zoo
 from models.finetuning import runtime
 from models.finetuning.architecture import Architecture, Bottleneck, Kind, Recipe

@@ -18,7 +18,7 @@ from common.files import check_writable
 from common.run_folder import REPOSITORY, RunFolder
 from common.settings import chosen, names_in
 from common.terminal import VERBOSE
-from ensemble.options import Options
+from ensemble import Options
 from models.finetuning import architecture as zoo
 from models.finetuning.architecture import Architecture, Bottleneck, Recipe
 from models.finetuning.fold_run import FoldRun

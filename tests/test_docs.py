@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from common.run_folder import REPOSITORY
-from ensemble.options import Options
+from ensemble import Options
 from models.finetuning.architecture import Bottleneck, Recipe
 from preprocessing.demo import DemoSettings
 from preprocessing.settings import Augmentation

@@ -21,7 +21,7 @@ from common.errors import UserError, run_command
 from common.files import written_whole
 from common.run_folder import CACHE, OUT_OF_FOLD, RunFolder
 from common.settings import CommandLine, word
-from tools.networks import finished_folds
+from tools.predict import finished_folds
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -22,7 +22,7 @@ from common.run_folder import CACHE, FoldFolder
 from common.settings import CommandLine, whole_number
 from models.finetuning import runtime
 from preprocessing.settings import REGIONS
-from tools.networks import MOST_AT_ONCE, add_choice, chosen, in_batches, load, seen_by
+from tools.predict import MOST_AT_ONCE, add_choice, chosen, in_batches, load, seen_by
 
 if TYPE_CHECKING:
     import numpy as np

@@ -23,7 +23,7 @@ from common.run_folder import FoldFolder, RunFolder
 from common.settings import CommandLine
 from models.finetuning import runtime
 from preprocessing.settings import REGIONS, WHOLE
-from tools.networks import add_choice, chosen, load, seen_by
+from tools.predict import add_choice, chosen, load, seen_by
 
 if TYPE_CHECKING:
     import numpy as np

@@ -126,10 +126,10 @@ def _stamp(requests: Sequence[Request]) -> str:
 
 def _context(request: Request, prefix: str) -> dict[str, Any]:
     """What the templates get of a run; the ids in its parts begin with `prefix`, where there are several runs."""
+    from ensemble import Options
     from ensemble.blend import RECORD
-    from ensemble.expectation import place_among_published
-    from ensemble.options import Options
     from ensemble.report import FITTED
+    from ensemble.result import place_among_published
     from pipeline.jobs import Durations
     from preprocessing.demo import is_demo
     from preprocessing.folds import read_folds

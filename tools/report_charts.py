@@ -12,8 +12,8 @@ import pandas as pd
 from common.competition import CLASS_NAMES, CLASSES
 from common.environment import load_matplotlib
 from common.run_folder import HISTORY, FoldFolder
-from ensemble.expectation import PUBLISHED
 from ensemble.report import shortened
+from ensemble.result import PUBLISHED
 
 WIDTH = 4.6  # inches; a phone shows it at about its size
 MOST_CURVES = 30  # models that get learning curves

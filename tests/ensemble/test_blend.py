@@ -13,11 +13,11 @@ from common.errors import UserError
 from common.metric import log_loss
 from common.run_folder import RunFolder
 from common.tables import read_predictions
+from ensemble import Options
 from ensemble.blend import RECORD, Request, blend_run
 from ensemble.calibration import Calibration, PriorMatching, clip
 from ensemble.members import Predictions, find_members, read_members
 from ensemble.methods import Blend
-from ensemble.options import Options
 from ensemble.result import matched_test
 from tests.commands import here, module
 from tests.ensemble.conftest import predictions

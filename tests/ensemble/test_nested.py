@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from common.metric import paired_difference
-from ensemble.expectation import expected_loss, place_among_published
 from ensemble.methods import METHODS, Method, methods_for
 from ensemble.neighbours import nearest
 from ensemble.nested import NestedCrossValidation, groups_of, thinned
+from ensemble.result import expected_loss, place_among_published
 from tests.ensemble.conftest import labels_of, predictions
 from tests.ensemble.test_neighbours import unit
 

@@ -39,7 +39,7 @@ from preprocessing import images as pictures
 from preprocessing.dataset import Fault, read_driver_list
 from preprocessing.folds import read_folds
 from tests.trees import write_image
-from tools.networks import seen_by
+from tools.predict import seen_by
 
 CASE_SECONDS = 5.0
 MEMORY = 2**30  # bytes beyond what the process has when it begins

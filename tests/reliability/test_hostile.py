@@ -18,7 +18,7 @@ from common.run_folder import NETWORK, REPOSITORY, FoldFolder, RunFolder
 from ensemble.neighbours import load_features
 from models.finetuning import architecture as zoo
 from models.finetuning.network import weights as pretrained
-from tools.networks import load
+from tools.predict import load
 
 
 class Trap:

@@ -18,7 +18,7 @@ from models.finetuning.network.build import build, plain_copy
 from tests.commands import here, run_python
 from tests.tools.conftest import TrainedRun
 from tools.explain import CAPTION, GAP, TILE_WIDTH, HeatMaps, lit
-from tools.networks import finished_folds, load
+from tools.predict import finished_folds, load
 
 
 def toy(pooling: str) -> keras.Model:
@@ -72,7 +72,7 @@ def test_the_heat_on_jax_is_that_on_tensorflow(trained: TrainedRun, tmp_path: Pa
         "from pathlib import Path\n"
         "from common.run_folder import RunFolder\n"
         "from tools.explain import HeatMaps\n"
-        "from tools.networks import finished_folds, load\n"
+        "from tools.predict import finished_folds, load\n"
         "network = HeatMaps(load(finished_folds(RunFolder(Path(sys.argv[1])))[0]))\n"
         "images = np.random.default_rng(0).integers(0, 256, (10, 32, 48, 3), dtype=np.uint8)\n"
         "maps, probabilities = network.predict(images)\n"

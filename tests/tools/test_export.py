@@ -18,8 +18,8 @@ from tests.commands import here
 from tests.fold_runs import finish_fold
 from tests.tools.conftest import TrainedRun
 from tools import export
-from tools.networks import Networks, finished_folds, load, seen_by
 from tools.pictures import find
+from tools.predict import Networks, finished_folds, load, seen_by
 
 needs = {
     to: pytest.mark.skipif(any(importlib.util.find_spec(name) is None for name in names), reason="not installed")

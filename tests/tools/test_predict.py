@@ -19,7 +19,7 @@ from common.tables import read_predictions
 from tests.commands import here, run_python
 from tests.tools.conftest import TrainedRun
 from tools import pictures, predict
-from tools.networks import finished_folds
+from tools.predict import finished_folds
 
 
 def run_predict(trained: TrainedRun, *options: object) -> subprocess.CompletedProcess[str]:
