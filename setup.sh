@@ -21,7 +21,7 @@ done
 setup_environment() {
     local lock packages version file requirements=()
     if [ "${STATEFARM_PACKAGES:-}" = installed ]; then
-        python -m common.packages
+        python -m tools.doctor --packages
         return
     fi
     unset BASH_ENV CDPATH

@@ -16,8 +16,7 @@ import numpy as np
 from benchmarks.common import machine, predictions_of, run_parser
 from common.errors import run_command
 from common.files import read_json
-from common.metric import log_loss
-from common.prior import floored
+from common.metric import floored, log_loss
 from common.run_folder import RunFolder
 from common.tables import class_numbers
 from ensemble import Options

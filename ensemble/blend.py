@@ -132,7 +132,7 @@ def _write(request: Request, result: BlendResult, tables: Mapping[str, Any]) -> 
 def code_version() -> str:
     """SHA-256 of the sources that decide a blend: another version of them blends again."""
     own = Path(__file__).parent
-    others = [own.parent / name for name in ("common/metric.py", "common/prior.py", "preprocessing/same_driver.py")]
+    others = [own.parent / name for name in ("common/metric.py", "preprocessing/same_driver.py")]
     return hashlib.sha256(b"".join(path.read_bytes() for path in [*sorted(own.glob("*.py")), *others])).hexdigest()
 
 

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import log_softmax
 
-from common.metric import log_loss, log_loss_per_image, not_clearly_worse
-from common.prior import floored, matched_logarithms, smoothed_prior
+from common.metric import floored, log_loss, log_loss_per_image, matched_logarithms, not_clearly_worse, smoothed_prior
 
 RIDGE = 1e-3  # nats an image for a scale that is 1 off: negligible beside real evidence
 RIDGE_OF_ALL = 1.0  # nats for all images together: a handful of images cannot move the calibration far

@@ -16,8 +16,7 @@ from typing import Any
 import numpy as np
 from scipy.special import softmax
 
-from common.metric import log_loss
-from common.prior import floored
+from common.metric import floored, log_loss
 from ensemble.calibration import Calibration, fit_calibration
 
 IMAGES_AT_ONCE = 8192  # bounds the memory of a prediction

@@ -8,8 +8,7 @@ from scipy.special import softmax
 from threadpoolctl import threadpool_limits
 
 from common.errors import UserError
-from common.metric import accuracy, log_loss, log_loss_per_image
-from common.prior import floored
+from common.metric import accuracy, floored, log_loss, log_loss_per_image
 from common.settings import as_json
 from ensemble import Options
 from ensemble.calibration import Calibration, PriorMatching, clip

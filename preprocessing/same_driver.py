@@ -13,7 +13,7 @@ import numpy as np
 
 from common.environment import cores
 from common.errors import UserError
-from common.prior import FEWEST_IMAGES
+from common.metric import FEWEST_IMAGES
 from common.settings import ImageSize
 from preprocessing.images import read_image
 

@@ -2,6 +2,7 @@
 
     python -m tools.doctor                                       two minutes, on the default networks
     python -m tools.doctor --models mobilenet --seconds 10
+    python -m tools.doctor --packages                            only whether the packages are new enough
 
 Each network takes 20 training steps on random images in a process of its own, predicts, is saved, loaded, and compared.
 """
@@ -13,10 +14,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from common import environment, packages
+from packaging.version import Version
+
+from common import environment
 from common.competition import COMPLETE_TEST_IMAGES, COMPLETE_TRAIN_IMAGES, NUMBER_OF_CLASSES
 from common.errors import SOME_FAILED, UserError, masked, run_command
 from common.files import free_bytes
@@ -35,6 +39,51 @@ FOLDS = 5  # of the full run that is estimated
 LARGEST_DIFFERENCE = 0.1  # between probabilities in half precision and those of the saved network, in float32
 ROW = "{:<17} {:>8} {:>6} {:>11} {:>11} {:>7} {:>7} {:>9} {:>10} {:>9}{}"
 HEADER = ["network", "size", "steps", "training/s", "predict/s", "loss", "then", "GiB(+GPU)", "difference", "full run"]
+# The oldest versions that were tried, by the names under which a package may be installed. .venv has those of
+# requirements.txt; a Kaggle kernel has no internet and so uses its image's.
+LOWEST = {
+    ("keras",): "3.8.0",
+    ("numpy",): "1.26.4",
+    ("pandas",): "2.2.2",
+    ("scipy",): "1.14.1",
+    ("scikit-learn",): "1.2.2",
+    ("opencv-python-headless", "opencv-python", "opencv-contrib-python", "opencv-contrib-python-headless"): "4.10.0",
+    ("matplotlib",): "3.7.2",
+    ("pillow",): "10.0.1",
+    ("filelock",): "3.13.1",
+}
+BACKENDS = {"tensorflow": (("tensorflow", "tensorflow-cpu"), "2.18.0"), "jax": (("jax",), "0.6.2")}
+WHAT_TO_DO = (
+    "In a Kaggle notebook: Settings, Environment, 'Always use latest environment' (a kernel that is pushed takes the "
+    "latest unless its docker_image says otherwise). Elsewhere: unset STATEFARM_PACKAGES, and .venv is made."
+)
+
+
+def check_installed() -> list[str]:
+    """Checks every package whose version matters; returns what is installed, as 'keras 3.10.0'.
+
+    Raises:
+        UserError: some are missing, or older than the oldest that was tried.
+    """
+    faults = [] if sys.version_info >= (3, 11) else [f"Python 3.11 or newer, found {sys.version.split()[0]}"]
+    found, backend = [], environment.keras_backend()
+    for names, lowest in [*LOWEST.items(), *([BACKENDS[backend]] if backend in BACKENDS else [])]:
+        version = max((version_of(name) for name in names), key=Version)
+        if Version(version) < Version(lowest):
+            faults.append(f"{names[0]} {lowest} or newer, found {'none' if version == '0' else version}")
+        else:
+            found.append(f"{names[0]} {version}")
+    if faults:
+        raise UserError(f"the packages of this machine are too old: expected {'; '.join(faults)}. {WHAT_TO_DO}")
+    return found
+
+
+def version_of(package: str) -> str:
+    """The version that is installed; 0 where there is none."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "0"
 
 
 def measure(name: str, weights: str, precision: str, deterministic: str, seconds: float) -> dict[str, Any]:
@@ -98,7 +147,7 @@ def described_machine(data: Path | None, networks: list[Architecture], devices: 
     except UserError as error:
         found = f"a fault: {str(error).partition(': ')[2] or error}"
     try:
-        installed = ", ".join(packages.check_installed())
+        installed = ", ".join(check_installed())
     except UserError as error:
         installed = str(error)
     cached = [one.name for one in networks if pretrained.is_cached(one)]
@@ -146,7 +195,11 @@ def main() -> None:
     parser.add_argument("--precision", default="auto", choices=runtime.PRECISIONS, help="dtype policy [auto]")
     parser.add_argument("--deterministic", default="auto", choices=runtime.DETERMINISM, help="the same bits [auto]")
     parser.add_argument("--seconds", type=number(0.1, 3600), default=30.0, metavar="S", help="of steps, each [30]")
+    parser.add_argument("--packages", action="store_true", help="only check that the packages are new enough")
     arguments = parser.parse_args()
+    if arguments.packages:
+        print("packages " + ", ".join(check_installed()), file=sys.stderr)
+        return
     networks, devices = zoo.find_all(arguments.models), resources.find_devices()
     print(*described_machine(arguments.data, networks, devices), sep="\n", flush=True)
     runtime.load_keras()

@@ -23,10 +23,9 @@ import tarfile
 import time
 from pathlib import Path
 
-from common.competition import SAMPLE_SUBMISSION, SLUG
+from common.competition import PAGE, SAMPLE_SUBMISSION, SLUG, last_words, run_client, secrets
 from common.errors import UserError, named, run_command
 from common.files import sha256_of, write_json, write_text, written_whole
-from common.kaggle_client import PAGE, last_words, run_client, secrets
 from common.run_folder import BUNDLE_MANIFEST, CACHE, REPOSITORY, SUBMISSIONS
 from common.settings import CommandLine, names_in
 from models.finetuning import architecture as zoo

@@ -6,7 +6,7 @@ from pathlib import Path
 from common.competition import held_out_labels_path
 from common.errors import run_command
 from common.settings import CommandLine, add_settings, chosen
-from preprocessing.demo.dataset import DemoSettings, render_demo
+from preprocessing.demo import DemoSettings, render_demo
 
 
 def main() -> None:

@@ -6,8 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import softmax
 
-from common.metric import log_loss
-from common.prior import floored, prior_bias, smoothed_prior
+from common.metric import floored, log_loss, prior_bias, smoothed_prior
 from ensemble.calibration import (
     CLIPS,
     PriorMatching,

@@ -16,7 +16,7 @@ if [ ! -x "$environment/bin/python" ]; then
     "$python" -m venv "$environment"
 fi
 "$environment/bin/python" -m pip install --quiet --disable-pip-version-check -r requirements/kaggle_image.txt
-STATEFARM_PACKAGES=installed "$environment/bin/python" -m common.packages
+STATEFARM_PACKAGES=installed "$environment/bin/python" -m tools.doctor --packages
 if [ -x .venv/bin/python ]; then
     saved="$(mktemp -d)"
     trap 'rm -r "$saved"' EXIT

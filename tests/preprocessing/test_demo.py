@@ -25,7 +25,8 @@ from common.competition import (
 )
 from common.errors import UserError
 from common.metric import log_loss
-from preprocessing.demo import DemoSettings, dataset, ensure_demo, render_demo
+from preprocessing import demo
+from preprocessing.demo import DemoSettings, ensure_demo, render_demo
 from tests.commands import module
 
 TINY = DemoSettings(seed=3, drivers=2, test_drivers=1, images_per_class=1, test_images_per_class=1, workers=1)
@@ -77,7 +78,7 @@ def test_test_labels_lie_beside_the_data_and_never_in_it(tiny: Path) -> None:
 
 
 def test_test_names_tell_neither_class_nor_driver() -> None:
-    train, test = dataset._clips(DemoSettings())
+    train, test = demo._clips(DemoSettings())
     assert not {clip.subject for clip in train} & {clip.subject for clip in test}
     named = sorted((int(name[4:-4]), clip.behaviour, clip.subject) for clip in test for name in clip.names)
     same_class = np.mean([first[1] == second[1] for first, second in itertools.pairwise(named)])
@@ -96,7 +97,7 @@ def test_same_seed_same_bytes_whatever_the_number_of_workers(tiny: Path, tmp_pat
 def test_frames_of_a_sequence_are_nearly_identical_and_not_the_same() -> None:
     from preprocessing.demo.film import film
 
-    room = dataset._studio(0, 0)
+    room = demo._studio(0, 0)
     first, second = (frame.astype(float) for frame in film(room, "c0", 2, np.random.default_rng(0)))
     other = next(film(room, "c7", 1, np.random.default_rng(0))).astype(float)
     assert 0 < np.abs(first - second).mean() < 0.6 * np.abs(first - other).mean()
@@ -118,17 +119,17 @@ def test_ensure_demo_renders_once_and_never_leaves_half_a_set(tmp_path: Path, mo
         calls.append(arguments)
         raise KeyboardInterrupt
 
-    render = dataset._render_clips
-    monkeypatch.setattr(dataset, "DemoSettings", lambda *seed: TINY)
-    monkeypatch.setattr(dataset, "_render_clips", stopped)
+    render = demo._render_clips
+    monkeypatch.setattr(demo, "DemoSettings", lambda *seed: TINY)
+    monkeypatch.setattr(demo, "_render_clips", stopped)
     with pytest.raises(KeyboardInterrupt):
         ensure_demo(tmp_path)
     assert list(tmp_path.iterdir()) == []
-    monkeypatch.setattr(dataset, "_render_clips", render)
+    monkeypatch.setattr(demo, "_render_clips", render)
     root = ensure_demo(tmp_path)
     before = digests(root)
     with monkeypatch.context() as patched:
-        patched.setattr(dataset, "_render_clips", stopped)  # nothing is rendered twice
+        patched.setattr(demo, "_render_clips", stopped)  # nothing is rendered twice
         assert ensure_demo(tmp_path) == root
     assert digests(root) == before
     next(root.rglob("*.jpg")).unlink()  # the cache may be cleared, in part too

@@ -14,7 +14,7 @@ from common import terminal
 from common.competition import CLASSES, NUMBER_OF_CLASSES
 from common.environment import LESS_MEMORY
 from common.errors import UserError, named
-from common.prior import floored, matched_logarithms, smoothed_prior
+from common.metric import floored, matched_logarithms, smoothed_prior
 from common.run_folder import ALL_DRIVERS, verified
 from common.tables import geometric_mean, read_predictions
 from models.finetuning import runtime

@@ -4,8 +4,8 @@ from importlib import metadata
 
 import pytest
 
-from common import packages
 from common.errors import UserError
+from tools import doctor
 
 
 @pytest.mark.parametrize(
@@ -15,19 +15,19 @@ def test_versions_are_compared_as_numbers(installed: str, fits: bool, monkeypatc
     real = metadata.version
     monkeypatch.setattr(metadata, "version", lambda name: installed if name == "keras" else real(name))
     if fits:
-        assert f"keras {installed}" in packages.check_installed()
+        assert f"keras {installed}" in doctor.check_installed()
         return
     with pytest.raises(UserError, match=rf"keras 3\.8\.0 or newer, found {installed}\. In a Kaggle notebook"):
-        packages.check_installed()
+        doctor.check_installed()
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(packages.LOWEST, ("no-such-package",), "1")
+    monkeypatch.setitem(doctor.LOWEST, ("no-such-package",), "1")
     with pytest.raises(UserError, match="no-such-package 1 or newer, found none"):
-        packages.check_installed()
+        doctor.check_installed()
 
 
 def test_a_backend_that_is_not_used_need_not_be_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KERAS_BACKEND", "jax")
-    monkeypatch.setattr(packages, "BACKENDS", packages.BACKENDS | {"jax": (("numpy",), "1")})
-    assert not any(name.startswith("tensorflow") for name in packages.check_installed())
+    monkeypatch.setattr(doctor, "BACKENDS", doctor.BACKENDS | {"jax": (("numpy",), "1")})
+    assert not any(name.startswith("tensorflow") for name in doctor.check_installed())
