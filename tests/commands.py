@@ -12,6 +12,8 @@ from unittest import mock
 from common.errors import UserError
 from common.run_folder import REPOSITORY
 
+HEAVY = {"numpy", "pandas", "scipy", "sklearn", "cv2", "matplotlib", "keras", "tensorflow", "jax", "torch", "ray"}
+
 
 def run_python(
     *words: object, cwd: Path = REPOSITORY, timeout: float = 120, **environment: str
@@ -43,3 +45,11 @@ def here(name: str, *words: object) -> subprocess.CompletedProcess[str]:
         except SystemExit as end:
             status = int(end.code or 0)
     return subprocess.CompletedProcess([name, *map(str, words)], status, out.getvalue(), err.getvalue())
+
+
+def heavy_packages(*words: str) -> set[str]:
+    """The packages that take long to import, of those that `python WORDS... --help` loads."""
+    done = run_python("-X", "importtime", *words, "--help")
+    modules = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+    assert "argparse" in modules, "this is the list of what was loaded"
+    return HEAVY & {name.partition(".")[0] for name in modules}

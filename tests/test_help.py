@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.imports import heavy_packages
+from tests.commands import heavy_packages
 
 COMMANDS = ("blend", "score", "submit")
 TOOLS = ("predict", "compare", "explain", "export", "classify", "doctor", "experiments", "report")

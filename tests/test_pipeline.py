@@ -17,7 +17,7 @@ from common.competition import CLASSES
 from common.files import locked
 from common.run_folder import REPOSITORY
 from common.tables import read_predictions
-from tests.imports import heavy_packages
+from tests.commands import heavy_packages
 
 Command = Callable[..., subprocess.CompletedProcess]
 
@@ -133,19 +133,8 @@ def test_the_strong_preset_trains_a_second_round_on_the_first_rounds_predictions
 ) -> None:
     data = tiny_tree(drivers=3, images_per_class=1, test_images=2)
     network = ("--models", "mobilenet", "--image-size", "32x32", "--pooled-layers", "conv_pw_1_relu")
-    options = (
-        *network,
-        "--preset",
-        "strong",
-        "--run",
-        "two",
-        "--epochs",
-        1,
-        "--head-start",
-        "random",
-        "--dropout",
-        0.1,
-    )
+    training = "--preset strong --run two --epochs 1 --head-start random --dropout 0.1"
+    options = (*network, *training.split())
     listed = run_all(type_command, data, tmp_path, *options, "--list-jobs")
     assert "second round's jobs can be listed when these are finished" in listed.stderr
     done = run_all(type_command, data, tmp_path, *options)

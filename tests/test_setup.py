@@ -5,8 +5,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -22,11 +20,12 @@ def write_program(path: Path, text: str) -> None:
 
 REAL = str(Path(sys.executable).resolve())
 PIP = """
-import os, sys, time
+import os, signal, sys, time
 if "--version" not in sys.argv:
     open("installed.txt", "a").write(" ".join(sys.argv[1:]) + "\\n")
-    while os.path.exists("slow"):
-        time.sleep(0.01)
+    if os.path.exists("interrupt"):
+        os.killpg(0, signal.SIGINT)
+        time.sleep(60)
 """
 
 
@@ -34,13 +33,11 @@ if "--version" not in sys.argv:
 def checkout(tmp_path: Path) -> Path:
     """A checkout with setup.sh, and a `python3` whose virtual environments have a stand-in for pip: no downloads."""
     root = tmp_path / "checkout"
-    for name in ("setup.sh", "run_all.sh"):
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(REPOSITORY / name, root / name)
-    (root / "requirements").mkdir()
+    for folder in (root / "requirements", tmp_path / "pip"):
+        folder.mkdir(parents=True)
+    shutil.copy(REPOSITORY / "setup.sh", root)
     for name in ("requirements.txt", "requirements/lock.txt"):
         (root / name).write_text("")
-    (tmp_path / "pip").mkdir()
     (tmp_path / "pip" / "__init__.py").write_text("")
     (tmp_path / "pip" / "__main__.py").write_text(PIP)
     make = f'"{REAL}" -m venv --without-pip "$3" && cp -R "{tmp_path}/pip" "$3"/lib/python*/site-packages/'
@@ -55,8 +52,15 @@ def set_up(
     code = f"set -euo pipefail; cd '{checkout}'; source ./setup.sh requirements.txt; {then}"
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "STATEFARM"))}
     environment |= {"PATH": f"{checkout.parent / 'bin'}:/usr/bin:/bin"} | variables
-    command = ["bash", "-c", code]
-    return subprocess.run(command, cwd=checkout.parent, env=environment, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        ["bash", "-c", code],
+        cwd=checkout.parent,
+        env=environment,
+        capture_output=True,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where tests run in the background
+    )
 
 
 def last_line(text: str) -> str:
@@ -75,20 +79,13 @@ def test_it_is_made_once_and_updated_when_the_requirements_change(checkout: Path
     assert len((checkout / "installed.txt").read_text().splitlines()) == 2
 
 
-def removed(python: Path) -> None:
-    python.unlink()
-    python.symlink_to("/opt/gone/python3.12")
-
-
-def too_old(python: Path) -> None:
-    python.unlink()
-    write_program(python, f"""exec "{REAL}" -c "import sys; sys.version_info = (3, 9, 1); exec(sys.argv[1])" "$2" """)
-
-
-@pytest.mark.parametrize("spoil", [removed, too_old])
-def test_a_python_that_cannot_be_used_is_reported_and_left_alone(checkout: Path, spoil: Callable[[Path], None]) -> None:
+@pytest.mark.parametrize("is_there", [False, True])
+def test_a_python_that_cannot_be_used_is_reported_and_left_alone(checkout: Path, is_there: bool) -> None:
     set_up(checkout)
-    spoil(checkout / ".venv" / "bin" / "python")
+    python = checkout / ".venv" / "bin" / "python"
+    python.unlink()
+    old = f"""exec "{REAL}" -c "import sys; sys.version_info = (3, 9, 1); exec(sys.argv[1])" "$2" """
+    write_program(python, old) if is_there else python.symlink_to("/opt/gone/python3.12")
     before = sorted((path, path.lstat().st_mtime_ns) for path in (checkout / ".venv").rglob("*"))
     refused = set_up(checkout)
     assert refused.returncode == 1
@@ -173,33 +170,6 @@ def test_a_script_runs_its_own_checkout_whatever_the_shell(tmp_path: Path, name:
     assert (done.stdout, done.stderr) == ("from repo\n", "")
 
 
-def test_ctrl_c_while_packages_are_installed_says_how_to_go_on(checkout: Path) -> None:
-    (checkout / "slow").touch()
-    code = "set -euo pipefail; source ./setup.sh requirements.txt"
-    environment = os.environ | {"PATH": f"{checkout.parent / 'bin'}:/usr/bin:/bin"}
-    start = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execvp(sys.argv[1], sys.argv[1:])"
-    process = subprocess.Popen(
-        [sys.executable, "-c", start, "bash", "-c", code],
-        cwd=checkout,
-        env=environment,
-        stderr=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        text=True,
-        start_new_session=True,
-    )
-    deadline = time.monotonic() + 60
-    while not (checkout / "installed.txt").exists():
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGINT)
-    said = process.communicate(timeout=60)[1]
-    assert process.returncode == 130
-    assert "The same command goes on from here" in said
-    (checkout / "slow").unlink()
-    assert last_line(set_up(checkout).stdout) == f"{checkout}/.venv"
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("file", ["dev.txt", "export.txt", "kaggle.txt", "logging.txt"])
 def test_the_packages_for_one_purpose_fit_beside_the_lock(file: str) -> None:
@@ -209,3 +179,11 @@ def test_the_packages_for_one_purpose_fit_beside_the_lock(file: str) -> None:
     if "Failed to establish a new connection" in done.stderr:
         pytest.skip("needs a package index")
     assert done.returncode == 0, done.stderr
+
+
+def test_ctrl_c_while_packages_are_installed_says_how_to_go_on(checkout: Path) -> None:
+    (checkout / "interrupt").touch()
+    stopped = set_up(checkout)
+    assert (stopped.returncode, "The same command goes on from here" in stopped.stderr) == (130, True), stopped
+    (checkout / "interrupt").unlink()
+    assert last_line(set_up(checkout).stdout) == f"{checkout}/.venv"

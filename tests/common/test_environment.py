@@ -2,12 +2,12 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
+import pytest
+
 from common.environment import THREADS, pinned
-from common.run_folder import REPOSITORY
+from tests.commands import run_python
 
 HOSTILE = {
     "MPLBACKEND": "module://not_installed_here",
@@ -25,12 +25,6 @@ HOSTILE = {
 CONFIGURATION = {"floatx": "float64", "epsilon": 1, "backend": "torch", "image_data_format": "channels_first"}
 
 
-def home_with_configuration(folder: Path) -> Path:
-    (folder / ".keras").mkdir()
-    (folder / ".keras" / "keras.json").write_text(json.dumps(CONFIGURATION))
-    return folder
-
-
 def test_what_changes_results_goes_and_what_people_set_on_purpose_stays() -> None:
     on_purpose = {
         **{"KERAS_BACKEND": "jax", "KERAS_HOME": "/k", "CUDA_VISIBLE_DEVICES": "1", "STATEFARM_DATA": "/d"},
@@ -43,11 +37,6 @@ def test_what_changes_results_goes_and_what_people_set_on_purpose_stays() -> Non
     assert kept == on_purpose | threads | {"XLA_FLAGS": "--xla_gpu_cuda_data_dir=/opt/cuda"}
 
 
-def hostile_variables() -> dict[str, str]:
-    own = {name: text for name, text in os.environ.items() if name != THREADS}
-    return own | HOSTILE | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-
-
 def test_a_command_starts_in_a_pinned_environment() -> None:
     """Also for what libraries and Python itself read when they are loaded."""
     code = (
@@ -57,17 +46,20 @@ def test_a_command_starts_in_a_pinned_environment() -> None:
         f"print([name for name in {HOSTILE} if os.environ.get(name) == {HOSTILE}[name]])\n"
         "print(os.environ['OPENCV_IO_MAX_IMAGE_PIXELS'], chr(0x2192))\n"
     )
-    command = [sys.executable, "-c", code]
-    done = subprocess.run(command, cwd=REPOSITORY, env=hostile_variables(), capture_output=True, check=False)
+    done = run_python("-c", code, **HOSTILE, LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")
     assert done.returncode == 0, done.stderr
-    told = done.stdout.decode().splitlines()
+    told = done.stdout.splitlines()
     assert told[0] == "0 [] utf-8 1"
     assert told[1] == "['MPLBACKEND']", "which is set where matplotlib is loaded"
     assert told[2] == "100000000 →"
 
 
-def test_keras_is_configured_by_us_alone_and_keeps_its_downloads_where_it_does(tmp_path: Path) -> None:
-    home = home_with_configuration(tmp_path)
+def test_keras_is_configured_by_us_alone_and_keeps_its_downloads_where_it_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / ".keras").mkdir()
+    (tmp_path / ".keras" / "keras.json").write_text(json.dumps(CONFIGURATION))
+    monkeypatch.delenv("KERAS_HOME", raising=False)
     code = (
         "from models.finetuning import runtime; keras = runtime.load_keras()\n"
         "import os; from keras.src.backend import config; from common.environment import keras_home\n"
@@ -75,14 +67,11 @@ def test_keras_is_configured_by_us_alone_and_keeps_its_downloads_where_it_does(t
         "print(ours.floatx(), ours.epsilon(), ours.image_data_format(), ours.backend())\n"
         "print(config.max_epochs(), config.keras_home(), keras_home() / 'models', os.environ.get('KERAS_HOME'))"
     )
-    variables = {name: text for name, text in os.environ.items() if name != "KERAS_HOME"} | HOSTILE
-    variables |= {"HOME": str(home), "PYTHONOPTIMIZE": "0", "PYTHONWARNINGS": "ignore"}
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=REPOSITORY, env=variables, capture_output=True, text=True, check=False
-    )
+    variables = HOSTILE | {"HOME": str(tmp_path), "PYTHONOPTIMIZE": "0", "PYTHONWARNINGS": "ignore"}
+    done = run_python("-c", code, **variables)
     assert done.returncode == 0, done.stderr
     backend = os.environ.get("KERAS_BACKEND", "tensorflow")
     assert done.stdout.splitlines()[-2:] == [
         f"float32 1e-07 channels_last {backend}",
-        f"None {home}/.keras {home}/.keras/models None",
+        f"None {tmp_path}/.keras {tmp_path}/.keras/models None",
     ]

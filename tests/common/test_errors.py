@@ -43,26 +43,6 @@ def test_a_command_in_the_midst_of_a_long_step_does_not_wait_for_its_end(number:
     assert said.decode().strip() == "stopped. The same command goes on from here; nothing finished is lost."
 
 
-def test_what_fails_because_it_was_interrupted_was_interrupted() -> None:
-    code = """
-        import os, signal
-        from common.errors import run_command
-
-        def main():
-            try:
-                os.kill(os.getpid(), signal.SIGTERM)
-                while True:
-                    pass
-            except KeyboardInterrupt:
-                raise ImportError("as libraries do whose import is interrupted") from None
-
-        run_command(main)
-        """
-    done = run_python("-c", textwrap.dedent(code))
-    assert (done.returncode, "Traceback" in done.stderr) == (130, False), done.stderr
-    assert "goes on from here" in done.stderr
-
-
 def test_a_package_that_is_not_installed_is_named_with_what_to_type(tmp_path: Path) -> None:
     shutil.copytree(REPOSITORY / "common", tmp_path / "common")
     code = "from common.errors import run_command; run_command(lambda: __import__('numpi'))"

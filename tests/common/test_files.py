@@ -18,13 +18,6 @@ def test_error_in_the_block_leaves_the_old_file_and_no_temporary_one(tmp_path: P
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_temporary_file_lies_beside_with_the_same_suffix(tmp_path: Path) -> None:
-    with written_whole(tmp_path / "new" / "model.keras") as temporary:
-        assert temporary.parent == tmp_path / "new" and temporary.suffix == ".keras"
-        temporary.write_bytes(b"x")
-    assert (tmp_path / "new" / "model.keras").read_bytes() == b"x"
-
-
 def test_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UserError, match="cannot write") as caught:

@@ -1,17 +1,13 @@
 """Ctrl-C and SIGTERM in a command's first second, while its modules are imported."""
 
-import os
 import signal
 import subprocess
-import sys
 import textwrap
-import time
 from pathlib import Path
 
 import pytest
 
-from common.run_folder import REPOSITORY
-from tests.reliability.pipeline import descendants
+from tests.commands import run_python
 
 ENTRY_POINTS = [["models/vgg16.py"], *(["-m", f"{name}"] for name in ("pipeline", "ensemble.blend", "tools.report"))]
 SITE = """
@@ -36,14 +32,7 @@ def interrupted(
     """Runs Python, with a signal as the first of our modules is imported."""
     (folder / "sitecustomize.py").write_text(textwrap.dedent(SITE))
     variables = {"PYTHONPATH": str(folder), "TEST_SIGNAL": str(int(number)), "TEST_HANDLER": handler}
-    return subprocess.run(
-        [sys.executable, *words],
-        cwd=REPOSITORY,
-        env=os.environ | variables,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return run_python(*words, **variables)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -70,34 +59,3 @@ def test_a_program_that_imports_us_handles_ctrl_c_itself(tmp_path: Path) -> None
     for words in ([str(program)], ["-c", program.read_text()]):
         done = interrupted(words, tmp_path, signal.SIGINT)
         assert (done.returncode, done.stdout, done.stderr) == (0, "mine\n", "")
-
-
-@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds processes in /proc")
-@pytest.mark.parametrize("seconds", [0.03, 0.1])
-def test_ctrl_c_while_the_processes_that_render_start(seconds: float, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "preprocessing.demo", "--out", str(tmp_path / "demo"), "--workers", "2"]
-    code = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, *command],
-        cwd=REPOSITORY,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    deadline = time.monotonic() + 60
-    while not any(b"spawn_main" in command_line(pid) for pid in descendants(process.pid)):
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
-    time.sleep(seconds)  # different moments of the start of the first process: before, while and after Python sets up
-    os.killpg(process.pid, signal.SIGINT)
-    said = process.communicate(timeout=60)[1]
-    assert (process.returncode, "Traceback" in said) == (130, False), said
-    assert not list(tmp_path.iterdir())
-
-
-def command_line(pid: int) -> bytes:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return b""

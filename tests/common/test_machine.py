@@ -1,15 +1,13 @@
 """Cores and memory are those that this process may use, whatever the machine has."""
 
 import os
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
 from common import environment
-from common.run_folder import REPOSITORY
+from tests.commands import run_python
 
 GROUPS = "sys/fs/cgroup"
 UNLIMITED = "9223372036854771712"  # version 1
@@ -24,18 +22,11 @@ def system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def write(root: Path, files: Mapping[str, str]) -> None:
-    for name, text in files.items():
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text + "\n")
-
-
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="Linux has it")
 def test_cores_are_those_of_the_affinity() -> None:
     code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); from common import environment; "
     code += "print(environment.cores(), environment.limited_cores())"
-    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    done = run_python("-c", code)
     assert done.stdout.split() == ["1", "None" if os.cpu_count() == 1 else "1"]
 
 
@@ -78,7 +69,9 @@ def test_a_control_group_limits_all_that_are_inside_it(
     system: Path, files: Mapping[str, str], cores: int, memory: int | None, left: int | None
 ) -> None:
     machine_memory, machine_left = environment.total_memory(), environment.available_memory()
-    write(system, files)
+    for name, text in files.items():
+        (system / name).parent.mkdir(parents=True, exist_ok=True)
+        (system / name).write_text(text + "\n")
     assert environment.cores() == cores
     assert environment.limited_cores() == (None if cores == 8 else cores)
     assert environment.total_memory() == (memory or machine_memory)

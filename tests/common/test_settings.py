@@ -1,13 +1,12 @@
 """The command line is derived from frozen dataclasses; a mistake is one line that names the nearest right word."""
 
 import dataclasses
-import json
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.settings import CommandLine, ImageSize, add_settings, as_json, as_options, chosen, setting
+from common.settings import CommandLine, ImageSize, add_settings, as_options, chosen, setting
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,11 +72,6 @@ def test_wrong_values(capsys: pytest.CaptureFixture[str], words: tuple[str, ...]
     assert expected in message and words[0] in message
 
 
-@given(st.integers(1, 99_999), st.integers(1, 99_999))
-def test_image_size_round_trip(height: int, width: int) -> None:
-    assert ImageSize.parse(str(ImageSize(height, width))) == ImageSize(height, width)
-
-
 @given(
     st.fixed_dictionaries(
         {},
@@ -95,9 +89,3 @@ def test_image_size_round_trip(height: int, width: int) -> None:
 )
 def test_options_round_trip(values: dict[str, object]) -> None:
     assert parse(*as_options(values)) == values
-
-
-def test_as_json_is_plain() -> None:
-    values = as_json(Recipe(layers=("a",)))
-    assert json.loads(json.dumps(values)) == values
-    assert values["image_size"] == "224x224" and values["layers"] == ["a"] and values["epochs"] == 12

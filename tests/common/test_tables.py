@@ -44,29 +44,28 @@ def test_written_table_is_read_back(tmp_path: Path, frame: pd.DataFrame) -> None
     np.testing.assert_allclose(table.to_numpy().sum(axis=1), 1, atol=1e-15)
 
 
-def test_class_columns_are_found_by_name(tmp_path: Path, frame: pd.DataFrame) -> None:
-    expected = read_predictions(saved(tmp_path, frame))
-    shuffled = frame[["c3", "c0", "img", *(name for name in reversed(CLASSES) if name not in ("c3", "c0"))]]
-    pd.testing.assert_frame_equal(read_predictions(saved(tmp_path, shuffled)), expected)
-
-
-def test_numeric_image_names_stay_text(tmp_path: Path, frame: pd.DataFrame) -> None:
+def test_columns_are_found_by_name_and_numeric_image_names_stay_text(tmp_path: Path, frame: pd.DataFrame) -> None:
     frame["img"] = ["001", "002", "003", "004", "005", "006"]
-    assert list(read_predictions(saved(tmp_path, frame)).index) == list(frame["img"])
+    expected = read_predictions(saved(tmp_path, frame))
+    assert list(expected.index) == list(frame["img"])
+    pd.testing.assert_frame_equal(read_predictions(saved(tmp_path, frame[reversed(frame.columns)])), expected)
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, "much", -0.1])
-def test_what_is_no_probability_is_named_with_its_image(tmp_path: Path, frame: pd.DataFrame, value: object) -> None:
-    frame["c4"] = frame["c4"].astype(object)
-    frame.loc[2, "c4"] = value
-    message = refused(saved(tmp_path, frame))
-    assert "expected finite numbers of at least 0" in message and "for img_2.jpg (1 such rows)" in message
-
-
-@pytest.mark.parametrize("value", [0.0, 1e308])
-def test_a_row_that_cannot_be_normalised(tmp_path: Path, frame: pd.DataFrame, value: float) -> None:
-    frame.loc[3:4, list(CLASSES)] = value
-    assert "for img_3.jpg (2 such rows)" in refused(saved(tmp_path, frame))
+@pytest.mark.parametrize(
+    ("rows", "columns", "value", "words"),
+    [
+        *(([2], "c4", value, "for img_2.jpg (1 such rows)") for value in (np.nan, np.inf, -np.inf, "much", -0.1)),
+        *(([3, 4], list(CLASSES), value, "for img_3.jpg (2 such rows)") for value in (0.0, 1e308)),
+        ([5], "img", "img_0.jpg", "more than once: 1 (img_0.jpg). Keep one row of each"),
+        ([5], "img", "  ", "1 rows have no image name (row 6 below the header)"),
+    ],
+)
+def test_wrong_rows_are_named(
+    tmp_path: Path, frame: pd.DataFrame, rows: list[int], columns: str | list[str], value: object, words: str
+) -> None:
+    frame = frame.astype(object)
+    frame.loc[rows, columns] = value
+    assert words in refused(saved(tmp_path, frame))
 
 
 def test_rows_that_do_not_sum_to_one_are_normalised_and_counted(
@@ -83,23 +82,14 @@ def test_rows_that_do_not_sum_to_one_are_normalised_and_counted(
     )
 
 
-@pytest.mark.parametrize(
-    ("name", "words"),
-    [
-        ("img_0.jpg", "more than once: 1 (img_0.jpg). Keep one row of each"),
-        ("  ", "1 rows have no image name (row 6 below the header)"),
-    ],
-)
-def test_image_names_that_are_missing_or_listed_again(
-    tmp_path: Path, frame: pd.DataFrame, name: str, words: str
-) -> None:
-    frame.loc[5, "img"] = name
-    assert words in refused(saved(tmp_path, frame))
-
-
-@pytest.mark.parametrize("change", [{"c9": "c10"}, {"img": "image"}])
-def test_other_columns(tmp_path: Path, frame: pd.DataFrame, change: dict[str, str]) -> None:
-    assert next(iter(change.values())) in refused(saved(tmp_path, frame.rename(columns=change)))
+def test_files_that_are_no_tables(tmp_path: Path, frame: pd.DataFrame) -> None:
+    for change in ({"c9": "c10"}, {"img": "image"}):
+        assert next(iter(change.values())) in refused(saved(tmp_path, frame.rename(columns=change)))
+    for name, content in (("empty.csv", b""), ("binary.csv", bytes(range(256)) * 50)):
+        (tmp_path / name).write_bytes(content)
+        refused(tmp_path / name)
+    refused(tmp_path / "absent.csv")
+    refused(tmp_path)
 
 
 def test_a_damaged_line_is_named(tmp_path: Path, frame: pd.DataFrame) -> None:
@@ -111,14 +101,6 @@ def test_a_damaged_line_is_named(tmp_path: Path, frame: pd.DataFrame) -> None:
     assert "line 3 is not CSV (unexpected end of data). Look for a quotation mark too many" in refused(path)
     path.write_bytes("\n".join(lines).replace("img_2", "é").encode("latin-1"))
     assert "is not UTF-8" in refused(path)
-
-
-def test_files_that_are_no_tables(tmp_path: Path) -> None:
-    for name, content in (("empty.csv", b""), ("binary.csv", bytes(range(256)) * 50)):
-        (tmp_path / name).write_bytes(content)
-        refused(tmp_path / name)
-    refused(tmp_path / "absent.csv")
-    refused(tmp_path)
 
 
 @pytest.mark.parametrize("rows", [np.full((2, 10), 0.1), np.full((1, 9), 1 / 9), np.full((1, 10), np.nan)])

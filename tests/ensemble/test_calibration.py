@@ -4,12 +4,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.special import softmax
 
-from common.metric import floored, log_loss, prior_bias, smoothed_prior
+from common.metric import floored, log_loss
 from ensemble.calibration import (
     CLIPS,
-    PriorMatching,
     clip,
     fit_calibration,
     fit_prior,
@@ -63,34 +61,6 @@ def test_clip_bounds_every_probability_and_keeps_the_ranking(seed: int, smallest
     one_hot = np.eye(10)[:1]
     np.testing.assert_allclose(clip(one_hot, 0.01), [[0.91, *[0.01] * 9]])
     np.testing.assert_allclose(clip(one_hot, 0.0), one_hot)
-
-
-@settings(max_examples=25)
-@given(SEEDS, st.sampled_from([0.3, 3.0]))
-def test_the_mean_moves_towards_the_prior_as_far_as_the_strength_says(seed: int, concentration: float) -> None:
-    random = np.random.default_rng(seed)
-    logarithms = np.log(floored(predictions(random, 1, 200, concentration)[0]))
-    prior = smoothed_prior(random.integers(0, 10, size=50), 10)
-    distances, sizes = [], []
-    for strength in (0.0, 1.0, 100.0, 1e5):
-        bias = prior_bias(logarithms, prior, strength)
-        mean = softmax(logarithms + bias, axis=1).mean(axis=0)
-        distances.append(float(prior @ np.log(prior / mean)))
-        sizes.append(float(bias @ bias))
-    assert sizes[0] == 0 and sizes == sorted(sizes) and distances == sorted(distances, reverse=True)
-    assert distances[-1] < 0.1 * distances[0]
-
-
-def test_certain_images_stay_and_doubtful_ones_move_where_there_are_enough() -> None:
-    prior = np.full(10, 0.1)
-    certain = np.full((60, 10), 1e-6)
-    certain[:, 0] = 1 - 9e-6  # one behaviour alone, without a doubt
-    doubtful = np.full((60, 10), 0.01)
-    doubtful[:30, 0], doubtful[30:, 1], doubtful[:, 2] = 0.6, 0.6, 0.32
-    for table, least, most in ((certain, 0.0, 0.001), (doubtful, 0.1, 1.0), (doubtful[:10], 0.0, 0.0)):
-        before = table / table.sum(axis=1, keepdims=True)
-        moved = np.abs(PriorMatching(tuple(prior), 1000).predict(before, np.zeros(len(table))) - before).max()
-        assert least <= moved <= most + 1e-9
 
 
 def test_prior_is_matched_where_it_helps_and_not_elsewhere() -> None:

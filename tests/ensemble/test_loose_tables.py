@@ -2,7 +2,6 @@
 
 import json
 import re
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,21 +26,16 @@ class Loose:
     def path(self, name: str) -> Path:
         return self.root / name
 
-    def words(self, *more: object, labels: str = "labels.csv", test: bool = False) -> list[str]:
-        words = ["--predictions", self.path("a.csv"), self.path("b.csv"), "--labels", self.path(labels)]
+    def words(self, *more: object, test: bool = False) -> list[object]:
+        words = ["--predictions", self.path("a.csv"), self.path("b.csv"), "--labels", self.path("labels.csv")]
         if test:
             words += ["--test-predictions", self.path("a_test.csv"), self.path("b_test.csv")]
             words += ["--submissions", self.path("submissions")]
-        words += ["--runs", self.path("runs"), *more]
-        return [str(word) for word in words]
+        return [*words, "--runs", self.path("runs"), *more]
 
     def change(self, name: str, change) -> str:
         change(pd.read_csv(self.path(name))).to_csv(self.path(name), index=False)
         return str(self.path(name))
-
-
-def blend(words: list[str]) -> subprocess.CompletedProcess:
-    return here("ensemble.blend", *words)
 
 
 @pytest.fixture
@@ -66,7 +60,7 @@ def test_whole_path(loose: Loose) -> None:
     features = ["--features", loose.path("a.npy"), loose.path("b.npy")]
     features += ["--test-features", loose.path("a_test.npy"), loose.path("b_test.npy")]
     words = loose.words("--folds", loose.path("folds.csv"), *features, test=True)
-    done = blend(words)
+    done = here("ensemble.blend", *words)
     assert done.returncode == 0 and done.stderr == "", done.stderr
     assert re.search(r"neighbours: \d+ at most, in the features of [ab]", done.stdout)
     submission = read_predictions(loose.path("submissions/tables.csv"))
@@ -77,14 +71,14 @@ def test_whole_path(loose: Loose) -> None:
     record = json.loads(loose.path("runs/tables/ensemble/blend.json").read_text())
     assert record["nested_log_loss"] < record["nested_log_loss_without_neighbours"]
     assert set(record["weights"]) == {"a", "b"}
-    assert "nothing to do" in blend(words).stdout
-    off = blend([*words, "--no-neighbours"])
+    assert "nothing to do" in here("ensemble.blend", *words).stdout
+    off = here("ensemble.blend", *words, "--no-neighbours")
     assert "off, by --no-neighbours" in off.stdout and "nothing to do" not in off.stdout
 
 
 def test_with_the_data_the_rows_are_those_of_the_sample_submission_in_its_order(loose: Loose) -> None:
-    (loose.path("data") / "imgs" / "train").mkdir(parents=True)
-    (loose.path("data") / "imgs" / "test").mkdir()
+    for name in ("train", "test"):
+        loose.path(f"data/imgs/{name}").mkdir(parents=True)
     (loose.path("data") / "driver_imgs_list.csv").write_text("subject,classname,img\n")
     sample = pd.DataFrame(0.1, index=range(60), columns=list(CLASSES))
     sample.insert(0, "img", [f"t{number}.jpg" for number in reversed(range(60))])
@@ -92,22 +86,21 @@ def test_with_the_data_the_rows_are_those_of_the_sample_submission_in_its_order(
     sample.to_csv(path, index=False)
     words = loose.words("--data", loose.path("data"), test=True)
     submission = loose.path("submissions/tables.csv")
-    assert blend(loose.words(test=True)).returncode == 0
+    assert here("ensemble.blend", *loose.words(test=True)).returncode == 0
     as_in_tables = read_predictions(submission)
-    assert blend(words).returncode == 0
+    assert here("ensemble.blend", *words).returncode == 0
     pd.testing.assert_frame_equal(read_predictions(submission), as_in_tables.loc[list(sample["img"])])
-    assert "nothing to do" in blend(words).stdout
+    assert "nothing to do" in here("ensemble.blend", *words).stdout
 
     sample.iloc[1:].to_csv(path, index=False)
-    done = blend(words)
-    assert (
-        done.returncode == 2 and "a_test.csv: expected exactly the images of the sample submission (59)" in done.stderr
-    )
+    done = here("ensemble.blend", *words)
+    assert done.returncode == 2
+    assert "a_test.csv: expected exactly the images of the sample submission (59)" in done.stderr
 
 
 def test_without_test_tables_drivers_or_folds(loose: Loose) -> None:
     loose.change("labels.csv", lambda table: table.drop(columns="subject"))
-    done = blend(loose.words("--run", "mine", "--test-drivers", 3))
+    done = here("ensemble.blend", *loose.words("--run", "mine", "--test-drivers", 3))
     assert done.returncode == 0 and done.stderr == ""
     assert "stand in for drivers" in done.stdout and "of 3 new drivers" in done.stdout
     assert not loose.path("submissions").exists()
@@ -129,7 +122,7 @@ def test_without_test_tables_drivers_or_folds(loose: Loose) -> None:
 )
 def test_mistakes_are_one_line(loose: Loose, name: str, change, words: str) -> None:
     path = loose.change(name, change)
-    done = blend(loose.words("--folds", loose.path("folds.csv"), test=True))
+    done = here("ensemble.blend", *loose.words("--folds", loose.path("folds.csv"), test=True))
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
     assert path in done.stderr and words in done.stderr
@@ -151,10 +144,7 @@ def test_mistakes_are_one_line(loose: Loose, name: str, change, words: str) -> N
 )
 def test_files_that_do_not_belong_together(loose: Loose, words: tuple[str, ...], expected: str) -> None:
     given = [str(loose.path(word)) if "." in word else word for word in words]
-    done = blend(loose.words(*given))
+    done = here("ensemble.blend", *loose.words(*given))
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and expected in done.stderr
-
-
-def test_options_of_tables_need_tables(tmp_path: Path) -> None:
-    assert "--folds is for tables" in blend(["--folds", "folds.csv"]).stderr
-    assert "expected --labels FILE" in blend(["--predictions", "a.csv"]).stderr
+    assert "--folds is for tables" in here("ensemble.blend", "--folds", "folds.csv").stderr
+    assert "expected --labels FILE" in here("ensemble.blend", "--predictions", "a.csv").stderr

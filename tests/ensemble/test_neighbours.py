@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from common.metric import log_loss
 from ensemble.calibration import clip
-from ensemble.neighbours import LEAST_SHARED, Graph, Smoothing, fit_smoothing, nearest, normalised
+from ensemble.neighbours import Graph, Smoothing, fit_smoothing, nearest, normalised
 from tests.ensemble.conftest import SEEDS, predictions
 
 
@@ -38,16 +38,6 @@ def test_search_is_exact(seed: int, images: int, k: int) -> None:
         np.take_along_axis(distances, graph.indices.astype(int), axis=1), graph.distances, atol=1e-6
     )
     assert all(row not in neighbours for row, neighbours in enumerate(graph.indices))
-
-
-def test_equal_images_and_single_ones() -> None:
-    graph = nearest(np.repeat(unit(np.random.default_rng(0), 1), 30, axis=0), 5)
-    assert (graph.indices != np.arange(30)[:, None]).all() and graph.distances.max() < 1e-6
-    alone = nearest(unit(np.random.default_rng(0), 1))
-    assert np.isinf(alone.distances).all()
-    probabilities = predictions(np.random.default_rng(0), 1, 1)[0]
-    smooth = Smoothing("x", reach=0.1, rounds=2).predict(probabilities, {"x": alone})
-    np.testing.assert_allclose(smooth, clip(probabilities, LEAST_SHARED))
 
 
 def test_far_images_do_not_count_and_identical_ones_agree() -> None:

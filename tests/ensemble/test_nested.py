@@ -33,17 +33,10 @@ def test_interval_covers_nine_of_ten_test_sets_of_new_drivers(known: int, new: i
     assert 0.85 <= np.mean(hits) <= 0.95
 
 
-@pytest.mark.parametrize(
-    ("loss", "place"),
-    [
-        (0.1, "place 12 or better"),
-        (0.17, "between places 12 and 50"),
-        (0.256, "between places 50 and 144"),
-        (0.5, "behind place 182"),
-    ],
-)
-def test_places(loss: float, place: str) -> None:
-    assert place_among_published(loss) == place
+def test_places() -> None:
+    places = {0.1: "place 12 or better", 0.17: "between places 12 and 50", 0.256: "between places 50 and 144"}
+    places |= {0.5: "behind place 182"}
+    assert {loss: place_among_published(loss) for loss in places} == places
 
 
 def test_standard_error_is_over_drivers() -> None:

@@ -102,23 +102,17 @@ def test_only_checking_touches_nothing_and_needs_no_credentials(
     assert not (small.submission.parent / "leaderboard.csv").exists()
 
 
-@pytest.mark.parametrize(
-    ("said", "message"),
-    [
+def test_what_kaggle_refuses_is_told_and_not_written_down(machine: pytest.MonkeyPatch, small: SmallRun) -> None:
+    failed = "Could not submit to competition"
+    for said, message in (
         (FORBIDDEN, r"refuses the submission \(403\), as it does until the rules are accepted"),
-        ("Could not submit to competition", "client failed. It said: Could not submit to competition"),
-    ],
-)
-def test_what_kaggle_refuses_is_told_and_not_written_down(
-    said: str, message: str, machine: pytest.MonkeyPatch, small: SmallRun
-) -> None:
-    machine.setenv("STAND_IN_SAYS", said)
-    with pytest.raises(UserError, match=message):
-        run_submit(machine, small)
+        (failed, f"client failed. It said: {failed}"),
+    ):
+        machine.setenv("STAND_IN_SAYS", said)
+        with pytest.raises(UserError, match=message):
+            run_submit(machine, small)
     assert not (small.submission.parent / "leaderboard.csv").exists()
-
-
-def test_a_submission_that_kaggle_cannot_score_is_an_error(machine: pytest.MonkeyPatch, small: SmallRun) -> None:
+    machine.delenv("STAND_IN_SAYS")
     machine.setenv("STAND_IN_RESULT", "SubmissionStatus.ERROR")
     with pytest.raises(UserError, match="could not score the submission"):
         run_submit(machine, small)

@@ -21,8 +21,7 @@ from models.finetuning.bottleneck import inner_folds
 from models.finetuning.network import head as linear
 from models.finetuning.network.head import Linear, calibration, fit_path, search, softmax, standardisation
 from preprocessing.images import read_image
-from tests.commands import run_python
-from tests.imports import heavy_packages
+from tests.commands import heavy_packages, run_python
 
 
 def some_features(images: int, size: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -134,16 +134,6 @@ def test_only_what_was_killed_or_ran_out_of_memory_is_retried_and_the_others_go_
     assert ("exited with status 1, see above" in printed) == (ending in ("sys.exit(1)", "raise ValueError('a bug')"))
 
 
-def test_the_second_try_may_succeed_and_what_it_took_is_kept(tmp_path: Path, jobs: Callable) -> None:
-    body = f"""
-        if fold == "1" and not os.environ.get("{LESS_MEMORY}"):
-            os.kill(os.getpid(), signal.SIGKILL)
-        """
-    assert ended(executor(tmp_path).run(jobs(body))) == {"finished": [0, 2, 1]}
-    rows = Durations(tmp_path / "durations.json", "here").rows
-    assert [row["ended"] for row in rows if row["fold"] == "1"] == ["crashed", "finished"]
-
-
 @pytest.mark.parametrize("side_by_side", [1, 2])
 @pytest.mark.parametrize("status", [USER_ERROR, STOPPED])
 def test_after_a_user_s_mistake_or_an_interrupt_no_other_job_starts(

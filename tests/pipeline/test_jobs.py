@@ -8,16 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.competition import COMPLETE_TEST_IMAGES, COMPLETE_TRAIN_IMAGES
 from common.errors import UserError
-from models.finetuning import architecture as zoo
-from models.finetuning.architecture import Kind
 from pipeline import resources
 from pipeline.jobs import (
     MEASURED_MARGIN,
     SCALED_MARGIN,
     UNMEASURED_MARGIN,
-    Deadline,
     Durations,
     Job,
     clock_time,
@@ -26,7 +22,6 @@ from pipeline.jobs import (
     read_budget,
     timetable,
 )
-from pipeline.options import DEFAULT_MODELS
 from pipeline.resources import Device, find_devices
 
 NOTHING_MEASURED = Durations(Path("/nowhere"), "here")
@@ -88,21 +83,6 @@ def test_nothing_overruns_nothing_overlaps_and_nothing_is_lost(
         assert all(one.ends <= two.starts + 1e-9 for one, two in itertools.pairwise(own))
     used = [max([entry.ends for entry in entries if entry.slot == slot], default=0.0) for slot in range(slots)]
     assert all(min(used) + NOTHING_MEASURED.seconds(job) > left for job in without), "there was time for it"
-
-
-def test_three_networks_and_five_folds_of_the_complete_data_fit_into_a_session_on_kaggle() -> None:
-    counts = (COMPLETE_TRAIN_IMAGES, COMPLETE_TEST_IMAGES, 5)
-    rate = Device("0", "Tesla T4").rate
-    assert rate is not None
-    estimates = {
-        name: resources.job_seconds(zoo.find(name), zoo.find(name).settings_for(Kind(), {})[0], *counts, rate)
-        for name in DEFAULT_MODELS.split()
-    }
-    left = Deadline(0, read_budget("8h30m")).budget * 0.9
-    for slots, hours in ((1, 3.5), (2, 2.0)):
-        entries, without = timetable(grid(estimates, 5), NOTHING_MEASURED, slots, left)
-        assert not without
-        assert max(entry.ends for entry in entries) < 3600 * hours
 
 
 def test_a_budget_is_read_and_a_time_written() -> None:

@@ -13,10 +13,8 @@ import pytest
 from common import environment
 from common.errors import UserError
 from common.run_folder import REPOSITORY
-from models.finetuning import architecture as zoo
-from models.finetuning.architecture import Kind
 from pipeline import resources
-from pipeline.resources import Needs, check, job_memory, job_seconds
+from pipeline.resources import Needs, check
 from tests.commands import run_python
 
 OFFLINE = {"HTTPS_PROXY": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}  # the discard port: refused
@@ -80,15 +78,6 @@ def test_without_data_it_plans_the_demo_from_random_weights(pipeline: Callable, 
     assert "run      demo: vgg16 inception_v3 resnet50 on 2 folds" in done.stderr
 
 
-def test_weights_that_cannot_be_downloaded_are_reported(
-    pipeline: Callable, tiny_tree: Callable[..., Path], tmp_path: Path
-) -> None:
-    done = pipeline("--data", tiny_tree(), "--models", "resnet50", "--folds", 2, KERAS_HOME=str(tmp_path), **OFFLINE)
-    assert done.returncode == 2
-    assert "resnet50.weights.h5" in done.stderr
-    assert "--weights none" in done.stderr
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -99,6 +88,7 @@ def test_weights_that_cannot_be_downloaded_are_reported(
         (["--models", " "], "--models is empty"),
         (["--image-size", "31x224"], "vgg16 needs at least 32x32"),
         (["--models", "vgg16 inception_v3", "--image-size", "48x64"], "inception_v3 needs at least 75x75"),
+        (["--models", "resnet50", "--weights", "imagenet"], "resnet50.weights.h5"),
         (["--hidden-units", "64"], "--head-start random"),
         (["--run", "leaderboard"], "reserved"),
         pytest.param(
@@ -112,7 +102,8 @@ def test_what_cannot_work_is_reported_before_any_training(
     options: list[str], message: str, pipeline: Callable, tiny_tree: Callable[..., Path], tmp_path: Path
 ) -> None:
     models = [] if "--models" in options else ["--models", "vgg16"]
-    done = pipeline("--data", tiny_tree(), "--weights", "none", "--folds", 2, *models, *options)
+    words = ("--data", tiny_tree(), "--weights", "none", "--folds", 2, *models, *options)
+    done = pipeline(*words, KERAS_HOME=str(tmp_path), **OFFLINE)
     assert done.returncode == 2, done
     assert message in done.stderr
     assert "Traceback" not in done.stderr
@@ -140,10 +131,3 @@ def test_too_little_disk_or_memory_stops_the_run_and_a_full_cache_disk_does_not(
     assert "1024 GiB are free, 1 GiB on the cache's disk" in text
     with pytest.raises(UserError, match=r"writes about 8\.0 GiB, 1\.0 GiB are free"):
         check(Needs(disk=2**33, cache_disk=2**35, memory=1, seconds=1.0), cache, run, ())
-
-
-def test_the_estimate_grows_with_the_work() -> None:
-    vgg16 = zoo.find("vgg16")
-    small, large = (vgg16.settings_for(Kind(), {"batch_size": size})[0] for size in (32, 64))
-    assert job_seconds(vgg16, small, 9000, 1000, 2, 1e11) > job_seconds(vgg16, small, 1000, 1000, 2, 1e11)
-    assert job_memory(vgg16, large) > job_memory(vgg16, small)

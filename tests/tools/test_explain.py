@@ -1,7 +1,6 @@
 """Heat maps: at the place that decides, of every kind of network that we train."""
 
 import dataclasses
-import importlib.util
 from pathlib import Path
 
 import cv2
@@ -11,14 +10,12 @@ import pytest
 
 from common.competition import CLASSES
 from common.errors import UserError
-from common.run_folder import RunFolder
 from common.settings import ImageSize
 from models.finetuning import architecture as zoo
 from models.finetuning.network.build import build, plain_copy
-from tests.commands import here, run_python
+from tests.commands import here
 from tests.tools.conftest import TrainedRun
 from tools.explain import CAPTION, GAP, TILE_WIDTH, HeatMaps, lit
-from tools.predict import finished_folds, load
 
 
 def toy(pooling: str) -> keras.Model:
@@ -62,29 +59,6 @@ def test_the_command_draws_a_row_for_each_photograph(trained: TrainedRun, tmp_pa
     assert sheet.shape == (3 * tall, 11 * wide, 3)
     tiles = sheet[:, wide:].astype(int)
     assert np.abs(tiles[..., 0] - tiles[..., 2]).max() > 50, "a heat map has colours"
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="JAX is not installed")
-def test_the_heat_on_jax_is_that_on_tensorflow(trained: TrainedRun, tmp_path: Path) -> None:
-    code = (
-        "import sys, numpy as np\n"
-        "from pathlib import Path\n"
-        "from common.run_folder import RunFolder\n"
-        "from tools.explain import HeatMaps\n"
-        "from tools.predict import finished_folds, load\n"
-        "network = HeatMaps(load(finished_folds(RunFolder(Path(sys.argv[1])))[0]))\n"
-        "images = np.random.default_rng(0).integers(0, 256, (10, 32, 48, 3), dtype=np.uint8)\n"
-        "maps, probabilities = network.predict(images)\n"
-        "np.save(sys.argv[2], network.heat(maps, np.arange(10)))\n"
-    )
-    told = run_python("-c", code, trained.runs / "tiny", tmp_path / "jax.npy", KERAS_BACKEND="jax")
-    assert told.returncode == 0, told.stderr
-    network = HeatMaps(load(finished_folds(RunFolder(trained.runs / "tiny"))[0]))
-    maps, _ = network.predict(np.random.default_rng(0).integers(0, 256, (10, 32, 48, 3), dtype=np.uint8))
-    heat = network.heat(maps, np.arange(10))
-    assert heat.max() > 0
-    np.testing.assert_allclose(np.load(tmp_path / "jax.npy"), heat, rtol=1e-3, atol=1e-4 * float(heat.max()))
 
 
 def test_a_crop_leaves_what_the_network_did_not_see_without_heat() -> None:

@@ -227,26 +227,6 @@ def test_one_model_of_one_fold_without_features(copy: SmallRun) -> None:
         assert words in page.text
 
 
-def test_two_hundred_models(copy: SmallRun) -> None:
-    folder = copy.run / "ensemble"
-    record = json.loads((folder / "blend.json").read_text())
-    names = [f"model_{number}_{'x' * 40}" for number in range(197)]
-    record["weights"] |= dict.fromkeys(names, 0.0)
-    (folder / "blend.json").write_text(json.dumps(record))
-    members, scores = (pd.read_csv(folder / f"{name}.csv") for name in ("members", "scores"))
-    own = scores[scores["name"] == "vgg16"]
-    scores = pd.concat([*(own.assign(name=name) for name in names), scores])
-    pd.concat([members, *(members[:1].assign(name=name) for name in names)]).to_csv(folder / "members.csv", index=False)
-    scores.to_csv(folder / "scores.csv", index=False)
-    correlation = pd.DataFrame(0.5, index=range(200), columns=[*record["weights"]])
-    correlation.insert(0, "name", correlation.columns)
-    correlation.to_csv(folder / "correlation.csv", index=False)
-    page = report(copy)
-    assert "200 models" in page.text
-    assert "The first 20 of 200 models" in page.text
-    assert names[-1] in page.text
-
-
 def browser() -> str:
     found = shutil.which("chromium") or shutil.which("chromium-browser")
     if not found:
