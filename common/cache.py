@@ -24,9 +24,8 @@ def make_room(folder: Path, needed: int, limit: int, keep: Sequence[Path] = ()) 
     A process that reads a removed entry goes on: it has files open, and makes what is gone.
 
     Args:
-        folder: the entry to be written, such as cache/images/ENTRY; stays.
+        folder: the entry to be written, such as cache/images/ENTRY; it stays, as those to `keep` do.
         limit: the most bytes that all entries together may take.
-        keep: other entries that stay.
 
     Returns:
         False where they do not fit; where removing could not have helped, nothing was removed.
@@ -65,11 +64,7 @@ def _use_of(folder: Path) -> tuple[float, int]:
 def divide(files: Sequence[Path], make: Callable[[Path], None]) -> None:
     """Makes those files that are not there, and that other processes may be making too: unlocked files first.
 
-    Args:
-        make: makes a file; under its lock, FOLDER/.NAME.lock.
-
-    Raises:
-        UserError: the folder cannot be written to.
+    Each is made by `make` under its lock, FOLDER/.NAME.lock.
     """
     for wait in (False, True):
         for file in files:
@@ -82,11 +77,7 @@ def divide(files: Sequence[Path], make: Callable[[Path], None]) -> None:
 
 
 def write_array(path: Path, array: np.ndarray) -> None:
-    """Writes an array with its checksum, completely or not at all.
-
-    Raises:
-        UserError: the folder cannot be written to, or the disk is full.
-    """
+    """Writes an array with its checksum, completely or not at all."""
     with written_whole(path) as temporary:
         with temporary.open("wb") as stream:  # np.save would not say that the disk is full
             np.lib.format.write_array_header_1_0(stream, np.lib.format.header_data_from_array_1_0(array))

@@ -55,10 +55,7 @@ def written_whole(path: Path) -> Iterator[Path]:
 def folder_written_whole(path: Path) -> Iterator[Path]:
     """Yields a new empty folder beside `path`; when the block ends without an error it becomes `path`.
 
-    `path` may be an empty folder; it is never one with something in it.
-
-    Raises:
-        UserError: `path` has something in it, or the disk cannot be written to or is full.
+    `path` may be an empty folder; one with something in it is a UserError, as is a disk that cannot be written to.
     """
     path = Path(path)
     with _temporary(path) as temporary:
@@ -131,11 +128,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Reads a JSON file.
-
-    Raises:
-        UserError: it is missing, cannot be read, or is not JSON.
-    """
+    """Reads a JSON file; a UserError where it is missing, cannot be read, or is not JSON."""
     try:
         return json.loads(Path(path).read_bytes())
     except (OSError, ValueError, RecursionError) as error:
@@ -143,11 +136,7 @@ def read_json(path: Path) -> Any:
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """Reads a JSON file that holds an object.
-
-    Raises:
-        UserError: as `read_json`; also where it holds something else.
-    """
+    """As `read_json`, of a file that holds an object."""
     value = read_json(path)
     if not isinstance(value, dict):
         raise UserError(f"cannot read {path}: expected a JSON object, found {type(value).__name__}.")
@@ -215,11 +204,7 @@ def append_checksum(path: Path) -> None:
 
 
 def is_intact(path: Path) -> bool:
-    """Whether a file ends with the checksum that `append_checksum` wrote.
-
-    Raises:
-        OSError: it cannot be read.
-    """
+    """Whether a file ends with the checksum that `append_checksum` wrote; an OSError where it cannot be read."""
     size = path.stat().st_size - _CHECKSUM_BYTES
     with path.open("rb") as stream:
         stream.seek(max(size, 0))
@@ -287,11 +272,7 @@ def locked(path: Path, doing: str, wait: bool = False) -> Iterator[None]:
 
 
 def acquire(path: Path, seconds: float = 0) -> "BaseFileLock | None":
-    """Takes a lock, to be given to `release`; None where another process has it all the time.
-
-    Raises:
-        UserError: the folder cannot be written to.
-    """
+    """Takes a lock, to be given to `release`; None where another process has it all the time."""
     from filelock import FileLock, Timeout
 
     lock = FileLock(path, thread_local=False)

@@ -171,11 +171,7 @@ class FoldFolder:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Makes the folder, and keeps other processes from training the same fold.
-
-        Raises:
-            UserError: another process trains it, or the folder cannot be written to.
-        """
+        """Makes the folder, and keeps other processes from training the same fold: they get a UserError."""
         with locked(self.path.parent / f".{self.path.name}.lock", f"{self.path} is being trained"):
             self.path.mkdir(exist_ok=True)
             yield
@@ -221,11 +217,7 @@ class RunFolder:
 
     @classmethod
     def existing(cls, name: str, runs: Path = RUNS) -> "RunFolder":
-        """A run that is there.
-
-        Raises:
-            UserError: there is none of that name.
-        """
+        """A run that is there; a UserError where there is none of that name."""
         run = cls.of(name, runs)
         if run.path.is_dir():
             return run

@@ -28,11 +28,7 @@ class ImageSize:
 
     @classmethod
     def parse(cls, text: str) -> "ImageSize":
-        """Reads '240x320' (height x width).
-
-        Raises:
-            ValueError: anything else.
-        """
+        """Reads '240x320' (height x width); a ValueError for anything else."""
         match = re.fullmatch(r"0*([1-9][0-9]{0,4})x0*([1-9][0-9]{0,4})", text)
         if not match:
             raise ValueError(f"expected HEIGHTxWIDTH in pixels, such as 240x320, found {text!r}")

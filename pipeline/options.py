@@ -171,12 +171,9 @@ def network_of(
     suffix: str = "",
     without: Sequence[str] = (),
 ) -> FoldRun:
-    """An architecture's training as a command line asks for it.
+    """An architecture's training as a command line asks for it; what a preset gives are `settings`, which it wins over.
 
-    Args:
-        settings: what a preset changes of the architecture's recipe; the command line wins.
-        suffix: of the model's name in the run.
-        without: settings of the command line that are for the second round alone.
+    Settings of the command line that are for the second round alone are left out (`without`).
     """
     kind = Kind(arguments.weights == "none", arguments.quick, getattr(arguments, "demo", False))
     given = {**(settings or {}), **chosen(arguments, Recipe), **chosen(arguments, Augmentation)}

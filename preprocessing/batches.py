@@ -106,11 +106,9 @@ def _ahead(make: Callable[[Any], Any], parts: list[Any], workers: int) -> Iterat
 
 
 def augment(image: np.ndarray, settings: Augmentation, generator: np.random.Generator) -> np.ndarray:
-    """One randomly changed copy of an image.
+    """One randomly changed copy of an image, uint8 RGB, by settings already multiplied by the strength.
 
-    Args:
-        image: shape (height, width, 3), uint8, RGB, 0 to 255; not modified, and returned where nothing is to change.
-        settings: the largest change of each kind, already multiplied by the strength (`Augmentation.scaled`).
+    The image itself is not modified, and returned where nothing is to change.
     """
     # Always as many draws, so that no setting shifts another's; 18 and 19 are free.
     draw = generator.uniform(-1.0, 1.0, size=20)
@@ -199,10 +197,8 @@ def mix(
     (Yun et al. 2019); the others are blended with theirs, in a share drawn from Beta(mixup, mixup) (Zhang et al. 2018).
     A target becomes the mean of both targets, weighted by the shares of the pixels.
 
-    Args:
-        images: shape (batch, height, width, 3), uint8; not modified, and returned where nothing is to mix.
-        targets: shape (batch, classes), float32, rows sum to 1; not modified, and returned where nothing is to mix.
-        settings: already multiplied by the strength (`Augmentation.scaled`).
+    Images of shape (batch, height, width, 3) and targets of shape (batch, classes) are not modified, and returned where
+    nothing is to mix; the settings are already multiplied by the strength.
     """
     count = len(images)
     if count < 2 or not (settings.cutmix or settings.mixup):

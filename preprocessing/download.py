@@ -121,10 +121,7 @@ def unpacked_bytes(archive: Path) -> int:
 
 
 def unpack(archive: Path, folder: Path) -> None:
-    """Unpacks `archive` into `folder`, and the zip files that it finds in it (imgs.zip, *.csv.zip) in their places.
-
-    zipfile keeps every entry inside of the folder, and makes no links.
-    """
+    """Unpacks `archive` into `folder`, never outside of it, and the zip files in it (imgs.zip, *.csv.zip) in place."""
     with _opened(archive) as opened:
         opened.extractall(folder)
     for inner in sorted(folder.rglob("*.zip")):

@@ -138,9 +138,7 @@ def _checked(path: Path, table: "pd.DataFrame") -> "pd.DataFrame":
 def read_folds_file(path: Path, train: "pd.DataFrame", left_out: "pd.DataFrame | None" = None) -> "pd.DataFrame":
     """The user's own folds of the training images, as `make_folds` returns them.
 
-    Args:
-        path: a table `img,fold` or `subject,fold`; further columns are ignored.
-        left_out: as `train`, images that the file may hold although they are not used. Their rows are ignored.
+    The file is a table `img,fold` or `subject,fold`; further columns and rows of images `left_out` are ignored.
     """
     own = _own_folds(path)
     key = str(own.index.name)
@@ -190,10 +188,8 @@ def ensure_folds(
     A table that is there is never replaced.
 
     Args:
-        path: runs/NAME/folds.csv
-        number: of folds, where it was asked for.
+        number: of folds, where it was asked for; else of a new table `default`.
         file: the user's own folds, in place of `number`.
-        default: the number of folds of a new table where neither was asked for.
         left_out: as `read_folds_file`.
         write: a new table.
     """

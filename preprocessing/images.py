@@ -55,12 +55,9 @@ class BrokenImageError(UserError):
 
 
 def read_header(path: str | os.PathLike[str]) -> ImageSize:
-    """The size of a JPEG as stored, before it is turned as EXIF says; without decoding.
+    """The size of a JPEG as stored, before it is turned as EXIF says, without decoding; or a BrokenImageError.
 
     Any amount of data may follow the picture, such as the video of a motion photo.
-
-    Raises:
-        BrokenImageError (a UserError): empty, not a JPEG, truncated, of an absurd size, or not readable.
     """
     name = os.fspath(path)
     try:

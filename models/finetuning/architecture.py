@@ -187,11 +187,7 @@ class Architecture:
         return getattr(importlib.import_module(module), function)(**options)
 
     def settings_for(self, kind: Kind, chosen: Mapping[str, Any]) -> tuple[Recipe, Augmentation]:
-        """Recipe and augmentation for a kind of run, with what the user gave of either.
-
-        Raises:
-            UserError: the images are smaller than the network accepts, or settings contradict each other.
-        """
+        """Recipe and augmentation for a kind of run, with what the user gave; a UserError where they contradict."""
         values: dict[str, Any] = {}
         if kind.scratch:
             values |= {**SCRATCH, **self.scratch}
@@ -208,11 +204,7 @@ class Architecture:
         return recipe, augmentation
 
     def bottleneck_settings(self, quick: bool, given: Mapping[str, Any]) -> Bottleneck:
-        """The settings of a classifier on its features.
-
-        Raises:
-            UserError: the images are smaller than the network accepts, or settings contradict each other.
-        """
+        """The settings of a classifier on its features, as `settings_for`."""
         size = {"image_size": self.quick.get("image_size", QUICK["image_size"])} if quick else {}
         settings = dataclasses.replace(Bottleneck(), **{**self.bottleneck, **size, **given})
         self._check_image_size(settings.image_size)

@@ -34,12 +34,7 @@ INNER_FOLDS = 4  # at most; the other folds of the run where there are at least 
 
 
 def train_folds(works: Sequence[FoldRun], dataset: Dataset, folds: pd.DataFrame) -> None:
-    """Trains fold runs that differ in their fold only, and leaves their files in the run folder.
-
-    Args:
-        works: those that are finished are skipped.
-        folds: img, subject, classname, fold; in the order of `dataset.train`.
-    """
+    """As `fold.train_fold`, for fold runs that differ in their fold only; those that are finished are skipped."""
     with contextlib.ExitStack() as held:
         for own in works:
             held.enter_context(own.folder.locked())
@@ -94,11 +89,7 @@ def _train(work: Sequence[tuple[FoldRun, dict[str, Any]]], dataset: Dataset, fol
 def inner_folds(folds: pd.DataFrame, fold: int) -> np.ndarray:
     """Folds of the training part by driver: the run's other folds where there are three or more, else new ones.
 
-    Returns:
-        shape (images,), from 0; -1 for the images of `fold`, which is held out.
-
-    Raises:
-        UserError: too few drivers, or a class would be missing from an inner training part.
+    Shape (images,), from 0; -1 for the images of `fold`, which is held out.
     """
     numbers = folds["fold"].to_numpy()
     training = folds[numbers != fold]

@@ -108,12 +108,7 @@ def train_network(
     say: Say,
     settings: dict[str, Any],
 ) -> Trainer:
-    """Starts the head and trains the network, which is left with its best weights; goes on from a checkpoint.
-
-    Args:
-        source: of the labelled images.
-        settings: as experiment tracking records them.
-    """
+    """Starts the head and trains the network, which is left with its best weights; goes on from a checkpoint."""
     trainer = Trainer(network, work.recipe, data, source, policy, work.seed, checkpoint, say)
     if work.weights == "none":
         prepare_random_weights(network, data.store, data.training)

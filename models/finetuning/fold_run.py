@@ -208,8 +208,6 @@ def find_tables(folder: FoldFolder, source: str) -> list[Path]:
     Fold k reads the test predictions of the earlier run's fold k alone. Those networks, too, never saw the drivers that
     fold k holds out, so these drivers stay unseen. A training on all drivers holds nobody out and may read every fold.
 
-    Raises:
-        UserError: no such run or model, other folds, or this fold is not finished there.
     """
     option = f"--pseudo-labels {source}"
     name, _, models = source.partition("/")

@@ -95,9 +95,6 @@ def render_demo(root: Path, settings: DemoSettings) -> None:
     """Renders a demo set into a folder that does not exist yet (or is empty), whole or not at all.
 
     The bytes depend on the settings, never on the number of workers. Its labels lie at `held_out_labels_path`.
-
-    Raises:
-        UserError: `root` holds something already, or cannot be written.
     """
     with folder_written_whole(root) as folder:
         train, test = _clips(settings)

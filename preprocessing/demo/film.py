@@ -42,12 +42,7 @@ def draw_person(canvas: Canvas, driver: Driver, pose: Pose) -> None:
 
 
 def pose_of(behaviour: str, driver: Driver, habits: np.ndarray) -> Pose:
-    """The pose of a behaviour.
-
-    Args:
-        behaviour: 'c0' to 'c9'.
-        habits: shape (12,), about -1 to 1.
-    """
+    """The pose of a behaviour, 'c0' to 'c9'; habits of shape (12,), about -1 to 1."""
     trunk = _trunk(behaviour, habits)
     bones = skeleton(driver, trunk)
     near = _on_wheel(driver, "near", 1.1 + 0.25 * habits[0])

@@ -118,14 +118,7 @@ class Part:
 
 
 class ActivationStore:
-    """Activations of one table's images.
-
-    Args:
-        name: what the folder's name begins with, for people.
-        decides: everything that decides the activations besides the images, as JSON values.
-        trunk: the network that computes them: images -> activations.
-        images: in the table's order.
-    """
+    """Activations of one table's images, computed by `trunk`; `decides` is what decides them besides the images."""
 
     def __init__(
         self, cache: Path, name: str, decides: dict[str, Any], trunk: keras.Model, images: ImageStore, workers: int
@@ -249,9 +242,7 @@ class ActivationCache:
     ) -> Source:
         """One source from activations, or as it is where they do not fit.
 
-        Args:
-            predicted: rows that will be predicted.
-            trained: rows that will be trained on, in each of these augmented copies.
+        For rows that will be `predicted`, and others to be `trained` on in each of these augmented copies.
         """
         settings = as_json(source.augmentation.scaled())
         drawn = self.decides | {"augmentation": settings, "seed": source.seed}

@@ -58,14 +58,7 @@ def stores(
 
 
 def fold_data(recipe: Recipe, fold: int | str, folds: pd.DataFrame, store: ImageStore) -> FoldData:
-    """Which of the labelled images a fold, or 'all', trains on and which it holds out.
-
-    Args:
-        folds: img, subject, classname, fold; rows as in `store`.
-
-    Raises:
-        UserError: --train-images leaves a class without any image.
-    """
+    """Which of the labelled images a fold, or 'all', trains on and which it holds out; `folds` has rows as `store`."""
     labels = folds["classname"].map(CLASSES.index).to_numpy()
     numbers = folds["fold"].to_numpy()
     held_out = np.zeros(len(numbers), bool) if fold == ALL_DRIVERS else numbers == fold
@@ -108,10 +101,7 @@ class Source:
 class WithPseudoLabels(Source):
     """A source whose batches also hold images of another one, behind their own, with soft targets.
 
-    Args:
-        real, other: both are photographs, or both are activations.
-        soft: shape (images of `other`, classes), float32.
-        ratio: images of `real` for each of `other`.
+    Both are photographs, or both are activations; there are `ratio` images of `real` for each of `other`.
     """
 
     def __init__(self, real: Source, other: Source, soft: np.ndarray, ratio: float) -> None:
@@ -151,11 +141,7 @@ def with_pseudo_labels(
 
 
 def soft_targets(tables: Sequence[Path], images: Sequence[str]) -> np.ndarray:
-    """What prediction tables say of these images: their mean in log space, shape (images, classes), float32.
-
-    Raises:
-        UserError: a table is damaged, or lacks an image.
-    """
+    """What prediction tables say of these images: their mean in log space, shape (images, classes), float32."""
     found = []
     for path in tables:
         table = read_predictions(verified(path))
@@ -193,7 +179,6 @@ def with_tta(predictor: keras.Model, source: Source, rows: np.ndarray, plain: np
     are different classes.
 
     Args:
-        source: of the images, as photographs or not.
         plain: shape (rows, classes), the predictions of the images as they are.
         copies: of each image; with 0 the result is `plain`.
     """

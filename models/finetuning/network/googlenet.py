@@ -130,10 +130,7 @@ def _halved(maps: Any, name: str) -> Any:
 
 
 def import_weights(source: Path, folder: Path) -> Path:
-    """Writes the weights of an ONNX file to googlenet.weights.h5 in a folder, for `--weights`; returns its path.
-
-    Found by name: `inception_3a/1x1_w_0` and `_b_0` are kernel and bias of the layer inception_3a_1x1.
-    """
+    """Writes the weights of an ONNX file to a folder; inception_3a/1x1_w_0 and _b_0 are of layer inception_3a_1x1."""
     try:
         import onnx
     except ImportError as error:

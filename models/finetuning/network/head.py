@@ -48,14 +48,9 @@ def quietly() -> Iterator[None]:
 
 @quietly()
 def fit_logistic(features: np.ndarray, labels: np.ndarray, regularisation: float) -> tuple[np.ndarray, np.ndarray]:
-    """Multinomial logistic regression on standardised features, as a kernel and a bias on the features as they are.
+    """Multinomial logistic regression on standardised features of shape (images, features), float32.
 
-    Args:
-        features: shape (images, features), float32.
-        labels: shape (images,), integers from 0; every class occurs.
-
-    Returns:
-        kernel (features, classes) and bias (classes,), float32.
+    Returns a kernel (features, classes) and a bias (classes,), float32, on the features as they are.
     """
     from sklearn.linear_model import LogisticRegression
 
@@ -109,8 +104,6 @@ def search(
     are fitted one by one: their library draws from one generator for the whole process, whose order would decide.
 
     Args:
-        features: shape (images, features), float32.
-        labels: shape (images,), 0 to 9.
         grid: values of C, ascending; one value is taken as it is.
         calibrate: whether `calibration` follows, fitted on drivers that the decision values are not of.
         inner: for each fold, shape (images,): the inner fold of each training image, from 0; -1 for other images.

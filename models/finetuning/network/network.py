@@ -135,11 +135,7 @@ def blocks(backbone: Any) -> dict[str, list[Any]]:
 
 
 def trainable_layers(backbone: Any, what: str, top_blocks: int = 0) -> list[Any]:
-    """The backbone's layers that a `--trainable` setting lets train, from the image up; only those in the top N blocks.
-
-    Raises:
-        UserError: another setting, an unknown layer or block, or more layers than there are.
-    """
+    """The layers of a backbone that a `--trainable` setting lets train, from the image up; only of the top N blocks."""
     return [layer for block in trainable_blocks(backbone, what)[-top_blocks:] for layer in block]
 
 

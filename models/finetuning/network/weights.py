@@ -25,11 +25,7 @@ START_SECONDS = 10.0  # a download that has not started by then gives up
 
 
 def weights_file(architecture: Architecture, weights: str) -> Path | None:
-    """The file of `--weights DIR`; None for 'none' and 'imagenet'.
-
-    Raises:
-        UserError: the folder or the file is not there, or the file holds another network's weights.
-    """
+    """The file of `--weights DIR`, a UserError where there is none or another network's; None for other choices."""
     if weights in ("none", "imagenet"):
         return None
     folder, (name, *_) = Path(weights), _file_names(architecture)

@@ -98,11 +98,7 @@ class Trainer:
         return True
 
     def train(self) -> None:
-        """Runs the remaining epochs, then sets the network to its best weights.
-
-        Raises:
-            DivergedError: the loss is no longer a number.
-        """
+        """Runs the remaining epochs, then sets the network to its best weights; or a DivergedError."""
         if not self.progress.best:
             self._measure(0.0, float("nan"))
         while self.progress.stage < len(self.stages):
@@ -194,11 +190,7 @@ class Trainer:
         return float(np.mean(losses)) if losses else float("nan")
 
     def _step(self, inputs: np.ndarray, wanted: np.ndarray) -> tuple[float, bool]:
-        """One step; one whose loss or gradients are NaN or infinite leaves no trace in the network.
-
-        Returns:
-            its loss, and whether the network took it and it is finite.
-        """
+        """One step, its loss, and whether that is finite and was taken; any other leaves no trace in the network."""
         network = self.source.network
         moving = _values(self._moving)
         before = int(network.training.optimizer.iterations)
