@@ -166,7 +166,6 @@ def network_alone(name: str) -> None:
     """A network as `--quick` trains it: some steps on a batch in memory, and a prediction."""
     from models.finetuning import architecture as zoo
     from models.finetuning import runtime
-    from models.finetuning.architecture import Kind
 
     policy = runtime.start("auto", 0)
     import numpy as np
@@ -176,7 +175,7 @@ def network_alone(name: str) -> None:
     from models.finetuning.network.network import set_trainable
     from models.finetuning.training.optimisation import make_optimizer, stages
 
-    recipe, _ = zoo.find(name).settings_for(Kind(scratch=True, quick=True), {})
+    recipe, _ = zoo.find(name).settings_for({}, scratch=True, quick=True)
     network = build(zoo.find(name), recipe, "none", policy, 0)
     set_trainable(network, recipe, head_only=False)
     network.compile(make_optimizer(recipe, stages(recipe)[0], policy), recipe.label_smoothing)

@@ -99,13 +99,12 @@ def network_for(name: str, size: int, policy: str) -> tuple[Any, Any, Any]:
     """A network of which all layers train, compiled, with its recipe and its augmentation."""
     from common.settings import ImageSize
     from models.finetuning import architecture as zoo
-    from models.finetuning.architecture import Kind
     from models.finetuning.network.build import build
     from models.finetuning.network.network import set_trainable
     from models.finetuning.training.optimisation import make_optimizer, stages
 
     settings = {"image_size": ImageSize(size, size), "trainable": "all", "pooled_layers": (), "batch_size": BATCH}
-    recipe, augmentation = zoo.find(name).settings_for(Kind(), settings)
+    recipe, augmentation = zoo.find(name).settings_for(settings)
     recipe = dataclasses.replace(recipe, head_start="random")
     network = build(zoo.find(name), recipe, "none", policy, 0)
     set_trainable(network, recipe, head_only=False)

@@ -93,16 +93,13 @@ def run_client(
     meanwhile: Callable[[subprocess.Popen], None] = lambda process: None,
     show: bool = False,
 ) -> str:
-    """Runs `kaggle WORDS`, and returns what it answers.
+    """Runs `kaggle WORDS`, and returns what it answers; whatever it fails with is a UserError that says what to do.
 
     Args:
         what: is asked for, for the message where it is refused, such as 'the download'.
         browser: a line that says how a person can do it without the client.
         meanwhile: called with the process, and may wait for it.
         show: print what it answers, line by line as it comes.
-
-    Raises:
-        UserError: no client, no credentials, rules not accepted, or whatever else it failed with.
     """
     # A process of its own: the client exits and prints when merely imported. -P: this repository has a kaggle/ too.
     command = [sys.executable, "-P", "-m", "kaggle", *words]

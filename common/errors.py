@@ -1,4 +1,7 @@
-"""Errors that speak to the user, and the one place where they become a line on the terminal."""
+"""What a person is told while a command works: bars and lines on the terminal, and errors, which become lines there.
+
+A fold has one line at the bottom of the screen, whatever it does: several processes draw there, each on its own line.
+"""
 
 import contextlib
 import errno
@@ -11,11 +14,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 import common
 from common.environment import OF_EXECUTOR
-from common.terminal import say
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 # Exit statuses of commands. 1 is a bug or a failing system, with a traceback or a message.
 USER_ERROR = 2
@@ -32,6 +37,13 @@ OF_THE_SYSTEM = {  # what no command can help: disks, mounts, permissions
 }
 _OF_CUDA = ("OUT_OF_MEMORY", "out of memory", "ALLOC_FAILED")  # in messages of its libraries
 STOPS_WITHIN = 3.0  # seconds after Ctrl-C or SIGTERM
+
+VERBOSE = "STATEFARM_VERBOSE"  # set where every line of a fold's log is printed too
+LABEL = "STATEFARM_LABEL"  # what a process works on: 'vgg16, fold 0'
+LINE = "STATEFARM_LINE"  # of a process's bars, counted from 0
+_CLEAR = "\r\x1b[J"  # from the start of the line to the end of the screen: bars are drawn again, by whoever drew them
+_UP = "\x1b[A"
+_FORMAT = "{desc} {percentage:3.0f} % |{bar}| {remaining} left{postfix}"
 
 
 class UserError(Exception):
@@ -189,12 +201,48 @@ _SHORTEST = 8  # characters of a secret; a shorter one would mask half of an ord
 
 
 def masked(text: str, *others: str) -> str:
-    """The text without credentials: passwords, and values of environment variables that are named like secrets.
-
-    Args:
-        others: further secrets.
-    """
+    """The text without secrets: passwords, values of environment variables that are named like secrets, and others."""
     found = [value for name, value in os.environ.items() if _SECRET_NAME.search(name) and len(value) >= _SHORTEST]
     for secret in sorted({*found, *others}, key=len, reverse=True):
         text = text.replace(secret, MASK)
     return _IN_ADDRESS.sub(rf"\1{MASK}@", text)
+
+
+def is_watched() -> bool:
+    """Whether bars are drawn: not in a pipe, a file, or a notebook's cell, which calls itself a terminal."""
+    own = os.environ.get("TERM") != "dumb" and "JPY_PARENT_PID" not in os.environ
+    return own and sys.stdout.isatty() and sys.stderr.isatty()
+
+
+def say(text: str, stream: TextIO | None = None) -> None:
+    """Prints a line, on standard error where no stream is named, above the bars of all processes."""
+    stream = stream or sys.stderr
+    stream.write(f"{_CLEAR if is_watched() else ''}{text}\n")  # in one call: other processes write too
+    stream.flush()
+
+
+def draw(text: str, line: int | None = None) -> None:
+    """Shows a text on a line at the bottom of the screen, this process's own by default; the cursor stays."""
+    line = int(os.environ.get(LINE, "0")) if line is None else line
+    if is_watched():
+        sys.stderr.write("\n" * line + f"\r\x1b[K{text}" + _UP * line + "\r")
+        sys.stderr.flush()
+
+
+def progress_bar(total: int, title: str, shown: bool = True, **options: Any) -> "tqdm[Any]":
+    """A progress bar on this process's line, which is empty again after it.
+
+    Args:
+        shown: where a person watches.
+        options: of tqdm besides.
+    """
+    from tqdm import tqdm
+
+    class Bar(tqdm):
+        def display(self, msg: str | None = None, pos: int | None = None) -> None:
+            draw(str(self) if msg is None else msg)
+
+    label = os.environ.get(LABEL, "")
+    title = f"{label}: {title}" if label else title
+    options |= {"leave": False, "disable": not (shown and is_watched()), "dynamic_ncols": True, "bar_format": _FORMAT}
+    return Bar(total=total, desc=title, **options)

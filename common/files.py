@@ -20,8 +20,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common.errors import UserError, named
-from common.terminal import say
+from common.errors import UserError, named, say
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
@@ -38,10 +37,8 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.
 def written_whole(path: Path) -> Iterator[Path]:
     """Yields a path beside `path`, for the block to write a file to; when it ends without an error that becomes `path`.
 
-    The temporary file has the suffix of `path`, which some writers insist on.
-
-    Raises:
-        UserError: the folder cannot be written to, or the disk is full.
+    The temporary file has the suffix of `path`, which some writers insist on. A UserError where the folder cannot be
+    written to, or the disk is full.
     """
     path = Path(path)
     with _temporary(path) as temporary:
@@ -146,11 +143,8 @@ def read_record(path: Path) -> dict[str, Any]:
 def read_rows(path: Path, what: str) -> tuple[list[str], list[list[str]]]:
     """The header and the rows of a CSV file; a byte order mark and CRLF are accepted, empty lines passed over.
 
-    Args:
-        what: it should be, for the message, such as 'a fold table'.
-
-    Raises:
-        UserError: it cannot be read, is not UTF-8 or not CSV, or has rows of another length than its header.
+    A UserError says what it should be (`what`, such as 'a fold table') where it is not UTF-8, not CSV, or has rows of
+    another length than its header.
     """
     try:
         content = Path(path).read_bytes().decode("utf-8-sig")
@@ -250,10 +244,7 @@ def locked(path: Path, doing: str, wait: bool = False) -> Iterator[None]:
     Args:
         path: the lock file; it is there while the block runs, and after it only if the process was killed.
         doing: what is done under it, such as 'runs/full/folds.csv is being written'.
-        wait: for another process to release it, instead of an error; after `QUIET_SECONDS` a message says so.
-
-    Raises:
-        UserError: another process has it and `wait` is false, or the folder cannot be written to.
+        wait: for another process to release it, instead of a UserError; after `QUIET_SECONDS` a message says so.
     """
     lock = acquire(path, QUIET_SECONDS if wait else 0)
     if lock is None:

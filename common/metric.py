@@ -38,14 +38,11 @@ def accuracy(probabilities: np.ndarray, labels: np.ndarray) -> float:
 
 
 def paired_difference(losses: np.ndarray, others: np.ndarray, drivers: np.ndarray) -> tuple[float, float]:
-    """Mean of `losses` minus `others` over the images, and its standard error over drivers.
+    """Mean of `losses` minus `others` over the images, and its standard error over drivers: infinite with one.
 
     Args:
         losses, others: shape (images,), in nats, of the same images.
         drivers: shape (images,), the driver of each image.
-
-    Returns:
-        Both in nats; the error is infinite where there is one driver.
 
     Source: the cluster-robust variance of a mean, with the correction for few clusters (Cameron and Miller 2015).
     """

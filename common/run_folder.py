@@ -73,11 +73,7 @@ class FoldFolder:
         return (self / name).is_file()
 
     def finished(self) -> dict[str, Any] | None:
-        """What finished.json says: results and 'sha256'; None where it is not finished. Outputs are not read.
-
-        Raises:
-            UserError: it cannot be read now, or the first edition of this project wrote it.
-        """
+        """What finished.json says: results and 'sha256'; None where it is not finished. Outputs are not read."""
         record = self._read(FINISHED)
         sums = record.get("sha256") if record else None
         if not isinstance(sums, dict):
@@ -113,11 +109,8 @@ class FoldFolder:
     def verified(self, name: str, sha256: str = "") -> Path:
         """The path of an output, whose content is what was written when the fold run finished.
 
-        Args:
-            sha256: of its content, where the caller has computed it already.
-
-        Raises:
-            CorruptedOutputError: it is not; the fold run is not finished from now on.
+        If not, it is a CorruptedOutputError, and the fold run is not finished from now on. The caller may give the
+        SHA-256 of the content.
         """
         record, path = self.finished(), self / name
         recorded = record["sha256"].get(name) if record else None

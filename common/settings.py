@@ -48,9 +48,7 @@ def setting(
 
     Args:
         default: the value where nothing else is given; its type is the option's type.
-        help: one line.
         unit: what the number counts ('epochs', 'pixels'), shown beside the default.
-        choices: the allowed words.
         least, most: inclusive bounds of a number.
     """
     metadata = {"help": help, "unit": unit, "choices": tuple(choices), "least": least, "most": most}
@@ -104,9 +102,6 @@ def checked(configuration: Any, values: Mapping[str, Any]) -> dict[str, Any]:
     Args:
         configuration: a dataclass instance with `setting` fields, all of the names in `values` among them.
         values: an ImageSize may be '240x320' or (240, 320), a tuple of names a list or one name.
-
-    Raises:
-        UserError: a value of the wrong type, out of range, or not among the choices.
     """
     fields = {field.name: field for field in dataclasses.fields(configuration)}
     found = {}

@@ -42,15 +42,12 @@ def write_predictions(path: Path, images: Sequence[str], probabilities: np.ndarr
 
 
 def read_predictions(path: Path) -> pd.DataFrame:
-    """Reads a prediction table; class columns may stand in any order, they are found by name.
+    """Reads a prediction table; class columns may stand in any order. A UserError names the first offenders.
 
     Rows are divided by their sum, as the competition's metric does. A warning counts those far from 1.
 
     Returns:
         A frame indexed by `img` (unique strings) with the columns c0..c9, float64, rows summing to 1; not empty.
-
-    Raises:
-        UserError: not such a table; the message names the file and the first offenders.
     """
     header, rows = read_rows(path, "a prediction table")
     if sorted(header) != sorted(("img", *CLASSES)) or not rows:
@@ -89,13 +86,10 @@ def as_cell(value: object) -> object:
 
 
 def check_submission(path: Path, images: pd.Index) -> None:
-    """Checks a submission as Kaggle would, and its order, which Kaggle would not.
+    """Checks a submission as Kaggle would, and its order, which Kaggle would not; a fault is a UserError.
 
     Args:
         images: the names in the sample submission, in its order.
-
-    Raises:
-        UserError: other columns, rows, names or order than expected; or as `read_predictions`.
     """
     table = read_predictions(path)
     header = path.read_text(encoding="utf-8-sig").partition("\n")[0].strip()
@@ -140,12 +134,7 @@ def geometric_mean(tables: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def read_sample_images(path: Path) -> pd.Index:
-    """The image names of the sample submission, in its order.
-
-    Raises:
-        UserError: the file is missing, lacks a column, has no rows, an image more than once, or a name that is no
-            plain file name of a JPEG.
-    """
+    """The image names of the sample submission, in its order: unique, and plain file names of JPEGs."""
     header, rows = read_rows(path, "the sample submission")
     if not set(SAMPLE_COLUMNS) <= set(header) or not rows:  # in any order, others besides
         found = f"{named(header, 12) or 'an empty file'} and {len(rows)} rows"

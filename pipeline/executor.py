@@ -16,11 +16,10 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from common import environment, terminal
+from common import environment
 from common.environment import LESS_MEMORY, OF_EXECUTOR, pinned
-from common.errors import DIVERGED, OUT_OF_MEMORY, STOPPED, USER_ERROR, held_back
+from common.errors import DIVERGED, LABEL, LINE, OUT_OF_MEMORY, STOPPED, USER_ERROR, draw, held_back, say
 from common.run_folder import REPOSITORY
-from common.terminal import say
 from pipeline.jobs import Deadline, Durations, Job, clock_time, next_job
 from pipeline.resources import Device, device_of_slot, duration
 
@@ -198,12 +197,12 @@ class LocalExecutor(Executor):
         return f"{device.kind} {device.name}".strip() if device else "CPU"
 
     def start(self, job: Job, slot: int, retry: bool) -> subprocess.Popen:
-        own = pinned(os.environ) | {terminal.LINE: str(slot), terminal.LABEL: str(job), OF_EXECUTOR: "1"}
+        own = pinned(os.environ) | {LINE: str(slot), LABEL: str(job), OF_EXECUTOR: "1"}
         if job.side_by_side > 1:
             device = device_of_slot(slot, job.side_by_side, self.devices)
             own |= device.environment() if device else {}
         own |= SMALLER_ENVIRONMENT if retry else {}
-        terminal.draw(f"{job}: starting", slot)
+        draw(f"{job}: starting", slot)
         with held_back():  # Ctrl-C is for this process, which ends the others
             return subprocess.Popen(job.command, env=own, cwd=REPOSITORY, stdin=subprocess.PIPE)
 

@@ -14,7 +14,7 @@ from common.settings import CommandLine, add_settings, chosen, names_in, number,
 from ensemble import Options
 from models.finetuning import architecture as zoo
 from models.finetuning import runtime
-from models.finetuning.architecture import Architecture, Bottleneck, Kind, Recipe
+from models.finetuning.architecture import Architecture, Bottleneck, Recipe
 from models.finetuning.fold_run import FoldRun
 from models.finetuning.training import tracking
 from pipeline.jobs import read_budget
@@ -175,10 +175,10 @@ def network_of(
 
     Settings of the command line that are for the second round alone are left out (`without`).
     """
-    kind = Kind(arguments.weights == "none", arguments.quick, getattr(arguments, "demo", False))
+    kind = arguments.weights == "none", arguments.quick, getattr(arguments, "demo", False)
     given = {**(settings or {}), **chosen(arguments, Recipe), **chosen(arguments, Augmentation)}
     given = {name: value for name, value in given.items() if name not in without}
-    recipe, augmentation = architecture.settings_for(kind, given)
+    recipe, augmentation = architecture.settings_for(given, *kind)
     return _fold_run(architecture, arguments, run, data, architecture.name + suffix, recipe, augmentation)
 
 

@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common import competition, environment
-from common.errors import UserError
+from common.errors import VERBOSE, UserError
 from common.files import check_writable
 from common.run_folder import REPOSITORY, RunFolder
 from common.settings import chosen, names_in
-from common.terminal import VERBOSE
 from ensemble import Options
 from models.finetuning import architecture as zoo
 from models.finetuning.architecture import Architecture, Bottleneck, Recipe
@@ -96,11 +95,6 @@ class Plan:
         """The run's folder."""
         return self.work.run
 
-    @property
-    def data(self) -> Path:
-        """The data folder."""
-        return self.work.data
-
     @functools.cached_property
     def rate(self) -> float:
         """Operations a second of the whole machine."""
@@ -127,7 +121,7 @@ class Plan:
             from preprocessing import demo
 
             return demo.demo_counts()
-        tables = self.data / competition.DRIVER_LIST, self.data / competition.SAMPLE_SUBMISSION
+        tables = self.work.data / competition.DRIVER_LIST, self.work.data / competition.SAMPLE_SUBMISSION
         labelled, test = (sum(bool(line.strip()) for line in path.read_bytes().splitlines()) for path in tables)
         return max(1, labelled - 1), max(1, test - 1)
 

@@ -30,10 +30,9 @@ import psutil
 
 from common import environment
 from common.environment import OF_EXECUTOR, THREADS, keras_backend, pinned, with_threads
-from common.errors import STOPPED, UserError
+from common.errors import STOPPED, VERBOSE, UserError, say
 from common.files import written_whole
 from common.run_folder import CONFIG, FAILED, FINISHED, LOG, REPOSITORY
-from common.terminal import VERBOSE, say
 from models.finetuning import fold_run
 from models.finetuning.fold_run import FoldRun
 from models.finetuning.network import weights

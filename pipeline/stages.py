@@ -8,9 +8,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from common.competition import SAMPLE_SUBMISSION
-from common.errors import NOTHING_FINISHED, UserError
+from common.errors import NOTHING_FINISHED, UserError, say
 from common.run_folder import CorruptedOutputError
-from common.terminal import say
 from pipeline import resources, train
 from pipeline.jobs import Job
 from pipeline.plan import Plan
@@ -27,7 +26,7 @@ def print_plan(plan: Plan, dry_run: bool) -> None:
     """Prints what the run is and what it needs; with a dry run, when each job starts."""
     counts, left = plan.counts(), folds_left(plan)
     say(
-        f"run      {plan.run.name}: {' '.join(left)} on {plan.number_of_folds} folds of {plan.data} "
+        f"run      {plan.run.name}: {' '.join(left)} on {plan.number_of_folds} folds of {plan.work.data} "
         f"({counts[0]:,} + {counts[1]:,} images)"
     )
     if any(left.values()):
@@ -53,7 +52,7 @@ def get_data(plan: Plan) -> None:
         from preprocessing.download import download
 
         install()
-        download(plan.data)
+        download(plan.work.data)
     elif plan.source == "demo":
         from preprocessing.demo import ensure_demo
 
@@ -64,7 +63,7 @@ def check_data(plan: Plan) -> "Dataset":
     """Checks every file of the data folder against every table, and prints how much is in it."""
     from preprocessing import check, dataset
 
-    found = dataset.load(plan.data, plan.work.cache, plan.work.skip_broken)
+    found = dataset.load(plan.work.data, plan.work.cache, plan.work.skip_broken)
     say(f"data     {check.describe(found).splitlines()[0]}")
     return found
 
@@ -117,7 +116,7 @@ def blend(plan: Plan) -> None:
     from ensemble.blend import Request, blend_run
     from ensemble.report import summary
 
-    names, sample = [model.name for model in plan.models], plan.data / SAMPLE_SUBMISSION
+    names, sample = [model.name for model in plan.models], plan.work.data / SAMPLE_SUBMISSION
     models = tuple(_blendable(plan, names) if plan.deadline else names)
     blend_run(Request(plan.run.path, sample, plan.submission, models, plan.allow_missing, plan.blending))
     say(f"\n{summary(plan.run.ensemble)}", sys.stdout)
@@ -135,7 +134,7 @@ def report(plan: Plan) -> None:
     try:
         from tools.report import Request, write_report
 
-        path = write_report(Request(plan.run, plan.data, plan.labels))
+        path = write_report(Request(plan.run, plan.work.data, plan.labels))
     except Exception as error:
         reason = error if isinstance(error, UserError) else traceback.format_exc()
         say(f"warning: report.html was not written: {reason}")

@@ -12,11 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common.errors import SOME_FAILED, STOPPED, USER_ERROR, UserError, run_command
+from common.errors import SOME_FAILED, STOPPED, USER_ERROR, UserError, run_command, say
 from common.files import remove_leftovers
 from common.run_folder import ALL_DRIVERS, REPOSITORY
 from common.settings import CommandLine, chosen
-from common.terminal import say
 from models.finetuning import architecture as zoo
 from models.finetuning import fold_run, interface
 from models.finetuning.architecture import Architecture, Bottleneck, Recipe
@@ -201,7 +200,7 @@ def _main(parser: CommandLine, architecture: Architecture, bottleneck: bool = Fa
     plan = plan_model(architecture, arguments, bottleneck)
     from preprocessing import dataset
 
-    data = dataset.load(plan.data, plan.work.cache, plan.work.skip_broken)
+    data = dataset.load(plan.work.data, plan.work.cache, plan.work.skip_broken)
     table = fold_table(plan, data, write=not arguments.dry_run)
     if arguments.dry_run:
         _describe(plan, data, table)

@@ -67,13 +67,10 @@ def _check_training_parts(where: object, table: "pd.DataFrame") -> None:
 
 
 def read_folds(path: Path, train: "pd.DataFrame | None" = None) -> "pd.DataFrame":
-    """Reads a fold table and checks it for leaks.
+    """Reads a fold table, img, subject, classname, fold (int64), in the file's order, and checks it for leaks.
 
     Args:
         train: if given, the table must have exactly these images, with the same drivers and classes.
-
-    Returns:
-        Columns img, subject, classname, fold (int64), in the file's order.
     """
     if not path.exists():
         raise UserError(f"{path}: no such fold table. Make it: python -m preprocessing.folds --run NAME")

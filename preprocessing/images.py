@@ -17,9 +17,8 @@ import PIL.Image
 import PIL.ImageOps
 from PIL.JpegImagePlugin import JpegImageFile
 
-from common import terminal
 from common.cache import IMAGES, divide, make_room, open_array, write_array
-from common.errors import UserError
+from common.errors import UserError, progress_bar
 from common.settings import ImageSize
 from preprocessing.settings import REGIONS, WHOLE
 
@@ -97,11 +96,7 @@ def _parse(stream: BinaryIO, name: str) -> ImageSize:
 
 
 def broken_images(root: Path, paths: Sequence[str]) -> dict[str, str]:
-    """Reads the headers of many files, named relative to `root`.
-
-    Returns:
-        The reason (EMPTY, TRUNCATED, ...) by path, of the broken ones only; where more is known, 'REASON: detail'.
-    """
+    """Of the files, named relative to `root`, the broken ones with the reason: TRUNCATED, or 'TRUNCATED: detail'."""
     broken: dict[str, str] = {}
 
     def check(chunk: Sequence[str]) -> None:
@@ -114,7 +109,7 @@ def broken_images(root: Path, paths: Sequence[str]) -> dict[str, str]:
 
     chunks = [paths[start : start + 64] for start in range(0, len(paths), 64)]
     # More threads than cores: what takes the time is a network drive's or a spinning disk's answer.
-    with terminal.bar(len(paths), "checking images") as bar, warnings.catch_warnings():
+    with progress_bar(len(paths), "checking images") as bar, warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # Pillow's, of damaged EXIF data, which are not used here
         pool = ThreadPoolExecutor(max_workers=16)
         try:
@@ -254,10 +249,8 @@ class ImageStore:
     is verified when it is opened; a corrupted file is deleted, and the next process that builds the store makes it.
 
     Args:
-        paths: the image files, one per row.
         fingerprint: changes whenever a file, its size or its time changes.
         limit: the most bytes that the cache may hold; images that would not fit are decoded on demand.
-        crop: the region of the photographs that is used, one of `settings.REGIONS`.
     """
 
     dtype = np.dtype(np.uint8)
@@ -302,7 +295,7 @@ class ImageStore:
 
         count = sum(len(self._rows(number)) for number in missing.values())
         if missing:
-            with terminal.bar(count, f"decoding to {self.size}") as bar, ThreadPoolExecutor(workers) as pool:
+            with progress_bar(count, f"decoding to {self.size}") as bar, ThreadPoolExecutor(workers) as pool:
                 divide(list(missing), make)
         with contextlib.suppress(OSError):  # a cache that is only read will do
             os.utime(self.folder)  # the least recently used store is the first to make room

@@ -13,9 +13,8 @@ from typing import TypeVar
 import cv2
 import numpy as np
 
-from common import terminal
 from common.competition import CLASS_NAMES, CLASSES
-from common.errors import UserError, named
+from common.errors import UserError, named, progress_bar
 from common.files import written_whole
 from common.settings import ImageSize
 from preprocessing.images import decode, read_image
@@ -312,7 +311,7 @@ def write_annotated(video: Video, path: Path, times: Sequence[float], probabilit
         times: of the samples, in seconds; their `probabilities` have shape (samples, 10).
     """
     rate = video.rate if video.rate <= LARGEST_RATE else USUAL_RATE
-    between, end, shown = np.add(times[1:], times[:-1]) / 2, video.end, terminal.bar(len(video.times), "annotating")
+    between, end, shown = np.add(times[1:], times[:-1]) / 2, video.end, progress_bar(len(video.times), "annotating")
     with written_whole(path) as temporary, shown as bar, contextlib.ExitStack() as opened:
         writer, written, picture = None, 0, _NOTHING
         for time, pixels in itertools.chain(video.frames_every(), [(end, _NOTHING)]):

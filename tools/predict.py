@@ -23,9 +23,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from common import terminal
 from common.competition import CLASSES
-from common.errors import SOME_FAILED, UserError, named, run_command
+from common.errors import SOME_FAILED, UserError, named, progress_bar, run_command
 from common.files import written_whole
 from common.run_folder import CONFIG, NETWORK, RUNS, FoldFolder, RunFolder
 from common.settings import CommandLine, ImageSize, names_in, nearest, number
@@ -211,7 +210,7 @@ def _photographs(found: Found, networks: Networks, annotate: Path | None) -> tup
     photographs = found.photographs
     width, many = max(len(photograph.name) for photograph in photographs), len(photographs) > MOST_LINES
     names, parts = list[str](), [np.empty((0, len(CLASSES)))]
-    with terminal.bar(len(photographs), "predicting", many) as bar:
+    with progress_bar(len(photographs), "predicting", many) as bar:
         for batch in in_batches(photographs, networks.batch):
             bar.update(len(batch))
             try:

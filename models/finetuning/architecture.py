@@ -139,15 +139,6 @@ DEMO: Mapping[str, Any] = {"epochs": 2}
 """What the demo set changes besides with pretrained weights: drawings are easy for a network that knows ImageNet."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Kind:
-    """What kind of run it is, as far as defaults depend on it."""
-
-    scratch: bool = False
-    quick: bool = False
-    demo: bool = False  # on the rendered set
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Architecture:
     """A network of the zoo."""
@@ -186,17 +177,22 @@ class Architecture:
         module, _, function = self.builder.partition(":")
         return getattr(importlib.import_module(module), function)(**options)
 
-    def settings_for(self, kind: Kind, chosen: Mapping[str, Any]) -> tuple[Recipe, Augmentation]:
-        """Recipe and augmentation for a kind of run, with what the user gave; a UserError where they contradict."""
+    def settings_for(
+        self, chosen: Mapping[str, Any], scratch: bool = False, quick: bool = False, demo: bool = False
+    ) -> tuple[Recipe, Augmentation]:
+        """Recipe and augmentation, with what the user chose, for random weights (`scratch`), in miniature, on the demo.
+
+        A UserError where settings contradict each other.
+        """
         values: dict[str, Any] = {}
-        if kind.scratch:
+        if scratch:
             values |= {**SCRATCH, **self.scratch}
-        if kind.quick:
+        if quick:
             values |= {**QUICK, **self.quick}
-        if kind.demo and not kind.scratch:
+        if demo and not scratch:
             values |= DEMO
-        if kind.scratch and kind.quick:
-            values |= {**QUICK_SCRATCH, **self.quick_scratch, **(self.demo_scratch if kind.demo else {})}
+        if scratch and quick:
+            values |= {**QUICK_SCRATCH, **self.quick_scratch, **(self.demo_scratch if demo else {})}
         values |= chosen
         recipe, augmentation = _replaced(self.recipe, values), _replaced(self.augmentation, values)
         self._check_image_size(recipe.image_size)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from common import run_folder, terminal
+from common import errors, run_folder
 from common.competition import NUMBER_OF_CLASSES
 from common.errors import UserError, last_line, masked
 from common.files import cannot_write, written_whole
@@ -41,11 +41,7 @@ Say = Callable[..., None]
 
 
 def train_fold(work: FoldRun, dataset: Dataset, folds: pd.DataFrame) -> None:
-    """Trains one fold and leaves its files in the run folder.
-
-    Args:
-        folds: img, subject, classname, fold; in the order of `dataset.train`.
-    """
+    """Trains one fold and leaves its files in the run folder; `folds` has the order of `dataset.train`."""
     with work.folder.locked():
         settings = work.settings(dataset.test, dataset.broken_test)
         if work.is_finished(settings):  # by a process that trained it when this one started
@@ -160,14 +156,14 @@ def speaker(*logs: Path) -> Say:
 
     Where no bar is seen, so that nothing else shows that it works, a line a minute is printed.
     """
-    verbose, label = terminal.VERBOSE in os.environ, os.environ.get(terminal.LABEL, "")
+    verbose, label = errors.VERBOSE in os.environ, os.environ.get(errors.LABEL, "")
     printed = time.monotonic()
 
     def say(line: str, shown: bool = False) -> None:
         nonlocal printed
-        silent = time.monotonic() - printed > LONGEST_SILENCE and not terminal.is_watched()
+        silent = time.monotonic() - printed > LONGEST_SILENCE and not errors.is_watched()
         if shown or verbose or silent or line.startswith("note: "):
-            terminal.say(line if shown or not label else f"{label} | {line}", sys.stdout)
+            errors.say(line if shown or not label else f"{label} | {line}", sys.stdout)
             printed = time.monotonic()
         for log in logs:
             try:

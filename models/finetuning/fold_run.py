@@ -174,11 +174,7 @@ _PLAIN = (
 
 
 def load(path: Path, fold: int | str = 0) -> FoldRun:
-    """The fold run of a training.json that `FoldRun.save` wrote; the file's place says the run and the model.
-
-    Raises:
-        UserError: it is not such a file.
-    """
+    """The fold run of a training.json that `FoldRun.save` wrote; the file's place says the run and the model."""
     content = read_record(path)
     try:
         bottleneck = content.pop("classifies_features")

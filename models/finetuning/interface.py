@@ -24,7 +24,7 @@ from common.run_folder import CACHE, RunFolder
 from common.settings import checked, nearest
 from models.finetuning import architecture as zoo
 from models.finetuning import fold_run, runtime
-from models.finetuning.architecture import Bottleneck, Kind
+from models.finetuning.architecture import Bottleneck
 from models.finetuning.fold_run import FoldRun
 from models.finetuning.network import weights as pretrained
 
@@ -59,11 +59,7 @@ def run(config: Path, folds: Sequence[int | str]) -> None:
 
 
 def train(work: FoldRun, folds: Sequence[int | str], data: "Dataset", table: "pd.DataFrame") -> None:
-    """Trains a fold of a model in this process, or several of a bottleneck model.
-
-    Args:
-        table: the run's fold table, in any order.
-    """
+    """Trains a fold of a model in this process, or several of a bottleneck model; the table is in any order."""
     table = table.set_index("img").loc[data.train["img"]].reset_index()
     runtime.load_keras()  # now that everything is known to be right
     if isinstance(work.recipe, Bottleneck):
@@ -97,11 +93,7 @@ def check_layers(config: str) -> None:
 
 
 def describe(work: FoldRun, numbers: Sequence[int | str], folds: "pd.DataFrame", test_images: int) -> str:
-    """What `--dry-run` prints of some folds of a model: the network, what of it trains when, and in how many steps.
-
-    Args:
-        folds: frame img,subject,classname,fold.
-    """
+    """What `--dry-run` prints of some folds of a model: the network, what of it trains when, and in how many steps."""
     network, recipe = _untrained(work), work.recipe
     from models.finetuning.network.network import set_trainable, trainable_blocks, trainable_summary
     from models.finetuning.training.optimisation import stages
@@ -246,9 +238,6 @@ def finetune(
         data, weights, ...: as the options of the command line; `cache_limit` in GiB.
         settings: those of the recipe and of the augmentation, by the names of their command-line options (epochs,
             trainable, image_size, rotation, ...).
-
-    Raises:
-        UserError: an unknown setting (names the nearest), a wrong value, contradicting settings, no such data folder.
     """
     architecture = zoo.find(name)
     given: dict[str, Any] = {}
@@ -267,7 +256,7 @@ def finetune(
         from preprocessing import dataset
 
         dataset.required(Path(data))
-    recipe, augmentation = architecture.settings_for(Kind(scratch=weights == "none", quick=quick), given)
+    recipe, augmentation = architecture.settings_for(given, scratch=weights == "none", quick=quick)
     work = FoldRun(
         *(RunFolder(Path()), architecture.name, architecture, recipe, augmentation, Path()),
         weights=str(weights),

@@ -16,9 +16,9 @@ from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
-from common import environment, terminal
+from common import environment
 from common.competition import CLASSES, TEST_FOLDER, TRAIN_FOLDER, held_out_labels_path
-from common.errors import held_back
+from common.errors import held_back, progress_bar
 from common.files import folder_written_whole, locked
 from common.settings import setting
 from preprocessing.dataset import write_tables
@@ -128,7 +128,7 @@ def _render_clips(clips: Sequence[Clip], root: Path, workers: int) -> None:
     workers = min(workers or min(environment.cores(), MOST_WORKERS), len(clips))
     total = sum(len(clip.names) for clip in clips)
     render = functools.partial(_render_clip, root=root)
-    with terminal.bar(total, "rendering the demo set") as bar:
+    with progress_bar(total, "rendering the demo set") as bar:
         if workers == 1:
             for clip in clips:
                 bar.update(render(clip))

@@ -248,11 +248,7 @@ def studio(driver: Driver, rng: np.random.Generator) -> Studio:
 
 
 def film(room: Studio, behaviour: str, frames: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """One sequence: the same pose, street and camera, each drifting a little.
-
-    Yields:
-        `frames` pictures, shape (480, 640, 3), uint8, blue, green, red as OpenCV has them.
-    """
+    """One sequence: the same pose, street and camera, each drifting a little; shape (480, 640, 3), uint8, BGR."""
     habits = rng.uniform(-1, 1, NUMBER_OF_HABITS)
     street = draw_street(rng)
     offset, speed = rng.uniform(0, street.shape[1]), rng.uniform(-14, 14)

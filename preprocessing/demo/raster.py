@@ -173,11 +173,7 @@ class Canvas:
         half_sizes: tuple[float, float, float],
         colours: tuple[tuple[float, float, float], tuple[float, float, float]],
     ) -> None:
-        """Draws a box (a phone, a sun visor): colours of the face in the direction of its third axis, and of the rest.
-
-        Args:
-            centre: shape (3,), metres. axes: shape (3, 3), rows of length 1. half_sizes: metres along the three axes.
-        """
+        """Draws a box (a phone); its axes are rows of length 1; colours of the face along the third, and of others."""
         for axis in range(3):
             for sign in (-1.0, 1.0):
                 normal = sign * axes[axis]

@@ -227,11 +227,7 @@ def _draw_wheel(canvas: Canvas, driver: Driver) -> None:
 
 
 def draw_street(rng: np.random.Generator) -> np.ndarray:
-    """A strip of the world outside, blurred by speed.
-
-    Returns:
-        shape (480, 2048, 3), float32, red, green, blue from 0 to 330: the sky is brighter than the sensor can bear.
-    """
+    """A strip of the world outside, blurred by speed: shape (480, 2048, 3), float32, 0 to 330 (the sky)."""
     strip = np.empty((64, STREET_COLUMNS, 3), np.float32)
     horizon = int(rng.integers(20, 34))
     sky = np.array(vivid(rng, (0.0, 0.25), (0.8, 1.2)), np.float32)

@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from common import terminal
+from common import errors
 from common.run_folder import REPOSITORY
 from models.finetuning import fold
 
 WORK = """
-from common import terminal
-with terminal.bar(4, "training", mininterval=0) as bar:
+from common import errors
+with errors.progress_bar(4, "training", mininterval=0) as bar:
     for _ in range(4):
         bar.update()
-    terminal.say("fold 0 is finished")
+    errors.say("fold 0 is finished")
 """
 
 
@@ -25,7 +25,7 @@ def on_a_terminal(**environment: str) -> str:
     """What the code prints on a terminal, as a screen shows it: lines without what was drawn over."""
     code = f"import pty; pty.spawn([{sys.executable!r}, '-c', {WORK!r}])"
     own = {name: text for name, text in os.environ.items() if name not in ("JPY_PARENT_PID", "COLUMNS")}
-    own |= {"TERM": "xterm", terminal.LABEL: "vgg16, fold 0", **environment}
+    own |= {"TERM": "xterm", errors.LABEL: "vgg16, fold 0", **environment}
     done = subprocess.run(
         [sys.executable, "-c", code], env=own, cwd=REPOSITORY, stdin=subprocess.DEVNULL, capture_output=True, check=True
     )
@@ -52,8 +52,8 @@ def test_a_pipe_has_lines_alone() -> None:
 def test_a_fold_prints_its_results_and_notes_alone_and_logs_every_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_path: Path
 ) -> None:
-    monkeypatch.delenv(terminal.LABEL, raising=False)
-    monkeypatch.delenv(terminal.VERBOSE, raising=False)
+    monkeypatch.delenv(errors.LABEL, raising=False)
+    monkeypatch.delenv(errors.VERBOSE, raising=False)
     say = fold.speaker(tmp_path / "log.txt")
     for line in ("epoch 1", "note: the disk is full"):
         say(line)

@@ -12,7 +12,7 @@ import pytest
 from common.settings import ImageSize
 from models.finetuning import architecture as zoo
 from models.finetuning import runtime
-from models.finetuning.architecture import Kind, Recipe
+from models.finetuning.architecture import Recipe
 from models.finetuning.data import activations
 from models.finetuning.data.activations import PLAIN, ActivationCache, ActivationStore, split
 from models.finetuning.data.sources import FoldData, Source
@@ -28,7 +28,7 @@ SIZE = ImageSize(48, 64)
 
 
 def cut(name: str, trainable: str, **changes: object) -> tuple[Network, Recipe]:
-    recipe, _ = zoo.find(name).settings_for(Kind(), {"image_size": ImageSize(80, 96), "trainable": trainable} | changes)
+    recipe, _ = zoo.find(name).settings_for({"image_size": ImageSize(80, 96), "trainable": trainable} | changes)
     network = build(zoo.find(name), recipe, "none", "float32", seed=1)
     set_trainable(network, recipe, head_only=False)
     return network, recipe
@@ -140,7 +140,7 @@ def test_what_does_not_fit_is_computed_again_from_photographs(tmp_path: Path, mo
 
 def test_bfloat16_is_kept_as_it_is(tmp_path: Path) -> None:
     runtime.start("mixed_bfloat16", 0)
-    recipe, _ = zoo.find("vgg16").settings_for(Kind(), {"image_size": SIZE, "trainable": "from block2"})
+    recipe, _ = zoo.find("vgg16").settings_for({"image_size": SIZE, "trainable": "from block2"})
     parts = split(build(zoo.find("vgg16"), recipe, "none", "mixed_bfloat16", seed=1), recipe)
     assert parts is not None
     images = images_in(tmp_path, SIZE, drivers=1)
@@ -155,7 +155,7 @@ def test_bfloat16_is_kept_as_it_is(tmp_path: Path) -> None:
 def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("material")
     make_tree(folder / "data", drivers=3)
-    recipe, _ = zoo.find("mobilenet").settings_for(Kind(), {"image_size": SIZE})
+    recipe, _ = zoo.find("mobilenet").settings_for({"image_size": SIZE})
     whole = build(zoo.find("mobilenet"), recipe, "none", "float32", seed=3).backbone
     (folder / "weights").mkdir()
     whole.save_weights(folder / "weights" / "mobilenet.weights.h5")

@@ -15,7 +15,6 @@ from common.run_folder import RunFolder
 from common.settings import ImageSize
 from common.tables import geometric_mean, read_predictions
 from models.finetuning import architecture as zoo
-from models.finetuning.architecture import Kind
 from models.finetuning.data.sources import TTA, fold_data
 from models.finetuning.fold import train_fold
 from models.finetuning.fold_run import FoldRun
@@ -79,7 +78,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     found = dataset.load(root, folder / "cache", skip_broken=True)
     folds = ensure_folds(folder / "run" / "folds.csv", found.train, 3)
     vgg16 = zoo.find("vgg16")
-    recipe, augmentation = vgg16.settings_for(Kind(scratch=True, quick=True), SETTINGS)
+    recipe, augmentation = vgg16.settings_for(SETTINGS, scratch=True, quick=True)
     places = (RunFolder(folder / "run"), "vgg16", vgg16, recipe, augmentation, root)
     work = FoldRun(*places, weights="none", precision="float32", cache=folder / "cache", workers=2, fold=1)
     train_fold(work, found, folds)

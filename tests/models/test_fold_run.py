@@ -12,14 +12,14 @@ from common.errors import UserError
 from common.run_folder import CHECKPOINT, CONFIG, FINISHED, LOG, CorruptedOutputError, RunFolder, verified
 from models.finetuning import architecture as zoo
 from models.finetuning import bottleneck, fold, fold_run
-from models.finetuning.architecture import Bottleneck, Kind
+from models.finetuning.architecture import Bottleneck
 from models.finetuning.fold_run import FoldRun
 
 
 @pytest.fixture
 def finished(tmp_path: Path) -> FoldRun:
     run = RunFolder(tmp_path / "run")
-    recipe, augmentation = zoo.find("vgg16").settings_for(Kind(), {})
+    recipe, augmentation = zoo.find("vgg16").settings_for({})
     data = tmp_path / "data"
     recipe = dataclasses.replace(recipe, tta=0)
     work = FoldRun(run, "vgg16", zoo.find("vgg16"), recipe, augmentation, data, weights="none", precision="float32")

@@ -10,7 +10,6 @@ import pytest
 from common.settings import ImageSize
 from common.tables import read_predictions
 from models.finetuning import architecture as zoo
-from models.finetuning.architecture import Kind
 from models.finetuning.network.build import build
 from preprocessing.images import read_image
 from tests.commands import run_python
@@ -33,7 +32,7 @@ def on_jax(*words: object) -> str:
 def test_a_fold_trained_on_jax_predicts_the_same_on_tensorflow(tmp_path: Path) -> None:
     assert keras.backend.backend() != "jax"
     data = make_tree(tmp_path / "data", drivers=2, images_per_class=1)
-    recipe, _ = zoo.find("mobilenet").settings_for(Kind(), {"image_size": SIZE})
+    recipe, _ = zoo.find("mobilenet").settings_for({"image_size": SIZE})
     (tmp_path / "weights").mkdir()
     network = build(zoo.find("mobilenet"), recipe, "none", "float32", seed=3)
     network.backbone.save_weights(tmp_path / "weights" / "mobilenet.weights.h5")

@@ -13,7 +13,7 @@ import pytest
 from common.errors import UserError
 from common.settings import ImageSize
 from models.finetuning import architecture as zoo
-from models.finetuning.architecture import Kind, Recipe
+from models.finetuning.architecture import Recipe
 from models.finetuning.network.build import build, plain_copy, preprocessed
 from models.finetuning.network.googlenet import GoogLeNet
 from models.finetuning.network.network import Network, blocks, set_trainable
@@ -111,7 +111,7 @@ def test_a_network_trained_in_bfloat16_is_saved_in_float32_and_its_rows_sum_to_o
 def test_too_small_images_and_unknown_layers_are_told_in_one_line() -> None:
     architecture, recipe = small("inception_v3")
     with pytest.raises(UserError, match="--image-size 74x75: inception_v3 needs at least 75x75"):
-        architecture.settings_for(Kind(), {"image_size": ImageSize(74, 75)})
+        architecture.settings_for({"image_size": ImageSize(74, 75)})
     with pytest.raises(UserError, match="Did you mean mixed7"):
         build(architecture, dataclasses.replace(recipe, pooled_layers=("mixd7",)), "none", "float32", seed=0)
 

@@ -14,7 +14,6 @@ from common.run_folder import ALL_DRIVERS, RunFolder
 from common.settings import ImageSize
 from common.tables import geometric_mean, read_predictions, write_predictions
 from models.finetuning import architecture as zoo
-from models.finetuning.architecture import Kind
 from models.finetuning.data.sources import Source, WithPseudoLabels, soft_targets
 from models.finetuning.fold_run import FoldRun, find_tables
 from models.finetuning.network.network import Network
@@ -41,7 +40,7 @@ def write_fold(run: Path, model: str, fold: int | str, seed: int, images: list[s
 
 
 def learner(runs: Path, fold: int | str = 0) -> FoldRun:
-    recipe, augmentation = zoo.find("vgg16").settings_for(Kind(), {"pseudo_labels": "first"})
+    recipe, augmentation = zoo.find("vgg16").settings_for({"pseudo_labels": "first"})
     return FoldRun(
         *(RunFolder(runs / "second"), "mine", zoo.find("vgg16"), recipe, augmentation, runs), weights="none", fold=fold
     )

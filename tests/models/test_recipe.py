@@ -6,7 +6,7 @@ import pytest
 
 from common.errors import UserError
 from models.finetuning import architecture as zoo
-from models.finetuning.architecture import Kind, Recipe
+from models.finetuning.architecture import Recipe
 from models.finetuning.training.optimisation import Stage, make_optimizer
 
 
@@ -58,5 +58,5 @@ def test_a_variable_moves_by_its_share_of_the_learning_rate(name: str, precision
 )
 def test_settings_that_contradict_each_other_are_told_in_one_line(chosen: dict, told: str) -> None:
     with pytest.raises(UserError, match=told):
-        zoo.find("vgg16").settings_for(Kind(), chosen)
-    zoo.find("vgg16").settings_for(Kind(), {"head_epochs": 2, "head_start": "logistic"})
+        zoo.find("vgg16").settings_for(chosen)
+    zoo.find("vgg16").settings_for({"head_epochs": 2, "head_start": "logistic"})

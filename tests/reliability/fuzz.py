@@ -33,7 +33,6 @@ from common.tables import read_predictions, read_sample_images
 from ensemble import blend, members
 from models.finetuning import architecture as zoo
 from models.finetuning import fold_run
-from models.finetuning.architecture import Kind
 from models.finetuning.fold_run import FoldRun
 from preprocessing import images as pictures
 from preprocessing.dataset import Fault, read_driver_list
@@ -234,7 +233,7 @@ def _jpeg_header(content: bytes, folder: Path) -> bool:
 
 def work_in(folder: Path) -> FoldRun:
     architecture = zoo.find("vgg16")
-    recipe, augmentation = architecture.settings_for(Kind(), {})
+    recipe, augmentation = architecture.settings_for({})
     return FoldRun(RunFolder(folder / "run"), "vgg16", architecture, recipe, augmentation, folder)
 
 

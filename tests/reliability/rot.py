@@ -38,7 +38,7 @@ from common.run_folder import (
 from common.settings import checked
 from ensemble.blend import RECORD, Request, blend_run
 from models.finetuning import architecture as zoo
-from models.finetuning.architecture import Bottleneck, Kind
+from models.finetuning.architecture import Bottleneck
 from models.finetuning.bottleneck import train_folds
 from models.finetuning.fold import train_fold
 from models.finetuning.fold_run import FoldRun
@@ -75,7 +75,7 @@ class Run:
         self.weights.parent.mkdir()
         keras.applications.MobileNet(weights=None, include_top=False).save_weights(self.weights)
         self.weights.with_name(f"{self.weights.name}.sha256").write_text(f"{sha256_of(self.weights)}  of it\n")
-        recipe, augmentation = MODEL.settings_for(Kind(), checked(MODEL.recipe, SETTINGS | TRAINING))
+        recipe, augmentation = MODEL.settings_for(checked(MODEL.recipe, SETTINGS | TRAINING))
         features = MODEL.bottleneck_settings(False, checked(Bottleneck(), SETTINGS | {"regularisation": 1.0}))
         common: dict[str, Any] = {"weights": str(self.weights.parent), "precision": "float32", "activations": "yes"}
         common |= {"data": folder / "data", "cache": folder / "cache"}

@@ -23,9 +23,8 @@ import keras
 import ml_dtypes
 import numpy as np
 
-from common import terminal
 from common.cache import ACTIVATIONS, divide, make_room, open_array, write_array
-from common.errors import UserError
+from common.errors import UserError, progress_bar
 from common.settings import as_json
 from models.finetuning.architecture import Recipe
 from models.finetuning.data.sources import PREDICTION_BATCH, Batches, FoldData, Source, predict
@@ -152,7 +151,7 @@ class ActivationStore:
 
     def _compute(self, name: str, images: Rows, blocks: list[int]) -> None:
         number_of = {self._path(name, block): block for block in blocks}
-        bar = terminal.bar(sum(map(self._images_in, blocks)), f"activations, {name.replace('_', ' ')}")
+        bar = progress_bar(sum(map(self._images_in, blocks)), f"activations, {name.replace('_', ' ')}")
 
         def make(path: Path) -> None:
             rows, made = number_of[path] * BLOCK + np.arange(self._images_in(number_of[path])), []

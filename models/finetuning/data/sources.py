@@ -10,10 +10,9 @@ import keras
 import numpy as np
 import pandas as pd
 
-from common import terminal
 from common.competition import CLASSES, NUMBER_OF_CLASSES
 from common.environment import LESS_MEMORY
-from common.errors import UserError, named
+from common.errors import UserError, named, progress_bar
 from common.metric import floored, matched_logarithms, smoothed_prior
 from common.run_folder import ALL_DRIVERS, verified
 from common.tables import geometric_mean, read_predictions
@@ -162,7 +161,7 @@ def predict(
     predictor.jit_compile = runtime.compiles_with_xla()
     found = [np.empty((len(rows), output.shape[-1]), np.float32) for output in predictor.outputs]
     done = 0
-    bar = terminal.bar(len(rows), what)
+    bar = progress_bar(len(rows), what)
     for images, count in plain_batches(store, rows, PREDICTION_BATCH, workers):
         for every, batch in zip(found, predictor.predict_on_batch(images), strict=True):
             every[done : done + count] = np.asarray(batch)[:count]

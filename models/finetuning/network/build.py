@@ -29,14 +29,11 @@ INITIALISATION_IMAGES = 64  # whose statistics random weights are scaled by
 
 
 def build(architecture: Architecture, recipe: Recipe, weights: str, precision: str, seed: int) -> Network:
-    """Builds the network with its pretrained weights (or random ones) and a random head.
+    """Builds the network with pretrained weights or random ones, and a random head; a UserError where they do not fit.
 
     Args:
         weights: 'imagenet', 'none', or a folder of weights files.
         precision: the dtype policy of the backbone. Preprocessing, pooling, head and softmax stay in float32.
-
-    Raises:
-        UserError: the weights do not fit, or a layer's name is unknown.
     """
     keras.utils.set_random_seed(seed)
     keras.config.set_dtype_policy(precision)

@@ -14,9 +14,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from common import terminal
 from common.competition import NUMBER_OF_CLASSES
-from common.errors import DIVERGED, UserError
+from common.errors import DIVERGED, UserError, progress_bar
 from common.files import append_checksum, is_intact, written_whole
 from common.metric import accuracy, log_loss
 from models.finetuning.architecture import Recipe
@@ -44,10 +43,6 @@ class DivergedError(UserError):
     """The loss is no longer a number. The same seed would give it again, so a retry is no use."""
 
     status = DIVERGED
-
-
-class DamagedCheckpointError(UserError):
-    """A checkpoint that is not as it was written."""
 
 
 @dataclasses.dataclass
@@ -90,7 +85,7 @@ class Trainer:
             return False
         try:
             self.progress, self._resumed = load_checkpoint(self.checkpoint_path)
-        except DamagedCheckpointError as error:
+        except UserError as error:  # it is not as it was written
             self.checkpoint_path.unlink()
             self.say(f"note: {error} It is deleted, and this fold starts again.")
             return False
@@ -118,7 +113,7 @@ class Trainer:
             self._resumed = {}
         part = f", the top {stage.top_blocks} of {self.blocks} blocks" if stage.top_blocks else ""
         self.say(f"stage '{stage.name}'{part}: {trainable_summary(self.network)}")
-        bar = terminal.bar(stage.epochs * steps, "training", initial=progress.epoch * steps)
+        bar = progress_bar(stage.epochs * steps, "training", initial=progress.epoch * steps)
         while progress.epoch < stage.epochs and not self._out_of_patience():
             best = f", log loss {progress.best_loss:.3f}" if np.isfinite(progress.best_loss) else ""
             bar.set_postfix_str(f"epoch {progress.epoch + 1} of {stage.epochs}{best}")
@@ -263,7 +258,7 @@ def load_checkpoint(path: Path) -> tuple[Progress, dict[str, np.ndarray]]:
             arrays = {name: stored[name] for name in stored.files}
         progress = Progress(**json.loads(str(arrays.pop("state"))))
     except (ValueError, TypeError, KeyError) as error:
-        raise DamagedCheckpointError(f"{path} is corrupted ({error}).") from error
+        raise UserError(f"{path} is corrupted ({error}).") from error
     progress.best = ordered(arrays, "best")
     return progress, arrays
 
