@@ -159,7 +159,7 @@ def main() -> None:
             pretrained.check_available(experiment.architecture, arguments.weights)
     arguments.fold = arguments.fold or plan.folds or None
     shared = plan_of(arguments, plan.experiments[plan.reference], seeds[0])
-    data = dataset.load(shared.data, shared.work.cache, shared.work.skip_broken)
+    data = dataset.load(shared.work.data, shared.work.cache, shared.work.skip_broken)
     images = jobs.fold_table(shared, data)
     setup = Setup(arguments, shared.run.path, data, images, jobs.wanted_folds(shared, images), seeds)
     search(setup, plan) if arguments.search else run_list(setup, plan, wanted)
