@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ensemble.members import Predictions
+    from ensemble.result import Predictions
 
 ROOT = Path(__file__).resolve().parent.parent
 NETWORKS = {"vgg16": "VGG16", "inception_v3": "InceptionV3", "resnet50": "ResNet50"}

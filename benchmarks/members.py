@@ -18,11 +18,9 @@ from common.errors import run_command
 from common.files import read_json
 from common.metric import floored, log_loss
 from common.run_folder import RunFolder
-from common.tables import class_numbers
+from common.tables import class_numbers, read_labels
 from ensemble import Options
-from ensemble.members import Predictions
-from ensemble.result import BlendResult, blended
-from ensemble.score import read_labels
+from ensemble.result import BlendResult, Predictions, blended
 
 NOISE = 0.5  # nats
 

@@ -80,6 +80,40 @@ def read_predictions(path: Path) -> pd.DataFrame:
     return pd.DataFrame(values / sums[:, None], index=index, columns=list(CLASSES))
 
 
+def read_labels(path: Path, images: pd.Index | None = None, whose: str = "") -> pd.DataFrame:
+    """Reads img,classname[,subject].
+
+    Args:
+        images: that must have a label; the rows are these, in this order. None for all rows of the file.
+        whose: the images are, for the message.
+
+    Returns:
+        A frame indexed by img (unique) with classname (c0..c9) and, where the file has it, subject (nan where empty).
+
+    Raises:
+        UserError: not such a table, or images have no label.
+    """
+    header, rows = read_rows(path, "labels")
+    if not {"img", "classname"} <= set(header):
+        raise UserError(f"{path}: expected the columns img,classname and perhaps subject, found {named(header, 12)}.")
+    table = pd.DataFrame(rows, columns=header, dtype="str")
+    check_image_names(path, table["img"].tolist())
+    strange = ~table["classname"].isin(CLASSES)
+    if strange.any():
+        raise UserError(f"{path}: expected classes c0 to c9, found others for {named(list(table['img'][strange]))}.")
+    table = table.set_index("img")[["classname", *(["subject"] if "subject" in header else [])]]
+    table = table.where(table != "")
+    if images is None:
+        return table
+    unlabelled = images.difference(table.index)
+    if len(unlabelled):
+        raise UserError(
+            f"{path}: expected a label for each of the {len(images):,} images of {whose}, found none for "
+            f"{len(unlabelled):,}: {named(list(unlabelled))}."
+        )
+    return table.reindex(images)
+
+
 def as_cell(value: object) -> object:
     """What to write into a cell of a table that people open in a spreadsheet: never a formula."""
     return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@")) else value

@@ -31,8 +31,7 @@ from common.settings import CommandLine, add_settings, as_json, chosen, names_in
 from ensemble import Options
 
 if TYPE_CHECKING:
-    from ensemble.loose_tables import LooseTables
-    from ensemble.members import Source
+    from ensemble.members import LooseTables, Source
     from ensemble.result import BlendResult
 
 RECORD, REPORT = "blend.json", "report.txt"  # the record is written last
@@ -169,7 +168,8 @@ def add_run_options(parser: CommandLine) -> None:
 
 def main() -> None:
     from common.competition import SAMPLE_SUBMISSION
-    from ensemble.score import read_labels, score_text
+    from common.tables import read_labels
+    from ensemble.score import score_text
     from preprocessing.dataset import required
 
     parser = CommandLine(prog="python -m ensemble.blend", description=__doc__)
@@ -204,7 +204,7 @@ def main() -> None:
 
     loose = None
     if arguments.predictions:
-        from ensemble.loose_tables import LooseTables
+        from ensemble.members import LooseTables
 
         files = (arguments.predictions, arguments.test_predictions, arguments.features, arguments.test_features)
         loose = LooseTables(arguments.labels, arguments.folds, *map(tuple, files))

@@ -1,8 +1,6 @@
-"""The members of a blend: which models of a run are finished, and their prediction tables, checked and aligned.
+"""The members of a blend: the finished models of a run, or tables from anywhere; read, checked and aligned."""
 
-This is the only module of the package that reads a run folder.
-"""
-
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +11,7 @@ import pandas as pd
 
 from common.competition import CLASSES, SAMPLE_SUBMISSION, TEST_FOLDER, TRAIN_FOLDER
 from common.errors import UserError, named
-from common.files import read_record, sha256_of
+from common.files import listed_again, read_record, sha256_of
 from common.run_folder import (
     ALL_DRIVERS,
     OUT_OF_FOLD,
@@ -24,44 +22,15 @@ from common.run_folder import (
     verified,
 )
 from common.settings import as_json
-from common.tables import class_numbers, read_predictions, read_sample_images, require_images
-from ensemble.calibration import Sharpening, sharpened
+from common.tables import class_numbers, read_labels, read_predictions, read_sample_images, require_images
+from ensemble.calibration import sharpened
 from ensemble.neighbours import Network, Space
+from ensemble.nested import groups_of
+from ensemble.result import Predictions
 from preprocessing.folds import read_folds
 
 OF_SAMPLE = "the images of the sample submission"
-
-
-@dataclass(frozen=True, eq=False)
-class Predictions:
-    """What every blending method works on, wherever it was read from.
-
-    Attributes:
-        names: the members, in the order of the first axis of both arrays.
-        images: frame img,subject,classname,fold of the images out of fold, in the order of folds.csv.
-        labels: shape (images,), the true class as an integer from 0.
-        out_of_fold: shape (members, images, 10), float64, rows summing to 1.
-        test_images: names of the test images, in the order of the sample submission.
-        test: shape (members, test images, 10), float64, rows summing to 1; the mean of the member's fold models,
-            sharpened to their confidence.
-        fold_means: how it was sharpened, for each member.
-        spaces: the members whose features are known.
-        matched: the members whose pseudo-labels were moved towards the prior of each driver of the test set, so that
-            their test predictions are near it already.
-        photographs, test_photographs: the files of all images, in the order of both; empty where they are not known.
-    """
-
-    names: tuple[str, ...]
-    images: pd.DataFrame
-    labels: np.ndarray
-    out_of_fold: np.ndarray
-    test_images: pd.Index
-    test: np.ndarray
-    fold_means: tuple[Sharpening, ...] = ()
-    spaces: tuple[Space, ...] = ()
-    matched: frozenset[str] = frozenset()
-    photographs: tuple[Path, ...] = ()
-    test_photographs: tuple[Path, ...] = ()
+BLOCKS = 10  # of rows, that stand in for drivers where these are unknown
 
 
 @dataclass(frozen=True)
@@ -287,3 +256,98 @@ def read_exactly(path: Path, images: pd.Index, what: str) -> pd.DataFrame:
     table = read_predictions(path)
     require_images(path, table, images, what)
     return table
+
+
+@dataclass(frozen=True)
+class LooseTables:
+    """The files of a blend without a run folder.
+
+    Attributes:
+        labels: img,classname[,subject] of the images of `predictions`.
+        folds: img,subject,classname,fold of them; None where there is none.
+        predictions: img,c0..c9 of labelled images that their models were not trained on.
+        test_predictions: of the images to predict, by the same models in the same order; may be empty.
+        features, test_features: .npy with rows as in the tables, one for each; may be empty.
+    """
+
+    labels: Path
+    folds: Path | None
+    predictions: tuple[Path, ...]
+    test_predictions: tuple[Path, ...] = ()
+    features: tuple[Path, ...] = ()
+    test_features: tuple[Path, ...] = ()
+
+    def source(self, sample: Path | None) -> Source:
+        """The tables as the source of a blend; without `sample` the first test table gives the order of the images."""
+        lists = [self.predictions, self.test_predictions, self.features, self.test_features]
+        tables = [[str(path) for path in paths] for paths in lists]
+        paths = [self.labels, *filter(None, (self.folds, sample)), *itertools.chain(*lists)]
+        inputs = {str(path): path for path in paths}
+        return Source({"tables": tables}, inputs, bool(self.test_predictions), lambda: self._read(sample))
+
+    def _read(self, sample: Path | None) -> tuple[Predictions, list[str]]:
+        self._check_counts()
+        frames, tests = _read_tables(self.predictions), _read_tables(self.test_predictions)
+        images, remarks = self._images(frames[0].index)
+        test_images = tests[0].index if tests else pd.Index([], name="img", dtype=object)
+        if tests and sample is not None:
+            test_images = read_sample_images(sample)
+            require_images(self.test_predictions[0], tests[0], test_images, OF_SAMPLE)
+        elif tests:
+            remarks.append(f"no --data: the rows of the submission are in the order of {self.test_predictions[0]}.")
+        stems = tuple(path.stem for path in self.predictions)
+        names = stems if len(set(stems)) == len(stems) else tuple(map(str, self.predictions))
+        if again := listed_again(names):
+            raise UserError(f"--predictions: {named(again)} is listed more than once. Name each table once.")
+        spaces = []
+        for place, path in enumerate(self.features):
+            beside = (self.test_features[place], tests[place].index) if tests else (None, None)
+            spaces.append(Space(names[place], (Network(path, frames[place].index, *beside),)))
+        out_of_fold = np.stack([frame.reindex(images["img"]).to_numpy() for frame in frames])
+        test = np.zeros((len(frames), 0, len(CLASSES)))
+        if tests:
+            test = np.stack([frame.reindex(test_images).to_numpy() for frame in tests])
+        predictions = Predictions(
+            names, images, class_numbers(images["classname"]), out_of_fold, test_images, test, spaces=tuple(spaces)
+        )
+        return predictions, remarks
+
+    def _check_counts(self) -> None:
+        expected = len(self.predictions)
+        lists = {"--test-predictions": self.test_predictions, "--features": self.features}
+        for option, files in (lists | {"--test-features": self.test_features}).items():
+            needed = option == "--test-features" and all(lists.values())
+            if len(files) != expected and (files or needed):
+                raise UserError(
+                    f"{option}: expected a file for each of --predictions, in that order ({expected}), found "
+                    f"{len(files)}."
+                )
+
+    def _images(self, names: pd.Index) -> tuple[pd.DataFrame, list[str]]:
+        """The frame img,subject,classname,fold of the labelled images, and remarks."""
+        remarks: list[str] = []
+        images = read_labels(self.labels, names, str(self.predictions[0])).reset_index()
+        if self.folds is not None:
+            folds, classes = read_folds(self.folds), images.set_index("img")["classname"]
+            kept = folds[folds["img"].isin(names)].reset_index(drop=True)
+            require_images(self.predictions[0], classes.to_frame(), pd.Index(kept["img"]), f"images of {self.folds}")
+            other = kept.loc[classes.reindex(kept["img"]).to_numpy() != kept["classname"].to_numpy(), "img"]
+            if len(other):
+                raise UserError(f"{self.labels}: another classname than in {self.folds}: {named(list(other))}.")
+            return kept, remarks
+        if "subject" not in images:
+            images["subject"] = [f"block {row * BLOCKS // len(images)}" for row in range(len(images))]
+            remarks.append(
+                f"{self.labels} has no subject and there is no --folds: {BLOCKS} blocks of rows stand in for drivers.\n"
+                "Where frames of one driver lie in several, all estimates here are too good."
+            )
+        elif images["subject"].isna().any():
+            raise UserError(f"{self.labels}: expected the driver of each image as its subject, or --folds FILE.")
+        images["fold"] = groups_of(np.zeros(len(images)), images["subject"].to_numpy())
+        return images[["img", "subject", "classname", "fold"]], remarks
+
+
+def _read_tables(paths: Sequence[Path]) -> list[pd.DataFrame]:
+    """Prediction tables that must all hold the images of the first."""
+    first = [read_predictions(path) for path in paths[:1]]
+    return first + [read_exactly(path, first[0].index, f"the images of {paths[0]}") for path in paths[1:]]

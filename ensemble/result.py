@@ -1,9 +1,11 @@
-"""Computes everything about a blend, before anything is written or printed."""
+"""Computes everything about a blend, from `Predictions` to `BlendResult`, before anything is written or printed."""
 
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from scipy.special import softmax
 from threadpoolctl import threadpool_limits
 
@@ -11,10 +13,9 @@ from common.errors import UserError
 from common.metric import accuracy, floored, log_loss, log_loss_per_image
 from common.settings import as_json
 from ensemble import Options
-from ensemble.calibration import Calibration, PriorMatching, clip
-from ensemble.members import Predictions
+from ensemble.calibration import Calibration, PriorMatching, Sharpening, clip
 from ensemble.methods import Blend, methods_for
-from ensemble.neighbours import graph_of_test, out_of_fold_graphs
+from ensemble.neighbours import Space, graph_of_test, out_of_fold_graphs
 from ensemble.nested import Estimate, FinalBlend, NestedCrossValidation, groups_of
 from preprocessing.same_driver import UNKNOWN, same_driver
 
@@ -24,6 +25,38 @@ DRAWS, RESAMPLINGS = 2000, 100  # of the bootstrap: of drivers, and of the image
 SMALLEST_LOSS = 1e-6  # nats; keeps logarithms finite where a driver has no loss
 PUBLISHED = ((12, 0.15), (50, 0.190), (144, 0.256), (182, 0.289))  # place, private log loss (the first one: about)
 TEAMS = 1440
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """What every blending method works on, wherever it was read from.
+
+    Attributes:
+        names: the members, in the order of the first axis of both arrays.
+        images: frame img,subject,classname,fold of the images out of fold, in the order of folds.csv.
+        labels: shape (images,), the true class as an integer from 0.
+        out_of_fold: shape (members, images, 10), float64, rows summing to 1.
+        test_images: names of the test images, in the order of the sample submission.
+        test: shape (members, test images, 10), float64, rows summing to 1; the mean of the member's fold models,
+            sharpened to their confidence.
+        fold_means: how it was sharpened, for each member.
+        spaces: the members whose features are known.
+        matched: the members whose pseudo-labels were moved towards the prior of each driver of the test set, so that
+            their test predictions are near it already.
+        photographs, test_photographs: the files of all images, in the order of both; empty where they are not known.
+    """
+
+    names: tuple[str, ...]
+    images: pd.DataFrame
+    labels: np.ndarray
+    out_of_fold: np.ndarray
+    test_images: pd.Index
+    test: np.ndarray
+    fold_means: tuple[Sharpening, ...] = ()
+    spaces: tuple[Space, ...] = ()
+    matched: frozenset[str] = frozenset()
+    photographs: tuple[Path, ...] = ()
+    test_photographs: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)

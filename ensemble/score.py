@@ -16,55 +16,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common.errors import UserError, named, run_command
+from common.errors import UserError, run_command
 from common.run_folder import RunFolder
 from common.settings import CommandLine, chosen
 from ensemble import Options
 from ensemble.blend import Request, add_run_options
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from ensemble.methods import Blend
-
-
-def read_labels(path: Path, images: pd.Index | None = None, whose: str = "") -> pd.DataFrame:
-    """Reads img,classname[,subject].
-
-    Args:
-        images: that must have a label; the rows are these, in this order. None for all rows of the file.
-        whose: the images are, for the message.
-
-    Returns:
-        A frame indexed by img (unique) with classname (c0..c9) and, where the file has it, subject (nan where empty).
-
-    Raises:
-        UserError: not such a table, or images have no label.
-    """
-    import pandas as pd
-
-    from common.competition import CLASSES
-    from common.files import check_image_names, read_rows
-
-    header, rows = read_rows(path, "labels")
-    if not {"img", "classname"} <= set(header):
-        raise UserError(f"{path}: expected the columns img,classname and perhaps subject, found {named(header, 12)}.")
-    table = pd.DataFrame(rows, columns=header, dtype="str")
-    check_image_names(path, table["img"].tolist())
-    strange = ~table["classname"].isin(CLASSES)
-    if strange.any():
-        raise UserError(f"{path}: expected classes c0 to c9, found others for {named(list(table['img'][strange]))}.")
-    table = table.set_index("img")[["classname", *(["subject"] if "subject" in header else [])]]
-    table = table.where(table != "")
-    if images is None:
-        return table
-    unlabelled = images.difference(table.index)
-    if len(unlabelled):
-        raise UserError(
-            f"{path}: expected a label for each of the {len(images):,} images of {whose}, found none for "
-            f"{len(unlabelled):,}: {named(list(unlabelled))}."
-        )
-    return table.reindex(images)
 
 
 def score_text(predictions: Path, labels: Path) -> str:
@@ -74,7 +33,7 @@ def score_text(predictions: Path, labels: Path) -> str:
         UserError: one of the tables is malformed, or images of the prediction table have no label.
     """
     from common.metric import accuracy, log_loss
-    from common.tables import class_numbers, read_predictions
+    from common.tables import class_numbers, read_labels, read_predictions
     from ensemble.report import by_class, by_driver, table_text
 
     table = read_predictions(predictions)
@@ -96,7 +55,7 @@ def comparison(request: Request, labels: Path) -> str:
     import numpy as np
 
     from common.metric import accuracy, log_loss
-    from common.tables import class_numbers
+    from common.tables import class_numbers, read_labels
     from ensemble.calibration import Calibration, clip
     from ensemble.report import formatted
     from ensemble.result import blended

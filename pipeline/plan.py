@@ -163,7 +163,7 @@ def plan_run(arguments: argparse.Namespace) -> Plan:
     tracking.check_installed(arguments.log_to)
     labels, blending = arguments.labels, {}
     if labels:
-        from ensemble.score import read_labels
+        from common.tables import read_labels
 
         read_labels(labels)
     if demo:

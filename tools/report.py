@@ -207,8 +207,7 @@ def _table(path: Path) -> pd.DataFrame:
 def _score(labels: Path, test: Any) -> dict[str, float]:
     """Log loss in nats and accuracy of the test predictions, which must all have a label."""
     from common.metric import accuracy, log_loss
-    from common.tables import class_numbers
-    from ensemble.score import read_labels
+    from common.tables import class_numbers, read_labels
 
     table = test.set_index("img")[list(CLASSES)]
     numbers = class_numbers(read_labels(labels, table.index, "the test set")["classname"])

@@ -16,9 +16,9 @@ from common.tables import read_predictions
 from ensemble import Options
 from ensemble.blend import RECORD, Request, blend_run
 from ensemble.calibration import Calibration, PriorMatching, clip
-from ensemble.members import Predictions, find_members, read_members
+from ensemble.members import find_members, read_members
 from ensemble.methods import Blend
-from ensemble.result import matched_test
+from ensemble.result import Predictions, matched_test
 from tests.commands import here, module
 from tests.ensemble.conftest import predictions
 from tests.fold_runs import finish_fold
