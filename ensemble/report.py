@@ -293,9 +293,9 @@ def table_text(table: pd.DataFrame) -> str:
     )
 
 
-def shortened(name: str, most: int = LONGEST_NAME) -> str:
-    """A name of at most so many characters."""
-    return name if len(name) <= most else name[: most - 3] + "..."
+def shortened(name: str) -> str:
+    """A name of at most `LONGEST_NAME` characters."""
+    return name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 3] + "..."
 
 
 def formatted(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -1,4 +1,4 @@
-"""Kaggle's kernel: unpacks the code that it carries, and has it run the pipeline (tools/kaggle_kernel.py).
+"""Kaggle's kernel: unpacks the code that it carries, and has it run the pipeline (tools/kaggle.py).
 
 kaggle/push.sh fills in the two constants.
 """
@@ -20,7 +20,7 @@ root = Path(os.environ.get("STATEFARM_KAGGLE", "/kaggle"))
 code = root / "tmp" / "code"
 with tarfile.open(fileobj=io.BytesIO(base64.b64decode(CODE)), mode="r:xz") as archive:
     archive.extractall(code, filter="data")
-command = [sys.executable, "-m", "tools.kaggle_kernel", str(root), str(started), *OPTIONS]
+command = [sys.executable, "-m", "tools.kaggle", "kernel", str(root), str(started), *OPTIONS]
 process = subprocess.Popen(command, cwd=code, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 for line in process.stdout:
     print(line, end="", flush=True)

@@ -57,7 +57,7 @@ code""",
 Interrupt it at any time: the same cell resumes.""",
     """options = shlex.split(OPTIONS)
 if inputs.is_dir():  # data and weights from the mounts, the runs in /kaggle/working
-    run(sys.executable, "-m", "tools.kaggle_kernel", "/kaggle", str(time.time()), *options)
+    run(sys.executable, "-m", "tools.kaggle", "kernel", "/kaggle", str(time.time()), *options)
     runs, submissions = Path("/kaggle/working/runs"), Path("/kaggle/tmp/submissions")
 else:
     run("bash", "run_all.sh", *options)

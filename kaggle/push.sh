@@ -3,4 +3,4 @@
 set -euo pipefail
 CDPATH="" builtin cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 source ./setup.sh requirements.txt requirements/kaggle.txt
-exec python -m tools.kaggle_push "$@"
+exec python -m tools.kaggle push "$@"

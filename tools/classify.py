@@ -20,19 +20,14 @@ from models.finetuning.network import weights as pretrained
 CLASSES_SHOWN = 5
 
 
-def command_line() -> CommandLine:
-    """The options of this command."""
+def main() -> None:
     parser = CommandLine(prog="python -m tools.classify", description=__doc__)
     parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="photographs")
     named = f"one of {', '.join(zoo.names())} [vgg16]"
     parser.add_argument("--architecture", default="vgg16", metavar="NAME", help=named)
     where = "imagenet, or a folder of NAME_top.weights.h5 [imagenet]"
     parser.add_argument("--weights", default="imagenet", metavar="W", help=where)
-    return parser
-
-
-def main() -> None:
-    arguments = command_line().parse_args()
+    arguments = parser.parse_args()
     architecture = zoo.find(arguments.architecture)
     pretrained.check_available(with_top(architecture), arguments.weights)
 

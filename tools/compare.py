@@ -33,19 +33,14 @@ NUMBERS = ["log_loss", "standard_error", "behind", "behind_error", "accuracy", "
 COLUMNS = ["run", "model", *NUMBERS, "seconds_a_fold"]  # others are settings
 
 
-def command_line() -> CommandLine:
-    """The options of this command."""
+def main() -> None:
     parser = CommandLine(prog="python -m tools.compare", description=__doc__)
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folders of runs, such as runs/*")
     out = CACHE / "comparison.csv"
     parser.add_argument("--out", type=Path, default=out, metavar="CSV", help="the table [comparison.csv in cache]")
     parser.add_argument("--html", type=Path, metavar="FILE", help="the reports of the runs side by side, as one page")
     parser.add_argument("--no-photographs", dest="photographs", action="store_false", help="file names instead")
-    return parser
-
-
-def main() -> None:
-    arguments = command_line().parse_args()
+    arguments = parser.parse_args()
     rows = read_rows(arguments.runs)
     table, notes = make_table(rows), remarks(rows)
     print("\n".join([as_text(table), *notes]))

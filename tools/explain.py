@@ -33,19 +33,6 @@ TILE_WIDTH, CAPTION, GAP = 320, 30, 8  # pixels
 DIMMED, GLOW = 0.8, 0.65  # shares: light of the picture under a heat map, and its largest opacity
 
 
-def command_line() -> CommandLine:
-    """The options of this command."""
-    parser = CommandLine(prog="python -m tools.explain", description=__doc__)
-    parser.add_argument("pictures", type=Path, nargs="+", metavar="IMAGE", help="photographs, or folders of them")
-    add_choice(parser)
-    parser.add_argument("--top", type=whole_number(1, 10), default=2, metavar="N", help="most probable classes [2]")
-    parser.add_argument("--classes", type=_classes, default=[], metavar="C,C", help="these classes instead, as c0,c3")
-    parser.add_argument("--most", type=whole_number(1, 1000), default=12, metavar="N", help="photographs at most [12]")
-    out = CACHE / "explained.jpg"
-    parser.add_argument("--out", type=Path, default=out, metavar="FILE", help="the sheet [explained.jpg in cache]")
-    return parser
-
-
 def _classes(text: str) -> list[int]:
     names = text.replace(",", " ").split()
     if not names or not set(names) <= set(CLASSES):
@@ -54,7 +41,15 @@ def _classes(text: str) -> list[int]:
 
 
 def main() -> None:
-    arguments = command_line().parse_args()
+    parser = CommandLine(prog="python -m tools.explain", description=__doc__)
+    parser.add_argument("pictures", type=Path, nargs="+", metavar="IMAGE", help="photographs, or folders of them")
+    add_choice(parser)
+    parser.add_argument("--top", type=whole_number(1, 10), default=2, metavar="N", help="most probable classes [2]")
+    parser.add_argument("--classes", type=_classes, default=[], metavar="C,C", help="these classes instead, as c0,c3")
+    parser.add_argument("--most", type=whole_number(1, 1000), default=12, metavar="N", help="photographs at most [12]")
+    out = CACHE / "explained.jpg"
+    parser.add_argument("--out", type=Path, default=out, metavar="FILE", help="the sheet [explained.jpg in cache]")
+    arguments = parser.parse_args()
     if arguments.out.suffix.lower() not in (".jpg", ".jpeg", ".png"):
         raise UserError(f"--out {arguments.out}: expected the name of a picture, .jpg or .png.")
     folds = chosen(arguments)

@@ -39,18 +39,13 @@ LARGEST_DIFFERENCE = 1e-4  # between probabilities; float32 sums in another orde
 INPUT, OUTPUT = "images", "probabilities"
 
 
-def command_line() -> CommandLine:
-    """The options of this command."""
+def main() -> None:
     parser = CommandLine(prog="python -m tools.export", description=__doc__)
     add_choice(parser)
     parser.add_argument("--to", required=True, choices=tuple(SUFFIXES), help="the format; litert was TensorFlow Lite")
     parser.add_argument("--out", type=Path, metavar="FILE", help="[runs/NAME/NAME.onnx or .tflite]")
     parser.add_argument("--images", type=Path, nargs="+", metavar="PATH", help="photographs to check on [the test set]")
-    return parser
-
-
-def main() -> None:
-    arguments = command_line().parse_args()
+    arguments = parser.parse_args()
     suffix, folds = SUFFIXES[arguments.to], chosen(arguments)
     run = RunFolder.of(arguments.run, arguments.runs)
     out = arguments.out or run.path / ("-".join([run.name, *arguments.model, *arguments.fold]) + suffix)

@@ -53,8 +53,7 @@ class IncompleteError(UserError):
     status = SOME_FAILED
 
 
-def command_line() -> CommandLine:
-    """The options of this command."""
+def main() -> None:
     parser = CommandLine(prog="python -m tools.predict", description=__doc__)
     parser.add_argument("pictures", type=Path, nargs="+", metavar="PICTURE", help="photographs, videos, folders")
     add_choice(parser)
@@ -62,11 +61,7 @@ def command_line() -> CommandLine:
     parser.add_argument("--annotate", type=Path, metavar="DIR", help="write copies with the probabilities beside them")
     every = "seconds between frames seen, 0 for all [0.5]"
     parser.add_argument("--every", type=number(0, 3600), default=0.5, metavar="S", help=every)
-    return parser
-
-
-def main() -> None:
-    arguments = command_line().parse_args()
+    arguments = parser.parse_args()
     folds = chosen(arguments)
 
     import numpy as np

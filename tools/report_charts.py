@@ -20,7 +20,6 @@ MOST_CURVES = 30  # models that get learning curves
 TICKS = (0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)  # of a logarithmic axis, nats
 LABELLED = {12: "right", 50: "center", 182: "left"}  # published places, and on which side of their marks
 MOST_ROWS = 30  # of a dot plot; the tables beside it have all
-LONGEST_NAME = 32
 SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe and Ito's: for colour-blind people
 INK, FAINT = "#111111", "#bbbbbb"
 _CSS = {INK: "currentColor", FAINT: "var(--faint)"} | {colour: f"var(--c{n})" for n, colour in enumerate(SERIES)}
@@ -58,10 +57,6 @@ def findings(tables: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, 
     error = np.average(distance, weights=reliability["predictions"])
     found["reliability"] = f"Probabilities of the blend are off by {100 * error:.1f} points on average"
     return found
-
-
-def _short(name: object) -> str:
-    return shortened(str(name), LONGEST_NAME)
 
 
 def chart(draw: Callable[[Any], object], height: float, title: str, name: str) -> str:
@@ -108,7 +103,7 @@ def dots(
             axes.plot([np.mean(own)] * 2, [row - 0.32, row + 0.32], color=INK, linewidth=1.5)
         elif own and np.isfinite(error):
             axes.plot([own[0] - error, own[0] + error], [row, row], color=colour, linewidth=1.5)
-    axes.set_yticks(range(len(names)), [_short(name) for name in names])
+    axes.set_yticks(range(len(names)), [shortened(name) for name in names])
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.grid(visible=False, axis="y")
     axes.tick_params(axis="y", length=0)
@@ -133,7 +128,8 @@ def reliability(axes: Any, table: pd.DataFrame) -> None:
     axes.plot([0, 1], [0, 1], "--", color=INK, linewidth=0.8, label="perfect calibration")
     for number, (name, part) in enumerate(table.groupby("name", sort=False)):
         colour, marker = SERIES[number % len(SERIES)], "os^Dvx"[number % 6]
-        axes.plot(part["confidence"], part["frequency"], color=colour, marker=marker, markersize=4, label=_short(name))
+        label = shortened(str(name))
+        axes.plot(part["confidence"], part["frequency"], color=colour, marker=marker, markersize=4, label=label)
     axes.set(xlabel="predicted probability", ylabel="share that is the true class", xlim=(0, 1), ylim=(0, 1))
     axes.legend(fontsize=8, loc="upper left")
 

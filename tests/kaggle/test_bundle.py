@@ -20,8 +20,8 @@ from tests.commands import here
 from tests.fold_runs import finish_fold
 from tests.models.test_weights import save_as_published
 from tests.stand_in import calls, install_client
-from tools import kaggle_push
-from tools.kaggle_kernel import gather_weights, take_over
+from tools import kaggle
+from tools.kaggle import gather_weights, take_over
 
 TOKEN = "KGAT_0123456789abcdef"
 
@@ -35,12 +35,12 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPat
     monkeypatch.setenv("GIT_CONFIG_VALUE_0", "*")
     monkeypatch.setenv("STATEFARM_PACKAGES", "installed")
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
-    monkeypatch.setattr(kaggle_push, "ASK_EVERY", 0.0)
+    monkeypatch.setattr(kaggle, "ASK_EVERY", 0.0)
     return monkeypatch
 
 
 def push(out: Path, *options: str) -> subprocess.CompletedProcess:
-    return here("tools.kaggle_push", "someone", "--allow-changes", "--out", out, *options)
+    return here("tools.kaggle", "push", "someone", "--allow-changes", "--out", out, *options)
 
 
 def test_the_weights_are_uploaded_once_and_then_as_versions_and_the_kernel_is_pushed(tmp_path: Path) -> None:
@@ -52,7 +52,7 @@ def test_the_weights_are_uploaded_once_and_then_as_versions_and_the_kernel_is_pu
     import keras
 
     keras.applications.MobileNet(weights=None, include_top=False).save_weights(weights / "mobilenet.weights.h5")
-    pack = ("tools.kaggle_push", "--weights-only", "someone", "--out", tmp_path / "out", "--weights", weights)
+    pack = ("tools.kaggle", "pack_weights", "someone", "--out", tmp_path / "out", "--weights", weights)
     for _ in range(2):
         done = here(*pack, "--models", "mobilenet")
         assert done.returncode == 0, done.stderr
@@ -86,7 +86,7 @@ def test_waiting_it_shows_the_log_downloads_the_output_and_submits_it(
     for path in (state / "output" / "submission.csv", state / SAMPLE_SUBMISSION):
         path.write_text(table)
     machine.setenv("STAND_IN_FILES", str(state))
-    machine.setattr(kaggle_push, "SUBMISSIONS", tmp_path / "submissions")
+    machine.setattr(kaggle, "SUBMISSIONS", tmp_path / "submissions")
     (tmp_path / "submissions").mkdir()
     told = push(out, "--wait").stdout
     for words in (
@@ -127,9 +127,9 @@ def test_a_dry_run_builds_the_same_bytes_each_time_and_pushes_nothing(tmp_path: 
         names, manifest = set(archive.getnames()), archive.extractfile("statefarm_code.json")
         assert manifest
         stamp = json.load(manifest)["revision"]
-    assert stamp.split("-")[0] == kaggle_push.git("rev-parse", "HEAD").strip()
+    assert stamp.split("-")[0] == kaggle.git("rev-parse", "HEAD").strip()
     assert f"revision {stamp}" in done.stdout
-    assert {"run_all.sh", "setup.sh", "models/vgg16.py", "tools/kaggle_kernel.py", "tools/report.html.jinja"} <= names
+    assert {"run_all.sh", "setup.sh", "models/vgg16.py", "tools/kaggle.py", "tools/report.html.jinja"} <= names
     assert not [name for name in names if name.startswith(("tests/", "data/", "cache/", "."))]
     metadata = json.loads(script.with_name("kernel-metadata.json").read_text())
     assert metadata["id"] == "someone/statefarm-drivers"
@@ -156,20 +156,20 @@ def test_a_dry_run_builds_the_same_bytes_each_time_and_pushes_nothing(tmp_path: 
 def test_a_changed_file_and_a_credential_are_refused(tmp_path: Path, machine: pytest.MonkeyPatch) -> None:
     checkout = tmp_path / "checkout"
     checkout.mkdir()
-    machine.setattr(kaggle_push, "REPOSITORY", checkout)
+    machine.setattr(kaggle, "REPOSITORY", checkout)
     (checkout / "run_all.sh").write_text("echo\n")
-    kaggle_push.git("init", "-q")
-    kaggle_push.git("add", "-A")
-    kaggle_push.git("-c", "user.email=a@b", "-c", "user.name=a", "commit", "-qm", "first")
-    assert len(kaggle_push.revision(allow_changes=False)) == 40
+    kaggle.git("init", "-q")
+    kaggle.git("add", "-A")
+    kaggle.git("-c", "user.email=a@b", "-c", "user.name=a", "commit", "-qm", "first")
+    assert len(kaggle.revision(allow_changes=False)) == 40
     (checkout / "new.py").write_text(f"token = '{TOKEN}'\n")
     with pytest.raises(UserError, match=r"differ from the last commit \(new\.py\).*--allow-changes"):
-        kaggle_push.revision(allow_changes=False)
-    assert kaggle_push.revision(allow_changes=True)[40:] == "-changed"
-    assert kaggle_push.bundled_files() == ["run_all.sh"]
-    kaggle_push.git("add", "-A")
+        kaggle.revision(allow_changes=False)
+    assert kaggle.revision(allow_changes=True)[40:] == "-changed"
+    assert kaggle.bundled_files() == ["run_all.sh"]
+    kaggle.git("add", "-A")
     with pytest.raises(UserError, match=r"new\.py is or has a credential"):
-        kaggle_push.bundled_files()
+        kaggle.bundled_files()
 
 
 def test_the_kernel_takes_over_the_run_that_has_come_furthest(

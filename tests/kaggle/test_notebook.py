@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from common.run_folder import REPOSITORY
-from tools.kaggle_push import bundled_files
+from tools.kaggle import bundled_files
 
 NOTEBOOK = REPOSITORY / "kaggle" / "statefarm.ipynb"
 

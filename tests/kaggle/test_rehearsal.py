@@ -17,7 +17,7 @@ from common.run_folder import REPOSITORY, RunFolder
 from common.tables import read_predictions
 from tests.models.test_weights import save_as_published
 from tests.trees import make_tree
-from tools.kaggle_push import build_kernel, command_line, revision
+from tools.kaggle import build_kernel, command_line, revision
 
 MODEL_FILE = "mobilenet_1_0_224_tf_no_top.h5"  # as Keras names it
 ISOLATED = ["unshare", "--mount", "--net", "bash", "-euc"]

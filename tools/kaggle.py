@@ -14,6 +14,7 @@ import argparse
 import base64
 import io
 import json
+import os
 import re
 import shlex
 import shutil
@@ -21,17 +22,20 @@ import subprocess
 import sys
 import tarfile
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from common.competition import PAGE, SAMPLE_SUBMISSION, SLUG, last_words, run_client, secrets
-from common.errors import UserError, named, run_command
+from common.competition import DRIVER_LIST, PAGE, SAMPLE_SUBMISSION, SLUG, last_words, run_client, secrets
+from common.errors import NOTHING_FINISHED, UserError, named, run_command
 from common.files import sha256_of, write_json, write_text, written_whole
-from common.run_folder import BUNDLE_MANIFEST, CACHE, REPOSITORY, SUBMISSIONS
+from common.run_folder import BUNDLE_MANIFEST, CACHE, REPOSITORY, SUBMISSIONS, RunFolder
 from common.settings import CommandLine, names_in
 from models.finetuning import architecture as zoo
 from models.finetuning import runtime
+from models.finetuning.architecture import Architecture
 from models.finetuning.network import weights as pretrained
-from pipeline.options import DEFAULT_MODELS
+from pipeline.options import DEFAULT_MODELS, PRESETS, pipeline_parser
+from pipeline.plan import STARTED
 from pipeline.resources import GPUS
 
 WEIGHTS = "statefarm-weights"  # the user's dataset
@@ -40,6 +44,9 @@ SECRET_NAMES = re.compile(r"(^|/)(kaggle\.json|access_token.*|credentials.*|\.en
 ASK_EVERY = 15.0  # seconds
 NOT_STARTED, ENDED = ("queued", "new_script"), ("complete", "error", "cancel_acknowledged")  # states of a kernel
 SMALL_OUTPUTS = r"^(?!.*\.(keras|npy|npz)$)"  # all but the networks and features, which take GB
+NOT_LOOKED_INTO = ("imgs", "fold_")  # beginnings of the names of folders that are full of files
+DOCTOR_SECONDS = 8  # of training steps; with loading and building about 20
+CACHE_LIMIT = "40"  # GiB; the disk beside working/ has about 57
 
 
 def git(*words: str) -> str:
@@ -228,12 +235,8 @@ def command_line(weights_only: bool) -> CommandLine:
     return parser
 
 
-def main() -> None:
-    weights_only = "--weights-only" in sys.argv[1:2]
-    arguments = command_line(weights_only).parse_args(sys.argv[1 + weights_only :])
-    if weights_only:
-        upload_weights(arguments)
-        return
+def push(arguments: argparse.Namespace) -> None:
+    """Builds the kernel and pushes it; follows and submits it where that is asked for."""
     kernel, output = arguments.out / "kernel", arguments.out / "output"
     stamp = revision(arguments.allow_changes)
     metadata = build_kernel(arguments, stamp)
@@ -259,6 +262,108 @@ def main() -> None:
         follow(f"{metadata['id']}/{version[1]}" if version else metadata["id"], output)
     if arguments.submit:
         submit(output)
+
+
+def folders(root: Path) -> Iterator[Path]:
+    """The folders under `root` at any depth, less those that are full of images."""
+    for path, inner, _ in os.walk(root, followlinks=True):
+        inner[:] = sorted(name for name in inner if not name.startswith(NOT_LOOKED_INTO))
+        yield Path(path)
+
+
+def find_data(root: Path) -> Path:
+    """The competition's folder among the inputs."""
+    for folder in folders(root):
+        if (folder / DRIVER_LIST).is_file() and (folder / SAMPLE_SUBMISSION).is_file():
+            return folder
+    raise UserError(
+        f"{root}: no folder with {DRIVER_LIST}. Attach the competition's data to the kernel ('Add input', the "
+        "competition), after its rules were accepted."
+    )
+
+
+def gather_weights(root: Path, networks: Sequence[Architecture], into: Path) -> Path:
+    """A folder with NAME.weights.h5 of each network: links to files of the inputs, which are known by their content."""
+    into.mkdir(parents=True, exist_ok=True)
+    files = [path for folder in folders(root) for path in sorted(folder.glob("*.h5"))]
+    lacking = []
+    for network in networks:
+        link = into / f"{network.name}.weights.h5"
+        by_name = sorted(files, key=lambda path: path.name != link.name)
+        path = next((path for path in by_name if pretrained.fits(path, network)), None)
+        if path is None:
+            lacking.append(network.name)
+            continue
+        print(f"weights  {network.name}: {path}", flush=True)
+        link.unlink(missing_ok=True)
+        link.symlink_to(path)
+    if lacking:
+        raise UserError(
+            f"{root}: no weights of {named(lacking)} without its top, among {len(files)} files *.h5, and there is no "
+            "internet to download them. Attach a dataset or model that has them: kaggle/pack_weights.sh USER uploads "
+            "your own, kaggle/push.sh USER --weights-from OWNER/DATASET names a public one."
+        )
+    return into
+
+
+def take_over(root: Path, runs: Path) -> None:
+    """Copies the runs of earlier versions among the inputs, each from where most of its fold runs are finished."""
+    found = [RunFolder(path) for path in folders(root) if path.parent.name == "runs"]
+    for run in sorted((run for run in found if run.folds.is_file()), key=lambda run: -len(run.finished())):
+        if (runs / run.name).exists():
+            continue
+        for path in sorted(run.path.rglob("*")):  # the modes are not copied: the inputs are read-only
+            if path.is_file():
+                target = runs / run.name / path.relative_to(run.path)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, target)
+        print(f"resumes run {run.name} of {run.path}: {len(run.finished())} fold runs are finished", flush=True)
+
+
+def run_kernel(root: Path, started: str, *options: str) -> None:
+    """Runs the pipeline in a Kaggle kernel: offline, on the image's packages, from the mounts to submission.csv.
+
+    Under the root, input/ has the competition's data, weights, and perhaps the output of an earlier version, whose
+    finished fold runs are kept and whose unfinished ones resume. working/ gets runs/ and submission.csv. `started` is
+    in seconds since 1970; the options are those of run_all.sh.
+    """
+    inputs, working, scratch = root / "input", root / "working", root / "tmp"
+    given = pipeline_parser().parse_args(options)
+    data = find_data(inputs)
+    take_over(inputs, working / "runs")
+    places = ["--data", data, "--runs", working / "runs", "--cache", scratch / "cache"]
+    places += ["--submissions", scratch / "submissions", "--cache-limit", CACHE_LIMIT]
+    networks, weights = zoo.find_all(given.models or names_in(PRESETS[given.preset].models)), given.weights
+    attached = any(next(folder.glob("*.h5"), None) for folder in folders(inputs))
+    if weights == "imagenet" and (attached or not pretrained.reachable()):
+        weights = gather_weights(inputs, networks, scratch / "weights")
+        places += ["--weights", weights]
+    environment = os.environ | {"STATEFARM_PACKAGES": "installed", STARTED: started, "PYTHONUNBUFFERED": "1"}
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', '')}"
+    examined = ["--models", networks[0].name, "--seconds", DOCTOR_SECONDS, "--data", data, "--weights", weights]
+    subprocess.run([sys.executable, "-m", "tools.doctor", *map(str, examined)], env=environment, check=False)
+    command = ["bash", str(REPOSITORY / "run_all.sh"), *map(str, places), *options]
+    status = subprocess.run(command, env=environment, check=False).returncode
+    for path in sorted((scratch / "submissions").glob("*.csv"), key=lambda path: path.stat().st_mtime)[-1:]:
+        shutil.copyfile(path, working / "submission.csv")
+        print(f"{working / 'submission.csv'}: written", flush=True)
+    if status == NOTHING_FINISHED:
+        print(
+            "Nothing is finished yet, so there is no submission. Push the next version with this one's output attached "
+            "(kaggle/push.sh USER --continue): it resumes where this one stopped."
+        )
+    elif status:
+        sys.exit(status)
+
+
+def main() -> None:
+    mode, *words = sys.argv[1:]
+    if mode == "kernel":
+        run_kernel(Path(words[0]), *words[1:])
+    elif mode == "pack_weights":
+        upload_weights(command_line(weights_only=True).parse_args(words))
+    else:
+        push(command_line(weights_only=False).parse_args(words))
 
 
 if __name__ == "__main__":
