@@ -55,7 +55,7 @@ def of(predictions: Predictions, places: list[int]) -> Predictions:
         names=names,
         out_of_fold=predictions.out_of_fold[places],
         test=predictions.test[places],
-        fold_means=tuple(predictions.fold_means[place] for place in places),
+        scales=tuple(predictions.scales[place] for place in places),
         spaces=tuple(space for space in predictions.spaces if space.name in names),
     )
 

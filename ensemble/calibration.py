@@ -80,27 +80,14 @@ def fit_calibration(logarithms: np.ndarray, labels: np.ndarray, with_bias: bool 
     return Calibration(float(best[0]), tuple(best[1:].tolist()))
 
 
-@dataclass(frozen=True)
-class Sharpening:
-    """How the confidence was restored that averaging `networks` costs: `scale` times the log-probabilities of the mean.
-
-    The entropies are means over images, in nats; `scale` is 1 for a single network.
-    """
-
-    networks: int
-    entropy_of_singles: float
-    entropy_of_mean: float
-    scale: float = 1.0
-
-
 def mean_entropy(probabilities: np.ndarray) -> float:
     """Mean entropy of the predictions of at most `MOST_ENTROPY_IMAGES` images, in nats; shape (images, classes)."""
     rows = probabilities[:: -(-len(probabilities) // MOST_ENTROPY_IMAGES) or 1]
     return -float((rows * np.log(floored(rows))).sum(axis=1).mean()) if len(rows) else 0.0
 
 
-def sharpened(networks: Sequence[np.ndarray]) -> tuple[np.ndarray, Sharpening]:
-    """The mean of fold networks, with the mean entropy of single ones.
+def sharpened(networks: Sequence[np.ndarray]) -> tuple[np.ndarray, float]:
+    """The mean of fold networks, with the mean entropy of single ones; and the power that it was raised to.
 
     Averaging lowers confidence, but what is fitted out of fold was fitted on single networks. One power for all rows
     restores it. The mean is also right more often than a single network, so this is a cautious correction.
@@ -111,9 +98,9 @@ def sharpened(networks: Sequence[np.ndarray]) -> tuple[np.ndarray, Sharpening]:
     from scipy.optimize import brentq
 
     mean = np.mean(networks, axis=0)
-    target, found = float(np.mean([mean_entropy(one) for one in networks])), mean_entropy(mean)
-    if len(networks) < 2 or found - target < 1e-6:
-        return mean, Sharpening(len(networks), target, found)
+    target = float(np.mean([mean_entropy(one) for one in networks]))
+    if len(networks) < 2 or mean_entropy(mean) - target < 1e-6:
+        return mean, 1.0
     rows = mean[:: -(-len(mean) // MOST_ENTROPY_IMAGES)]
 
     def excess(logarithm: float) -> float:
@@ -121,17 +108,14 @@ def sharpened(networks: Sequence[np.ndarray]) -> tuple[np.ndarray, Sharpening]:
 
     highest = float(np.log(LARGEST_SCALE))
     scale = float(np.exp(brentq(excess, 0.0, highest, xtol=1e-9))) if excess(highest) < 0 else LARGEST_SCALE
-    return Calibration(scale).predict(mean), Sharpening(len(networks), target, found, scale)
+    return Calibration(scale).predict(mean), scale
 
 
 def clip(probabilities: np.ndarray, smallest: float) -> np.ndarray:
     """Bounds what a confident mistake costs: probabilities of at least `smallest`, then divided by the row's sum.
 
-    After the division the smallest is a little less, at least 0.9 of it.
-
-    Args:
-        probabilities: shape (images, classes), rows summing to 1.
-        smallest: from 0 to 1 / classes. The upper bound is what it leaves: 1 - (classes - 1) * smallest.
+    After the division the smallest is a little less, at least 0.9 of it. The upper bound is what `smallest`, from 0 to
+    1 / classes, leaves: 1 - (classes - 1) * smallest. Shape (images, classes).
     """
     clipped = np.clip(probabilities, smallest, 1 - (probabilities.shape[1] - 1) * smallest)
     return clipped / clipped.sum(axis=1, keepdims=True)
@@ -168,12 +152,9 @@ class PriorMatching:
 def fit_prior(
     probabilities: np.ndarray, labels: np.ndarray, drivers: np.ndarray, sets: np.ndarray, always: bool
 ) -> PriorMatching | None:
-    """The strength with the least log loss, or None where it does not clearly help.
+    """The strength with the least log loss; None where it does not clearly help, unless it is wanted `always`.
 
-    Args:
-        probabilities: shape (images, classes), of a blend that was not fitted on these drivers.
-        labels, drivers, sets: shape (images,).
-        always: whether it helps or not.
+    The probabilities, of shape (images, classes), are of a blend that was not fitted on these drivers.
     """
     prior = tuple(smoothed_prior(labels, probabilities.shape[1]).tolist())
     fitted = []

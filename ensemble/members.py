@@ -85,17 +85,12 @@ class Member:
 def run_source(
     path: Path, sample: Path, models: Sequence[str] = (), allow_missing: bool = False, all_drivers: str = "no"
 ) -> Source:
-    """The finished models of a run.
+    """The finished models of runs/NAME, or only these; a UserError where there are none, or folds are missing.
 
     Args:
-        path: runs/NAME.
         sample: the sample submission, which gives the order of the test images.
-        models: only these; all where empty.
         allow_missing: whether folds may be missing.
         all_drivers: as for `read_members`.
-
-    Raises:
-        UserError: there are none, or folds are missing that may not be.
     """
     run = RunFolder(path)
     folds = read_folds(run.folds)
@@ -221,7 +216,7 @@ def read_members(
     images = folds[folds["fold"].isin(common)].reset_index(drop=True)
     out_of_fold = np.empty((len(members), len(images), len(CLASSES)))
     test = np.empty((len(members), len(test_images), len(CLASSES)))
-    fold_means, spaces, matched = [], [], set()
+    scales, spaces, matched = [], [], set()
     for place, member in enumerate(members):
         singles, networks = [], []
         for fold in member.folds:
@@ -241,13 +236,13 @@ def read_members(
         if member.all_drivers and all_drivers != "no":
             alone = read_exactly(run.fold(member.name, ALL_DRIVERS) / TEST, test_images, OF_SAMPLE)
             singles = [*(singles if all_drivers == "beside" else []), alone.reindex(test_images).to_numpy()]
-        test[place], fold_mean = sharpened(singles)
-        fold_means.append(fold_mean)
+        test[place], scale = sharpened(singles)
+        scales.append(scale)
         if len(networks) == len(common):
             spaces.append(Space(member.name, tuple(networks)))
     names, labels = tuple(member.name for member in members), class_numbers(images["classname"])
     return Predictions(
-        names, images, labels, out_of_fold, test_images, test, tuple(fold_means), tuple(spaces), frozenset(matched)
+        names, images, labels, out_of_fold, test_images, test, tuple(scales), tuple(spaces), frozenset(matched)
     )
 
 

@@ -142,9 +142,7 @@ class Space:
 def out_of_fold_graphs(spaces: Sequence[Space], images: pd.DataFrame, test_size: int) -> dict[str, Graph]:
     """The neighbours of each image among those of its own fold, by model, and over all models where there are several.
 
-    Args:
-        images: frame img,...,fold.
-        test_size: how many test images there are, which decides whether dimensions are reduced.
+    The frame has the columns img and fold. The number of test images decides whether dimensions are reduced.
     """
     folds, names = images["fold"].to_numpy(), pd.Index(images["img"])
     many = sum(len(space.networks) for space in spaces)
@@ -180,11 +178,7 @@ def _rows(space: Space, names: pd.Index, test_size: int, many: int) -> np.ndarra
 
 
 def graph_of_test(spaces: Sequence[Space], feature: str, names: pd.Index) -> Graph:
-    """The neighbours of each test image in the test set, in the order of `names`.
-
-    Args:
-        feature: the model whose features count, or all, as `out_of_fold_graphs` names it.
-    """
+    """The neighbours of each test image, in the order of `names`; `feature` as `out_of_fold_graphs` names it."""
     many = sum(len(space.networks) for space in spaces)
     chosen = [space for space in spaces if feature in (space.name, ALL_MODELS)]
     parts = []
@@ -289,10 +283,7 @@ def fit_smoothing(
 ) -> Smoothing | None:
     """Chooses the feature and the settings; None where it does not clearly help.
 
-    Args:
-        probabilities: shape (images, classes), of a blend that was not fitted on these drivers.
-        labels, drivers: shape (images,).
-        graphs: of these images, by feature.
+    The probabilities, of shape (images, classes), are of a blend that was not fitted on these drivers.
     """
     if not graphs:
         return None

@@ -45,11 +45,6 @@ class Candidate:
         """The mean of `losses`."""
         return float(self.losses.mean())
 
-    @property
-    def not_clearly_worse(self) -> bool:
-        """Whether it is within one standard error of the best method."""
-        return self.behind[0] <= self.behind[1] + 1e-9
-
 
 @dataclass(frozen=True, eq=False)
 class FinalBlend:
@@ -125,8 +120,9 @@ class NestedCrossValidation:
         return [int(group) for group in np.unique(self.groups)]
 
     def rows(self, without: frozenset[int], most: int | None = None) -> np.ndarray:
-        """The images that are not in these groups, ascending; at most so many."""
-        return thinned(np.flatnonzero(~np.isin(self.groups, list(without))), most)
+        """The images that are not in these groups, ascending; at most so many, by leaving out all but every n-th."""
+        rows = np.flatnonzero(~np.isin(self.groups, list(without)))
+        return rows[:: -(-len(rows) // most) or 1] if most else rows
 
     @property
     def most_images(self) -> int:
@@ -142,11 +138,7 @@ class NestedCrossValidation:
         return self._blends[key]
 
     def cross_fitted(self, method: Method, without: frozenset[int], images: np.ndarray) -> np.ndarray:
-        """Predictions of each group that is not in `without` by a blend of the others, shape (images, classes).
-
-        Args:
-            images: the row numbers that are predicted; the other rows are nan.
-        """
+        """Predictions of each group not in `without` by a blend of the others; rows other than `images` are nan."""
         predictions = np.full(self.probabilities.shape[1:], np.nan)
         for group in set(self.all_groups) - without:
             rows = images[self.groups[images] == group]
@@ -174,7 +166,7 @@ class NestedCrossValidation:
             smallest = choose_clip(blend.predict(self.probabilities[:, rows]), self.labels[rows])
             return FinalBlend([], method, blend, np.empty(0), clips=(smallest, smallest, smallest))
         candidates = self.candidates(without)
-        chosen = next(one for one in candidates if one.not_clearly_worse)
+        chosen = next(one for one in candidates if one.behind[0] <= one.behind[1] + 1e-9)  # within its standard error
         cross_fitted = self.cross_fitted(chosen.method, without, rows)
         predictions, labels, drivers = cross_fitted[rows], self.labels[rows], self.drivers[rows]
         prior, clips = None, [choose_clip(predictions, labels)]
@@ -213,19 +205,10 @@ class NestedCrossValidation:
         return predictions
 
 
-def thinned(rows: np.ndarray, most: int | None) -> np.ndarray:
-    """Every n-th of many rows, so that at most so many are left."""
-    return rows[:: -(-len(rows) // most) or 1] if most else rows
-
-
 def groups_of(folds: np.ndarray, drivers: np.ndarray) -> np.ndarray:
     """Groups of drivers: the folds, or, where these are too few or too many, drivers dealt by their images.
 
-    Args:
-        folds, drivers: shape (images,).
-
-    Returns:
-        shape (images,), integers from 0. With fewer drivers than groups, each is a group.
+    All are of shape (images,), the groups integers from 0. With fewer drivers than groups, each is a group.
     """
     numbers = np.unique(folds, return_inverse=True)[1]
     if FEWEST_GROUPS <= numbers.max() + 1 <= MOST_GROUPS:

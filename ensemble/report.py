@@ -189,8 +189,8 @@ def report(
         + "\nchosen: the simplest (the first) within one standard error (over drivers) of the best",
         steps_text(options, result),
     ]
-    means = zip(predictions.names, predictions.fold_means, strict=False)  # loose tables have no folds
-    if scales := [f"{name} {one.scale:.3f}" for name, one in means if one.networks > 1]:
+    means = zip(predictions.names, predictions.scales, strict=False)  # loose tables have no folds
+    if scales := [f"{name} {scale:.3f}" for name, scale in means if scale != 1]:
         text = "averaging folds lowers confidence; test predictions are sharpened to match (log-probabilities times):"
         parts.append(textwrap.fill(f"{text} {', '.join(scales)}", 100))
     parts.append(expectation_text(result))

@@ -13,7 +13,7 @@ from common.errors import UserError
 from common.metric import accuracy, floored, log_loss, log_loss_per_image
 from common.settings import as_json
 from ensemble import Options
-from ensemble.calibration import Calibration, PriorMatching, Sharpening, clip
+from ensemble.calibration import Calibration, PriorMatching, clip
 from ensemble.methods import Blend, methods_for
 from ensemble.neighbours import Space, graph_of_test, out_of_fold_graphs
 from ensemble.nested import Estimate, FinalBlend, NestedCrossValidation, groups_of
@@ -39,7 +39,7 @@ class Predictions:
         test_images: names of the test images, in the order of the sample submission.
         test: shape (members, test images, 10), float64, rows summing to 1; the mean of the member's fold models,
             sharpened to their confidence.
-        fold_means: how it was sharpened, for each member.
+        scales: what the log-probabilities of that mean were multiplied by, for each member.
         spaces: the members whose features are known.
         matched: the members whose pseudo-labels were moved towards the prior of each driver of the test set, so that
             their test predictions are near it already.
@@ -52,7 +52,7 @@ class Predictions:
     out_of_fold: np.ndarray
     test_images: pd.Index
     test: np.ndarray
-    fold_means: tuple[Sharpening, ...] = ()
+    scales: tuple[float, ...] = ()
     spaces: tuple[Space, ...] = ()
     matched: frozenset[str] = frozenset()
     photographs: tuple[Path, ...] = ()
@@ -117,7 +117,7 @@ class BlendResult:
             "recognised_test_drivers": self.recognised,
             "neighbours": asdict(final.smoothing) if final.smoothing else None,
             "clip": final.clip,
-            "fold_means": [as_json(one) for one in predictions.fold_means],
+            "scales_of_fold_means": list(predictions.scales),
             "nested_log_loss_of_blend": log_loss(nested.blend, predictions.labels),
             "nested_log_loss_without_neighbours": log_loss(nested.without_neighbours, predictions.labels),
             "nested_log_loss": log_loss(nested.final, predictions.labels),
@@ -202,14 +202,8 @@ def matched_test(predictions: Predictions, blend: Blend, prior: PriorMatching, s
 def recognised_sets(predictions: Predictions, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
     """Which images share a bias in prior matching, out of fold and of the test set: those that show one driver.
 
-    Drivers are recognised in both in the same way, so that what is fitted out of fold holds for the test set. (Where
-    two drivers of different groups are taken for one, these are divided all the same.)
-
-    Args:
-        groups: shape (images,), from `groups_of`: no set is in two of them.
-
-    Returns:
-        Two arrays of integers, of shape (images,) and (test images,); None without readable photographs.
+    Drivers are recognised in both in the same way, so that what is fitted out of fold holds for the test set. No set is
+    in two groups: drivers of different ones that are taken for one are divided. None without readable photographs.
     """
     if not predictions.photographs:
         return None

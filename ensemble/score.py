@@ -66,8 +66,8 @@ def comparison(request: Request, labels: Path) -> str:
     truth = class_numbers(read_labels(labels, predictions.test_images, "the test set")["classname"])
     result = blended(predictions, request.options)
     final, nested, known = result.final, result.nested, predictions.labels
-    scales = [Calibration(1 / mean.scale) for mean in predictions.fold_means]
-    raw = [scale.predict(table) for scale, table in zip(scales, predictions.test, strict=True)]
+    sharp = zip(predictions.scales, predictions.test, strict=True)
+    raw = [Calibration(1 / scale).predict(table) for scale, table in sharp]
     uniform = np.mean(raw, axis=0)
 
     def clipped(blend: Blend) -> np.ndarray:

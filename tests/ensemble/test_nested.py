@@ -6,7 +6,7 @@ import pytest
 from common.metric import paired_difference
 from ensemble.methods import METHODS, Method, methods_for
 from ensemble.neighbours import nearest
-from ensemble.nested import NestedCrossValidation, groups_of, thinned
+from ensemble.nested import NestedCrossValidation, groups_of
 from ensemble.result import expected_loss, place_among_published
 from tests.ensemble.conftest import labels_of, predictions
 from tests.ensemble.test_neighbours import unit
@@ -79,7 +79,6 @@ def test_groups_keep_drivers_together_and_are_never_too_few_or_many() -> None:
         assert len(np.unique(groups)) == expected
         assert all(len(np.unique(groups[drivers == driver])) == 1 for driver in range(14))
     assert len(np.unique(groups_of(np.arange(20) % 2, np.arange(20) % 2))) == 2
-    assert len(thinned(np.arange(30_000), 12_000)) <= 12_000 and len(thinned(np.arange(500), 600)) == 500
 
 
 def test_of_equal_methods_the_simplest_is_chosen() -> None:
