@@ -168,7 +168,6 @@ def add_run_options(parser: CommandLine) -> None:
 
 def main() -> None:
     from common.competition import SAMPLE_SUBMISSION
-    from common.tables import read_labels
     from ensemble.score import score_text
     from preprocessing.dataset import required
 
@@ -200,6 +199,8 @@ def main() -> None:
     if arguments.data is not None or not arguments.predictions:
         sample = required(arguments.data) / SAMPLE_SUBMISSION
     if arguments.labels is not None:
+        from common.tables import read_labels
+
         read_labels(arguments.labels)  # a mistake there is reported before the work, not after it
 
     loose = None
