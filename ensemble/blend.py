@@ -70,10 +70,7 @@ class Request:
 
 
 def blend_run(request: Request) -> str:
-    """Blends and writes everything, unless that has been done.
-
-    Returns:
-        The report, for the terminal.
+    """Blends and writes everything, unless that has been done. Returns the report, for the terminal.
 
     Raises:
         UserError: an input is missing or malformed, or an output cannot be written.
@@ -155,12 +152,8 @@ def is_done(record: Path, identity: Mapping[str, Any], inputs: Mapping[str, Path
 def add_run_options(parser: CommandLine) -> None:
     """The options that say which models of a run are blended, and how."""
     parser.add_argument("--runs", type=Path, default=RUNS, metavar="DIR", help="where runs lie [runs]")
-    parser.add_argument(
-        "--data",
-        type=Path,
-        metavar="DIR",
-        help="the competition's folder: photographs, order of rows [found by itself]",
-    )
+    data = "the competition's folder: photographs, order of rows [found by itself]"
+    parser.add_argument("--data", type=Path, metavar="DIR", help=data)
     parser.add_argument("--models", type=names_in, default=[], metavar='"A B"', help="only these of the run [all]")
     parser.add_argument("--allow-missing", action="store_true", help="blend although folds are missing, and say so")
     add_settings(parser, Options(), "blending")
@@ -174,9 +167,8 @@ def main() -> None:
     parser = CommandLine(prog="python -m ensemble.blend", description=__doc__)
     parser.add_argument("--run", metavar="NAME", help="the run to blend, or to name the outputs by [full; tables]")
     parser.add_argument("--submissions", type=Path, metavar="DIR", help="where the submission goes [submissions]")
-    parser.add_argument(
-        "--labels", type=Path, metavar="FILE", help="score the submission on these: img,classname[,subject]"
-    )
+    labels = "score the submission on these: img,classname[,subject]"
+    parser.add_argument("--labels", type=Path, metavar="FILE", help=labels)
     add_run_options(parser)
     group = parser.add_argument_group("tables from anywhere, in one order of models; no run folder is read")
     several: dict[str, Any] = {"type": Path, "nargs": "+", "metavar": "FILE", "default": []}

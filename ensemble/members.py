@@ -50,11 +50,7 @@ class Source:
     read: Callable[[], tuple[Predictions, list[str]]]
 
     def verified(self) -> dict[str, dict[str, Any]]:
-        """The `stamps` of the inputs, whose content is what it was when their fold runs finished.
-
-        Raises:
-            UserError: a file is missing, or corrupted.
-        """
+        """The `stamps` of the inputs; a UserError where one is missing, or is not what its fold run has written."""
         try:
             found = stamps(self.inputs)
         except FileNotFoundError as error:

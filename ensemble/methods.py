@@ -117,12 +117,11 @@ class Blend:
 
     def predict(self, probabilities: np.ndarray) -> np.ndarray:
         """From shape (members, images, classes) to (images, classes), rows summing to 1; not clipped."""
-        starts = range(0, max(probabilities.shape[1], 1), IMAGES_AT_ONCE)
-        return np.concatenate([self._predict(probabilities[:, start : start + IMAGES_AT_ONCE]) for start in starts])
-
-    def _predict(self, probabilities: np.ndarray) -> np.ndarray:
-        pooled = POOLS[self.pool](probabilities, self.weights)
-        return self.calibration.predict(pooled) if self.calibration else pooled
+        parts = []
+        for start in range(0, max(probabilities.shape[1], 1), IMAGES_AT_ONCE):
+            pooled = POOLS[self.pool](probabilities[:, start : start + IMAGES_AT_ONCE], self.weights)
+            parts.append(self.calibration.predict(pooled) if self.calibration else pooled)
+        return np.concatenate(parts)
 
     def as_json(self) -> dict[str, Any]:
         """All that `predict` needs, as JSON values."""

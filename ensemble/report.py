@@ -193,7 +193,7 @@ def report(
     if scales := [f"{name} {scale:.3f}" for name, scale in means if scale != 1]:
         text = "averaging folds lowers confidence; test predictions are sharpened to match (log-probabilities times):"
         parts.append(textwrap.fill(f"{text} {', '.join(scales)}", 100))
-    parts.append(expectation_text(result))
+    parts.append(expectation_text(options, result))
     several = ["members"] if len(predictions.names) > 1 else []
     parts += [table_text(tables[table]) for table in (*several, "by_driver", "by_class")]
     text = table_text(costly.drop(columns=["fold", "share"]))
@@ -262,10 +262,10 @@ def steps_text(options: Options, result: BlendResult) -> str:
     )
 
 
-def expectation_text(result: BlendResult) -> str:
+def expectation_text(options: Options, result: BlendResult) -> str:
     """What to expect on new drivers, beside the published scores."""
     one, images = result.expectation, len(result.predictions.images)
-    how = " (guessed: --test-drivers)" if result.guessed_drivers else ""
+    how = "" if options.test_drivers else " (guessed: --test-drivers)"
     published = ", ".join(f"place {place} {score:.3g}" for place, score in PUBLISHED)
     lines = [
         f"expected on new drivers: {one.loss:.4f}, nested out of fold",

@@ -66,14 +66,12 @@ class Expectation:
     Attributes:
         loss: nested out-of-fold log loss, nats.
         lowest, highest: between them the loss on `test_drivers` new drivers lies with probability `level`.
-        drivers: how many the estimate was made of.
     """
 
     loss: float
     lowest: float
     highest: float
     test_drivers: int
-    drivers: int
     level: float = LEVEL
 
 
@@ -86,7 +84,6 @@ class BlendResult:
         nested: predictions of each group of drivers by what was chosen and fitted without it.
         test, test_without_neighbours: predictions of the test set with all that was chosen, and without smoothing.
         expectation: for new drivers, from `nested.final`.
-        guessed_drivers: whether the number of test drivers is a guess.
         without_members: cross-fitted predictions without each member in turn; empty for one member.
         recognised: how many drivers prior matching recognised in the test set; None where it could not.
     """
@@ -97,7 +94,6 @@ class BlendResult:
     test: np.ndarray
     test_without_neighbours: np.ndarray
     expectation: Expectation
-    guessed_drivers: bool
     without_members: list[np.ndarray]
     recognised: int | None
 
@@ -178,7 +174,6 @@ def blended(predictions: Predictions, options: Options) -> BlendResult:
         clip(test, final.clip),
         clip(without_neighbours, final.clips[1]),
         expected_loss(log_loss_per_image(nested.final, labels), drivers, test_drivers),
-        options.test_drivers == 0,
         without_members,
         len(set(test_sets.tolist()) - {UNKNOWN}) if recognised else None,
     )
@@ -250,7 +245,7 @@ def expected_loss(losses: np.ndarray, drivers: np.ndarray, test_drivers: int) ->
     errors = drawn(test_drivers) - drawn(known)
     low, high = np.exp(widened * np.quantile(errors, [tail, 1 - tail]))
     loss = float(losses.mean())
-    return Expectation(loss, float(loss * low), float(loss * high), test_drivers, known)
+    return Expectation(loss, float(loss * low), float(loss * high), test_drivers)
 
 
 def place_among_published(loss: float) -> str:

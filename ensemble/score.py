@@ -14,16 +14,12 @@ it.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from common.errors import UserError, run_command
 from common.run_folder import RunFolder
 from common.settings import CommandLine, chosen
 from ensemble import Options
 from ensemble.blend import Request, add_run_options
-
-if TYPE_CHECKING:
-    from ensemble.methods import Blend
 
 
 def score_text(predictions: Path, labels: Path) -> str:
@@ -66,19 +62,20 @@ def comparison(request: Request, labels: Path) -> str:
     truth = class_numbers(read_labels(labels, predictions.test_images, "the test set")["classname"])
     result = blended(predictions, request.options)
     final, nested, known = result.final, result.nested, predictions.labels
+    smallest = final.clips[0]
     sharp = zip(predictions.scales, predictions.test, strict=True)
     raw = [Calibration(1 / scale).predict(table) for scale, table in sharp]
     uniform = np.mean(raw, axis=0)
 
-    def clipped(blend: Blend) -> np.ndarray:
-        return clip(blend.predict(predictions.test), final.clips[0])
-
     members = zip(predictions.names, predictions.out_of_fold, raw, strict=True)
     rows = [(f"{name}, mean of its folds", log_loss(member, known), table) for name, member, table in members]
     rows.append(("uniform mean, not sharpened", log_loss(predictions.out_of_fold.mean(axis=0), known), uniform))
-    rows += [(one.method.name, one.cross_fitted_loss, clipped(one.blend)) for one in final.candidates]
     rows += [
-        ("blend, nested", log_loss(nested.blend, known), clipped(final.blend)),
+        (one.method.name, one.cross_fitted_loss, clip(one.blend.predict(predictions.test), smallest))
+        for one in final.candidates
+    ]
+    rows += [
+        ("blend, nested", log_loss(nested.blend, known), clip(final.blend.predict(predictions.test), smallest)),
         ("+ prior, nested", log_loss(nested.without_neighbours, known), result.test_without_neighbours),
         ("+ neighbours, nested", log_loss(nested.final, known), result.test),
     ]

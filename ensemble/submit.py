@@ -20,8 +20,6 @@ from common.run_folder import RUNS, SUBMISSIONS, RunFolder
 from common.settings import CommandLine, number
 
 ASK_EVERY = 5.0  # seconds
-
-
 # Of leaderboard.csv: the time in UTC, log losses, and the message by which Kaggle's list is searched. Kaggle's losses,
 # on 31 % and 69 % of the test images, are empty until they are known.
 COLUMNS = ("submitted", "run", "sha256", "out_of_fold", "message", "public", "private")
@@ -55,16 +53,12 @@ def main() -> None:
     parser = CommandLine(prog="python -m ensemble.submit", description=__doc__)
     parser.add_argument("run", metavar="NAME", help="the run, as in submissions/NAME.csv")
     parser.add_argument("--runs", type=Path, default=RUNS, metavar="DIR", help="where runs lie [runs]")
-    parser.add_argument(
-        "--data", type=Path, metavar="DIR", help="folder with sample_submission.csv, for the order of the rows [found]"
-    )
-    parser.add_argument(
-        "--submissions", type=Path, default=SUBMISSIONS, metavar="DIR", help="where the submission lies [submissions]"
-    )
+    data, lies = "folder with sample_submission.csv, for the order of the rows [found]", "where it lies [submissions]"
+    parser.add_argument("--data", type=Path, metavar="DIR", help=data)
+    parser.add_argument("--submissions", type=Path, default=SUBMISSIONS, metavar="DIR", help=lies)
     parser.add_argument("--message", metavar="TEXT", help="shown beside the score at Kaggle [the estimate]")
-    parser.add_argument(
-        "--wait", type=number(0, 1_000_000), default=15, metavar="MIN", help="longest wait for the score [15 minutes]"
-    )
+    wait = "longest wait for the score [15 minutes]"
+    parser.add_argument("--wait", type=number(0, 1_000_000), default=15, metavar="MIN", help=wait)
     parser.add_argument("--check", action="store_true", help="only validate it and show what to expect")
     parser.add_argument("--again", action="store_true", help="upload although this very file was submitted before")
     arguments = parser.parse_args()
@@ -110,11 +104,7 @@ def check(path: Path, sample: Path) -> None:
 
 
 def estimate(run: RunFolder, path: Path) -> tuple[str, str]:
-    """What to expect by the record of the run's blend: words, and the log loss out of fold, empty where unknown.
-
-    Raises:
-        UserError: the file's content changed since the blend, but not its time of change: the disk corrupted it.
-    """
+    """What to expect by the record of the run's blend: words, and the log loss out of fold, empty where unknown."""
     from ensemble.blend import RECORD
 
     if not (run.ensemble / RECORD).is_file():
@@ -127,6 +117,7 @@ def estimate(run: RunFolder, path: Path) -> tuple[str, str]:
     )
     if any(stamp["sha256"] == sha256 for stamp in stamps):
         return words, str(blend["nested_log_loss"])
+    # Its content changed since the blend, but not its time of change.
     if any((stamp["size"], stamp["mtime_ns"]) == (status.st_size, status.st_mtime_ns) for stamp in stamps):
         raise UserError(f"{path} is corrupted: its checksum is not that of the blend. Blend again to replace it.")
     return f"{words}; but the last blend of this run wrote another file than this", ""

@@ -54,11 +54,7 @@ def with_top(architecture: Architecture) -> Architecture:
 
 
 def whole_network(architecture: Architecture, weights: str) -> Any:
-    """The network as it was published: images (uint8 RGB) -> probabilities of 1000 classes, at its own size.
-
-    Raises:
-        UserError: the weights cannot be downloaded, or are not this network's.
-    """
+    """The network as it was published: images (uint8 RGB) -> probabilities of 1000 classes, at its own size."""
     import keras
 
     from models.finetuning.network.build import preprocessed

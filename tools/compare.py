@@ -112,11 +112,7 @@ def _rows_of(path: Path) -> list[Row]:
 
 
 def losses_of(table: pd.DataFrame, folds: pd.DataFrame, folder: Path) -> pd.DataFrame:
-    """How good an out-of-fold table is, by img: log_loss (nats), correct (0 or 1), subject.
-
-    Raises:
-        UserError: the fold table lacks one of the images.
-    """
+    """How good an out-of-fold table is, by img: log_loss (nats), correct (0 or 1), subject."""
     import pandas as pd
 
     from common.metric import log_loss_per_image

@@ -193,10 +193,7 @@ class Found:
 def find(paths: Sequence[Path], videos: bool = True) -> Found:
     """The photographs and videos (left out if not wanted) that are named, or lie in named folders and in theirs.
 
-    Their names are paths in the folder; in full where two would have one name.
-
-    Raises:
-        UserError: a file that was named is not there, broken or of another kind, or there is nothing to look at.
+    Their names are paths in the folder; in full where two would have one name. What was named has to be readable.
     """
     found: list[tuple[str, Path]] = []
     for path in paths:
@@ -265,13 +262,7 @@ def write(
 def with_probabilities(picture: np.ndarray, probabilities: np.ndarray, title: str = "") -> np.ndarray:
     """The picture, at most `MOST_SIDE` large, with a panel at its right: a bar for each class, the likeliest in colour.
 
-    Args:
-        picture: shape (height, width, 3), uint8, RGB.
-        probabilities: shape (10,).
-        title: a line above the bars.
-
-    Returns:
-        height and width are even, as video codecs want them.
+    Both are uint8, RGB; height and width of the result are even, as video codecs want them.
     """
     scale = min(1.0, MOST_SIDE / max(picture.shape[:2]))
     height, width = (max(1, round(side * scale)) for side in picture.shape[:2])
@@ -304,11 +295,8 @@ def encoded(picture: np.ndarray, suffix: str = ".jpg") -> bytes:
 def write_annotated(video: Video, path: Path, times: Sequence[float], probabilities: np.ndarray) -> None:
     """Writes the frames of a video with the probabilities of the sample nearest to each beside it, as an MP4.
 
-    The copy has a constant rate: frames are repeated or left out so that each appears at its time.
-
-    Args:
-        video: all its frames have been decoded before.
-        times: of the samples, in seconds; their `probabilities` have shape (samples, 10).
+    The copy has a constant rate: frames are repeated or left out so that each appears at its time. All of them were
+    decoded before. The `times` of the samples are in seconds; their probabilities have shape (samples, 10).
     """
     rate = video.rate if video.rate <= LARGEST_RATE else USUAL_RATE
     between, end, shown = np.add(times[1:], times[:-1]) / 2, video.end, progress_bar(len(video.times), "annotating")

@@ -107,11 +107,7 @@ def chosen(arguments: argparse.Namespace) -> list[FoldFolder]:
 
 
 def finished_folds(run: RunFolder, models: Sequence[str] = (), folds: Sequence[str] = ()) -> list[FoldFolder]:
-    """The finished fold runs of a run, by model and fold; only some models or folds where these are named.
-
-    Raises:
-        UserError: a model or fold is not among the finished ones, or nothing is finished.
-    """
+    """The finished fold runs, by model and fold; only those that are named; a UserError where there are none such."""
     found = run.finished()
     if not found:
         started = sorted({folder.model for folder in run.fold_folders() if folder.exists(CONFIG)})
@@ -136,12 +132,7 @@ def seen_by(fold: FoldFolder) -> tuple[ImageSize, str]:
 
 
 class Networks:
-    """Networks of finished fold runs.
-
-    Args:
-        folds: each with a network.
-        batch: pictures that they see at once; fewer are filled up, since another number would be compiled again.
-    """
+    """Networks of finished fold runs, which see `batch` pictures at once; fewer are filled up, to compile once."""
 
     def __init__(self, folds: Sequence[FoldFolder], batch: int = MOST_AT_ONCE) -> None:
         self.batch = min(batch, MOST_AT_ONCE)
@@ -151,11 +142,7 @@ class Networks:
     def predict(self, sees: Sequence[See]) -> np.ndarray:
         """The mean over models of the mean over folds, as in the blend with equal weights.
 
-        Args:
-            sees: for each of at most `batch` pictures, what gives it at a size and crop.
-
-        Returns:
-            shape (pictures, 10), float64, rows summing to 1.
+        Shape (pictures, 10), float64, rows summing to 1, of at most `batch` pictures.
         """
         import numpy as np
 
@@ -180,11 +167,7 @@ def in_batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
 
 
 def load(fold: FoldFolder) -> Any:
-    """The network of a fold run: RGB uint8 images -> ten probabilities.
-
-    Raises:
-        UserError: the file is damaged, too large, or has code in it.
-    """
+    """The network of a fold run: RGB uint8 images -> ten probabilities; a UserError where the file is damaged."""
     path = fold.verified(NETWORK)
     if zipfile.is_zipfile(path) and unpacked_bytes(path) > MOST_BYTES:
         raise UserError(f"{path} would take more than {MOST_BYTES:,} bytes unpacked: no network of ours does.")

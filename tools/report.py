@@ -65,11 +65,7 @@ class Request:
 
 
 def write_report(request: Request) -> Path:
-    """Writes the report, unless it is there and nothing has changed; returns its path.
-
-    Raises:
-        UserError: the run has no blend yet, or a file of it cannot be read.
-    """
+    """Writes the report, unless it is there and nothing has changed; returns its path."""
     path, stamp = request.run.path / "report.html", _stamp([request])
     if not (path.is_file() and f'content="{stamp}"' in path.read_text(encoding="utf-8", errors="replace")[:2000]):
         _write(path, [request], stamp)

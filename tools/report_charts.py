@@ -88,11 +88,7 @@ def chart(draw: Callable[[Any], object], height: float, title: str, name: str) -
 
 
 def dots(
-    axes: Any,
-    names: Sequence[str],
-    values: Sequence[Sequence[float]],
-    errors: Sequence[float],
-    chosen: Collection[str] = (),
+    axes: Any, names: Sequence[str], values: Sequence[Sequence[float]], errors: Sequence[float], chosen: Collection[str]
 ) -> None:
     """A row of dots for each name, the first on top; several get a line at their mean, one alone its standard error."""
     for row, (name, own, error) in enumerate(zip(names, values, errors, strict=True)):
