@@ -206,7 +206,6 @@ def is_intact(path: Path) -> bool:
 
 
 def _crc32(path: Path, size: int) -> bytes:
-    """CRC-32 of the first `size` bytes of a file."""
     value = 0
     with path.open("rb") as stream:
         while size > 0 and (part := stream.read(min(size, 1 << 22))):

@@ -59,7 +59,6 @@ class FoldFolder:
 
     @property
     def path(self) -> Path:
-        """The folder."""
         return self.run / self.model / f"fold_{self.fold}"
 
     def __truediv__(self, name: str) -> Path:
@@ -69,7 +68,6 @@ class FoldFolder:
         return f"{self.model}, fold {self.fold}"
 
     def exists(self, name: str) -> bool:
-        """Whether it holds such a file."""
         return (self / name).is_file()
 
     def finished(self) -> dict[str, Any] | None:
@@ -145,7 +143,6 @@ class FoldFolder:
             write_json(self / FAILED, {"reason": masked(reason)})
 
     def forget_failure(self) -> None:
-        """Removes failed.json."""
         (self / FAILED).unlink(missing_ok=True)
 
     def failure(self) -> str:
@@ -220,7 +217,6 @@ class RunFolder:
 
     @property
     def name(self) -> str:
-        """Of the folder."""
         return self.path.name
 
     @property
@@ -230,7 +226,6 @@ class RunFolder:
 
     @property
     def ensemble(self) -> Path:
-        """The folder of the blend."""
         return self.path / "ensemble"
 
     @property
@@ -248,7 +243,6 @@ class RunFolder:
         return self.path / model / "training.json"
 
     def fold(self, model: str, fold: int | str) -> FoldFolder:
-        """One model on one fold."""
         return FoldFolder(self.path, model, fold)
 
     def models(self) -> list[str]:

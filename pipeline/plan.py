@@ -92,7 +92,6 @@ class Plan:
 
     @property
     def run(self) -> RunFolder:
-        """The run's folder."""
         return self.work.run
 
     @functools.cached_property

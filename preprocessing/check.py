@@ -26,7 +26,6 @@ def describe(data: Dataset) -> str:
 
 
 def main() -> None:
-    """python -m preprocessing.check"""
     parser = CommandLine(prog="python -m preprocessing.check", description="Checks the whole data folder.")
     add_data_options(parser)
     print(describe(load_chosen(parser.parse_args())))

@@ -55,11 +55,9 @@ class Dataset:
     fingerprint: str  # SHA-256 over path, size and date of every image and over the content of both CSV files
 
     def train_path(self, img: str, classname: str) -> Path:
-        """The file of a training image."""
         return self.root / TRAIN_FOLDER / classname / img
 
     def test_path(self, img: str) -> Path:
-        """The file of a test image."""
         return self.root / TEST_FOLDER / img
 
 

@@ -49,7 +49,8 @@ def download(out: Path, archive: Path | None = None) -> None:
             raise UserError(f"--archive {archive}: no such file.")
         found = archive or _fetch_archive(downloads, out)
         try:
-            _require_space(out, unpacked_bytes(found))
+            with _opened(found) as opened:
+                _require_space(out, sum(entry.file_size for entry in opened.infolist()))
             print(f"unpacking {found.name} into {out}", file=sys.stderr)
             with folder_written_whole(out) as folder:
                 unpack(found, folder)
@@ -114,12 +115,6 @@ def _opened(archive: Path) -> Iterator[zipfile.ZipFile]:
         ) from error
 
 
-def unpacked_bytes(archive: Path) -> int:
-    """What the entries of `archive` take unpacked, by its directory; a UserError where it is no complete zip file."""
-    with _opened(archive) as opened:
-        return sum(entry.file_size for entry in opened.infolist())
-
-
 def unpack(archive: Path, folder: Path) -> None:
     """Unpacks `archive` into `folder`, never outside of it, and the zip files in it (imgs.zip, *.csv.zip) in place."""
     with _opened(archive) as opened:
@@ -131,7 +126,6 @@ def unpack(archive: Path, folder: Path) -> None:
 
 
 def main() -> None:
-    """python -m preprocessing.download"""
     parser = CommandLine(prog="python -m preprocessing.download", description=__doc__)
     parser.add_argument("--out", type=Path, default=REPOSITORY / "data", metavar="DIR", help="the new folder [data]")
     parser.add_argument("--archive", type=Path, metavar="ZIP", help="unpack this one instead of downloading")

@@ -235,7 +235,6 @@ def summary(folds: "pd.DataFrame") -> str:
 
 
 def main() -> None:
-    """python -m preprocessing.folds"""
     parser = CommandLine(prog="python -m preprocessing.folds", description="Splits the training images by driver.")
     add_data_options(parser)
     parser.add_argument("--run", default="full", metavar="NAME", help="the run it is for [full]")

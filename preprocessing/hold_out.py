@@ -58,7 +58,6 @@ def hold_out(data: Dataset, drivers: Sequence[str], out: Path, seed: int = 0) ->
 
 
 def main() -> None:
-    """python -m preprocessing.hold_out"""
     parser = CommandLine(prog="python -m preprocessing.hold_out", description=__doc__)
     add_data_options(parser)
     parser.add_argument("--drivers", nargs="+", required=True, metavar="DRIVER", help="who becomes the test set")

@@ -61,8 +61,6 @@ class Region:
 
     def of(self, image: "np.ndarray") -> "np.ndarray":
         """The region of an image of shape (height, width, ...), a view."""
-        if self.side == 1:
-            return image
         height, width = image.shape[:2]
         tall, wide = max(1, round(self.side * height)), max(1, round(self.side * width))
         top, left = min(round(self.top * height), height - tall), min(round(self.left * width), width - wide)

@@ -76,7 +76,6 @@ def _tile(image: "np.ndarray", text: str) -> "np.ndarray":
 
 
 def main() -> None:
-    """python -m preprocessing.show_augmentation"""
     parser = CommandLine(prog="python -m preprocessing.show_augmentation", description=__doc__)
     add_data_options(parser)
     parser.add_argument("--out", type=Path, metavar="FILE.jpg", help="the sheet [augmentation.jpg in the cache]")

@@ -169,7 +169,6 @@ class Architecture:
 
     @property
     def weight_bytes(self) -> int:
-        """Size of its weights in float32."""
         return 4 * self.parameters
 
     def build(self, **options: Any) -> Any:

@@ -10,7 +10,6 @@ from preprocessing.demo import DemoSettings, render_demo
 
 
 def main() -> None:
-    """python -m preprocessing.demo"""
     parser = CommandLine(prog="python -m preprocessing.demo", description=__doc__)
     parser.add_argument("--out", type=Path, metavar="DIR", required=True, help="the folder to write; new or empty")
     add_settings(parser, DemoSettings(), "how much")

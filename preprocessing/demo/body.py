@@ -180,7 +180,6 @@ def unit(*vector: float) -> np.ndarray:
 
 
 def skeleton(driver: Driver, trunk: Trunk) -> Skeleton:
-    """Joints of the driver in this pose."""
     size = driver.size
     lean, sway, twist = trunk.lean, trunk.sway, trunk.twist
     up = unit(np.sin(lean), np.cos(lean), np.sin(sway))
@@ -223,7 +222,6 @@ def wrist_of(joint: np.ndarray, hand: Hand, size: float) -> np.ndarray:
 
 
 def draw_arm(canvas: Canvas, driver: Driver, shoulder: np.ndarray, hand: Hand) -> None:
-    """Draws an arm from the shoulder to the finger tips."""
     size, skin, sleeve = driver.size, driver.skin, driver.shirt
     wrist = wrist_of(shoulder, hand, size)
     elbow = hand.elbow_place if hand.elbow_place is not None else elbow_of(shoulder, wrist, hand.elbow, size)

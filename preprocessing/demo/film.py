@@ -33,7 +33,6 @@ class Pose:
 
 
 def draw_person(canvas: Canvas, driver: Driver, pose: Pose) -> None:
-    """Draws the driver and what they hold."""
     draw_trunk(canvas, driver, pose.bones, pose.trunk)
     draw_arm(canvas, driver, pose.bones.far_shoulder, pose.far)
     for thing in pose.things:
@@ -232,7 +231,6 @@ class Studio:
 
 
 def studio(driver: Driver, rng: np.random.Generator) -> Studio:
-    """Draws the empty car of a driver."""
     car = Canvas(driver.camera(), driver.light)
     draw_cabin(car, driver)
     across = np.linspace(-1, 1, WIDTH, dtype=np.float32)[None, :]

@@ -58,7 +58,6 @@ class Driver:
     roll: float  # radians
 
     def camera(self) -> Camera:
-        """This driver's camera."""
         return Camera(np.array(self.camera_position), np.array(self.camera_target), self.focal_length, self.roll)
 
 

@@ -158,7 +158,6 @@ def import_weights(source: Path, folder: Path) -> Path:
 
 
 def main() -> None:
-    """The command line."""
     parser = CommandLine(prog="python -m models.finetuning.network.googlenet", description=__doc__)
     parser.add_argument("source", type=Path, metavar="FILE.onnx", help="GoogLeNet of the ONNX model zoo")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help=f"folder where {FILE_NAME} goes")
