@@ -49,8 +49,7 @@ def download(out: Path, archive: Path | None = None) -> None:
             raise UserError(f"--archive {archive}: no such file.")
         found = archive or _fetch_archive(downloads, out)
         try:
-            with _opened(found) as opened:
-                _require_space(out, sum(entry.file_size for entry in opened.infolist()))
+            _require_space(out, unpacked_bytes(found))
             print(f"unpacking {found.name} into {out}", file=sys.stderr)
             with folder_written_whole(out) as folder:
                 unpack(found, folder)
@@ -113,6 +112,12 @@ def _opened(archive: Path) -> Iterator[zipfile.ZipFile]:
             f"{archive}: cannot be read as a zip file: {error}. Get it again; or unpack it with another tool, and name "
             "the folder with --data."
         ) from error
+
+
+def unpacked_bytes(archive: Path) -> int:
+    """What the entries of `archive` take unpacked, by its directory; a UserError where it is no complete zip file."""
+    with _opened(archive) as opened:
+        return sum(entry.file_size for entry in opened.infolist())
 
 
 def unpack(archive: Path, folder: Path) -> None:
