@@ -1,11 +1,13 @@
 """Locks between processes: the second is told of the first, a dead one's lock is free, what it left is swept."""
 
+import multiprocessing
 import os
 import platform
 import subprocess
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,8 @@ from common.cache import make_room
 from common.errors import UserError
 from common.files import locked, write_text
 from common.run_folder import REPOSITORY
+from common.settings import ImageSize
+from preprocessing.images import ImageStore
 
 Start = Callable[[str], subprocess.Popen]
 
@@ -125,32 +129,22 @@ def test_what_a_process_writes_to_the_cache_does_not_give_way(start: Start, tmp_
     assert not entry.exists()
 
 
-def test_two_processes_fill_one_image_cache_with_the_same_bytes(
-    start: Start, tiny_tree: Callable[..., Path], tmp_path: Path
-) -> None:
-    def filling(cache: Path) -> str:
-        return f"""
-            from pathlib import Path
-            from preprocessing.images import ImageStore
-            from common.settings import ImageSize
-            paths = sorted(Path({str(data)!r}).rglob("*.jpg"))
-            store = ImageStore(paths, ImageSize(32, 32), Path({str(cache)!r}), "same", 2**30)
-            print("ready", flush=True)
-            input()
-            store.prepare(2)
-            """
+def fill(paths: list[Path], cache: Path, start: Barrier) -> None:
+    store = ImageStore(paths, ImageSize(32, 32), cache, "same", 2**30)
+    start.wait(60)
+    store.prepare(2)
 
-    data = tiny_tree(drivers=14, images_per_class=2, test_images=2)  # 282 images, two blocks
-    caches = [tmp_path / "shared", tmp_path / "alone"]
-    processes = [start(filling(cache)) for cache in (caches[0], caches[0], caches[1])]
+
+def test_two_processes_fill_one_image_cache_with_the_same_bytes(tiny_tree: Callable[..., Path], tmp_path: Path) -> None:
+    paths = sorted(tiny_tree(drivers=14, images_per_class=2, test_images=2).rglob("*.jpg"))  # 282 images, two blocks
+    caches, context = [tmp_path / "shared", tmp_path / "alone"], multiprocessing.get_context("spawn")
+    start = context.Barrier(3)
+    processes = [context.Process(target=fill, args=(paths, cache, start)) for cache in (*caches, caches[0])]
     for process in processes:
-        ready(process)
+        process.start()
     for process in processes:
-        process.stdin.write("\n")
-        process.stdin.flush()
-    for process in processes:
-        _, said = process.communicate(timeout=60)
-        assert process.returncode == 0, said
+        process.join(60)
+        assert process.exitcode == 0
     shared, alone = ({path.name: path.read_bytes() for path in cache.rglob("*") if path.is_file()} for cache in caches)
     assert len(shared) == 2
     assert shared == alone

@@ -4,13 +4,12 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from common import errors
 from common.run_folder import REPOSITORY
-from models.finetuning import fold
+from tests.commands import run_python
 
 WORK = """
 from common import errors
@@ -45,19 +44,5 @@ def test_a_notebooks_cell_has_lines_alone(environment: dict[str, str]) -> None:
 
 
 def test_a_pipe_has_lines_alone() -> None:
-    done = subprocess.run([sys.executable, "-c", WORK], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    done = run_python("-c", WORK)
     assert (done.stdout, done.stderr) == ("", "fold 0 is finished\n")
-
-
-def test_a_fold_prints_its_results_and_notes_alone_and_logs_every_line(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_path: Path
-) -> None:
-    monkeypatch.delenv(errors.LABEL, raising=False)
-    monkeypatch.delenv(errors.VERBOSE, raising=False)
-    say = fold.speaker(tmp_path / "log.txt")
-    for line in ("epoch 1", "note: the disk is full"):
-        say(line)
-    say("vgg16: done", True)
-    assert capsys.readouterr().out == "note: the disk is full\nvgg16: done\n"
-    lines = [line[20:] for line in (tmp_path / "log.txt").read_text().splitlines()]
-    assert lines == ["epoch 1", "note: the disk is full", "vgg16: done"]

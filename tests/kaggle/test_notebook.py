@@ -2,22 +2,20 @@
 
 import importlib.util
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from common.run_folder import REPOSITORY
+from tests.commands import run_python
 from tools.kaggle import bundled_files
 
 NOTEBOOK = REPOSITORY / "kaggle" / "statefarm.ipynb"
 
 
 def test_it_is_what_its_script_writes(tmp_path: Path) -> None:
-    subprocess.run([sys.executable, "kaggle/notebook.py", str(tmp_path / "made.ipynb")], cwd=REPOSITORY, check=True)
+    assert run_python("kaggle/notebook.py", tmp_path / "made.ipynb").returncode == 0
     assert NOTEBOOK.read_bytes() == (tmp_path / "made.ipynb").read_bytes(), "run: python kaggle/notebook.py"
     for cell in json.loads(NOTEBOOK.read_text())["cells"]:
         if cell["cell_type"] == "code":
@@ -35,16 +33,9 @@ def test_it_trains_blends_and_shows_the_report_on_the_demo(tmp_path: Path) -> No
     text = NOTEBOOK.read_text().replace("--time-budget 8h30m", options)
     (tmp_path / "code" / "kaggle").mkdir()
     (tmp_path / "code" / "kaggle" / "statefarm.ipynb").write_text(text)
-    command = [sys.executable, "-m", "nbconvert", "--to", "notebook", "--execute", "--output", "executed.ipynb"]
+    command = ["-m", "nbconvert", "--to", "notebook", "--execute", "--output", "executed.ipynb"]
     notebooks = {"MPLBACKEND": "module://matplotlib_inline.backend_inline", "IPYTHONDIR": str(tmp_path / "ipython")}
-    done = subprocess.run(
-        [*command, str(tmp_path / "code" / "kaggle" / "statefarm.ipynb")],
-        env=os.environ | notebooks,
-        capture_output=True,
-        text=True,
-        timeout=1200,
-        check=False,
-    )
+    done = run_python(*command, tmp_path / "code" / "kaggle" / "statefarm.ipynb", timeout=1200, **notebooks)
     assert done.returncode == 0, done.stderr[-3000:]
     cells = json.loads((tmp_path / "code" / "kaggle" / "executed.ipynb").read_text())["cells"]
     outputs = [output for cell in cells for output in cell.get("outputs", ())]

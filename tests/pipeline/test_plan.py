@@ -2,9 +2,7 @@
 
 import functools
 import json
-import platform
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -60,12 +58,6 @@ def test_jobs_are_listed_as_json_lines_and_each_command_is_one_of_them(
     content = json.loads(config.read_text())
     assert (content["recipe"]["image_size"], content["data"]) == ("32x40", str(data))
     assert content["precision"] != "auto", "resolved once, for all folds"
-    ended = subprocess.Popen([sys.executable, "-c", ""])
-    ended.wait()
-    left = config.parent.parent / f".durations.json.part-{platform.node()}-{ended.pid}.json"
-    left.write_text("[")
-    assert pipeline("--data", data, *options).returncode == 0
-    assert not left.exists(), "what a killed pipeline left goes, even where there is no job"
 
 
 def test_without_data_it_plans_the_demo_from_random_weights(pipeline: Callable, tmp_path: Path) -> None:

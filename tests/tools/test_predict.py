@@ -210,11 +210,3 @@ def test_a_run_without_finished_models_says_what_was_begun(tmp_path: Path) -> No
     (tmp_path / "begun" / "vgg16" / "fold_0" / "config.json").write_text("{}")
     with pytest.raises(UserError, match=r"holds no finished model. Started, but not finished: vgg16"):
         finished_folds(RunFolder.existing("begun", tmp_path))
-
-
-@pytest.mark.parametrize("size", [(480, 640), (33, 31), (2000, 3000)])
-def test_annotated_pictures_have_even_sides_and_leave_the_picture_alone(size: tuple[int, int]) -> None:
-    found = pictures.with_probabilities(np.full((*size, 3), 200, np.uint8), np.full(10, 0.1), "a title")
-    assert found.shape[0] % 2 == found.shape[1] % 2 == 0
-    assert found.shape[0] <= pictures.MOST_SIDE
-    assert (found[:, : found.shape[0] * size[1] // size[0] - 1] == 200).all()
