@@ -3,10 +3,8 @@
 import dataclasses
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from common.settings import CommandLine, ImageSize, add_settings, as_options, chosen, setting
+from common.settings import CommandLine, ImageSize, add_settings, chosen, setting
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,22 +68,3 @@ def test_unknown_option_names_the_nearest(capsys: pytest.CaptureFixture[str]) ->
 def test_wrong_values(capsys: pytest.CaptureFixture[str], words: tuple[str, ...], expected: str) -> None:
     message = refusal(capsys, *words)
     assert expected in message and words[0] in message
-
-
-@given(
-    st.fixed_dictionaries(
-        {},
-        optional={
-            "epochs": st.integers(1, 500),
-            "learning_rate": st.floats(0, 1e3),
-            "precision": st.sampled_from(["auto", "float32", "mixed_bfloat16"]),
-            "image_size": st.builds(ImageSize, st.integers(1, 9999), st.integers(1, 9999)),
-            "average": st.booleans(),
-            "layers": st.lists(st.from_regex(r"[a-z][a-z0-9_]{0,5}", fullmatch=True), max_size=3)
-            .filter(lambda names: names != ["none"])
-            .map(tuple),
-        },
-    )
-)
-def test_options_round_trip(values: dict[str, object]) -> None:
-    assert parse(*as_options(values)) == values

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from common.metric import log_loss
 from ensemble.calibration import clip
 from ensemble.neighbours import Graph, Smoothing, fit_smoothing, nearest, normalised
-from tests.ensemble.conftest import SEEDS, predictions
+from tests.ensemble.conftest import SEEDS, informed, predictions
 
 
 def unit(random: np.random.Generator, images: int, dimensions: int = 8) -> np.ndarray:
@@ -17,9 +17,7 @@ def unit(random: np.random.Generator, images: int, dimensions: int = 8) -> np.nd
 def videos(random: np.random.Generator, count: int = 60, frames: int = 12) -> tuple[np.ndarray, ...]:
     """Predictions that err frame by frame, labels, drivers, and the graph, of videos of near-identical frames."""
     labels = np.repeat(random.integers(0, 10, size=count), frames)
-    logits = random.normal(size=(len(labels), 10))
-    logits[np.arange(len(labels)), labels] += 1.5
-    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    probabilities = informed(random, labels, 1.5)
     scenes = np.repeat(random.normal(size=(count, 32)), frames, axis=0)
     features = normalised(scenes + 0.1 * random.normal(size=scenes.shape), np.zeros(32, np.float32))
     return probabilities, labels, np.repeat(np.arange(10), len(labels) // 10), features

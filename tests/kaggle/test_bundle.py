@@ -16,7 +16,7 @@ from common.competition import CLASSES, SAMPLE_SUBMISSION
 from common.errors import UserError
 from common.run_folder import REPOSITORY
 from models.finetuning.architecture import find, find_all
-from tests.commands import here
+from tests.commands import here, run_python
 from tests.fold_runs import finish_fold
 from tests.models.test_weights import save_as_published
 from tests.stand_in import calls, install_client
@@ -30,9 +30,9 @@ TOKEN = "KGAT_0123456789abcdef"
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """A machine with the stand-in client and a token, that uses the packages which are there."""
     install_client(TOKEN, tmp_path, monkeypatch)
-    monkeypatch.setenv("GIT_CONFIG_COUNT", "1")  # root's checkout may be another user's
-    monkeypatch.setenv("GIT_CONFIG_KEY_0", "safe.directory")
-    monkeypatch.setenv("GIT_CONFIG_VALUE_0", "*")
+    any_owner = {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "safe.directory", "GIT_CONFIG_VALUE_0": "*"}
+    for name, value in any_owner.items():  # root's checkout may be another user's
+        monkeypatch.setenv(name, value)
     monkeypatch.setenv("STATEFARM_PACKAGES", "installed")
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     monkeypatch.setattr(kaggle, "ASK_EVERY", 0.0)
@@ -140,13 +140,9 @@ def test_a_dry_run_builds_the_same_bytes_each_time_and_pushes_nothing(tmp_path: 
     assert "OPTIONS = ['--models', 'vgg16 resnet50', '--time-budget', '2h']" in script.read_text()
 
     root = tmp_path / "kaggle"  # such a kernel, without the data
-    (root / "input").mkdir(parents=True)
-    (root / "working").mkdir()
-    variables = {"STATEFARM_KAGGLE": str(root), "PATH": os.environ["PATH"]}
-    command = [sys.executable, script]
-    done = subprocess.run(
-        command, cwd=root / "working", env=variables, capture_output=True, text=True, timeout=60, check=False
-    )
+    for name in ("input", "working"):
+        (root / name).mkdir(parents=True)
+    done = run_python(script, cwd=root / "working", timeout=60, STATEFARM_KAGGLE=str(root))
     assert done.returncode == 1
     assert "Attach the competition's data to the kernel" in done.stdout
     assert "The pipeline exited with status 2" in done.stderr

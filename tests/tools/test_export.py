@@ -27,17 +27,19 @@ needs = {
 }
 
 
-def run_export(monkeypatch: pytest.MonkeyPatch, trained: TrainedRun, *options: object) -> CompletedProcess[str]:
+@pytest.fixture(autouse=True)
+def tensorflow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KERAS_BACKEND", "tensorflow")  # which the command sets for its process
+
+
+def run_export(trained: TrainedRun, *options: object) -> CompletedProcess[str]:
     return here("tools.export", *trained.choice, "--images", trained.data / "imgs" / "test", *options)
 
 
 @pytest.mark.parametrize("to", [pytest.param(to, marks=mark) for to, mark in needs.items()])
-def test_the_file_predicts_the_test_table_from_pixels_alone(
-    to: str, trained: TrainedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_file_predicts_the_test_table_from_pixels_alone(to: str, trained: TrainedRun, tmp_path: Path) -> None:
     out = tmp_path / f"network{export.SUFFIXES[to]}"
-    assert "checked on 6 photographs" in run_export(monkeypatch, trained, "--to", to, "--out", out).stdout
+    assert "checked on 6 photographs" in run_export(trained, "--to", to, "--out", out).stdout
     predict = {"onnx": export.onnx_predictor, "litert": export.litert_predictor}[to](out)
     photographs = find([trained.data / "imgs" / "test"]).photographs
     (fold,) = finished_folds(RunFolder(trained.runs / "tiny"))
@@ -68,7 +70,7 @@ def test_a_file_that_predicts_something_else_is_not_written(
         onnx.save(model, str(path))
 
     monkeypatch.setattr(export, "_describe", as_a_broken_converter)
-    done = run_export(monkeypatch, trained, "--to", "onnx", "--out", tmp_path / "network.onnx")
+    done = run_export(trained, "--to", "onnx", "--out", tmp_path / "network.onnx")
     assert "was not written: it differs" in done.stderr
     assert list(tmp_path.iterdir()) == []
 
@@ -110,7 +112,7 @@ def test_networks_that_see_different_images_cannot_be_one_file(trained: TrainedR
 
 def test_what_is_not_installed_is_told_with_the_command(trained: TrainedRun, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(export.NEEDED, "litert", ("no_such_runtime",))
-    done = run_export(monkeypatch, trained, "--to", "litert")
+    done = run_export(trained, "--to", "litert")
     assert "no-such-runtime, which is not installed: .venv/bin/python -m pip install -r requirements/" in done.stderr
-    done = run_export(monkeypatch, trained, "--to", "onnx", "--out", "network.tflite")
+    done = run_export(trained, "--to", "onnx", "--out", "network.tflite")
     assert "expected a name that ends in .onnx" in done.stderr

@@ -155,11 +155,6 @@ def test_a_report_has_all_parts_and_needs_nothing_else(finished: SmallRun) -> No
 def test_labels_add_the_score(copy: SmallRun) -> None:
     page = report(copy, labels=copy.labels)
     assert "Log loss on the labelled test set" in page.text
-    pd.read_csv(copy.labels).iloc[1:].to_csv(copy.labels, index=False)
-    with pytest.raises(
-        UserError, match=r"expected a label for each of the 45 images of the test set, found none for 1"
-    ):
-        report(copy, labels=copy.labels)
 
 
 def test_an_unchanged_report_is_not_written_again_and_no_photographs_leaves_them_out(copy: SmallRun) -> None:
