@@ -55,7 +55,8 @@ class FinalBlend:
         method, blend: the chosen ones.
         cross_fitted: the blend's cross-fitted predictions, shape (images, classes); rows not allowed are nan.
         prior, smoothing: None where it is not applied.
-        clips: the smallest probability where the blend, prior matching or smoothing is the last step before it.
+        clips: the smallest probability where the blend, prior matching or smoothing is the last step before it; the
+            last is that of the submission.
     """
 
     candidates: list[Candidate]
@@ -65,11 +66,6 @@ class FinalBlend:
     prior: PriorMatching | None = None
     smoothing: Smoothing | None = None
     clips: tuple[float, ...] = (0.0, 0.0, 0.0)
-
-    @property
-    def clip(self) -> float:
-        """The smallest probability of the submission."""
-        return self.clips[-1]
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,21 +115,17 @@ class NestedCrossValidation:
         """The groups, ascending."""
         return [int(group) for group in np.unique(self.groups)]
 
-    def rows(self, without: frozenset[int], most: int | None = None) -> np.ndarray:
-        """The images that are not in these groups, ascending; at most so many, by leaving out all but every n-th."""
+    def rows(self, without: frozenset[int], thinned: bool = False) -> np.ndarray:
+        """The images that are not in these groups, ascending; of many only those that a method is fitted on."""
         rows = np.flatnonzero(~np.isin(self.groups, list(without)))
-        return rows[:: -(-len(rows) // most) or 1] if most else rows
-
-    @property
-    def most_images(self) -> int:
-        """How many images a method is fitted on at most."""
-        return MOST_ROWS // len(self.probabilities)
+        most = MOST_ROWS // len(self.probabilities)
+        return rows[:: -(-len(rows) // most) or 1] if thinned else rows
 
     def blend(self, method: Method, without: frozenset[int]) -> Blend:
         """A method fitted on all groups but these."""
         key = method.name, without
         if key not in self._blends:
-            rows = self.rows(without, self.most_images)
+            rows = self.rows(without, thinned=True)
             self._blends[key] = method.fit(self.probabilities[:, rows], self.labels[rows])
         return self._blends[key]
 
@@ -147,7 +139,7 @@ class NestedCrossValidation:
 
     def candidates(self, without: frozenset[int] = frozenset()) -> list[Candidate]:
         """Evaluates every method on all groups but these, of which there must be two."""
-        rows = self.rows(without, self.most_images)
+        rows = self.rows(without, thinned=True)
         labels, drivers, found = self.labels[rows], self.drivers[rows], []
         for method in self.methods:
             blend, predictions = self.blend(method, without), self.cross_fitted(method, without, rows)[rows]

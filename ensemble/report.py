@@ -256,8 +256,8 @@ def steps_text(options: Options, result: BlendResult) -> str:
     rows = [[step, f"{log_loss(table, labels):.5f}"] for step, table in steps.items()]
     counts = [f"{name} {nested.methods.count(name)} times" for name in dict.fromkeys(nested.methods)]
     return (
-        f"blend: {final.method.name}\nprior: {prior}\nneighbours: {neighbours}\nclip: {final.clip:g}, applied last\n\n"
-        f"{formatted(['nested out of fold', 'log loss'], rows)}\n"
+        f"blend: {final.method.name}\nprior: {prior}\nneighbours: {neighbours}\n"
+        f"clip: {final.clips[-1]:g}, applied last\n\n{formatted(['nested out of fold', 'log loss'], rows)}\n"
         f"chosen without each group of drivers: {'; '.join(counts)}"
     )
 

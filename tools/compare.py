@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 
 from common.competition import CLASSES
 from common.errors import UserError, run_command
-from common.files import written_whole
 from common.run_folder import CACHE, OUT_OF_FOLD, RunFolder
 from common.settings import CommandLine, word
 from tools.predict import finished_folds
@@ -41,11 +40,13 @@ def main() -> None:
     parser.add_argument("--html", type=Path, metavar="FILE", help="the reports of the runs side by side, as one page")
     parser.add_argument("--no-photographs", dest="photographs", action="store_false", help="file names instead")
     arguments = parser.parse_args()
+
+    from common.tables import write_table
+
     rows = read_rows(arguments.runs)
     table, notes = make_table(rows), remarks(rows)
     print("\n".join([as_text(table), *notes]))
-    with written_whole(arguments.out) as temporary:
-        table.to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
+    write_table(arguments.out, table)
     print(f"\n{arguments.out}")
     if arguments.html:
         from tools import report

@@ -73,11 +73,7 @@ def write_report(request: Request) -> Path:
 
 
 def write_comparison(path: Path, requests: Sequence[Request], compared: Mapping[str, Any]) -> None:
-    """Writes a page with the reports of several runs side by side, all of them with a blend.
-
-    Args:
-        compared: `headers` and `rows` of a table of all models, and `remarks`.
-    """
+    """Writes a page with the reports of several runs side by side, and headers, rows and remarks of a table."""
     if len(requests) > MOST_RUNS:
         raise UserError(f"--html: expected at most {MOST_RUNS} runs side by side, found {len(requests)}. Name fewer.")
     _write(path, requests, _stamp(requests), compared)
