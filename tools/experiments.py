@@ -46,7 +46,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from common.errors import UserError, run_command
-from common.files import written_whole
 from common.run_folder import OUT_OF_FOLD, RunFolder, checked_name
 from common.settings import CommandLine, as_options, names_in, nearest, word
 from models.finetuning import architecture as zoo
@@ -362,6 +361,8 @@ def write_table(path: Path, results: Mapping[Experiment, pd.DataFrame | str]) ->
     """Writes the table of results, the first of them the reference's; returns it, the least log loss first."""
     import pandas as pd
 
+    from common import tables
+
     reference, rows = next(iter(results.values())), []
     for experiment, found in results.items():
         row: dict[str, object] = {"experiment": experiment.name, "result": found, "settings": str(experiment)}
@@ -377,8 +378,7 @@ def write_table(path: Path, results: Mapping[Experiment, pd.DataFrame | str]) ->
     numbers = ["log_loss", "difference", "difference_error", "accuracy", "seconds_a_fold"]
     table = pd.DataFrame(rows, columns=["experiment", *numbers, "result", "settings"])
     table = table.astype(dict.fromkeys(numbers, float)).sort_values("log_loss", kind="stable", ignore_index=True)
-    with written_whole(path) as temporary:
-        table.to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
+    tables.write_table(path, table)
     return table
 
 

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
@@ -32,7 +33,6 @@ MOST_FAILED = 10_000  # frames in a row that cannot be decoded before the rest i
 MOST_REPORTED = 20  # files left out, by name
 PAPER, INK, FAINT, RAIL = (24, 26, 30), (238, 238, 238), (132, 136, 144), (40, 43, 48)  # RGB
 CALM, ALARMING, BAR = (96, 200, 120), (255, 170, 60), (70, 74, 82)
-FONT = cv2.FontFace("sans")
 CODEC = "mp4v"  # in every build of OpenCV; H.264 is not, for its licence
 MOST_SIDE = 1280  # pixels; a larger picture is shown smaller
 _NOTHING: np.ndarray = np.empty((0, 0, 3), np.uint8)
@@ -238,6 +238,11 @@ def class_words(number: int) -> str:
     return f"{CLASSES[number]} {CLASS_NAMES[CLASSES[number]]}"
 
 
+@cache
+def _font() -> "cv2.FontFace":
+    return cv2.FontFace("sans")
+
+
 def write(
     picture: np.ndarray,
     text: str,
@@ -249,9 +254,9 @@ def write(
 ) -> None:
     """Writes on a picture, from a place (x, y) on the baseline; smaller where it would be wider than `most` pixels."""
     weight = 700 if bold else 400
-    wide = cv2.getTextSize((0, 0), text, (0, 0), FONT, size, weight)[2]
+    wide = cv2.getTextSize((0, 0), text, (0, 0), _font(), size, weight)[2]
     size = size if wide <= most else max(1, int(size * most / wide))
-    cv2.putText(picture, text, place, FAINT if faint else INK, FONT, size, weight)
+    cv2.putText(picture, text, place, FAINT if faint else INK, _font(), size, weight)
 
 
 def with_probabilities(picture: np.ndarray, probabilities: np.ndarray, title: str = "") -> np.ndarray:
