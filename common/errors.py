@@ -36,6 +36,7 @@ OF_THE_SYSTEM = {  # what no command can help: disks, mounts, permissions
     *(errno.ESTALE, errno.ENOTCONN, errno.EHOSTDOWN, errno.ETIMEDOUT, errno.ENODEV, errno.ENXIO),
 }
 _OF_CUDA = ("OUT_OF_MEMORY", "out of memory", "ALLOC_FAILED")  # in messages of its libraries
+_OF_TENSORFLOW = ("InternalError", "UnknownError", "FailedPreconditionError")
 STOPS_WITHIN = 3.0  # seconds after Ctrl-C or SIGTERM
 
 VERBOSE = "STATEFARM_VERBOSE"  # set where every line of a fold's log is printed too
@@ -124,7 +125,7 @@ def is_out_of_memory(error: BaseException) -> bool:
         or getattr(error, "errno", None) == errno.ENOMEM
         or kind == "ResourceExhaustedError"  # TensorFlow
         or (kind.endswith("RuntimeError") and text.startswith("RESOURCE_EXHAUSTED"))  # JAX
-        or (kind.endswith("Error") and any(words in text for words in _OF_CUDA))
+        or (kind in _OF_TENSORFLOW and any(words in text for words in _OF_CUDA))
         or (type(error).__module__.startswith("cv2") and getattr(error, "code", None) == -4)  # StsNoMem
     )
 
