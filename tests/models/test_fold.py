@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -23,8 +22,7 @@ from preprocessing.batches import Augmented
 from preprocessing.dataset import Dataset
 from preprocessing.folds import ensure_folds
 from preprocessing.images import ImageStore
-from tests.preprocessing.test_batches import likeness
-from tests.trees import make_tree, write_image
+from tests.trees import make_tree
 
 SIZE = ImageSize(32, 40)
 SETTINGS = {
@@ -128,16 +126,3 @@ def test_no_driver_who_is_held_out_is_trained_on(trained: Trained) -> None:
     assert set(drivers[data.held_out]) == set(trained.held_out["subject"])
     assert set(drivers[data.training]) == set(drivers) - set(drivers[data.held_out])
     assert len(data.training) + len(data.held_out) == len(trained.folds)
-
-
-def test_views_are_small_and_no_mirror_images(tmp_path: Path) -> None:
-    pixels = np.repeat(np.linspace(220, 60, 64)[None, :, None], 48, axis=0).repeat(3, axis=2)
-    pixels[5:20, 44:58] = 20  # bright at the left with a dark spot at the upper right: no symmetry of any kind
-    write_image(tmp_path / "image.jpg", pixels.astype(np.uint8))
-    store = ImageStore([tmp_path / "image.jpg"], ImageSize(48, 64), tmp_path, "a", 0)
-    image = store.read(0)
-    for view in range(1, 30):
-        seen = Augmented(store, TTA, 0, view).read(0)
-        assert not np.array_equal(seen, image)
-        assert likeness(seen, image) > 0.9
-        assert likeness(seen, image) > likeness(seen, image[:, ::-1]) + 0.5

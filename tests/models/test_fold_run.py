@@ -4,14 +4,13 @@ import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
 
 import pytest
 
 from common.errors import UserError
 from common.run_folder import CHECKPOINT, CONFIG, FINISHED, LOG, CorruptedOutputError, RunFolder, verified
 from models.finetuning import architecture as zoo
-from models.finetuning import bottleneck, fold, fold_run
+from models.finetuning import fold, fold_run
 from models.finetuning.architecture import Bottleneck
 from models.finetuning.fold_run import FoldRun
 
@@ -51,12 +50,6 @@ def test_what_is_trained_again_is_what_lost_an_output_or_has_other_bytes(finishe
     assert finished.is_finished(settings)
 
 
-@pytest.mark.parametrize("content", [b"", b"[1]", b"\xff\xfe", b'{"sha256": []}'])
-def test_a_record_that_is_no_record_is_not_finished(finished: FoldRun, content: bytes) -> None:
-    (finished.folder / FINISHED).write_bytes(content)
-    assert not finished.is_finished(finished.settings(["a.jpg"]))
-
-
 def test_a_run_of_the_first_edition_is_one_line(finished: FoldRun) -> None:
     record = json.loads((finished.folder / FINISHED).read_text())
     del record["sha256"][CONFIG]
@@ -91,18 +84,6 @@ def test_all_folds_of_a_model_have_the_same_settings(finished: FoldRun) -> None:
     of_all.require_same_settings(of_all.settings(["a.jpg"]))  # nothing of it is out of fold
 
 
-def test_what_another_process_finished_meanwhile_is_left_as_it_is(finished: FoldRun) -> None:
-    before = {path: path.stat().st_mtime_ns for path in finished.folder.path.iterdir()}
-
-    class Data:
-        test, broken_test = ("a.jpg",), frozenset[str]()
-
-    data, nothing = cast(Any, Data), cast(Any, None)  # nothing else of it is looked at
-    fold.train_fold(finished, data, nothing)
-    bottleneck.train_folds([finished], data, nothing)
-    assert before == {path: path.stat().st_mtime_ns for path in finished.folder.path.iterdir()}
-
-
 def test_a_start_forgets_what_an_earlier_one_finished_or_failed_with(finished: FoldRun) -> None:
     assert not (finished.folder / CHECKPOINT).parent.exists(), "a finished fold has no checkpoint"
     finished.folder.fail("it was killed")
@@ -135,11 +116,3 @@ def test_its_configuration_file_gives_the_same_fold_run(finished: FoldRun) -> No
     classifier = dataclasses.replace(odd, model_name="svm", recipe=recipe, augmentation=None)
     assert fold_run.load(classifier.save(), 2) == classifier
     assert (odd.script, classifier.script) == ("vgg16", "bottleneck")
-
-
-@pytest.mark.parametrize("change", [{"recipe": {"epoch": 1}}, {"extra": 1}, {"augmentation": {"rotation": "much"}}])
-def test_another_file_is_no_configuration(finished: FoldRun, change: dict[str, Any]) -> None:
-    path = finished.save()
-    path.write_text(json.dumps(json.loads(path.read_text()) | change))
-    with pytest.raises(UserError, match="expected"):
-        fold_run.load(path)

@@ -58,17 +58,6 @@ def test_local_response_normalization_is_the_formula() -> None:
     np.testing.assert_allclose(model.predict_on_batch(maps.astype(np.float32)), expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize("size", [31, 48, 63, 64])
-def test_pooling_rounds_as_caffe_does(size: int) -> None:
-    def pooled(count: int) -> int:
-        return -((3 - count) // 2) + 1  # (count - 3) / 2 rounded up, and the first window
-
-    rows = (size + 2 * 3 - 7) // 2 + 1
-    for _ in range(4):
-        rows = pooled(rows)
-    assert GoogLeNet(input_shape=(size, 96, 3)).output_shape == (None, rows, 3, 1024)
-
-
 def tensors() -> dict[str, np.ndarray]:
     """Random weights under the names and in the layout of the ONNX model zoo's file, its classifier included."""
     random = np.random.default_rng(5)

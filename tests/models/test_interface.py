@@ -1,7 +1,5 @@
 """From Python: four lines from data to predictions; and what a dry run prints."""
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -123,29 +121,19 @@ def test_what_is_no_image_is_one_clear_line(fitted: Model, given: Any, message: 
         fitted.predict(given)
 
 
-def test_importing_the_zoo_loads_neither_keras_nor_pandas() -> None:
-    script = (
-        "import sys; from models import finetune\n"
-        "assert not {'keras', 'tensorflow', 'pandas', 'numpy'} & set(sys.modules)\n"
-    )
-    subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, check=True, capture_output=True)
-
-
 @pytest.mark.parametrize("name", ["bottleneck", "mobilenet"])
 def test_a_script_imports_from_the_repository_and_not_from_its_own_folder(name: str, tmp_path: Path) -> None:
-    started = tmp_path / "start.py"  # as `python models/NAME.py`, and then a look at what is imported from where
-    started.write_text(
-        "import runpy, sys\n"
-        f"sys.path[0], sys.argv = {str(REPOSITORY / 'models')!r}, ['models/{name}.py', '--help']\n"
-        "try:\n"
-        f"    runpy.run_path({str(REPOSITORY / 'models' / f'{name}.py')!r}, run_name='__main__')\n"
-        "except SystemExit:\n"
-        "    import importlib.util\n"
-        "    found = importlib.util.find_spec('bottleneck')  # which pandas imports where it is installed\n"
-        f"    print(found is None or {str(REPOSITORY)!r} not in str(found.origin))\n"
-    )
-    done = subprocess.run([sys.executable, str(started)], cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == "True"
+    script = f"""
+import importlib.util, runpy, sys
+sys.path[0], sys.argv = {str(REPOSITORY / "models")!r}, ["models/{name}.py", "--help"]
+try:
+    runpy.run_path({str(REPOSITORY / "models" / f"{name}.py")!r}, run_name="__main__")
+except SystemExit:
+    found = importlib.util.find_spec("bottleneck")  # which pandas imports where it is installed
+    print(found is None or {str(REPOSITORY)!r} not in str(found.origin))
+"""
+    done = run_python("-c", script, cwd=tmp_path)
+    assert done.stdout.splitlines()[-1] == "True", done.stderr
 
 
 def test_a_dry_run_says_what_would_train_for_how_long_and_writes_nothing(data: Path, tmp_path: Path) -> None:

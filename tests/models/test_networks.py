@@ -2,8 +2,6 @@
 
 import dataclasses
 import importlib
-import subprocess
-import sys
 from pathlib import Path
 
 import keras
@@ -17,24 +15,28 @@ from models.finetuning.architecture import Recipe
 from models.finetuning.network.build import build, plain_copy, preprocessed
 from models.finetuning.network.googlenet import GoogLeNet
 from models.finetuning.network.network import Network, blocks, set_trainable
+from tests.commands import run_python
 
 QUICKLY_TESTED = ("vgg16", "mobilenet")  # by what a developer runs; the others in the slow tests
 ZOO = [pytest.param(name, marks=[] if name in QUICKLY_TESTED else [pytest.mark.slow]) for name in zoo.names()]
 
 
-def small(name: str, **changes: object) -> tuple[zoo.Architecture, object]:
-    """An architecture with its recipe at its smallest size, not square."""
-    architecture = zoo.find(name)
-    least = architecture.least_size
-    recipe = dataclasses.replace(architecture.recipe, image_size=ImageSize(least, least + 21), **changes)
-    return architecture, recipe
+TARGETS = np.eye(10, dtype=np.float32)[[0, 4, 9]]
+
+
+def network_of(
+    name: str, weights: str = "none", precision: str = "float32", **changes: object
+) -> tuple[Network, Recipe]:
+    """A network and its recipe, at its smallest size unless told otherwise, not square."""
+    least = zoo.find(name).least_size
+    recipe = dataclasses.replace(zoo.find(name).recipe, **{"image_size": ImageSize(least, least + 21)} | changes)
+    return build(zoo.find(name), recipe, weights, precision, seed=0), recipe
 
 
 @pytest.mark.parametrize("name", ZOO)
 def test_the_declared_number_of_parameters_is_that_of_the_network(name: str) -> None:
-    architecture, recipe = small(name)
-    whole = dataclasses.replace(recipe, pooled_layers=(), image_size=architecture.recipe.image_size)
-    assert build(architecture, whole, "none", "float32", seed=0).backbone.count_params() == architecture.parameters
+    network, _ = network_of(name, pooled_layers=(), image_size=zoo.find(name).recipe.image_size)
+    assert network.backbone.count_params() == zoo.find(name).parameters
 
 
 def images(network: Network, count: int = 3) -> np.ndarray:
@@ -57,19 +59,18 @@ def test_preprocessing_is_that_of_keras_applications(name: str) -> None:
 
 @pytest.mark.parametrize("name", ZOO)
 def test_trains_one_step_and_the_saved_network_predicts_from_pixels_alone(name: str, tmp_path: Path) -> None:
-    architecture, recipe = small(name)
-    network = build(architecture, recipe, "none", "float32", seed=0)
+    network, recipe = network_of(name)
     set_trainable(network, recipe, head_only=False)
     network.compile("sgd")
     batch = images(network)
     before = network.predictor.predict_on_batch(batch)[0]
-    assert np.isfinite(network.train_on_batch(batch, np.eye(10, dtype=np.float32)[[0, 4, 9]]))
+    assert np.isfinite(network.train_on_batch(batch, TARGETS))
     after, features = network.predictor.predict_on_batch(batch)
     assert not np.allclose(before, after)
     np.testing.assert_allclose(after.sum(axis=1), 1, atol=1e-5)
     assert features.shape == (3, network.head.input_shape[1])
 
-    plain_copy(network, architecture, recipe).save(tmp_path / "model.keras")
+    plain_copy(network, zoo.find(name), recipe).save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras", safe_mode=True)
     assert loaded.input.dtype == "uint8"
     np.testing.assert_allclose(loaded.predict_on_batch(batch), after, atol=1e-6)
@@ -78,30 +79,29 @@ def test_trains_one_step_and_the_saved_network_predicts_from_pixels_alone(name: 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["convnext_tiny", "googlenet"])  # with private layers of Keras; of our own builder
 def test_a_saved_network_loads_without_our_code(name: str, tmp_path: Path) -> None:
-    architecture, recipe = small(name)
-    network = build(architecture, recipe, "none", "float32", seed=0)
+    network, recipe = network_of(name)
     batch = images(network)
     np.save(tmp_path / "images.npy", batch)
-    plain_copy(network, architecture, recipe).save(tmp_path / "model.keras")
+    plain_copy(network, zoo.find(name), recipe).save(tmp_path / "model.keras")
     script = (
         "import sys, keras, numpy as np\n"
         "model = keras.saving.load_model('model.keras', safe_mode=True)\n"
         "np.save('seen.npy', model.predict_on_batch(np.load('images.npy')))\n"
         "assert not any(name.split('.')[0] in ('models', 'preprocessing') for name in sys.modules)\n"
     )
-    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True, capture_output=True)
+    done = run_python("-c", script, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
     expected, _ = network.predictor.predict_on_batch(batch)
     np.testing.assert_allclose(np.load(tmp_path / "seen.npy"), expected, atol=1e-6)
 
 
 def test_a_network_trained_in_bfloat16_is_saved_in_float32_and_its_rows_sum_to_one(tmp_path: Path) -> None:
-    architecture, recipe = small("mobilenet")
-    network = build(architecture, recipe, "none", "mixed_bfloat16", seed=0)
+    network, recipe = network_of("mobilenet", precision="mixed_bfloat16")
     batch = images(network)
     probabilities, features = network.predictor.predict_on_batch(batch)
     assert probabilities.dtype == features.dtype == np.float32
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-6)
-    plain_copy(network, architecture, recipe).save(tmp_path / "model.keras")
+    plain_copy(network, zoo.find("mobilenet"), recipe).save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
     policies = {layer.dtype_policy.name for layer in loaded.get_layer("backbone").layers}
     assert policies == {"float32"}
@@ -109,16 +109,14 @@ def test_a_network_trained_in_bfloat16_is_saved_in_float32_and_its_rows_sum_to_o
 
 
 def test_too_small_images_and_unknown_layers_are_told_in_one_line() -> None:
-    architecture, recipe = small("inception_v3")
     with pytest.raises(UserError, match="--image-size 74x75: inception_v3 needs at least 75x75"):
-        architecture.settings_for({"image_size": ImageSize(74, 75)})
+        zoo.find("inception_v3").settings_for({"image_size": ImageSize(74, 75)})
     with pytest.raises(UserError, match="Did you mean mixed7"):
-        build(architecture, dataclasses.replace(recipe, pooled_layers=("mixd7",)), "none", "float32", seed=0)
+        network_of("inception_v3", pooled_layers=("mixd7",))
 
 
 def test_what_trains_is_what_the_recipe_says() -> None:
-    architecture, recipe = small("resnet50")
-    network = build(architecture, recipe, "none", "float32", seed=0)
+    network, recipe = network_of("resnet50")
     head = network.head.trainable_variables
 
     def training(head_only: bool, **changes: object) -> list[str]:
@@ -141,8 +139,7 @@ def test_what_trains_is_what_the_recipe_says() -> None:
 
 @pytest.mark.parametrize("until", [pytest.param("out_relu", marks=pytest.mark.slow), "block_4_add"])
 def test_frozen_batch_norm_fused_into_kernels_computes_and_trains_the_same(until: str) -> None:
-    architecture, recipe = small("mobilenet_v2", dropout=0.0, pooled_layers=(until,))
-    network = build(architecture, recipe, "none", "float32", seed=0)
+    network, recipe = network_of("mobilenet_v2", dropout=0.0, pooled_layers=(until,))
     random = np.random.default_rng(2)
     norms = [layer for layer in network.backbone.layers if isinstance(layer, keras.layers.BatchNormalization)]
     for layer in norms:
@@ -155,7 +152,7 @@ def test_frozen_batch_norm_fused_into_kernels_computes_and_trains_the_same(until
     folded = [layer for layer in network.predictor.get_layer("backbone").layers if "fused" in layer.name]
     assert len(folded) == len(norms)
 
-    batch, targets = images(network), np.eye(10, dtype=np.float32)[[0, 4, 8]]
+    batch = images(network)
     logits = unfolded.predict_on_batch(batch)
     np.testing.assert_allclose(network.training.predict_on_batch(batch), logits, atol=1e-3 * np.abs(logits).max())
     weights = [*network.backbone.weights, *network.head.weights]
@@ -165,7 +162,7 @@ def test_frozen_batch_norm_fused_into_kernels_computes_and_trains_the_same(until
         for variable, value in zip(weights, start, strict=True):
             variable.assign(value)
         model.compile(optimizer=keras.optimizers.SGD(1.0), loss=keras.losses.CategoricalCrossentropy(from_logits=True))
-        model.train_on_batch(batch, targets)
+        model.train_on_batch(batch, TARGETS)
         moves.append([np.array(variable) - value for variable, value in zip(weights, start, strict=True)])
     compared = 0
     for one, other in zip(*moves, strict=True):
@@ -176,16 +173,6 @@ def test_frozen_batch_norm_fused_into_kernels_computes_and_trains_the_same(until
     assert compared > 5
 
 
-TARGETS = np.eye(10, dtype=np.float32)[[0, 4, 9]]
-
-
-def network_of(name: str, weights: str = "none", **changes: object) -> tuple[Network, Recipe]:
-    every_layer = {"pooled_layers": (), "trainable": "all"} if name.startswith("vgg") else {}
-    settings = {"image_size": ImageSize(75, 90), "dropout": 0.0} | every_layer | changes
-    recipe = dataclasses.replace(zoo.find(name).recipe, **settings)
-    return build(zoo.find(name), recipe, weights, "float32", seed=0), recipe
-
-
 def cross_entropy(logits: np.ndarray) -> float:
     return float(np.mean(keras.ops.categorical_crossentropy(TARGETS, logits, from_logits=True)))
 
@@ -194,7 +181,7 @@ def cross_entropy(logits: np.ndarray) -> float:
 def test_auxiliary_heads_train_at_their_weight_and_are_not_saved(tmp_path: Path) -> None:
     source = GoogLeNet(input_shape=(75, 90, 3))
     source.save_weights(tmp_path / "googlenet.weights.h5")
-    network, recipe = network_of("googlenet", str(tmp_path))
+    network, recipe = network_of("googlenet", str(tmp_path), image_size=ImageSize(75, 90), dropout=0.0)
     assert zoo.find("googlenet").auxiliary_weight == 0.3  # the paper's
     assert [output.shape for output in network.training.outputs] == [(None, 10)] * 3
     for ours, theirs in zip(network.backbone.weights, source.weights, strict=True):  # the file is of the main part
@@ -224,11 +211,13 @@ def test_auxiliary_heads_train_at_their_weight_and_are_not_saved(tmp_path: Path)
 
 @pytest.mark.slow
 def test_auxiliary_heads_are_left_out_where_they_are_no_use() -> None:
-    assert len(network_of("googlenet", auxiliary=False)[0].training.outputs) == 1
-    assert len(network_of("googlenet", trainable="head")[0].training.outputs) == 1
-    cut, _ = network_of("googlenet", pooled_layers=("inception_4b_output",))  # the second leaves after the cut
-    assert len(cut.training.outputs) == 2
-    assert len(network_of("vgg16")[0].training.outputs) == 1
+    size = ImageSize(75, 90)
+    for changes, outputs in (
+        ({"auxiliary": False}, 1),
+        ({"trainable": "head"}, 1),
+        ({"pooled_layers": ("inception_4b_output",)}, 2),  # the second leaves after the cut
+    ):
+        assert len(network_of("googlenet", image_size=size, **changes)[0].training.outputs) == outputs
 
 
 @pytest.mark.slow
@@ -239,32 +228,24 @@ def test_from_an_exact_name_comes_before_a_prefix_and_an_unknown_block_is_told()
     training = [layer for layer in network.backbone.layers if layer.trainable_weights]
     assert training == [layer for layer in later if isinstance(layer, keras.layers.Conv2D)]
     with pytest.raises(UserError, match=r"no such layer or block. Did you mean block5\? The blocks: block1, .*block5"):
-        network_of("vgg16", trainable="from blok5")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("name", "count"), [("vgg19", 5), ("resnet50", 5), ("googlenet", 11), ("convnext_tiny", 8)])
-def test_blocks_hold_every_layer_with_weights_once_and_in_order(name: str, count: int) -> None:
-    backbone = network_of(name)[0].backbone
-    found = blocks(backbone)
-    assert len(found) == count
-    assert [layer for block in found.values() for layer in block] == [x for x in backbone.layers if x.weights]
+        network_of("vgg16", pooled_layers=(), trainable="from blok5")
 
 
 @pytest.mark.slow
 def test_flatten_keeps_every_place_and_avgmax_both_poolings() -> None:
-    flat, _ = network_of("vgg16", pooling="flatten")
+    settings = {"image_size": ImageSize(75, 90), "pooled_layers": ()}
+    flat, _ = network_of("vgg16", pooling="flatten", **settings)
     batch = images(flat)
     maps = flat.backbone.predict_on_batch(flat.preprocessing.predict_on_batch(batch))
     np.testing.assert_allclose(flat.predictor.predict_on_batch(batch)[1], maps.reshape(3, -1), rtol=1e-4, atol=1e-5)
-    both, _ = network_of("vgg16", pooling="avgmax")
+    both, _ = network_of("vgg16", pooling="avgmax", **settings)
     expected = np.concatenate([maps.mean(axis=(1, 2)), maps.max(axis=(1, 2))], axis=1)
     np.testing.assert_allclose(both.predictor.predict_on_batch(batch)[1], expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.slow
 def test_head_l2_adds_the_squares_of_the_head_s_kernels_to_the_loss() -> None:
-    network, _ = network_of("mobilenet", head_l2=0.5, hidden_units=7)
+    network, _ = network_of("mobilenet", dropout=0.0, head_l2=0.5, hidden_units=7)
     network.compile("sgd")
     batch = images(network)
     loss = network.training.test_on_batch(batch, TARGETS, return_dict=True)["loss"]

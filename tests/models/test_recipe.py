@@ -16,29 +16,23 @@ def test_a_variable_moves_by_its_share_of_the_learning_rate(name: str, precision
     if precision == "mixed_float16" and keras.backend.backend() == "jax":
         pytest.skip("Keras scales a loss on JAX only inside its own training step")
     recipe = Recipe(optimizer=name, weight_decay=0.3, clip_norm=0.0)
+    start, gradient = np.arange(1.0, 4.0, dtype=np.float32), keras.ops.convert_to_tensor(np.float32([3, -2, 1]))
     scales = (1.0, 0.5, 0.125)
-
-    def moved(scales: tuple[float, ...]) -> list[np.ndarray]:
-        variables = [keras.Variable(np.arange(1.0, 4.0, dtype=np.float32), name=f"kernel_{i}") for i in range(3)]
-        optimizer = make_optimizer(recipe, Stage("network", 1, 0.1), precision, scales)
-        optimizer.build(variables)
-        optimizer.learning_rate = 0.01
-        gradients = [keras.ops.convert_to_tensor(np.float32([3, -2, 1])) for _ in variables]
-        optimizer.apply([optimizer.scale_loss(gradient) for gradient in gradients], variables)
-        return [np.array(variable) - np.arange(1, 4) for variable in variables]
-
-    plain = moved(())
+    variables = [keras.Variable(start, name=f"kernel_{i}") for i in range(3)]
+    optimizer = make_optimizer(recipe, Stage("network", 1, 0.1), precision, scales)
+    optimizer.build(variables)
+    optimizer.learning_rate = 0.01
+    optimizer.apply([optimizer.scale_loss(gradient)] * 3, variables)
     keras_own = {
         "sgd": keras.optimizers.SGD(0.01, momentum=0.9, nesterov=True),
         "adam": keras.optimizers.Adam(0.01),
         "adamw": keras.optimizers.AdamW(0.01, weight_decay=0.3),
     }[name]
-    variable = keras.Variable(np.arange(1.0, 4.0, dtype=np.float32))
-    keras_own.apply([keras.ops.convert_to_tensor(np.float32([3, -2, 1]))], [variable])
-    np.testing.assert_allclose(plain[0], np.array(variable) - np.arange(1, 4), atol=1e-6)
-    assert all(np.abs(step).min() > 1e-3 for step in plain)
-    for scale, step, whole in zip(scales, moved(scales), plain, strict=True):
-        np.testing.assert_allclose(step, scale * whole, atol=1e-6)
+    expected = keras.Variable(start)
+    keras_own.apply([gradient], [expected])
+    assert np.abs(np.array(expected) - start).min() > 1e-3
+    for scale, variable in zip(scales, variables, strict=True):
+        np.testing.assert_allclose(np.array(variable) - start, scale * (np.array(expected) - start), atol=1e-6)
 
 
 @pytest.mark.parametrize(

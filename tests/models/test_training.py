@@ -127,18 +127,6 @@ def test_the_mean_of_the_weights_is_judged_and_kept_while_training_goes_on_from_
     assert np.abs(kept - last).max() > 1e-4
 
 
-def test_gradual_unfreezing_adds_a_block_every_n_epochs_under_one_schedule() -> None:
-    recipe = Recipe(epochs=5, unfreeze_epochs=2, head_epochs=1, warmup=0.0)
-    planned = stages(recipe, blocks=4)
-    assert [(stage.name, stage.epochs, stage.top_blocks) for stage in planned] == [
-        ("head", 1, 0), ("network", 2, 1), ("network", 2, 2), ("network", 1, 3)
-    ]  # fmt: skip
-    rates = [stage.rate(recipe, epoch, 0, 10) for stage in planned[1:] for epoch in range(stage.epochs)]
-    (whole,) = stages(dataclasses.replace(recipe, unfreeze_epochs=0, head_epochs=0))
-    assert rates == [whole.rate(recipe, epoch, 0, 10) for epoch in range(5)]
-    assert [(stage.epochs, stage.top_blocks) for stage in stages(recipe, blocks=2)][1:] == [(2, 1), (3, 0)]
-
-
 def test_the_head_trains_alone_first_then_the_top_block_then_what_the_recipe_says(
     data: FoldData, tmp_path: Path
 ) -> None:
@@ -187,16 +175,6 @@ def test_the_weights_of_the_best_epoch_are_kept_not_the_last(data: FoldData, tmp
     labels = data.labels[data.held_out]
     assert log_loss(probabilities, labels) == pytest.approx(trainer.progress.best_loss, abs=1e-6)
     assert trainer.progress.history[-1]["held_out_log_loss"] > trainer.progress.best_loss + 0.1
-
-
-def test_batches_do_not_depend_on_the_number_of_workers(data: FoldData, tmp_path: Path) -> None:
-    losses = []
-    for workers in (1, 3):
-        recipe = recipe_of("vgg16", epochs=1)
-        _, trainer = trainer_of("vgg16", recipe, data, tmp_path / str(workers), workers=workers)
-        trainer.train()
-        losses.append([row["training_loss"] for row in trainer.progress.history])
-    assert losses[0] == losses[1]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Pretrained weights: downloaded once, by one process, never half; a folder's files in each layout, under each name."""
 
 import dataclasses
+import shutil
 import subprocess
 import sys
 import warnings
@@ -108,74 +109,59 @@ def save_as_keras_3_does(network: Any, path: Path) -> None:
     path.with_name("network.weights.h5").rename(path)
 
 
-def network_of_known_weights(architecture: Architecture) -> Any:
+PUBLISHED = [zoo.find(name) for name in zoo.names() if zoo.find(name).published_weights]
+
+
+@pytest.mark.parametrize(
+    ("architecture", "file", "save"),
+    [
+        (MOBILENET, "mobilenet.weights.h5", save_as_published),
+        (MOBILENET, "mobilenet.weights.h5", save_as_keras_3_does),
+        (MOBILENET, MOBILENET.published_weights, save_as_keras_3_does),
+        *(pytest.param(x, x.published_weights, save_as_published, marks=pytest.mark.slow) for x in PUBLISHED),
+    ],
+)
+def test_each_layout_is_loaded_under_each_name_without_a_word(
+    tmp_path: Path, architecture: Architecture, file: str, save: Callable[[Any, Path], None]
+) -> None:
     network = architecture.build(weights=None, include_top=False)
     generator = np.random.default_rng(0)
     for variable in network.weights:
         variable.assign(generator.random(variable.shape, np.float32))
-    return network
-
-
-def assert_loads(architecture: Architecture, network: Any, folder: Path) -> None:
-    """The folder's file gives exactly the network's arrays, without a word."""
+    save(network, tmp_path / file)
     side = max(96, architecture.least_size)
     loaded = architecture.build(weights=None, include_top=False, input_shape=(side, side, 3))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        weights.check_available(architecture, str(folder))
-        weights.load(loaded, architecture, str(folder))
+        weights.check_available(architecture, str(tmp_path))
+        weights.load(loaded, architecture, str(tmp_path))
     for ours, theirs in zip(loaded.weights, network.weights, strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
 
-@pytest.mark.parametrize("save", [save_as_published, save_as_keras_3_does])
-@pytest.mark.parametrize("name", ["mobilenet.weights.h5", MOBILENET.published_weights])
-def test_each_layout_is_loaded_under_each_name(tmp_path: Path, save: Callable[[Any, Path], None], name: str) -> None:
-    network = network_of_known_weights(MOBILENET)
-    save(network, tmp_path / name)
-    assert_loads(MOBILENET, network, tmp_path)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in zoo.names() if zoo.find(name).published_weights])
-def test_the_published_layout_is_loaded_for_every_architecture(tmp_path: Path, name: str) -> None:
-    architecture = zoo.find(name)
-    network = network_of_known_weights(architecture)
-    save_as_published(network, tmp_path / architecture.published_weights)
-    assert_loads(architecture, network, tmp_path)
-
-
-def published(path: Path, numbers: int) -> None:
-    """A file in the published layout with one layer of so many numbers."""
-    with h5py.File(path, "w") as stored:
-        stored.attrs["layer_names"] = [b"conv1"]
-        stored.create_dataset("conv1/conv1/kernel:0", (numbers,), "f4")
-        stored["conv1"].attrs["weight_names"] = [b"conv1/kernel:0"]
-
-
-def elsewhere(path: Path) -> None:
-    published(path.with_name("other.h5"), MOBILENET.parameters)
-    with h5py.File(path, "w") as stored:
-        stored.attrs["layer_names"] = [b"conv1"]
-        stored["conv1"] = h5py.ExternalLink("other.h5", "conv1")
-
-
-def of_no_layout(path: Path) -> None:
-    with h5py.File(path, "w") as stored:
-        stored.create_dataset("conv1/kernel", (MOBILENET.parameters,), "f4")
-
-
 @pytest.mark.parametrize(
-    ("write", "words"),
+    ("content", "words"),
     [
-        (lambda path: published(path, 5), "expected 3,228,864 numbers .*, found 5"),
-        (lambda path: path.write_bytes(b"<html>not found</html>"), "not a readable HDF5 file"),
-        (elsewhere, "lie in other files"),
-        (of_no_layout, "not a readable HDF5 file of Keras"),
+        ("five numbers", "expected 3,228,864 numbers .*, found 5"),
+        ("a page", "not a readable HDF5 file"),
+        ("a link", "lie in other files"),
+        ("no layout", "not a readable HDF5 file of Keras"),
     ],
 )
-def test_a_wrong_file_is_refused_at_once(tmp_path: Path, write: Callable[[Path], object], words: str) -> None:
-    write(tmp_path / "mobilenet.weights.h5")
+def test_a_wrong_file_is_refused_at_once(tmp_path: Path, content: str, words: str) -> None:
+    path = tmp_path / "mobilenet.weights.h5"
+    with h5py.File(path, "w") as stored:
+        stored.create_dataset("conv1/conv1/kernel:0", (5 if content == "five numbers" else MOBILENET.parameters,), "f4")
+        if content != "no layout":
+            stored.attrs["layer_names"] = [b"conv1"]
+            stored["conv1"].attrs["weight_names"] = [b"conv1/kernel:0"]
+    if content == "a link":
+        shutil.copy(path, tmp_path / "other.h5")
+        with h5py.File(path, "a") as stored:
+            del stored["conv1"]
+            stored["conv1"] = h5py.ExternalLink("other.h5", "conv1")
+    if content == "a page":
+        path.write_bytes(b"<html>not found</html>")
     with pytest.raises(UserError, match=rf"{words}.*or Keras's own {MOBILENET.published_weights}"):
         weights.check_available(MOBILENET, str(tmp_path))
 

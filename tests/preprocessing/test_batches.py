@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.settings import ImageSize
+from models.finetuning.data.sources import TTA
 from preprocessing.batches import augment, mix, training_batches, training_order
 from preprocessing.images import ImageStore
 from preprocessing.settings import Augmentation
@@ -79,10 +80,10 @@ def test_each_setting_changes_the_image_more_with_more_strength_and_shifts_no_ot
     assert erased.any() and np.ptp(level, axis=0).max() == 0, "the rectangle lies where it lay without"
 
 
-@pytest.mark.parametrize("name", [*OF_ONE_IMAGE, "all", "default"])
+@pytest.mark.parametrize("name", [*OF_ONE_IMAGE, "all", "default", "test time"])
 def test_no_augmented_image_looks_more_like_its_mirror_image_than_like_itself(name: str) -> None:
     values = MODERATE if name == "all" else {name: MODERATE.get(name, 0)}
-    augmentation = Augmentation() if name == "default" else only(**values)
+    augmentation = {"default": Augmentation(), "test time": TTA}.get(name) or only(**values)
     # A bright slope from the left and a dark spot at the upper right: no symmetry of any kind.
     image = np.repeat(np.linspace(200, 60, SHAPE[1], dtype=np.uint8)[None, :, None], SHAPE[0], axis=0)
     image = np.repeat(image, 3, axis=2)
@@ -163,18 +164,6 @@ def test_targets_are_the_shares_of_the_pixels(augmentation: Augmentation) -> Non
         np.testing.assert_allclose(images.mean(axis=(1, 2, 3)), targets @ np.arange(0, 250, 25), atol=0.51)
         assert not np.array_equal(images, FLAT)
     np.testing.assert_array_equal(FLAT, before)
-
-
-def test_cutmix_puts_a_rectangle_of_the_partner_at_its_own_place() -> None:
-    images = np.random.default_rng(0).integers(0, 256, (COUNT, *SMALL), dtype=np.uint8)
-    results, targets = mixed(only(cutmix=1.0), images=images)
-    for position, result in enumerate(results):
-        foreign = np.any(result != images[position], axis=2)
-        if foreign.any():
-            rows, columns = np.nonzero(foreign)
-            part = (slice(rows.min(), rows.max() + 1), slice(columns.min(), columns.max() + 1))
-            (partner,) = [other for other in np.flatnonzero(targets[position]) if other != position]
-            np.testing.assert_array_equal(result[part], images[partner][part])
 
 
 def test_cutmix_is_a_probability_and_mixup_takes_what_it_leaves() -> None:

@@ -27,7 +27,6 @@ from common.errors import UserError
 from common.metric import log_loss
 from preprocessing import demo
 from preprocessing.demo import DemoSettings, ensure_demo, render_demo
-from tests.commands import module
 
 TINY = DemoSettings(seed=3, drivers=2, test_drivers=1, images_per_class=1, test_images_per_class=1, workers=1)
 
@@ -94,15 +93,6 @@ def test_same_seed_same_bytes_whatever_the_number_of_workers(tiny: Path, tmp_pat
     assert not set(digests(tmp_path / "other").values()) & set(digests(tiny).values())
 
 
-def test_frames_of_a_sequence_are_nearly_identical_and_not_the_same() -> None:
-    from preprocessing.demo.film import film
-
-    room = demo._studio(0, 0)
-    first, second = (frame.astype(float) for frame in film(room, "c0", 2, np.random.default_rng(0)))
-    other = next(film(room, "c7", 1, np.random.default_rng(0))).astype(float)
-    assert 0 < np.abs(first - second).mean() < 0.6 * np.abs(first - other).mean()
-
-
 def test_a_folder_with_something_in_it_is_left_alone(tmp_path: Path) -> None:
     root = tmp_path / "demo"
     root.mkdir()
@@ -136,11 +126,6 @@ def test_ensure_demo_renders_once_and_never_leaves_half_a_set(tmp_path: Path, mo
     ensure_demo(tmp_path)
     assert digests(root) == before
     assert sorted(path.name for path in tmp_path.iterdir()) == [root.name, held_out_labels_path(root).name]
-
-
-def test_command_line() -> None:
-    assert "--out" in module("preprocessing.demo").stderr
-    assert "Did you mean --drivers" in module("preprocessing.demo", "--out", "x", "--driver", "3").stderr
 
 
 @pytest.mark.slow

@@ -41,12 +41,6 @@ def predictions_of(classes: np.ndarray) -> np.ndarray:
     return np.full((len(classes), 10), 0.01) + 0.9 * np.eye(10)[classes]
 
 
-def test_each_driver_is_a_group(tmp_path: Path) -> None:
-    paths = pictures(tmp_path, scenes=4, images=30)
-    groups = same_driver(paths, predictions_of(np.arange(120) % 10)).reshape(4, 30)
-    assert all(len(set(row)) == 1 for row in groups) and len(np.unique(groups)) == 4
-
-
 def test_behaviours_are_not_taken_for_drivers(tmp_path: Path) -> None:
     paths = pictures(tmp_path, scenes=2, images=60, behaviours=2)
     groups = same_driver(paths, predictions_of(np.arange(120) % 2)).reshape(2, 60)

@@ -7,7 +7,6 @@ import re
 import zipfile
 from pathlib import Path
 
-import h5py
 import keras
 import numpy as np
 import pytest
@@ -16,8 +15,6 @@ from common.competition import last_words
 from common.errors import UserError, run_command
 from common.run_folder import NETWORK, REPOSITORY, FoldFolder, RunFolder
 from ensemble.neighbours import load_features
-from models.finetuning import architecture as zoo
-from models.finetuning.network import weights as pretrained
 from tools.predict import load
 
 
@@ -105,23 +102,6 @@ def test_a_network_that_would_fill_the_memory_is_refused(fold: FoldFolder) -> No
     (fold / NETWORK).write_bytes(content[:place] + size + content[place + 4 :])
     with pytest.raises(UserError, match="bytes unpacked"):
         load(fold)
-
-
-def test_damaged_weights_are_told_by_the_checksum_beside_them(tmp_path: Path) -> None:
-    path = tmp_path / "mobilenet.weights.h5"
-    with h5py.File(path, "w") as stored:
-        stored.create_dataset("layers/kernel", (zoo.find("mobilenet").parameters,), "f4", compression="gzip")
-    good = pretrained.identity(zoo.find("mobilenet"), str(tmp_path)).removeprefix("sha256:")
-    beside = path.with_name(path.name + ".sha256")
-    beside.write_text(f"{good}  {path.name}\n")
-    pretrained._checked_hash.cache_clear()
-    assert pretrained.identity(zoo.find("mobilenet"), str(tmp_path)) == f"sha256:{good}"
-    content = bytearray(path.read_bytes())
-    content[-5] ^= 4
-    path.write_bytes(content)
-    pretrained._checked_hash.cache_clear()
-    with pytest.raises(UserError, match="is damaged"):
-        pretrained.identity(zoo.find("mobilenet"), str(tmp_path))
 
 
 SECRET = "kgat_0123456789abcdef"
