@@ -58,12 +58,6 @@ def test_a_run_of_the_first_edition_is_one_line(finished: FoldRun) -> None:
         finished.run.finished()
 
 
-def test_other_settings_are_reported(finished: FoldRun) -> None:
-    other = dataclasses.replace(finished, recipe=dataclasses.replace(finished.recipe, epochs=9), precision="auto")
-    with pytest.raises(UserError, match=r"epochs was 6, is now 9; precision was 'float32', is now 'auto'"):
-        other.is_finished(other.settings(["a.jpg"]))
-
-
 def test_a_setting_that_is_newer_than_a_run_counts_as_its_default(finished: FoldRun) -> None:
     settings = finished.settings(["a.jpg"])
     older = {name: value for name, value in settings.items() if name not in ("tta", "augmentation_blur")}
@@ -74,12 +68,15 @@ def test_a_setting_that_is_newer_than_a_run_counts_as_its_default(finished: Fold
         finished.is_finished(settings | {"augmentation_blur": 2.0})
 
 
-def test_all_folds_of_a_model_have_the_same_settings(finished: FoldRun) -> None:
+def test_other_settings_are_reported_and_all_folds_of_a_model_have_the_same(finished: FoldRun) -> None:
     second = finished.of_fold(1)
     second.require_same_settings(second.settings(["a.jpg"]))
-    other = dataclasses.replace(second, recipe=dataclasses.replace(finished.recipe, epochs=9))
-    with pytest.raises(UserError, match=r"fold_0 was made with other settings: epochs was 6, is now 9"):
-        other.require_same_settings(other.settings(["a.jpg"]))
+    other = dataclasses.replace(finished, recipe=dataclasses.replace(finished.recipe, epochs=9), precision="auto")
+    differences = "epochs was 6, is now 9; precision was 'float32', is now 'auto'"
+    with pytest.raises(UserError, match=differences):
+        other.is_finished(other.settings(["a.jpg"]))
+    with pytest.raises(UserError, match=f"fold_0 was made with other settings: {differences}"):
+        other.of_fold(1).require_same_settings(other.settings(["a.jpg"]))
     of_all = other.of_fold("all")
     of_all.require_same_settings(of_all.settings(["a.jpg"]))  # nothing of it is out of fold
 

@@ -57,7 +57,6 @@ def test_four_lines_from_data_to_predictions(fitted: Model, data: Path) -> None:
         ({"precision": "float64"}, "precision='float64': expected one of"),
         ({"data": "/nowhere"}, "/nowhere: does not exist"),
         ({"weights": "/nowhere"}, "no such folder"),
-        ({"epochs": 0, "head_start": "random"}, "nothing would train"),
     ],
 )
 def test_a_wrong_setting_is_told_before_any_work(settings: dict, told: str) -> None:
@@ -143,13 +142,11 @@ def test_a_dry_run_says_what_would_train_for_how_long_and_writes_nothing(data: P
     assert told.returncode == 0, told.stderr
     for words in (
         "settings: image size 32x40, trainable from block5, epochs 2, batch size 16 beside the defaults of",
-        "configuration: image size 32x40, crop whole, train images 0,",
         "optimizer adamw, learning rate 0.0002,",
         "fold 1: 40 training images in 3 steps of 16, 40 of held-out drivers, 6 test images",
         "at most 2 epochs, 6 steps, rate up to 0.0002: 4 of 14 layers train, from block5_conv1 to logits: 7,092,234 of",
         "memory   about",
         "time     about",
-        "nothing was started",
     ):
         assert words in told.stdout, told.stdout
     assert not (tmp_path / "runs").exists()

@@ -1,6 +1,5 @@
 """Pseudo-labels: fold k learns from fold k's predictions alone, beside the real images; and a training on everybody."""
 
-import json
 import shutil
 from pathlib import Path
 
@@ -65,9 +64,6 @@ def test_a_fold_reads_its_own_fold_of_every_model_in_log_space(runs: Path) -> No
     np.testing.assert_allclose(soft, expected, rtol=1e-6)
     assert soft.dtype == np.float32
     assert find_tables(RunFolder(runs / "second").fold("vgg16", 1), "first/vgg16") == tables[1:]
-    assert find_tables(RunFolder(runs / "first").fold("again", 0), "first/vgg16") == [
-        runs / "first/vgg16/fold_0/test.csv"
-    ]
 
 
 def test_poisoned_tables_of_other_folds_change_nothing_and_are_not_read(runs: Path) -> None:
@@ -127,15 +123,13 @@ def test_folds_that_would_learn_from_other_models_than_each_other_are_refused_be
 
 def test_batches_have_the_real_images_as_without_and_test_images_with_soft_targets_behind(tmp_path: Path) -> None:
     stores = []
-    for name, count in (("real", 20), ("test", 7)):
+    for name, count, darkest in (("real", 20, 0), ("test", 7, 4)):
         paths = [tmp_path / f"{name}_{row}.jpg" for row in range(count)]
         for row, path in enumerate(paths):
-            write_image(path, np.full((24, 32, 3), 8 * row + (4 if name == "test" else 0), np.uint8))
+            write_image(path, np.full((24, 32, 3), 8 * row + darkest, np.uint8))
         stores.append(ImageStore(paths, ImageSize(24, 32), tmp_path, name, 0))
     network: Network = None  # type: ignore[assignment]
-    augmentation = Augmentation.neutral()
-    real = Source(network, stores[0], augmentation, 0, 2)
-    test = Source(network, stores[1], augmentation, 0, 2)
+    real, test = (Source(network, store, Augmentation.neutral(), 0, 2) for store in stores)
     soft = np.random.default_rng(0).dirichlet(np.ones(10), 7).astype(np.float32)
     both = WithPseudoLabels(real, test, soft, ratio=2.0)
     targets = np.eye(10, dtype=np.float32)[np.arange(20) // 2]
@@ -150,8 +144,6 @@ def test_batches_have_the_real_images_as_without_and_test_images_with_soft_targe
             rows = np.rint((images[8:].mean(axis=(1, 2, 3)) - 4) / 8).astype(int)
             np.testing.assert_array_equal(wanted[8:], soft[rows])
             seen += rows.tolist()
-        again = [images for images, _ in both.batches(targets, order, epoch)]
-        np.testing.assert_array_equal(np.stack(again), np.stack([images for images, _ in made]))
     assert np.ptp(np.bincount(seen, minlength=7)) <= 2, "each comes again only after all others"
     assert seen[: len(seen) // 2] != seen[len(seen) // 2 :], "another order in each epoch"
 
@@ -185,8 +177,6 @@ def test_poison_in_other_folds_leaves_the_same_bytes_and_all_drivers_leave_test_
     assert losses[0] == losses[1], "what was learned, even where no epoch was better than none"
     assert losses[0] != losses[2], "the fold's own table is learned from"
     assert "pseudo-labels of 6 test images from 1 tables" in (folders[0] / "log.txt").read_text()
-    results = json.loads((folders[0] / "finished.json").read_text())
-    assert {"log_loss", "log_loss_without_tta", "accuracy_without_tta"} <= set(results)
 
     train(tmp_path, "runs", "--fold", "all", "--model-name", "everybody", "--pseudo-labels", "first")
     folder = tmp_path / "runs" / "second" / "everybody" / "fold_all"

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+from collections.abc import Callable
 from pathlib import Path
 
 import keras
@@ -15,9 +16,8 @@ from models.finetuning import architecture as zoo
 from models.finetuning.architecture import Recipe
 from models.finetuning.data.sources import FoldData, Source
 from models.finetuning.network.build import build
-from models.finetuning.network.head import fit_logistic
 from models.finetuning.network.network import Network
-from models.finetuning.training.optimisation import Stage, stages
+from models.finetuning.training.optimisation import Stage
 from models.finetuning.training.trainer import DivergedError, Trainer, load_checkpoint, ordered
 from preprocessing import dataset
 from preprocessing.images import ImageStore
@@ -25,7 +25,6 @@ from preprocessing.settings import Augmentation
 from tests.trees import make_tree
 
 SIZE = ImageSize(32, 40)
-CUT: dict[str, dict[str, object]] = {"vgg16": {"pooled_layers": ("block3_pool",), "trainable": "all"}}
 SMALLEST: dict[str, object] = {"pooled_layers": ("block2_pool",)}
 
 
@@ -42,71 +41,77 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> FoldData:
     return FoldData(store, labels, np.flatnonzero(~held_out), np.flatnonzero(held_out))
 
 
+Make = Callable[..., Trainer]
+
+
 class StopError(Exception):
     """Stands for whatever ends a process between two epochs."""
 
 
-def recipe_of(name: str, **changes: object) -> Recipe:
-    settings = {"image_size": SIZE, "batch_size": 20, "epochs": 2, "head_start": "random"} | CUT.get(name, {}) | changes
-    return dataclasses.replace(zoo.find(name).recipe, **settings)
+@pytest.fixture
+def make(data: FoldData, tmp_path: Path) -> Make:
+    """A factory of trainers, of a cut VGG16 unless named: `make("folder of its checkpoint", epochs=3, ...)`."""
+
+    def make_trainer(
+        folder: str = "", name: str = "vgg16", data: FoldData = data, precision: str = "float32", **changes: object
+    ) -> Trainer:
+        say = changes.pop("say", str)
+        settings = {"image_size": SIZE, "batch_size": 20, "epochs": 2, "head_start": "random", "trainable": "all"}
+        settings |= {"pooled_layers": ("block3_pool",)} | changes
+        recipe = dataclasses.replace(zoo.find(name).recipe, **settings)
+        network = build(zoo.find(name), recipe, "none", "float32", seed=1)
+        source = Source(network, data.store, Augmentation(), 1, 2)
+        return Trainer(network, recipe, data, source, precision, 1, tmp_path / folder / "state.npz", say)
+
+    return make_trainer
 
 
-def trainer_of(
-    name: str, recipe: Recipe, data: FoldData, folder: Path, workers: int = 2, **options: object
-) -> tuple[Network, Trainer]:
-    network = build(zoo.find(name), recipe, "none", "float32", seed=1)
-    settings = {"precision": "float32", "seed": 1, "checkpoint_path": folder / "state.npz", "say": str} | options
-    source = Source(network, data.store, Augmentation(), settings["seed"], workers)
-    return network, Trainer(network, recipe, data, source, **settings)
-
-
-def test_fine_tuning_leaves_batch_norm_as_it_was_unless_asked(data: FoldData, tmp_path: Path) -> None:
+def test_fine_tuning_leaves_batch_norm_as_it_was_unless_asked(make: Make) -> None:
     def statistics(network: Network) -> list[np.ndarray]:
         norms = [x for x in network.backbone.layers if isinstance(x, keras.layers.BatchNormalization)]
         return [keras.ops.convert_to_numpy(variable) for layer in norms for variable in layer.variables]
 
     for mode in ("inference", "training"):
-        recipe = recipe_of("mobilenet", batch_norm=mode, epochs=1, patience=9, pooled_layers=("conv_pw_2_relu",))
-        network, trainer = trainer_of("mobilenet", recipe, data, tmp_path / mode)
+        trainer = make(mode, "mobilenet", batch_norm=mode, epochs=1, patience=9, pooled_layers=("conv_pw_2_relu",))
+        network = trainer.network
         before = statistics(network)
         kernel = np.array(network.backbone.get_layer("conv1").kernel)
-        trainer._run_stage(stages(recipe)[0])
+        trainer._run_stage(trainer.stages[0])
         same = [np.array_equal(a, b) for a, b in zip(before, statistics(network), strict=True)]
         assert not np.array_equal(kernel, network.backbone.get_layer("conv1").kernel)
         assert all(same) if mode == "inference" else not all(same)
 
 
-def test_an_interrupted_fold_goes_on_to_the_very_same_network(data: FoldData, tmp_path: Path) -> None:
-    ways = {"ema": 0.8, "layer_decay": 0.7, "head_l2": 1e-3, "patience": 9}
-    recipe = recipe_of("vgg16", head_epochs=1, epochs=2, learning_rate=1e-4, **ways)
-    network, trainer = trainer_of("vgg16", recipe, data, tmp_path / "whole")
-    trainer.train()
+def test_an_interrupted_fold_goes_on_to_the_very_same_network(make: Make) -> None:
+    ways = {"ema": 0.8, "layer_decay": 0.7, "head_l2": 1e-3, "patience": 9, "head_epochs": 1, "learning_rate": 1e-4}
+    whole = make("whole", **ways)
+    whole.train()
 
     def stop_after_two_epochs(line: str) -> None:
         if line.startswith("epoch 3"):
             raise StopError
 
-    _, interrupted = trainer_of("vgg16", recipe, data, tmp_path / "cut", say=stop_after_two_epochs)
     with pytest.raises(StopError):
-        interrupted.train()
-    resumed_network, resumed = trainer_of("vgg16", recipe, data, tmp_path / "cut")
+        make("cut", say=stop_after_two_epochs, **ways).train()
+    resumed = make("cut", **ways)
     assert resumed.resume()
     assert len(resumed.progress.history) == 2
     resumed.train()
     assert [row["epoch"] for row in resumed.progress.history] == [1, 2, 3]
     for measure in ("training_loss", "held_out_log_loss"):
-        expected = [row[measure] for row in trainer.progress.history]
+        expected = [row[measure] for row in whole.progress.history]
         assert [row[measure] for row in resumed.progress.history] == expected
-    for ours, theirs in zip(resumed_network.training.weights, network.training.weights, strict=True):
+    for ours, theirs in zip(resumed.network.training.weights, whole.network.training.weights, strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
 
 @pytest.mark.parametrize("precision", ["float32", "mixed_float16"])
 def test_the_mean_of_the_weights_is_judged_and_kept_while_training_goes_on_from_the_weights(
-    data: FoldData, tmp_path: Path, precision: str
+    make: Make, precision: str
 ) -> None:
-    recipe = recipe_of("vgg16", trainable="head", epochs=2, optimizer="sgd", learning_rate=0.1, ema=0.8, warmup=0.0)
-    network, trainer = trainer_of("vgg16", recipe, data, tmp_path, precision=precision)
+    ways = {"trainable": "head", "optimizer": "sgd", "learning_rate": 0.1, "ema": 0.8, "warmup": 0.0}
+    trainer = make(precision=precision, **ways)
+    network = trainer.network
     seen: list[np.ndarray] = []
     step = network.train_on_batch
 
@@ -127,11 +132,9 @@ def test_the_mean_of_the_weights_is_judged_and_kept_while_training_goes_on_from_
     assert np.abs(kept - last).max() > 1e-4
 
 
-def test_the_head_trains_alone_first_then_the_top_block_then_what_the_recipe_says(
-    data: FoldData, tmp_path: Path
-) -> None:
-    settings = {"trainable": "from block2", "head_epochs": 1, "unfreeze_epochs": 1, "epochs": 2, "patience": 9}
-    network, trainer = trainer_of("vgg16", recipe_of("vgg16", **settings), data, tmp_path)
+def test_the_head_trains_alone_first_then_the_top_block_then_what_the_recipe_says(make: Make) -> None:
+    trainer = make(trainable="from block2", head_epochs=1, unfreeze_epochs=1, patience=9)
+    network = trainer.network
     before = kernels_of(network)
     moved = []
     for number, stage in enumerate(trainer.stages):
@@ -143,12 +146,13 @@ def test_the_head_trains_alone_first_then_the_top_block_then_what_the_recipe_say
     assert moved == [{"logits"}, {"logits", "block3"}, {"logits", "block2", "block3"}]
 
 
-def test_layer_decay_shortens_the_steps_of_lower_blocks(data: FoldData, tmp_path: Path) -> None:
+def test_layer_decay_shortens_the_steps_of_lower_blocks(make: Make) -> None:
     plain = {"optimizer": "sgd", "momentum": 0.0, "learning_rate": 0.5, "schedule": "constant", "warmup": 0.0}
+    plain |= {"epochs": 1, "batch_size": 60, "dropout": 0.0} | SMALLEST
     steps = []
     for decay in (1.0, 0.5):
-        recipe = recipe_of("vgg16", layer_decay=decay, epochs=1, batch_size=60, dropout=0.0, **plain, **SMALLEST)
-        network, trainer = trainer_of("vgg16", recipe, data, tmp_path / str(decay))
+        trainer = make(str(decay), layer_decay=decay, **plain)
+        network = trainer.network
         before = kernels_of(network)
         trainer._run_stage(trainer.stages[0])
         assert int(network.training.optimizer.iterations) == 1, "60 images, a single step"
@@ -165,14 +169,14 @@ def kernels_of(network: Network) -> dict[str, np.ndarray]:
     return {layer.name: np.array(layer.kernel) for layer in layers if hasattr(layer, "kernel")}
 
 
-def test_the_weights_of_the_best_epoch_are_kept_not_the_last(data: FoldData, tmp_path: Path) -> None:
+def test_the_weights_of_the_best_epoch_are_kept_not_the_last(make: Make) -> None:
     wild = {"optimizer": "sgd", "learning_rate": 10.0, "schedule": "constant", "warmup": 0.0}
-    recipe = recipe_of("vgg16", trainable="head", epochs=2, **wild, **SMALLEST)
-    _, trainer = trainer_of("vgg16", recipe, data, tmp_path)
+    trainer = make(trainable="head", **wild, **SMALLEST)
     trainer.train()
     assert trainer.progress.best_epoch < 2, "each step is far too long"
-    probabilities, _ = trainer.source.predict(data.held_out, "")
-    labels = data.labels[data.held_out]
+    held_out = trainer.data.held_out
+    probabilities, _ = trainer.source.predict(held_out, "")
+    labels = trainer.data.labels[held_out]
     assert log_loss(probabilities, labels) == pytest.approx(trainer.progress.best_loss, abs=1e-6)
     assert trainer.progress.history[-1]["held_out_log_loss"] > trainer.progress.best_loss + 0.1
 
@@ -185,33 +189,27 @@ def test_the_weights_of_the_best_epoch_are_kept_not_the_last(data: FoldData, tmp
         ({"epochs": 9, "patience": 3, "learning_rate": 1e-30, "optimizer": "sgd"}, [False, True, False, True]),
     ],
 )
-def test_epochs_between_measurements_are_only_trained(
-    data: FoldData, tmp_path: Path, settings: dict, judged: list[bool]
-) -> None:
-    _, trainer = trainer_of("vgg16", recipe_of("vgg16", judge_every=2, **settings), data, tmp_path)
+def test_epochs_between_measurements_are_only_trained(make: Make, settings: dict, judged: list[bool]) -> None:
+    trainer = make(judge_every=2, **settings)
     trainer.train()
     assert [not np.isnan(row["held_out_log_loss"]) for row in trainer.progress.history] == judged
 
 
-def test_where_nobody_is_held_out_the_last_weights_are_kept_and_nothing_stops_early(
-    data: FoldData, tmp_path: Path
-) -> None:
+def test_where_nobody_is_held_out_the_last_weights_are_kept_and_nothing_stops_early(make: Make, data: FoldData) -> None:
     everybody = dataclasses.replace(data, training=np.arange(len(data.labels)), held_out=np.empty(0, np.int64))
-    recipe = recipe_of("vgg16", trainable="head", epochs=3, patience=1)
-    network, trainer = trainer_of("vgg16", recipe, everybody, tmp_path)
+    trainer = make(data=everybody, trainable="head", epochs=3, patience=1)
     trainer.train()
     assert [row["epoch"] for row in trainer.progress.history] == [1, 2, 3]
     assert all(np.isnan(row["held_out_log_loss"]) for row in trainer.progress.history)
     assert trainer.progress.best_epoch == 3
-    _, arrays = load_checkpoint(tmp_path / "state.npz")
-    for ours, saved in zip(network.training.variables, ordered(arrays, "network"), strict=True):
+    _, arrays = load_checkpoint(trainer.checkpoint_path)
+    for ours, saved in zip(trainer.network.training.variables, ordered(arrays, "network"), strict=True):
         np.testing.assert_array_equal(ours, saved)
 
 
-def test_a_loss_that_is_no_number_stops_with_the_settings_to_change(data: FoldData, tmp_path: Path) -> None:
+def test_a_loss_that_is_no_number_stops_with_the_settings_to_change(make: Make) -> None:
     settings = {"optimizer": "sgd", "learning_rate": 10.0, "clip_norm": 0.0, "warmup": 0.0, "epochs": 9, "patience": 9}
-    recipe = recipe_of("vgg16", head_l2=10.0, **settings)  # the penalty alone multiplies the kernel by -199 a step
-    _, trainer = trainer_of("vgg16", recipe, data, tmp_path)
+    trainer = make(head_l2=10.0, **settings)  # the penalty alone multiplies the kernel by -199 a step
     with pytest.raises(DivergedError, match=r"--learning-rate|--precision"):
         trainer.train()
 
@@ -224,19 +222,3 @@ def test_the_learning_rate_warms_up_to_its_peak_and_never_exceeds_it(schedule: s
     assert max(rates) == pytest.approx(2.0)
     assert rates[10] == pytest.approx(2.0)
     assert rates[-1] == pytest.approx({"cosine": 0.0, "constant": 2.0, "step": 0.02}[schedule], abs=1e-3)
-
-
-def test_nearly_dead_features_that_augmentation_wakes_leave_the_logistic_head_sane() -> None:
-    generator = np.random.default_rng(0)
-    labels = np.repeat(np.arange(10), 9)
-    alive = np.eye(10)[labels] @ generator.normal(size=(10, 40)) + generator.normal(size=(90, 40))
-    dead = np.zeros((90, 60))  # silent but for a whisper on one image each, as behind a ReLU
-    dead[generator.integers(0, 90, 60), np.arange(60)] = 0.02
-    features = np.concatenate([np.maximum(alive, 0), dead], axis=1)
-    kernel, bias = fit_logistic(features.astype(np.float32), labels, 0.01)
-
-    seen = features.copy()  # as augmented: now and then a dead feature is as loud as the others
-    seen[:, 40:] += (generator.random((90, 60)) < 0.1) * generator.random((90, 60))
-    logits = seen @ kernel + bias
-    shares = np.exp(logits - logits.max(axis=1, keepdims=True))
-    assert log_loss(shares, labels) < np.log(10)

@@ -11,7 +11,6 @@ from PIL import Image
 from common.competition import DRIVER_LIST, SAMPLE_SUBMISSION, TEST_FOLDER, TRAIN_FOLDER
 from common.errors import UserError
 from preprocessing import dataset
-from preprocessing.check import describe
 from preprocessing.dataset import Dataset, load, locate
 from tests.commands import module
 
@@ -62,22 +61,16 @@ def test_a_good_folder_becomes_tables_and_is_never_written_to(root: Path, cache:
     assert data.train[["subject", "classname", "img"]].values.tolist() == listed
     assert data.test == [line.split(",")[0] for line in (root / SAMPLE_SUBMISSION).read_text().splitlines()[1:]]
     assert data.broken_test == frozenset()
-    first = data.train.iloc[0]
-    assert data.train_path(first["img"], first["classname"]).is_file()
-    assert data.test_path(data.test[0]).is_file()
-    assert "20 training images of 2 drivers" in describe(data)
 
 
 def test_the_command_prints_what_it_found(root: Path, cache: Path) -> None:
     good = module("preprocessing.check", "--data", root, "--cache", cache)
+    assert "20 training images of 2 drivers" in good.stdout
     assert "4 test images" in good.stdout
     training_image(root).unlink()
     bad = module("preprocessing.check", "--data", root, "--cache", cache)
     assert bad.returncode == 2
-    assert bad.stderr.startswith("error: ") or "\nerror: " in bad.stderr.replace("\r", "\n")
-    assert "without a file: 1 (" in bad.stderr
-    assert "--skip-broken" in bad.stderr
-    assert "Traceback" not in bad.stderr
+    assert "error: " in bad.stderr and "Traceback" not in bad.stderr
 
 
 # The second start
@@ -108,8 +101,6 @@ def test_damaged_findings_are_replaced(root: Path, cache: Path) -> None:
         remembered.write_text(damage)
         load(root, cache)
         assert remembered.read_text() == whole
-    (cache / "file").write_text("")
-    assert len(load(root, cache / "file").train) == 20, "without a cache it is only checked again"
 
 
 # Where it is looked for
@@ -138,27 +129,22 @@ def test_the_option_comes_before_the_variable_the_mount_and_the_default(
     assert locate(named) == named
 
 
-def test_an_empty_default_folder_is_no_data_but_a_started_one_is_an_error(nowhere: Path) -> None:
+def test_an_empty_default_folder_is_no_data_but_a_started_one_is_an_error(nowhere: Path, root: Path) -> None:
     nowhere.mkdir()
     assert locate(None) is None
     with pytest.raises(UserError, match=r"preprocessing\.download"):
         dataset.required(None)
     (nowhere / DRIVER_LIST).write_text("subject,classname,img\n")
-    with pytest.raises(UserError, match=rf"incomplete, it has no {SAMPLE_SUBMISSION}, {TRAIN_FOLDER}/, {TEST_FOLDER}/"):
-        locate(None)
-    (nowhere / DRIVER_LIST).unlink()
-    nowhere.rmdir()
-    nowhere.symlink_to(nowhere / "disk that is not mounted")
-    with pytest.raises(UserError, match=r"is a link to a folder that is not there"):
-        locate(None)
-    with pytest.raises(UserError, match=r"--data .*does not exist"):
-        locate(nowhere.parent / "nothing")
-
-
-def test_a_folder_too_high_or_too_low_is_told_where_the_data_lies(root: Path) -> None:
-    for mistaken in (root.parent, root / "imgs"):
-        with pytest.raises(UserError, match=f"The data lies in {root}: say --data {root}$"):
-            locate(mistaken)
+    (nowhere.parent / "link").symlink_to(nowhere / "disk that is not mounted")
+    for folder, words in (
+        (None, f"incomplete, it has no {SAMPLE_SUBMISSION}, {TRAIN_FOLDER}/, {TEST_FOLDER}/"),
+        (nowhere.parent / "link", "is a link to a folder that is not there"),
+        (nowhere.parent / "nothing", "--data .*does not exist"),
+        (root.parent, f"The data lies in {root}: say --data {root}$"),
+        (root / "imgs", f"The data lies in {root}: say --data {root}$"),
+    ):
+        with pytest.raises(UserError, match=words):
+            locate(folder)
 
 
 # The tables
@@ -223,10 +209,6 @@ def test_an_image_listed_twice_and_one_that_leaves_the_folder_are_refused(root: 
 # The files
 
 
-def truncate(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-200])
-
-
 def link_elsewhere(path: Path) -> None:
     path.unlink()
     path.symlink_to("nowhere.jpg")
@@ -240,7 +222,7 @@ LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
     [
         (Path.unlink, ["without a file: 1 ("]),
         (lambda path: path.write_bytes(b""), ["that are empty: 2 ("]),
-        (truncate, ["that are truncated: 2 ("]),
+        (lambda path: path.write_bytes(path.read_bytes()[:-200]), ["that are truncated: 2 ("]),
         (lambda path: path.write_bytes(b"<html>"), ["that are not a JPEG: 2 (", "IMAGE: its content is a web page"]),
         (
             lambda path: Image.open(path).save(path, format="PNG"),
@@ -259,9 +241,8 @@ def test_a_broken_image_is_a_fault_or_left_out(
     message = faults_of(root, cache)
     for word in words:
         assert word.replace("IMAGE", str(train_image.relative_to(root))) in message
-    assert train_image.name in message
-    assert test_image.name in message
-    assert "--skip-broken" in message
+    for word in (train_image.name, test_image.name, "--skip-broken"):
+        assert word in message
 
     data: Dataset = load(root, cache, skip_broken=True)
     assert len(data.train) == 19

@@ -56,7 +56,6 @@ def test_layout_is_kaggles(tiny: Path) -> None:
     assert list(rows[0]) == ["subject", "classname", "img"]
     listed = {f"{TRAIN_FOLDER}/{row['classname']}/{row['img']}" for row in rows}
     assert listed == {str(path.relative_to(tiny)) for path in (tiny / TRAIN_FOLDER).glob("*/*")}
-    assert {row["subject"] for row in rows} == {"p001", "p002"}
     assert Counter((row["subject"], row["classname"]) for row in rows) == Counter(
         {(subject, behaviour): 1 for subject in ("p001", "p002") for behaviour in CLASSES}
     )
@@ -65,15 +64,13 @@ def test_layout_is_kaggles(tiny: Path) -> None:
     assert {float(row[name]) for row in sample for name in CLASSES} == {0.1}
     assert {row["img"] for row in sample} == {path.name for path in (tiny / TEST_FOLDER).iterdir()}
 
-
-def test_test_labels_lie_beside_the_data_and_never_in_it(tiny: Path) -> None:
+    # the test labels lie beside the data and never in it
     labels = rows_of(tiny.parent / "demo_test_labels.csv")
     assert list(labels[0]) == ["img", "subject", "classname"]
     assert {row["img"] for row in labels} == {path.name for path in (tiny / TEST_FOLDER).iterdir()}
     assert Counter(row["classname"] for row in labels) == Counter(CLASSES)
     assert {row["subject"] for row in labels} == {"p003"}
-    for path in tiny.glob("imgs/**/*.jpg"):
-        assert cv2.imread(str(path)).shape == (480, 640, 3)
+    assert cv2.imread(str(next(tiny.rglob("*.jpg")))).shape == (480, 640, 3)
 
 
 def test_test_names_tell_neither_class_nor_driver() -> None:

@@ -157,25 +157,21 @@ def test_a_folder_with_something_else_in_it_is_left_alone(archive: Path, tmp_pat
 # Archives that are not what they should be
 
 
-def test_another_archive_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
-    with zipfile.ZipFile(tmp_path / "other.zip", "w") as stream:
-        stream.writestr("readme.txt", "hello")
-    (tmp_path / "new").mkdir()
-    with pytest.raises(UserError, match=f"not the competition's archive: it has no {DRIVER_LIST}"):
-        download(tmp_path / "new" / "data", tmp_path / "other.zip")
-    assert names(tmp_path / "new") == []
-
-
-def test_a_damaged_archive_is_refused(archive: Path, tmp_path: Path) -> None:
+def test_a_damaged_archive_and_another_one_are_refused_and_leave_nothing(archive: Path, tmp_path: Path) -> None:
     whole = archive.read_bytes()
     place = whole.index(b"subject,classname,img")
-    damaged = {whole[:place] + b"S" + whole[place + 1 :]: "Bad CRC-32"}
-    damaged |= dict.fromkeys((whole[: len(whole) // 2], b"", b"<html>"), "cannot be read as a zip file")
-    for content, words in damaged.items():
+    with zipfile.ZipFile(tmp_path / "other.zip", "w") as stream:
+        stream.writestr("readme.txt", "hello")
+    other = (tmp_path / "other.zip").read_bytes()
+    refused = {whole[:place] + b"S" + whole[place + 1 :]: "Bad CRC-32"}
+    refused |= {other: f"not the competition's archive: it has no {DRIVER_LIST}"}
+    refused |= dict.fromkeys((whole[: len(whole) // 2], b"", b"<html>"), "cannot be read as a zip file")
+    (tmp_path / "new").mkdir()
+    for content, words in refused.items():
         archive.write_bytes(content)
         with pytest.raises(UserError, match=words):
-            download(tmp_path / "data", archive)
-        assert not (tmp_path / "data").exists()
+            download(tmp_path / "new" / "data", archive)
+        assert names(tmp_path / "new") == []
 
 
 def test_no_entry_leaves_the_folder(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -149,20 +148,11 @@ def test_the_corners_are_those_of_the_region(photograph: Path, size: ImageSize, 
         assert green == pytest.approx(region.top + down, abs=0.03)
 
 
-def test_enough_is_decoded_for_the_region(tmp_path: Path) -> None:
-    """At 230x300 half of 640x480 is enough for the whole photograph, but not for the part of it."""
-    write_image(tmp_path / "a.jpg", np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8))
-    result = read_image(tmp_path / "a.jpg", ImageSize(230, 300), "upper_body")
-    full = REGIONS["upper_body"].of(cv2.cvtColor(cv2.imread(str(tmp_path / "a.jpg")), cv2.COLOR_BGR2RGB))
-    np.testing.assert_array_equal(result, cv2.resize(full, (300, 230), interpolation=cv2.INTER_AREA))
-
-
 def test_the_cache_keeps_the_regions_apart(photograph: Path, tmp_path: Path) -> None:
-    stores = {
-        name: ImageStore([photograph], ImageSize(48, 64), tmp_path / "cache", "a", 2**24, name) for name in REGIONS
-    }
+    size = ImageSize(48, 64)
+    stores = {name: ImageStore([photograph], size, tmp_path / "cache", "a", 2**24, name) for name in REGIONS}
     for store in stores.values():
         store.prepare(1, keep=list(stores.values()))
     for name, store in stores.items():
-        np.testing.assert_array_equal(store.read(0), read_image(photograph, ImageSize(48, 64), name))
+        np.testing.assert_array_equal(store.read(0), read_image(photograph, size, name))
     assert len({store.read(0).tobytes() for store in stores.values()}) == len(REGIONS)

@@ -63,13 +63,7 @@ KINDS = (
 
 
 def mutated(content: bytes, seeds: Sequence[bytes], draw: random.Random) -> bytes:
-    """One to four random changes of valid content; `seeds` lend parts to splice in."""
-    for _ in range(draw.choice((1, 1, 1, 2, 3, 4))):
-        content = _mutated(content, seeds, draw)
-    return content[: 1 << 20]
-
-
-def _mutated(content: bytes, seeds: Sequence[bytes], draw: random.Random) -> bytes:
+    """A random change of content; `seeds` lend parts to splice in."""
     place = draw.randrange(len(content) + 1)
     before, after = content[:place], content[place:]
     lines, other = content.split(b"\n"), draw.choice(seeds)
@@ -101,23 +95,16 @@ def _mutated(content: bytes, seeds: Sequence[bytes], draw: random.Random) -> byt
     return before
 
 
-def mutated_json(content: bytes, draw: random.Random) -> bytes:
-    """A JSON document some of whose values are others, or whose keys are gone."""
-    value = json.loads(content)
-    for _ in range(draw.choice((1, 1, 2, 5))):
-        value = _changed(value, draw)
-    return json.dumps(value).encode("utf-8", "surrogatepass")
-
-
-def _changed(value: Any, draw: random.Random) -> Any:
+def changed(value: Any, draw: random.Random) -> Any:
+    """A JSON document with another value, or without a key."""
     if isinstance(value, dict) and value and draw.random() < 0.85:
         key = draw.choice(list(value))
         if draw.random() < 0.15:
             return {other: inner for other, inner in value.items() if other != key}
-        return {**value, key: _changed(value[key], draw)}
+        return {**value, key: changed(value[key], draw)}
     if isinstance(value, list) and value and draw.random() < 0.7:
         place = draw.randrange(len(value))
-        return [*value[:place], _changed(value[place], draw), *value[place + 1 :]]
+        return [*value[:place], changed(value[place], draw), *value[place + 1 :]]
     return draw.choice(VALUES)
 
 
@@ -278,12 +265,17 @@ def limited() -> Iterator[None]:
 
 
 def case_of(reader: Reader, name: str, seed: int, number: int) -> bytes:
-    """The content of one case, by its number."""
+    """The content of one case, by its number: a few changes of a valid one."""
     draw = random.Random(f"{seed} {name} {number}")
     content = draw.choice(reader.seeds)
     if reader.structured and draw.random() < 0.5:
-        return mutated_json(content, draw)
-    return mutated(content, reader.seeds, draw)
+        value = json.loads(content)
+        for _ in range(draw.choice((1, 1, 2, 5))):
+            value = changed(value, draw)
+        return json.dumps(value).encode("utf-8", "surrogatepass")
+    for _ in range(draw.choice((1, 1, 1, 2, 3, 4))):
+        content = mutated(content, reader.seeds, draw)
+    return content[: 1 << 20]
 
 
 def fuzz(name: str, reader: Reader, cases: int, seed: int, folder: Path) -> tuple[Counter[str], list[str]]:

@@ -4,7 +4,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -64,12 +63,12 @@ def test_a_full_disk_is_told_and_loses_nothing(tmp_path: Path, capsys: pytest.Ca
 def test_two_runs_give_the_same_bytes_with_any_number_of_workers(tmp_path: Path) -> None:
     """A fold of inception_v3 in bfloat16, on 100 training images at 75x100, and the blend of it."""
     sums = []
+    options = "--precision mixed_bfloat16 --quick --train-images 100 --image-size 75x100 --epochs 1 --fold 0"
     for workers in (1, 3):
         folder = tmp_path / str(workers)
         places = ["--data", os.environ["STATEFARM_SAMPLE"], "--run", "same", "--runs", folder / "runs"]
         train = ["models/inception_v3.py", *places, "--weights", os.environ["PRETRAINED_WEIGHTS"], "--cache", folder]
-        train += ["--precision", "mixed_bfloat16", "--workers", workers, "--quick", "--train-images", "100"]
-        train += ["--image-size", "75x100", "--epochs", "1", "--fold", "0"]
+        train += [*options.split(), "--workers", workers]
         blend = ["-m", "ensemble.blend", *places, "--allow-missing", "--submissions", folder]
         for command in (train, blend):
             done = run_python(*command, timeout=600)
@@ -104,23 +103,19 @@ def test_a_killed_fold_is_retried_then_left_out_and_the_blend_says_so(
     assert run.returncode == 2, "not complete, and it says so"
     assert not (tmp_path / "tiny.csv").exists()
 
-    blend = [sys.executable, "-m", "ensemble.blend", *places]
-    allowed = subprocess.run([*blend, "--allow-missing"], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    allowed = run_python("-m", "ensemble.blend", *places, "--allow-missing")
     assert allowed.returncode == 0, allowed.stderr
     assert "INCOMPLETE" in allowed.stdout
 
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    submission = (tmp_path / "tiny.csv").read_bytes()
-
     folder = RunFolder(tmp_path / "runs" / "tiny").fold(MODEL, 1)
-    before = {name: (folder / name).read_bytes() for name in (CONFIG, TEST)}
-    for name in before:
-        flip(folder / name, random.Random(4))
-        (tmp_path / "tiny.csv").unlink()
-        again = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
-        assert again.returncode == 0, again.stderr
-        assert f"{name} is corrupted" in again.stderr
-        assert f"{MODEL}: 1 of 2 folds are finished already" in again.stderr, "that fold alone is trained again"
-        assert (folder / TEST).read_bytes() == before[TEST]
-        assert (tmp_path / "tiny.csv").read_bytes() == submission
+    results = []
+    for corrupted in ("", CONFIG, TEST):
+        (tmp_path / "tiny.csv").unlink(missing_ok=True)
+        if corrupted:
+            flip(folder / corrupted, random.Random(4))
+        done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert not corrupted or f"{corrupted} is corrupted" in done.stderr
+        assert f"{MODEL}: 1 of 2 folds are finished already" in done.stderr, "one fold alone is trained"
+        results.append([(folder / TEST).read_bytes(), (tmp_path / "tiny.csv").read_bytes()])
+    assert results[0] == results[1] == results[2]
