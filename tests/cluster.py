@@ -74,6 +74,13 @@ def start(folder: Path, data: Path, *words: str) -> subprocess.Popen:
     return subprocess.Popen([*map(str, command), *words], cwd=REPOSITORY, stdout=pipe, stderr=pipe, text=True)
 
 
+def ended(run: subprocess.Popen, status: int = 0, timeout: float = 600) -> str:
+    """What a run that ends with this status wrote to standard error: no traceback where it failed."""
+    _, errors = run.communicate(timeout=timeout)
+    assert run.returncode == status and (status == 0 or "Traceback" not in errors), errors
+    return errors
+
+
 def tables(folder: Path) -> list[bytes]:
     """The prediction tables of a run in such a folder; empty where one is missing."""
     paths = [folder / "runs" / "r" / name for name in TABLES]

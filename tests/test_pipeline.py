@@ -102,21 +102,13 @@ def test_the_whole_path_and_again_and_after_a_lost_submission(
 
 
 @pytest.mark.slow
-def test_broken_images_stop_the_run_or_are_left_out(
-    type_command: Command, tiny_tree: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_broken_images_are_left_out(type_command: Command, tiny_tree: Callable[..., Path], tmp_path: Path) -> None:
     data = tiny_tree(drivers=3, images_per_class=2)
     broken_train = sorted((data / "imgs" / "train" / "c2").iterdir())[0]
     broken_test = sorted((data / "imgs" / "test").iterdir())[0]
     broken_train.write_bytes(broken_train.read_bytes()[:300])
     broken_test.write_bytes(b"")
     options = ("--models", "mobilenet", "--image-size", "32x32", "--run", "broken", "--folds", 2)
-    refused = run_all(type_command, data, tmp_path, *options)
-    assert refused.returncode == 2
-    assert broken_train.name in refused.stderr
-    assert "--skip-broken" in refused.stderr
-    assert not (tmp_path / "runs" / "broken" / "mobilenet").exists()
-
     done = run_all(type_command, data, tmp_path, *options, "--skip-broken", "--epochs", 1)
     assert done.returncode == 0, done.stderr
     fold = tmp_path / "runs" / "broken" / "mobilenet" / "fold_0"

@@ -12,13 +12,11 @@ import pytest
 from common.run_folder import REPOSITORY
 from tests.commands import run_python
 
-LONG_STEP = "hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)"  # native code: Python hears of no signal until its end
-
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_command_in_the_midst_of_a_long_step_does_not_wait_for_its_end(number: signal.Signals) -> None:
-    code = f"""
+    code = """
         import hashlib, signal
         from common.errors import run_command
 
@@ -26,7 +24,7 @@ def test_a_command_in_the_midst_of_a_long_step_does_not_wait_for_its_end(number:
 
         def main():
             print("ready", flush=True)
-            {LONG_STEP}
+            hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)  # native code: Python hears of no signal until its end
 
         run_command(main)
         """

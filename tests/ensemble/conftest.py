@@ -1,5 +1,6 @@
 """A small run folder as the training stage leaves it, with the data folder it was made of."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -71,19 +72,15 @@ class SmallRun:
     def add_model(self, model: str, skill: float, seed: int) -> None:
         for fold in range(FOLDS):
             random = np.random.default_rng([seed, fold])
-            part = self.folds[self.folds["fold"] == fold].sample(frac=1, random_state=seed)
-            labels = part["classname"].map(CLASSES.index).to_numpy()
-            write_predictions(
-                self.fold_folder(model, fold) / "out_of_fold.csv", part["img"], informed(random, labels, skill)
-            )
+            known = self.folds[self.folds["fold"] == fold].sample(frac=1, random_state=seed)
             test = self.test_labels.sample(frac=1, random_state=seed + fold)
-            labels = test["classname"].map(CLASSES.index).to_numpy()
-            write_predictions(self.fold_folder(model, fold) / "test.csv", test["img"], informed(random, labels, skill))
+            for name, part in {"out_of_fold.csv": known, "test.csv": test}.items():
+                labels = part["classname"].map(CLASSES.index).to_numpy()
+                write_predictions(self.fold_folder(model, fold) / name, part["img"], informed(random, labels, skill))
             finish_fold(self.run, model, fold, {"architecture": model})
 
-    def change(self, path: Path, change: object) -> Path:
+    def change(self, path: Path, change: Callable[[pd.DataFrame], pd.DataFrame]) -> Path:
         """Rewrites a table through a function of the frame, as if it had been written so."""
-        assert callable(change)
         change(pd.read_csv(path)).to_csv(path, index=False)
         if path.parent.name.startswith("fold_"):
             finish_fold(self.run, path.parts[-3], int(path.parent.name.removeprefix("fold_")))

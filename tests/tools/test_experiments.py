@@ -36,9 +36,7 @@ def type_command(folder: Path, file: Path, *words: str) -> subprocess.CompletedP
     return run_python("-m", "tools.experiments", file, "--folds", "2", "--run", "tried", *places, *words, timeout=400)
 
 
-TINY = (
-    EXPERIMENTS
-    + """
+TINY = f"""{EXPERIMENTS}
 [experiments.wild]
 optimizer = "sgd"
 learning_rate = 10.0
@@ -47,7 +45,6 @@ warmup = 0.0
 head_l2 = 10.0
 epochs = 9
 """
-)
 
 
 @pytest.mark.slow
