@@ -161,7 +161,6 @@ def add_run_options(parser: CommandLine) -> None:
 
 def main() -> None:
     from common.competition import SAMPLE_SUBMISSION
-    from ensemble.score import score_text
     from preprocessing.dataset import required
 
     parser = CommandLine(prog="python -m ensemble.blend", description=__doc__)
@@ -205,6 +204,8 @@ def main() -> None:
     request = Request(run, sample, submission, tuple(arguments.models), arguments.allow_missing, options, loose)
     print(blend_run(request))
     if arguments.labels is not None and not loose:
+        from ensemble.report import score_text
+
         print(score_text(submission, arguments.labels), end="\n\n")
     print(shown(submission if not loose or loose.test_predictions else run / "ensemble"))
 

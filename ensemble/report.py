@@ -14,6 +14,7 @@ from sklearn.metrics import confusion_matrix
 from common.competition import CLASS_NAMES, CLASSES, COMPLETE_TRAIN_IMAGES
 from common.files import read_json
 from common.metric import accuracy, log_loss, log_loss_per_image, paired_difference
+from common.tables import class_numbers, read_labels, read_predictions
 from ensemble import Options
 from ensemble.calibration import clip, clipped_losses
 from ensemble.result import PUBLISHED, TEAMS, BlendResult, place_among_published
@@ -306,3 +307,23 @@ def formatted(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         right = (cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True))
         lines.append("  ".join([first.ljust(widths[0]), *right]).rstrip())
     return "\n".join(lines)
+
+
+def score_text(predictions: Path, labels: Path) -> str:
+    """The scores of a prediction table as text for the terminal.
+
+    Raises:
+        UserError: one of the tables is malformed, or images of the prediction table have no label.
+    """
+    table = read_predictions(predictions)
+    known = read_labels(labels, table.index, str(predictions))
+    probabilities, truth = table.to_numpy(), class_numbers(known["classname"])
+    parts = [
+        f"{predictions} on {labels}: {len(table):,} images, log loss {log_loss(probabilities, truth):.5f}, "
+        f"accuracy {accuracy(probabilities, truth):.4f}"
+    ]
+    if "subject" in known:
+        drivers = known["subject"].fillna("unknown").to_numpy()
+        parts.append(table_text(by_driver(drivers, probabilities, truth)))
+    parts.append(table_text(by_class(probabilities, truth)))
+    return "\n\n".join(parts)

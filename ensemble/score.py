@@ -22,30 +22,6 @@ from ensemble import Options
 from ensemble.blend import Request, add_run_options
 
 
-def score_text(predictions: Path, labels: Path) -> str:
-    """The scores of a prediction table as text for the terminal.
-
-    Raises:
-        UserError: one of the tables is malformed, or images of the prediction table have no label.
-    """
-    from common.metric import accuracy, log_loss
-    from common.tables import class_numbers, read_labels, read_predictions
-    from ensemble.report import by_class, by_driver, table_text
-
-    table = read_predictions(predictions)
-    known = read_labels(labels, table.index, str(predictions))
-    probabilities, truth = table.to_numpy(), class_numbers(known["classname"])
-    parts = [
-        f"{predictions} on {labels}: {len(table):,} images, log loss {log_loss(probabilities, truth):.5f}, "
-        f"accuracy {accuracy(probabilities, truth):.4f}"
-    ]
-    if "subject" in known:
-        drivers = known["subject"].fillna("unknown").to_numpy()
-        parts.append(table_text(by_driver(drivers, probabilities, truth)))
-    parts.append(table_text(by_class(probabilities, truth)))
-    return "\n\n".join(parts)
-
-
 def comparison(request: Request, labels: Path) -> str:
     """Log loss of the members of a run, of every method, and of the steps after the chosen one, as text."""
     import numpy as np
@@ -97,6 +73,8 @@ def main() -> None:
     if (arguments.predictions is None) == (arguments.run is None):
         raise UserError("expected either a prediction table or --run NAME.")
     if not arguments.run:
+        from ensemble.report import score_text
+
         print(score_text(arguments.predictions, arguments.labels))
         return
     from common.competition import SAMPLE_SUBMISSION

@@ -121,7 +121,7 @@ def blend(plan: Plan) -> None:
     blend_run(Request(plan.run.path, sample, plan.submission, models, plan.allow_missing, plan.blending))
     say(f"\n{summary(plan.run.ensemble)}", sys.stdout)
     if plan.labels is not None:
-        from ensemble.score import score_text
+        from ensemble.report import score_text
 
         print(f"score       {score_text(plan.submission, plan.labels).splitlines()[0]}")
 

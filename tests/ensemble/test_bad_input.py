@@ -11,7 +11,7 @@ from common.files import sha256_of
 from common.tables import read_sample_images, write_predictions
 from ensemble import submit
 from ensemble.blend import Request, blend_run
-from ensemble.score import score_text
+from ensemble.report import score_text
 from tests.commands import here
 from tests.fold_runs import finish_fold
 
