@@ -21,15 +21,8 @@ pytestmark = pytest.mark.slow  # builds many networks
 # Table 1 of the paper: height and channels of what each module gives.
 TABLE = {"3a": (28, 256), "3b": (28, 480), "4a": (14, 512), "4b": (14, 512), "4c": (14, 512), "4d": (14, 528)}
 TABLE |= {"4e": (14, 832), "5a": (7, 832), "5b": (7, 1024)}
-STEM = {
-    "conv1_7x7_s2": (112, 64),
-    "pool1_3x3_s2": (56, 64),
-    "conv2_3x3_reduce": (56, 64),
-    "conv2_3x3": (56, 192),
-    "pool2_3x3_s2": (28, 192),
-    "pool3_3x3_s2": (14, 480),
-    "pool4_3x3_s2": (7, 832),
-}
+STEM = {"conv1_7x7_s2": (112, 64), "pool1_3x3_s2": (56, 64), "conv2_3x3_reduce": (56, 64), "conv2_3x3": (56, 192)}
+STEM |= {"pool2_3x3_s2": (28, 192), "pool3_3x3_s2": (14, 480), "pool4_3x3_s2": (7, 832)}
 ARCHITECTURE = zoo.find("googlenet")
 
 
