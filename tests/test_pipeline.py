@@ -16,7 +16,9 @@ import pytest
 from common.competition import CLASSES
 from common.files import locked
 from common.run_folder import REPOSITORY
+from common.settings import ImageSize
 from common.tables import read_predictions
+from preprocessing.images import read_image
 from tests.commands import heavy_packages
 
 Command = Callable[..., subprocess.CompletedProcess]
@@ -77,9 +79,6 @@ def test_the_whole_path_and_again_and_after_a_lost_submission(
     assert len(np.load(fold_folder / "test_features.npy", allow_pickle=False)) == len(sample)
 
     network = keras.saving.load_model(fold_folder / "model.keras", safe_mode=True)
-    from common.settings import ImageSize
-    from preprocessing.images import read_image
-
     pixels = np.stack([read_image(data / "imgs" / "test" / img, ImageSize(32, 40)) for img in sample["img"]])
     stored = read_predictions(fold_folder / "test.csv")[list(CLASSES)].to_numpy()
     np.testing.assert_allclose(network.predict(pixels, verbose=0), stored, atol=0.03)  # stored in bfloat16 on some

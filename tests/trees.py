@@ -1,10 +1,10 @@
 """A tiny real data folder in Kaggle's layout, for tests of whole paths."""
 
-import csv
 from pathlib import Path
 
 import cv2
 import numpy as np
+import pandas as pd
 
 from common.competition import CLASSES, DRIVER_LIST, SAMPLE_SUBMISSION, TEST_FOLDER, TRAIN_FOLDER
 
@@ -37,13 +37,14 @@ def make_tree(
             for _ in range(images_per_class):
                 rows.append((f"p{driver + 11:03d}", classname, names.pop()))
                 write_image(root / TRAIN_FOLDER / classname / rows[-1][2], _picture(generator, background, classname))
-    _write_csv(root / DRIVER_LIST, [("subject", "classname", "img"), *rows])
+    pd.DataFrame(rows, columns=["subject", "classname", "img"]).to_csv(root / DRIVER_LIST, index=False)
     background = scene(generator, size, 140)
     test = [f"img_{number}.jpg" for number in generator.permutation(test_images) + 100_001]
     (root / TEST_FOLDER).mkdir(parents=True)
     for position, name in enumerate(test):
         write_image(root / TEST_FOLDER / name, _picture(generator, background, CLASSES[position % 10]))
-    _write_csv(root / SAMPLE_SUBMISSION, [("img", *CLASSES), *[(name, *["0.1"] * 10) for name in test]])
+    sample = pd.DataFrame(0.1, index=pd.Index(test, name="img"), columns=list(CLASSES))
+    sample.to_csv(root / SAMPLE_SUBMISSION)
     return root
 
 
@@ -75,8 +76,3 @@ def _picture(generator: np.random.Generator, background: np.ndarray, classname: 
     top, left = height * down // 2 + height // 8, width * across // 5 + width // 40
     picture[top : top + height // 4, left : left + width // 7] = (235, 240, 250)
     return picture
-
-
-def _write_csv(path: Path, rows: list[tuple[str, ...]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as stream:
-        csv.writer(stream, lineterminator="\n").writerows(rows)
