@@ -113,7 +113,7 @@ def test_what_does_not_fit_is_computed_again_from_photographs(tmp_path: Path, mo
     monkeypatch.setattr(activations, "BLOCK", 16)
     network, recipe = cut("mobilenet_v2", "from block_8_project", epochs=2)
     images = images_in(tmp_path, recipe.image_size)
-    images.prepare(2, lambda line: None)
+    images.prepare(2)
     parts = split(network, recipe)
     assert parts is not None
     rows = np.random.default_rng(0).permutation(80)

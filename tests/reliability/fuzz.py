@@ -15,7 +15,6 @@ import resource
 import signal
 import sys
 import tempfile
-import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -311,10 +310,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=shared) as place:
         folder = Path(place)
         for name, reader in readers(folder).items():
-            begun = time.monotonic()
             counts, escapes = fuzz(name, reader, arguments.cases, arguments.seed, folder)
             told = ", ".join(f"{counts[outcome]:,} {outcome}" for outcome in ("read", "refused", "escaped"))
-            print(f"{name}: {arguments.cases:,} cases, {told}; {time.monotonic() - begun:.0f} s", flush=True)
+            print(f"{name}: {arguments.cases:,} cases, {told}", flush=True)
             for line in escapes:
                 print(f"  {line}", flush=True)
             escaped += counts["escaped"]
