@@ -128,7 +128,10 @@ def finished_folds(run: RunFolder, models: Sequence[str] = (), folds: Sequence[s
 def seen_by(fold: FoldFolder) -> tuple[ImageSize, str]:
     """The size and the part (crop) of a photograph that a network expects."""
     settings = fold.settings()
-    return ImageSize.parse(str(settings["image_size"])), str(settings.get("crop", WHOLE))
+    try:
+        return ImageSize.parse(str(settings["image_size"])), str(settings.get("crop", WHOLE))
+    except (LookupError, ValueError) as error:
+        raise UserError(f"{fold / CONFIG}: expected an image_size such as 160x208: {error}") from error
 
 
 class Networks:
