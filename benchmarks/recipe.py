@@ -5,8 +5,8 @@
 
 Both take InceptionV3 with the same pretrained weights, the same fold, and begin with an empty cache. The script trains
 all layers at 224x224 with SGD 1e-3 in batches of 16, BatchNorm along, no augmentation; its seconds count from its start
-to the end of the epoch that is compared, its images being loaded and its epochs being judged as here. Here they count
-from the start of `python models/inception_v3.py --fold K` to the line that says a held-out loss at least as low.
+to the end of the epoch that is compared, with images loaded and epochs evaluated as here. Here they count from the
+start of `python models/inception_v3.py --fold K` to the line that says a held-out loss at least as low.
 """
 
 import argparse

@@ -7,6 +7,7 @@ left over means nothing; it names the process that holds it, for messages.
 import contextlib
 import csv
 import errno
+import functools
 import hashlib
 import io
 import json
@@ -274,10 +275,15 @@ def acquire(path: Path, seconds: float = 0) -> "BaseFileLock | None":
     except OSError as error:
         if error.errno not in _NO_LOCKS:
             raise cannot_write(path.parent, error) from error
-        say(f"note: {path.parent} is on a file system without locks: do not start the same work there twice.")
+        _report_no_locks()
     with contextlib.suppress(OSError):  # a full disk: the lock holds all the same
         path.write_text(f"process {os.getpid()} on {platform.node()}\n")
     return lock
+
+
+@functools.cache  # once a process: every fold and cache file takes a lock
+def _report_no_locks() -> None:
+    say("note: this file system has no locks: do not start the same work there twice.")
 
 
 def release(lock: "BaseFileLock | None") -> None:

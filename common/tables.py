@@ -126,7 +126,8 @@ def check_submission(path: Path, images: pd.Index) -> None:
         images: the names in the sample submission, in its order.
     """
     table = read_predictions(path)
-    header = path.read_text(encoding="utf-8-sig").partition("\n")[0].strip()
+    with path.open(encoding="utf-8-sig") as stream:
+        header = stream.readline().strip()
     if header.replace('"', "") != ",".join(("img", *CLASSES)):
         raise UserError(f"{path}: expected the columns img,c0,...,c9 in this order, found {header}.")
     require_images(path, table, images, "the images of the sample submission")

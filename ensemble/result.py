@@ -119,7 +119,7 @@ class BlendResult:
             "nested_log_loss": log_loss(nested.final, predictions.labels),
             "nested_accuracy": accuracy(nested.final, predictions.labels),
             "nested_methods": list(nested.methods),
-            "expectation": as_json(self.expectation) if np.isfinite(self.expectation.highest) else None,
+            "expectation": as_json(self.expectation),
             "images": len(predictions.images),
             "drivers": int(predictions.images["subject"].nunique()),
             "test_images": len(predictions.test_images),

@@ -13,9 +13,10 @@ import io
 import time
 from pathlib import Path
 
-from common.competition import COMPLETE_TEST_IMAGES, PAGE, SAMPLE_SUBMISSION, SLUG, run_client
+from common.competition import COMPLETE_TEST_IMAGES, SAMPLE_SUBMISSION, SLUG
 from common.errors import UserError, run_command
 from common.files import locked, read_record, read_rows, sha256_of, write_rows
+from common.kaggle_client import PAGE, run_client
 from common.run_folder import RUNS, SUBMISSIONS, RunFolder
 from common.settings import CommandLine, number
 

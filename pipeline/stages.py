@@ -48,7 +48,7 @@ def folds_left(plan: Plan) -> dict[str, list[int | str]]:
 def get_data(plan: Plan) -> None:
     """Downloads the competition's archive, or renders the demo set, where the plan says so."""
     if plan.source == "download":
-        from common.competition import install
+        from common.kaggle_client import install
         from preprocessing.download import download
 
         install()

@@ -18,9 +18,10 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from common.competition import PAGE, SLUG, last_words, run_client
+from common.competition import SLUG
 from common.errors import UserError, named, run_command
 from common.files import folder_written_whole, free_bytes, locked
+from common.kaggle_client import PAGE, last_words, run_client
 from common.run_folder import REPOSITORY
 from common.settings import CommandLine
 from preprocessing.dataset import missing_parts

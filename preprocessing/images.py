@@ -42,7 +42,7 @@ Source = str | os.PathLike[str] | PIL.Image.Image | np.ndarray
 
 
 class BrokenImageError(UserError):
-    """An image file that cannot be used; `reason` is one of the words of this module, such as TRUNCATED."""
+    """An image file that cannot be used; `reason` is a constant of this module, such as TRUNCATED."""
 
     def __init__(self, path: str, reason: str, detail: str = "") -> None:
         self.reason, self.detail = reason, detail

@@ -25,9 +25,10 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from common.competition import DRIVER_LIST, PAGE, SAMPLE_SUBMISSION, SLUG, last_words, run_client, secrets
+from common.competition import DRIVER_LIST, SAMPLE_SUBMISSION, SLUG
 from common.errors import NOTHING_FINISHED, UserError, named, run_command
 from common.files import sha256_of, write_json, write_text, written_whole
+from common.kaggle_client import PAGE, last_words, run_client, secrets
 from common.run_folder import BUNDLE_MANIFEST, CACHE, REPOSITORY, SUBMISSIONS, RunFolder
 from common.settings import CommandLine, names_in
 from models.finetuning import architecture as zoo

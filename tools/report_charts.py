@@ -182,9 +182,8 @@ def charts_of(
 
         add(name, title, 0.75 + 0.25 * len(shown), draw)
 
-    if record["expectation"]:
-        score = context["score"]["log_loss"] if context["score"] else None
-        add("expectation", "Expected log loss among published scores", 1.5, expectation, record["expectation"], score)
+    score = context["score"]["log_loss"] if context["score"] else None
+    add("expectation", "Expected log loss among published scores", 1.5, expectation, record["expectation"], score)
     rows = [row for row in context["scores"] if row["name"] != context["fitted"]]
     rows = [row | {"losses": [row["by_fold"][fold] for fold in row["by_fold"] if fold != "all"]} for row in rows]
     rows.sort(key=lambda row: (row["name"] in record["weights"], row["log_loss"]))

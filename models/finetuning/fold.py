@@ -23,7 +23,7 @@ from models.finetuning import runtime
 from models.finetuning.architecture import Recipe
 from models.finetuning.data.activations import ActivationCache, split
 from models.finetuning.data.sources import FoldData, Source, fold_data, stores, with_pseudo_labels, with_tta
-from models.finetuning.fold_run import FoldRun
+from models.finetuning.fold_run import FoldRun, pseudo_settings
 from models.finetuning.network import weights
 from models.finetuning.network.build import build, plain_copy, prepare_random_weights
 from models.finetuning.network.head import fit_logistic
@@ -70,12 +70,12 @@ def _train(work: FoldRun, dataset: Dataset, folds: pd.DataFrame, settings: dict[
     say(f"{counts}, {len(test):,} test images")
 
     trained_on, tested_on = _sources(work, network, data, test, policy, say)
-    if work.recipe.pseudo_labels and work.settings(dataset.test, dataset.broken_test) != settings:
-        raise UserError(
-            f"--pseudo-labels {work.recipe.pseudo_labels}: that run has changed since this fold began; it may still be "
-            "training. Start again when it is finished."
-        )
     if tables := work.pseudo_tables():
+        if not pseudo_settings(tables).items() <= settings.items():
+            raise UserError(
+                f"--pseudo-labels {work.recipe.pseudo_labels}: that run has changed since this fold began; it may "
+                "still be training. Start again when it is finished."
+            )
         say(f"pseudo-labels of {len(test):,} test images from {len(tables)} tables: {', '.join(map(str, tables))}")
     trained_on = with_pseudo_labels(tables, work.recipe, dataset, data, trained_on, tested_on)
     checkpoint = work.folder / run_folder.CHECKPOINT

@@ -113,11 +113,7 @@ class FoldRun:
             **as_json(self.recipe),
             **{f"augmentation_{name}": value for name, value in augmentation.items()},
         }
-        if tables := self.pseudo_tables():
-            found[PSEUDO_MODELS] = sorted({path.parts[-3] for path in tables})
-            sums = "".join(sha256_of(path) for path in tables)
-            found[PSEUDO_SHA256] = hashlib.sha256(sums.encode()).hexdigest()
-        return found
+        return found | pseudo_settings(self.pseudo_tables())
 
     def save(self) -> Path:
         """Writes runs/NAME/MODEL/training.json, from which `load` makes a fold run of any fold; returns its path."""
@@ -203,7 +199,6 @@ def find_tables(folder: FoldFolder, source: str) -> list[Path]:
 
     Fold k reads the test predictions of the earlier run's fold k alone. Those networks, too, never saw the drivers that
     fold k holds out, so these drivers stay unseen. A training on all drivers holds nobody out and may read every fold.
-
     """
     option = f"--pseudo-labels {source}"
     name, _, models = source.partition("/")
@@ -235,6 +230,15 @@ def find_tables(folder: FoldFolder, source: str) -> list[Path]:
                 "seen drivers that are held out here. Train that model again, or name another run."
             )
     return [one / run_folder.TEST for one in found]
+
+
+def pseudo_settings(tables: Sequence[Path]) -> dict[str, Any]:
+    """What config.json says of the tables that pseudo-labels are made of; nothing without any."""
+    if not tables:
+        return {}
+    sums = "".join(sha256_of(path) for path in tables)
+    models = sorted({path.parts[-3] for path in tables})
+    return {PSEUDO_MODELS: models, PSEUDO_SHA256: hashlib.sha256(sums.encode()).hexdigest()}
 
 
 def require_same_models(settings: Mapping[int | str, dict[str, Any]]) -> None:

@@ -106,7 +106,7 @@ def test_an_interrupted_fold_goes_on_to_the_very_same_network(make: Make) -> Non
 
 
 @pytest.mark.parametrize("precision", ["float32", "mixed_float16"])
-def test_the_mean_of_the_weights_is_judged_and_kept_while_training_goes_on_from_the_weights(
+def test_the_mean_of_the_weights_is_evaluated_and_kept_while_training_goes_on_from_the_weights(
     make: Make, precision: str
 ) -> None:
     ways = {"trainable": "head", "optimizer": "sgd", "learning_rate": 0.1, "ema": 0.8, "warmup": 0.0}
@@ -182,17 +182,17 @@ def test_the_weights_of_the_best_epoch_are_kept_not_the_last(make: Make) -> None
 
 
 @pytest.mark.parametrize(
-    ("settings", "judged"),
+    ("settings", "evaluated"),
     [
         ({"epochs": 3, "patience": 2}, [False, True, True]),
-        # patience ends a training only after an epoch that was judged
+        # patience ends a training only after an epoch that was evaluated
         ({"epochs": 9, "patience": 3, "learning_rate": 1e-30, "optimizer": "sgd"}, [False, True, False, True]),
     ],
 )
-def test_epochs_between_measurements_are_only_trained(make: Make, settings: dict, judged: list[bool]) -> None:
+def test_epochs_between_measurements_are_only_trained(make: Make, settings: dict, evaluated: list[bool]) -> None:
     trainer = make(judge_every=2, **settings)
     trainer.train()
-    assert [not np.isnan(row["held_out_log_loss"]) for row in trainer.progress.history] == judged
+    assert [not np.isnan(row["held_out_log_loss"]) for row in trainer.progress.history] == evaluated
 
 
 def test_where_nobody_is_held_out_the_last_weights_are_kept_and_nothing_stops_early(make: Make, data: FoldData) -> None:

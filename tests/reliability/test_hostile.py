@@ -11,8 +11,8 @@ import keras
 import numpy as np
 import pytest
 
-from common.competition import last_words
 from common.errors import UserError, run_command
+from common.kaggle_client import last_words
 from common.run_folder import NETWORK, REPOSITORY, FoldFolder, RunFolder
 from ensemble.neighbours import load_features
 from tools.predict import load
