@@ -102,6 +102,9 @@ def checked(configuration: Any, values: Mapping[str, Any]) -> dict[str, Any]:
     Args:
         configuration: a dataclass instance with `setting` fields, all of the names in `values` among them.
         values: an ImageSize may be '240x320' or (240, 320), a tuple of names a list or one name.
+
+    Raises:
+        UserError: a value of the wrong type, out of range, or not among the choices.
     """
     fields = {field.name: field for field in dataclasses.fields(configuration)}
     found = {}

@@ -8,6 +8,7 @@ table = model.predict(["some.jpg", "another.jpg"])
 """
 
 import dataclasses
+import inspect
 import os
 import signal
 import tempfile
@@ -238,14 +239,19 @@ def finetune(
         data, weights, ...: as the options of the command line; `cache_limit` in GiB.
         settings: those of the recipe and of the augmentation, by the names of their command-line options (epochs,
             trainable, image_size, rotation, ...).
+
+    Raises:
+        UserError: an unknown setting (names the nearest), a wrong value, contradicting settings, no such data folder.
     """
     architecture = zoo.find(name)
     given: dict[str, Any] = {}
+    known: list[str] = []
     for own in (architecture.recipe, architecture.augmentation):
-        names = {field.name for field in dataclasses.fields(own)}
+        names = [field.name for field in dataclasses.fields(own)]
+        known += names
         given |= checked(own, {name: value for name, value in settings.items() if name in names})
     for setting in set(settings) - set(given):
-        hint = nearest(setting, [field.name for field in dataclasses.fields(architecture.recipe)]) or "."
+        hint = nearest(setting, [*known, *inspect.signature(finetune).parameters]) or "."
         raise UserError(f"unknown setting {setting!r}{hint} All: python models/{architecture.name}.py --help")
     if precision not in runtime.PRECISIONS:
         raise UserError(f"precision={precision!r}: expected one of {', '.join(runtime.PRECISIONS)}.")

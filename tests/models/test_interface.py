@@ -51,6 +51,8 @@ def test_four_lines_from_data_to_predictions(fitted: Model, data: Path) -> None:
     ("settings", "told"),
     [
         ({"learning_rat": 1e-3}, "unknown setting 'learning_rat'. Did you mean learning_rate?"),
+        ({"rotaton": 5}, "unknown setting 'rotaton'. Did you mean rotation?"),
+        ({"weight": "none"}, "unknown setting 'weight'. Did you mean weights?"),
         ({"epochs": "many"}, "epochs='many': expected a whole number"),
         ({"pooling": "mean"}, "pooling='mean': expected one of avg, max, avgmax, flatten"),
         ({"image_size": (16, 400)}, "mobilenet needs at least 32x32"),
