@@ -323,14 +323,14 @@ def _parsed(arguments: argparse.Namespace, experiment: Experiment, seed: int, fo
 
     architecture, classifies = experiment.architecture, experiment.is_classifier
     own = {"seed": seed, "model_name": experiment.model(seed)}
-    names = ["run", "runs", "cache", "cache_limit", "weights", "precision", "workers", "data", "folds", "folds_file"]
-    names += ["cluster"] if classifies else ["cluster", "activations", "log_to", "jobs"]
+    names = ["run", "runs", "cache", "cache_limit", "weights", "precision", "deterministic", "workers", "data"]
+    names += ["folds", "folds_file", "cluster", *([] if classifies else ["activations", "log_to", "jobs"])]
     shared = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
     words = ["--architecture", architecture.name] if classifies else []
     words += as_options(experiment.settings | own | shared)
     if folds := folds or arguments.fold or ():
         words += ["--fold", *map(str, folds)]
-    words += ["--quick"] * arguments.quick + ["--skip-broken"] * arguments.skip_broken
+    words += [f"--{name.replace('_', '-')}" for name in ("quick", "skip_broken", "verbose") if getattr(arguments, name)]
     parser = options.bottleneck_parser(architecture) if classifies else options.model_parser(architecture)
     parser.error = refuse  # type: ignore[method-assign]
     return parser.parse_args(words)

@@ -101,9 +101,11 @@ def test_the_example_of_the_docstring_is_read(tmp_path: Path) -> None:
     assert plan.experiments["more_dropout"].settings == {"batch_size": 16, "dropout": 0.7}
     assert plan.experiments["features"].is_classifier
     assert set(plan.search) == {"learning_rate", "schedule"}
-    arguments = make_parser().parse_args([str(tmp_path / "file.toml"), "--run", "tried", "--weights", "none"])
+    words = ["--run", "tried", "--weights", "none", "--deterministic", "no"]
+    arguments = make_parser().parse_args([str(tmp_path / "file.toml"), *words])
     runs = [work_of(arguments, plan.experiments["more_dropout"], seed) for seed in (0, 1)]
     assert [(run.model_name, run.seed) for run in runs] == [("more_dropout", 0), ("more_dropout_seed1", 1)]
+    assert [run.deterministic for run in runs] == ["no", "no"]
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda path: path.stem)
