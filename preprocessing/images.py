@@ -24,6 +24,8 @@ from preprocessing.settings import REGIONS, WHOLE
 
 LARGEST_SIDE = 20_000  # pixels
 LARGEST_AREA = 100_000_000  # pixels
+TOO_LARGE = f"has more than {LARGEST_AREA / 1e6:.0f} million pixels. Save it smaller."
+LARGEST_JPEG_SIDE = 65_500  # pixels that OpenCV writes
 END_SEARCHED = 4096  # bytes at the end of a file among which the end marker is looked for first
 START_OF_IMAGE, END_OF_IMAGE = b"\xff\xd8\xff", b"\xff\xd9"
 EMPTY, NOT_JPEG, TRUNCATED, ABSURD_SIZE = "empty", "not a JPEG", "truncated", "of an absurd size"
@@ -179,7 +181,10 @@ def _decode_other(data: bytes, name: str) -> np.ndarray:
     if not data:
         raise BrokenImageError(name, EMPTY)
     try:
-        image = PIL.Image.open(io.BytesIO(data))
+        with warnings.catch_warnings(action="ignore"):  # of its size, which is checked here
+            image = PIL.Image.open(io.BytesIO(data))
+    except PIL.Image.DecompressionBombError:
+        raise UserError(f"{name} {TOO_LARGE}") from None
     except Exception:  # Pillow's readers fail in many ways on damaged bytes
         what = "is a HEIC or AVIF picture or a video" if data[4:8] == b"ftyp" else "cannot be read as a picture"
         raise UserError(f"{name} {what}. Expected JPEG, PNG, WebP, GIF, BMP or TIFF: convert it.") from None
@@ -189,7 +194,7 @@ def _decode_other(data: bytes, name: str) -> np.ndarray:
 def _rgb(image: PIL.Image.Image, name: str) -> np.ndarray:
     """A PIL image of 8 bits a channel, upright, as an array of uint8 RGB."""
     if image.width * image.height > LARGEST_AREA:
-        raise UserError(f"{name} has more than {LARGEST_AREA / 1e6:.0f} million pixels. Save it smaller.")
+        raise UserError(f"{name} {TOO_LARGE}")
     if image.mode.startswith(("I", "F")):
         raise UserError(f"{name} has 16 or more bits a channel (mode {image.mode}). Save it with 8 bits.")
     try:
@@ -228,6 +233,15 @@ def fitted(image: np.ndarray, size: ImageSize, crop: str = WHOLE) -> np.ndarray:
     shrinks = image.shape[0] >= size.height and image.shape[1] >= size.width
     how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     return cv2.resize(image, (size.width, size.height), interpolation=how)
+
+
+def encoded(picture: np.ndarray, suffix: str = ".jpg") -> bytes:
+    """The bytes of a picture file, of an RGB picture; a UserError where it is too large for a JPEG."""
+    if suffix != ".png" and max(picture.shape) > LARGEST_JPEG_SIDE:
+        size = f"{picture.shape[1]:,} x {picture.shape[0]:,} pixels"
+        raise UserError(f"a JPEG cannot have {size}. Ask for fewer or smaller images, or name a .png file.")
+    pixels = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
+    return cv2.imencode(suffix, pixels, [cv2.IMWRITE_JPEG_QUALITY, 90] if suffix != ".png" else [])[1].tobytes()
 
 
 class Rows(Protocol):

@@ -86,12 +86,12 @@ def main() -> None:
     if out.suffix.lower() not in (".jpg", ".jpeg", ".png"):
         raise UserError(f"--out {out}: expected the name of a picture, .jpg or .png.")
 
-    import cv2
+    from preprocessing.images import encoded
 
     sheet, augmentation = Sheet(**chosen(arguments, Sheet)), Augmentation(**chosen(arguments, Augmentation))
     picture = make_sheet(load_chosen(arguments), sheet, augmentation)
     with written_whole(out) as temporary:
-        temporary.write_bytes(cv2.imencode(out.suffix, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))[1].tobytes())
+        temporary.write_bytes(encoded(picture, out.suffix.lower()))
     print(f"{out}: {picture.shape[1]} x {picture.shape[0]} pixels, the first column as in the photographs")
 
 

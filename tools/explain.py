@@ -54,7 +54,8 @@ def main() -> None:
         raise UserError(f"--out {arguments.out}: expected the name of a picture, .jpg or .png.")
     folds = chosen(arguments)
 
-    from tools.pictures import encoded, find
+    from preprocessing.images import encoded
+    from tools.pictures import find
 
     found = find(arguments.pictures, videos=False)
     if len(found.photographs) > arguments.most:

@@ -286,12 +286,6 @@ def with_probabilities(picture: np.ndarray, probabilities: np.ndarray, title: st
     return both[: both.shape[0] // 2 * 2, : both.shape[1] // 2 * 2]
 
 
-def encoded(picture: np.ndarray, suffix: str = ".jpg") -> bytes:
-    """The bytes of a picture file, of an RGB picture."""
-    pixels = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
-    return cv2.imencode(suffix, pixels, [cv2.IMWRITE_JPEG_QUALITY, 90] if suffix == ".jpg" else [])[1].tobytes()
-
-
 def write_annotated(video: Video, path: Path, times: Sequence[float], probabilities: np.ndarray) -> None:
     """Writes the frames of a video with the probabilities of the sample nearest to each beside it, as an MP4.
 

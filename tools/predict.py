@@ -186,7 +186,8 @@ def _photographs(found: Found, networks: Networks, annotate: Path | None) -> tup
     """Predicts, prints a line for each of the first ones, and writes annotated copies."""
     import numpy as np
 
-    from tools.pictures import Photograph, class_words, encoded, with_probabilities
+    from preprocessing.images import encoded
+    from tools.pictures import Photograph, class_words, with_probabilities
 
     photographs = found.photographs
     width, many = max(len(photograph.name) for photograph in photographs), len(photographs) > MOST_LINES

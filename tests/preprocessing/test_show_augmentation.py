@@ -5,9 +5,12 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pytest
 
+from common.errors import UserError
 from common.settings import ImageSize
 from preprocessing import dataset
+from preprocessing.images import encoded
 from preprocessing.settings import Augmentation
 from preprocessing.show_augmentation import CAPTION_HEIGHT, GAP, Sheet, caption, make_sheet
 from tests.commands import here
@@ -30,6 +33,8 @@ def test_the_command_writes_the_sheet(tiny_tree: Callable[..., Path], tmp_path: 
     assert str(out) in here("preprocessing.show_augmentation", *words.split(), "--out", out).stdout
     assert cv2.imread(str(out)).shape == (4 * TALL, 3 * WIDE, 3)
     assert ".jpg or .png" in here("preprocessing.show_augmentation", *words.split(), "--out", "sheet.txt").stderr
+    with pytest.raises(UserError, match=r"1 x 65,501 pixels.*\.png"):
+        encoded(np.zeros((65_501, 1, 3), np.uint8))
 
 
 def test_the_first_column_is_the_photographs_and_the_others_are_what_the_settings_make(
