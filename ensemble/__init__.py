@@ -23,5 +23,5 @@ class Options:
         choices=("no", "beside", "instead"),
     )
     test_drivers: int = setting(
-        0, "drivers in the test set, for the interval around the expected score; 0: by images per driver", least=0
+        0, "drivers in the test set, for the expected score's interval; 0: by images per driver", least=0, most=10_000
     )

@@ -184,7 +184,7 @@ def main() -> None:
             what = "a run's models; leave it out with" if arguments.predictions else "tables, which are named by"
             raise UserError(f"--{option.replace('_', '-')} is for {what} --predictions.")
     name = arguments.run or ("tables" if arguments.predictions else "full")
-    run = RunFolder.of(name, arguments.runs).path
+    run = (RunFolder.of if arguments.predictions else RunFolder.existing)(name, arguments.runs).path
     submission = (arguments.submissions or SUBMISSIONS) / f"{name}.csv"
     sample = None
     if arguments.data is not None or not arguments.predictions:

@@ -54,7 +54,7 @@ class Source:
         try:
             found = stamps(self.inputs)
         except FileNotFoundError as error:
-            raise UserError(f"{error.filename}: not found. Restore it, or train its fold again.") from error
+            raise UserError(f"{error.filename}: not found. Correct its name; or train its fold again.") from error
         for name, path in self.inputs.items():
             verified(path, found[name]["sha256"])
         return found

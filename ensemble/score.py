@@ -80,7 +80,7 @@ def main() -> None:
     from common.competition import SAMPLE_SUBMISSION
     from preprocessing.dataset import required
 
-    run, sample = RunFolder.of(arguments.run, arguments.runs).path, required(arguments.data) / SAMPLE_SUBMISSION
+    run, sample = RunFolder.existing(arguments.run, arguments.runs).path, required(arguments.data) / SAMPLE_SUBMISSION
     models, options = tuple(arguments.models), Options(**chosen(arguments, Options))
     print(comparison(Request(run, sample, Path(), models, arguments.allow_missing, options), arguments.labels))
 

@@ -106,7 +106,7 @@ def test_malformed_tables(small, name: str, change: object, words: str) -> None:
 @pytest.mark.parametrize(
     ("module", "words", "expected"),
     [
-        ("ensemble.blend", ("--run", "absent"), "no such fold table"),
+        ("ensemble.blend", ("--run", "absent"), "no such run"),
         ("ensemble.blend", ("--run", "a/b"), "expected letters"),
         ("ensemble.submit", ("leaderboard",), "'leaderboard' is reserved"),
         ("ensemble.submit", ("nothing-of-this-name",), "no such submission"),
