@@ -99,7 +99,7 @@ def train_and_blend(plan: Plan, dataset: "Dataset", folds: "pd.DataFrame", jobs:
             left = folds_left(plan)
             if any(left[model.name] for model in first):
                 say("the second round was not started: it learns from the first, which is not finished")
-            elif any(left[model.name] for model in second):
+            elif {model.name for model in second if left[model.name]} - {job.model for job in jobs}:  # not tried yet
                 train.run_jobs(plan, train.training_jobs(plan, dataset, folds, second))
         try:
             blend(plan)
@@ -116,7 +116,8 @@ def blend(plan: Plan) -> None:
     from ensemble.blend import Request, blend_run
     from ensemble.report import summary
 
-    names, sample = [model.name for model in plan.models], plan.work.data / SAMPLE_SUBMISSION
+    there, sample = plan.run.models(), plan.work.data / SAMPLE_SUBMISSION
+    names = [model.name for model in plan.models if model.name in there or not model.second_round]  # it may not start
     models = tuple(_blendable(plan, names) if plan.deadline else names)
     blend_run(Request(plan.run.path, sample, plan.submission, models, plan.allow_missing, plan.blending))
     say(f"\n{summary(plan.run.ensemble)}", sys.stdout)
