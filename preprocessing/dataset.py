@@ -110,7 +110,7 @@ def _require_complete(root: Path) -> None:
     nearby = [root.parent, *sorted(folder for folder in root.iterdir() if folder.is_dir())]
     whole = next((folder for folder in nearby if not missing_parts(folder)), None)
     hint = (
-        f"The data lies in {whole}: say --data {whole}"
+        f"The data lies in {whole}: use --data {whole}"
         if whole
         else f"Expected Kaggle's layout: {DRIVER_LIST}, {SAMPLE_SUBMISSION}, {TRAIN_FOLDER}/c0..c9/*.jpg, "
         f"{TEST_FOLDER}/*.jpg. Unpack the rest there, or get all of it: python -m preprocessing.download"
@@ -238,7 +238,7 @@ def _compare(train: "pd.DataFrame", test: Sequence[str], there: set[str], faults
 def add_data_options(parser: Any) -> None:
     """Adds --data, --cache and --skip-broken to a command that reads the data with `load_chosen`."""
     parser.add_argument("--data", type=Path, metavar="DIR", help="the competition's folder [found by itself]")
-    parser.add_argument("--cache", type=Path, default=CACHE, metavar="DIR", help="what may be remembered [cache]")
+    parser.add_argument("--cache", type=Path, default=CACHE, metavar="DIR", help="where findings are kept [cache]")
     parser.add_argument("--skip-broken", action="store_true", help="leave out missing and broken images")
 
 

@@ -108,7 +108,9 @@ def _rows_of(path: Path) -> list[Row]:
         rows.append(Row(name, model, common, losses_of(table, folds, own[0].path), len(own), of, seconds))
     blend = run.ensemble / OUT_OF_FOLD
     if blend.is_file():
-        rows.append(Row(name, BLEND, {}, losses_of(read_predictions(blend), folds, run.ensemble), of, of))
+        losses = losses_of(read_predictions(blend), folds, run.ensemble)
+        blended = int(folds.loc[folds["img"].isin(losses.index), "fold"].nunique())
+        rows.append(Row(name, BLEND, {}, losses, blended, of))
     return rows
 
 

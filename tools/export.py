@@ -4,7 +4,7 @@
     python -m tools.export --run full --model inception_v3 --to litert --out phone.tflite
 
 Several networks of one image size become one file that gives their mean. It is written only if it predicts what Keras
-predicts, on real photographs: those of --images, else of the competition's test set. Needs requirements/export.txt.
+predicts, on real photographs: those of --images, else of the run's test set. Needs requirements/export.txt.
 """
 
 from __future__ import annotations
@@ -64,8 +64,9 @@ def main() -> None:
 
     from preprocessing import dataset
     from tools.pictures import find
+    from tools.report import Request
 
-    images = arguments.images or [dataset.required(None) / TEST_FOLDER]
+    images = arguments.images or [(Request(run).data_folder or dataset.required(None)) / TEST_FOLDER]
     photographs = find(images, videos=False).readable(CHECKED)
     os.environ["KERAS_BACKEND"] = "tensorflow"  # what the converters start from; the networks are of any backend
     print(export(folds, arguments.to, out, photographs))

@@ -129,7 +129,8 @@ def _context(request: Request, prefix: str) -> dict[str, Any]:
 
     run, data = request.run, request.data_folder
     record = read_record(run.ensemble / RECORD)
-    tables = {path.stem: _table(path) for path in sorted(run.ensemble.glob("*.csv"))}
+    written = [(run.ensemble / name, stamp["sha256"]) for name, stamp in record["outputs"].items() if "/" not in name]
+    tables = {path.stem: _table(path, sha256) for path, sha256 in written if path.suffix == ".csv"}
     for name in ("by_class", "by_driver"):
         losses = tables[name]["images"] * tables[name]["log_loss"]
         tables[name]["share"] = losses / max(losses.sum(), 1e-300)
@@ -187,10 +188,12 @@ def _number(value: Any, digits: int = 3) -> str:
     return f"{value:.{digits}f}" if isinstance(value, (int, float)) and math.isfinite(value) else "n/a"
 
 
-def _table(path: Path) -> pd.DataFrame:
-    """A table of a blend; only numbers may be missing."""
+def _table(path: Path, sha256: str) -> pd.DataFrame:
+    """A table of a blend, as the blend has written it; only numbers may be missing."""
     import pandas as pd
 
+    if not path.is_file() or sha256_of(path) != sha256:
+        raise UserError(f"{path} has changed. Blend again: python -m ensemble.blend --run {path.parents[1].name}")
     text = ("fold", "name", "img", "subject", "method", "taken_for")
     empty = {name: ["", "inf"] for name in ("behind", "standard_error", "without", "adds")}
     return pd.read_csv(path, dtype=dict.fromkeys(text, "str"), keep_default_na=False, na_values=empty)
@@ -337,7 +340,7 @@ def _command(run: RunFolder, model: str) -> tuple[list[str], str]:
     options, count = as_options(differing), read_folds(run.folds)["fold"].nunique()
     words = ["python", f"models/{work.script}.py", "--run", run.name, "--data", "DIR", "--folds", str(count)]
     words += ["--architecture", work.architecture.name] if work.script == "bottleneck" else []
-    words += ["--model-name", model] if model != work.architecture.name and network else []
+    words += ["--model-name", model] if model != work.architecture.name else []
     words += ["--weights", "DIR" if "/" in work.weights else work.weights, "--seed", str(work.seed)]
     return options, shlex.join([*words, "--precision", work.precision, *options])
 

@@ -68,7 +68,7 @@ def _train(work: Sequence[tuple[FoldRun, dict[str, Any]]], dataset: Dataset, fol
     workers = environment.at_a_time(min(first.workers, environment.cores()), COPIES_IN_A_FIT * features.nbytes)
     choices = search(features, labels, settings.classifier, grid, settings.calibrate, inner, workers)
     model = plain_copy(network, first.architecture, recipe)
-    for (own, _), (linear, regularisation) in zip(work, choices, strict=True):
+    for (own, own_settings), (linear, regularisation) in zip(work, choices, strict=True):
         data = FoldData(labelled, labels, np.flatnonzero(numbers != own.fold), np.flatnonzero(numbers == own.fold))
         held_out = features[data.held_out]
         scores = engine.leave_out_of_fold(own, data, folds, softmax(linear(held_out)), held_out)
@@ -78,6 +78,7 @@ def _train(work: Sequence[tuple[FoldRun, dict[str, Any]]], dataset: Dataset, fol
         with written_whole(own.folder / NETWORK) as temporary:
             model.save(temporary)
         seconds = round(time.monotonic() - started, 1)
+        own.require_same_settings(own_settings)
         own.folder.finish({**scores, "regularisation": regularisation, "seconds": seconds}, own.outputs)
         engine.speaker(own.folder / LOG)(
             f"{own.model_name}, fold {own.fold}: held-out log loss {scores['log_loss']:.4f}, accuracy "

@@ -86,6 +86,7 @@ def _train(work: FoldRun, dataset: Dataset, folds: pd.DataFrame, settings: dict[
     with written_whole(work.folder / run_folder.NETWORK) as temporary:
         plain_copy(network, work.architecture, work.recipe).save(temporary)
     results |= {"best_epoch": trainer.progress.best_epoch, "seconds": round(time.monotonic() - started, 1)}
+    work.require_same_settings(settings)  # another process may have finished a fold with others
     work.folder.finish(results, work.outputs)
     evaluated = "nobody held out"
     if "log_loss" in results:

@@ -167,7 +167,7 @@ def _render_clip(clip: Clip, root: Path) -> int:
 
 
 def sequence_lengths(frames: int, sequences: int) -> list[int]:
-    """Splits frames into sequences of nearly equal length, none shorter than two where that can be had."""
+    """Splits frames into sequences of nearly equal length, none shorter than two where possible."""
     sequences = max(1, min(sequences, frames // 2))
     return [frames // sequences + (number < frames % sequences) for number in range(sequences)]
 

@@ -140,8 +140,8 @@ def test_an_empty_default_folder_is_no_data_but_a_started_one_is_an_error(nowher
         (None, f"incomplete, it has no {SAMPLE_SUBMISSION}, {TRAIN_FOLDER}/, {TEST_FOLDER}/"),
         (nowhere.parent / "link", "is a link to a folder that is not there"),
         (nowhere.parent / "nothing", "--data .*does not exist"),
-        (root.parent, f"The data lies in {root}: say --data {root}$"),
-        (root / "imgs", f"The data lies in {root}: say --data {root}$"),
+        (root.parent, f"The data lies in {root}: use --data {root}$"),
+        (root / "imgs", f"The data lies in {root}: use --data {root}$"),
     ):
         with pytest.raises(UserError, match=words):
             locate(folder)

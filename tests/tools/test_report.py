@@ -175,10 +175,11 @@ def test_an_unchanged_report_is_not_written_again_and_no_photographs_leaves_them
 
 def test_a_report_that_fails_does_not_fail_the_run(copy: SmallRun, capsys: pytest.CaptureFixture) -> None:
     (copy.run / "ensemble" / "reliability.csv").write_text("name\nblend\n")
-    plan: Any = SimpleNamespace(data=copy.data, run=RunFolder(copy.run), labels=None, submission=copy.submission)
+    work = SimpleNamespace(data=copy.data)
+    plan: Any = SimpleNamespace(work=work, run=RunFolder(copy.run), labels=None, submission=copy.submission)
     stages.report(plan)
     said = capsys.readouterr()
-    assert "warning: report.html was not written" in said.err
+    assert "warning: report.html was not written" in said.err and "reliability.csv has changed" in said.err
     assert [line.split()[0] for line in said.out.splitlines()] == ["report", "submission"]
     assert "ensemble/report.txt" in said.out
     (copy.run / "ensemble" / "blend.json").unlink()
