@@ -8,5 +8,7 @@ export RUN_STARTED="${RUN_STARTED:-$(date +%s)}"  # for --time-budget
 export CALLED_FROM="$PWD"  # what relative paths on the command line are relative to
 case "${STATEFARM_DATA:-/}" in /*|"~"*) ;; *) export STATEFARM_DATA="$PWD/$STATEFARM_DATA" ;; esac
 CDPATH="" builtin cd -- "$(dirname -- "${BASH_SOURCE[0]}")"
-source ./setup.sh requirements.txt  # .venv, the first time
+packages=(requirements.txt)
+case " $* " in *" --download "*) packages+=(requirements/kaggle.txt) ;; esac  # Kaggle's client
+source ./setup.sh "${packages[@]}"  # .venv, the first time
 exec python -m pipeline "$@"

@@ -130,7 +130,7 @@ def upload(run: str, path: Path, log_loss: str, message: str | None) -> Entry:
     promised = f", out of fold {float(log_loss):.4f}" if log_loss else ""
     described = f"{message or run + promised} ({submitted} UTC)"  # the time makes that of two submissions differ
     words = ("competitions", "submit", "-q", SLUG, "-f", str(path), "-m", described)
-    run_client(*words, what="the submission", browser=f"Or upload {path} in a browser: {PAGE}/submit")
+    run_client(*words, browser=f"Or upload {path} in a browser: {PAGE}/submit")
     return dict(zip(COLUMNS, (submitted, run, sha256_of(path), log_loss, described, "", ""), strict=True))
 
 
@@ -140,7 +140,6 @@ def wait_for_score(entry: Entry, longest: float) -> Entry:
     while True:
         listed = run_client(
             *("competitions", "submissions", "-q", SLUG, "-v", "--page-size", "50"),
-            what="the list of submissions",
             browser=f"The score is in a browser too: {PAGE}/submissions",
         )
         table = listed[listed.find("\nref,") + 1 :]  # the client may print a warning before it

@@ -1,28 +1,22 @@
-"""Kaggle's kernel: unpacks the code that it carries, and has it run the pipeline (tools/kaggle.py).
-
-kaggle/push.sh fills in the two constants.
-"""
+"""Kaggle's kernel: unpacks the code that it carries, and has it run the pipeline (tools/kaggle.py)."""
 
 import base64
 import io
+import lzma
 import os
 import subprocess
 import sys
-import tarfile
-import time
+import zipfile
 from pathlib import Path
 
-OPTIONS = ["--time-budget", "8h30m"]  # of run_all.sh
-CODE = ""  # the repository: an xz-compressed tar archive, as base64
+# kaggle/push.sh fills these in: options of run_all.sh, and the repository as a compressed zip archive in base64.
+OPTIONS = []
+CODE = ""
 
-started = time.time()
 root = Path(os.environ.get("STATEFARM_KAGGLE", "/kaggle"))
 code = root / "tmp" / "code"
-with tarfile.open(fileobj=io.BytesIO(base64.b64decode(CODE)), mode="r:xz") as archive:
-    archive.extractall(code, filter="data")
-command = [sys.executable, "-m", "tools.kaggle", "kernel", str(root), str(started), *OPTIONS]
-process = subprocess.Popen(command, cwd=code, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-for line in process.stdout:
-    print(line, end="", flush=True)
-if process.wait():
-    sys.exit(f"The pipeline exited with status {process.returncode}; see above. What is finished is in working/runs.")
+zipfile.ZipFile(io.BytesIO(lzma.decompress(base64.b64decode(CODE)))).extractall(code)
+command = [sys.executable, "-m", "tools.kaggle", "kernel", str(root), *OPTIONS]
+status = subprocess.run(command, cwd=code, stderr=subprocess.STDOUT, check=False).returncode
+if status:
+    sys.exit(f"The pipeline exited with status {status}; see above. What is finished is in working/runs.")

@@ -20,7 +20,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 from IPython.display import HTML, display
@@ -57,7 +56,7 @@ code""",
 Interrupt it at any time: the same cell resumes.""",
     """options = shlex.split(OPTIONS)
 if inputs.is_dir():  # data and weights from the mounts, the runs in /kaggle/working
-    run(sys.executable, "-m", "tools.kaggle", "kernel", "/kaggle", str(time.time()), *options)
+    run(sys.executable, "-m", "tools.kaggle", "kernel", "/kaggle", *options)
     runs, submissions = Path("/kaggle/working/runs"), Path("/kaggle/tmp/submissions")
 else:
     run("bash", "run_all.sh", *options)

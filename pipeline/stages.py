@@ -48,10 +48,8 @@ def folds_left(plan: Plan) -> dict[str, list[int | str]]:
 def get_data(plan: Plan) -> None:
     """Downloads the competition's archive, or renders the demo set, where the plan says so."""
     if plan.source == "download":
-        from common.kaggle_client import install
         from preprocessing.download import download
 
-        install()
         download(plan.work.data)
     elif plan.source == "demo":
         from preprocessing.demo import ensure_demo

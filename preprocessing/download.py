@@ -8,20 +8,17 @@ The client runs as a process of its own; its errors become messages that say wha
 """
 
 import contextlib
-import functools
 import shutil
-import subprocess
 import sys
-import time
 import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
 from common.competition import SLUG
-from common.errors import UserError, named, run_command
+from common.errors import UserError, is_watched, named, run_command
 from common.files import folder_written_whole, free_bytes, locked
-from common.kaggle_client import PAGE, last_words, run_client
+from common.kaggle_client import PAGE, run_client
 from common.run_folder import REPOSITORY
 from common.settings import CommandLine
 from preprocessing.dataset import missing_parts
@@ -69,28 +66,16 @@ def _fetch_archive(folder: Path, out: Path) -> Path:
     """Has the client download the competition's archive into `folder`, where it resumes what is there in part."""
     _require_space(out, NEEDED_GIGABYTES * GIGABYTE - sum(path.stat().st_size for path in folder.glob("*.zip")))
     folder.mkdir(parents=True, exist_ok=True)
-    words = ("competitions", "download", "-q", SLUG, "-p", str(folder))
+    words = ("competitions", "download", *(() if is_watched() else ("-q",)), SLUG, "-p", str(folder))
     try:
-        growth = functools.partial(_show_growth, folder)
-        said = run_client(*words, what="the download", browser=BROWSER, meanwhile=growth)
+        run_client(*words, browser=BROWSER, show=is_watched())  # the client has a progress bar of its own
     finally:
         if not any(folder.iterdir()):
             folder.rmdir()
     archives = sorted(folder.glob("*.zip"))
     if not archives:
-        raise UserError(f"the Kaggle client ended without an archive in {folder}. {last_words(said)}")
+        raise UserError(f"Kaggle's client ended without an archive in {folder}. {BROWSER}")
     return archives[0]
-
-
-def _show_growth(folder: Path, process: subprocess.Popen) -> None:
-    """Waits for the client, showing how much has arrived."""
-    from tqdm import tqdm
-
-    interval = 0.5 if sys.stderr.isatty() else 30  # seconds; a log file wants few lines
-    with tqdm(desc="downloading", unit="B", unit_scale=True, unit_divisor=1000, mininterval=interval) as bar:
-        while process.poll() is None:
-            time.sleep(0.1)
-            bar.update(sum(path.stat().st_size for path in folder.glob("*.zip")) - bar.n)
 
 
 def _require_space(out: Path, needed: float) -> None:

@@ -28,12 +28,6 @@ FORBIDDEN = """403 Client Error: Forbidden for url: https://api.kaggle.com/v1/x
 You don't have access to this resource.
 If this is a competition, you may need to accept its rules first at
   https://www.kaggle.com/competitions/<competition>/rules"""
-NOT_FOUND = """404 Client Error: Not Found for url: https://api.kaggle.com/v1/x
-
-The resource was not found. Check the spelling of the reference you passed.
-References are usually '<owner>/<slug>', which you can find in the resource's URL.
-To search for one, try 'kaggle search <query>'."""
-STATES = ("QUEUED", "RUNNING")  # of a kernel, one more each time that someone asks
 
 words = sys.argv[1:]
 place = Path(os.environ.get("STAND_IN", ""))
@@ -77,25 +71,19 @@ def submissions() -> None:
 
 def download() -> None:
     assert words[:4] == ["competitions", "download", "-q", SLUG], words
-    if "-f" in words:
-        assert "--unzip" in words, "Kaggle compresses single files"
-        shutil.copy(os.environ["STAND_IN_FILES"] + "/" + option("-f"), option("-p"))
-    else:
-        shutil.copy(os.environ["STAND_IN_ARCHIVE"], Path(option("-p")) / f"{SLUG}.zip")
+    shutil.copy(os.environ["STAND_IN_ARCHIVE"], Path(option("-p")) / f"{SLUG}.zip")
 
 
 def publish() -> None:
     metadata = json.loads((Path(option("-p")) / "dataset-metadata.json").read_text())
-    user, _, slug = metadata["id"].partition("/")
-    known, url = (place / slug).exists(), f"https://www.kaggle.com/{user}/{slug}"
-    if words[1] == "create" and known:
-        print(f'Dataset creation error: The requested slug "{slug}" is already in use by a dataset.')
-    elif words[1] == "create":
-        (place / slug).touch()
-        print(f"Your private Dataset is being created. Please check progress at {url}")
-    else:
-        assert option("-m")
-        print(f"Dataset version is being created. Please check progress at {url}")
+    dataset = place / metadata["id"].partition("/")[2]
+    if words[1] == "create" and dataset.exists():
+        print(f'Dataset creation error: The requested slug "{dataset.name}" is already in use by a dataset.')
+        return
+    assert words[1] == "create" or option("-m")
+    kind = "Your private Dataset" if words[1] == "create" else "Dataset version"
+    print(f"{kind} is being created. Please check progress at https://www.kaggle.com/{metadata['id']}")
+    dataset.touch()
 
 
 def kernels() -> None:
@@ -107,28 +95,22 @@ def kernels() -> None:
         url = f"https://www.kaggle.com/code/{metadata['id']}"
         print(f"Kernel version 3 successfully pushed.  Please check progress at {url}")
     elif words[1] == "status":
-        before = count("kernel") - 1
-        if before < 0:
+        states = dict(enumerate(("", "QUEUED", "RUNNING")))  # one more each time that someone asks
+        state = states.get(count("kernel"), os.environ.get("STAND_IN_ENDS", "COMPLETE"))
+        if not state:
             fail("503 Server Error: Service Unavailable for url: https://api.kaggle.com/v1/x")
-        state = STATES[before] if before < len(STATES) else os.environ.get("STAND_IN_ENDS", "COMPLETE")
         print(f'{words[2]} has status "KernelWorkerStatus.{state}"')
     elif words[1] == "logs":
-        print(*(place / "log").read_text().splitlines(), sep="\n", flush=True)
+        print((place / "log").read_text(), end="")
     else:
-        source = place / "output"
-        for path in sorted(path for path in source.rglob("*") if path.is_file()):
-            name = str(path.relative_to(source))
-            if re.search(option("--file-pattern"), name):
-                (Path(option("-p")) / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(path, Path(option("-p")) / name)
+        pattern = re.compile(option("--file-pattern"))
+        ignored = lambda folder, names: [name for name in names if not pattern.search(name)]  # noqa: E731
+        shutil.copytree(place / "output", option("-p"), ignore=ignored)
 
 
 if __name__ == "__main__":
-    files = [".kaggle/kaggle.json", ".kaggle/access_token", ".kaggle/credentials.json", ".config/kaggle/kaggle.json"]
-    pair = "KAGGLE_USERNAME" in os.environ and "KAGGLE_KEY" in os.environ
-    if not (os.environ.get("KAGGLE_API_TOKEN") or pair or any((Path.home() / name).is_file() for name in files)):
-        print(NO_LOGIN)
-        sys.exit(1)
+    if "KAGGLE_API_TOKEN" not in os.environ:
+        fail(NO_LOGIN)
     if "STAND_IN_SAYS" in os.environ:
         fail(os.environ["STAND_IN_SAYS"])
     with (place / "calls").open("a") as stream:

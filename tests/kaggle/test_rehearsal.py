@@ -50,7 +50,7 @@ def run_version(root: Path, tmp_path: Path, options: str) -> str:
     """Pushes and runs a version of the kernel as Kaggle would, with an empty working folder; returns what it said."""
     stamp = revision(allow_changes=True)
     words = ["someone", "--out", str(tmp_path), "--continue", "--options", f"{OPTIONS} {options}"]
-    build_kernel(command_line(weights_only=False).parse_args(words), stamp)
+    build_kernel(command_line("push").parse_args(words), stamp)
     command = [sys.executable, str(tmp_path / "kernel" / "kernel.py")]
     inputs = str(root / "input")
     if subprocess.run([*ISOLATED, MOUNTED, inputs, "true"], capture_output=True, check=False).returncode == 0:
@@ -83,9 +83,8 @@ def next_version(root: Path) -> RunFolder:
 
 
 def check_submission(root: Path) -> bytes:
-    """That submission.csv holds a row for each image of the sample, in its order."""
-    data = root / "input" / "competitions" / "state-farm-distracted-driver-detection"
-    sample = pd.read_csv(data / "sample_submission.csv")
+    """That submission.csv holds a row for each image of the sample, which lies with the runs, in its order."""
+    sample = pd.read_csv(root / "working" / "runs" / "sample_submission.csv")
     path = root / "working" / "submission.csv"
     assert list(read_predictions(path).index) == list(sample["img"])
     return path.read_bytes()

@@ -11,8 +11,8 @@ import keras
 import numpy as np
 import pytest
 
-from common.errors import UserError, run_command
-from common.kaggle_client import last_words
+from common.errors import UserError, masked, run_command
+from common.kaggle_client import secrets
 from common.run_folder import NETWORK, REPOSITORY, FoldFolder, RunFolder
 from ensemble.neighbours import load_features
 from tools.predict import load
@@ -110,7 +110,7 @@ def test_no_secret_is_repeated(
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "token").write_text(SECRET + "\n")
     monkeypatch.setenv(variable, str(tmp_path / "token") if variable.endswith("PATH") else SECRET)
-    said = last_words(f"401 for https://me:{SECRET}@kaggle.com with {SECRET}")
+    said = masked(f"401 for https://me:{SECRET}@kaggle.com with {SECRET}", *secrets())
     assert SECRET not in said
     assert "***" in said
 
