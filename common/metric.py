@@ -1,7 +1,6 @@
 """What is computed of predicted probabilities: the competition's metric, which is one function, and prior matching."""
 
 import numpy as np
-from scipy.special import log_softmax, softmax
 
 SMALLEST_PROBABILITY = 1e-15
 LARGEST_BIAS = 2.0  # nats: images that are certain stay so
@@ -84,6 +83,8 @@ def matched_logarithms(logarithms: np.ndarray, prior: np.ndarray, strength: floa
         strength: what it is worth to come nearer to the prior, against changing the predictions, for very many images.
         sets: shape (images,): images of one value share a bias.
     """
+    from scipy.special import log_softmax
+
     matched = logarithms.copy()
     for value in np.unique(sets):
         rows = sets == value
@@ -99,6 +100,7 @@ def prior_bias(logarithms: np.ndarray, prior: np.ndarray, strength: float) -> np
     Dirichlet prior of the classes' shares. Doubtful images move; none moves by more than twice `LARGEST_BIAS`.
     """
     from scipy.optimize import minimize
+    from scipy.special import softmax
 
     def objective(bias: np.ndarray) -> tuple[float, np.ndarray]:
         shifted = softmax(logarithms + bias, axis=1)
