@@ -9,11 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from scipy.special import softmax
 
 from common.competition import CLASSES, SAMPLE_COLUMNS
 from common.errors import UserError, named
 from common.files import check_image_names, is_image_name, read_rows, written_whole
-from common.metric import SMALLEST_PROBABILITY
+from common.metric import floored
 
 LARGEST_SUM_ERROR = 1e-3  # every row is divided by its sum; rows further from 1 than this get a warning
 
@@ -162,10 +163,7 @@ def geometric_mean(tables: Sequence[np.ndarray]) -> np.ndarray:
     Returns:
         shape (images, classes), float64, rows summing to 1.
     """
-    from scipy.special import softmax
-
-    logarithms = np.mean([np.log(np.maximum(np.asarray(t, np.float64), SMALLEST_PROBABILITY)) for t in tables], axis=0)
-    return softmax(logarithms, axis=1)
+    return softmax(np.mean([np.log(floored(table)) for table in tables], axis=0), axis=1)
 
 
 def read_sample_images(path: Path) -> pd.Index:

@@ -15,7 +15,7 @@ from common.environment import cores
 from common.errors import UserError
 from common.metric import FEWEST_IMAGES
 from common.settings import ImageSize
-from preprocessing.images import read_image
+from preprocessing.images import ImageStore, read_image
 
 SIZE = ImageSize(12, 16)
 DIMENSIONS = 32  # principal components of the pixels
@@ -25,12 +25,15 @@ MOST_INFORMATION = 0.05  # of the behaviours that may lie in a division, as a sh
 UNKNOWN = -1
 
 
-def same_driver(paths: Sequence[Path], predictions: np.ndarray, workers: int = 0) -> np.ndarray:
+def same_driver(
+    paths: Sequence[Path], predictions: np.ndarray, workers: int = 0, store: ImageStore | None = None
+) -> np.ndarray:
     """Groups of images, a driver each: clusters by Ward's method.
 
     Args:
         predictions: shape (images, classes), rows summing to 1.
         workers: threads that read the files; 0 for one a core.
+        store: the same images at `SIZE`, where a cache keeps them.
 
     Returns:
         shape (images,), int64 from 0; `UNKNOWN` for a file that cannot be read.
@@ -41,7 +44,7 @@ def same_driver(paths: Sequence[Path], predictions: np.ndarray, workers: int = 0
     from sklearn.decomposition import PCA
 
     with ThreadPoolExecutor(workers or cores()) as pool:
-        pictures = list(pool.map(_thumbnail, paths))
+        pictures = list(pool.map(store.read, range(len(paths))) if store else pool.map(_thumbnail, paths))
     groups = np.full(len(paths), UNKNOWN, dtype=np.int64)
     known = np.array([place for place, picture in enumerate(pictures) if picture is not None], dtype=np.int64)
     groups[known] = 0

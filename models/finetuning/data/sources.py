@@ -22,7 +22,7 @@ from models.finetuning.network.network import Network
 from preprocessing.batches import Augmented, plain_batches, training_batches
 from preprocessing.dataset import Dataset
 from preprocessing.images import ImageStore, Rows
-from preprocessing.same_driver import same_driver
+from preprocessing.same_driver import SIZE, same_driver
 from preprocessing.settings import Augmentation
 
 # A quarter where the process before ran out of memory: features and predictions are rounded differently, no more.
@@ -133,7 +133,10 @@ def with_pseudo_labels(
     images = [img for img in dataset.test if img not in dataset.broken_test]
     soft = soft_targets(tables, images)
     if recipe.pseudo_prior:  # nearer to training's mix, for each driver of the test set
-        sets = same_driver([dataset.test_path(img) for img in images], soft, labelled.workers)
+        paths, cache = test.images.paths, test.images.folder.parents[1]
+        small = ImageStore(paths, SIZE, cache, dataset.fingerprint, test.images.limit)
+        small.prepare(test.workers, keep=[labelled.images, test.images])  # once for all folds
+        sets = same_driver(paths, soft, test.workers, small)
         prior = smoothed_prior(data.labels[data.training], soft.shape[1])
         soft = np.exp(matched_logarithms(np.log(floored(soft)), prior, PRIOR_STRENGTH, sets)).astype(np.float32)
     return WithPseudoLabels(labelled, test, soft, recipe.pseudo_ratio)
