@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy.special import softmax
 
 from common.competition import CLASSES, SAMPLE_COLUMNS
 from common.errors import UserError, named
@@ -163,6 +162,8 @@ def geometric_mean(tables: Sequence[np.ndarray]) -> np.ndarray:
     Returns:
         shape (images, classes), float64, rows summing to 1.
     """
+    from scipy.special import softmax
+
     return softmax(np.mean([np.log(floored(table)) for table in tables], axis=0), axis=1)
 
 
