@@ -14,7 +14,7 @@ import pytest
 
 from common.cache import make_room
 from common.errors import UserError
-from common.files import locked, read_json, write_text, written_whole
+from common.files import locked, write_text, written_whole
 from common.run_folder import REPOSITORY
 from common.settings import ImageSize
 from preprocessing.images import ImageStore
@@ -28,16 +28,9 @@ def start() -> Iterator[Start]:
     started: list[subprocess.Popen] = []
 
     def begin(code: str) -> subprocess.Popen:
-        process = subprocess.Popen(
-            [sys.executable, "-c", textwrap.dedent(code)],
-            cwd=REPOSITORY,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        started.append(process)
-        return process
+        command, pipe = [sys.executable, "-c", textwrap.dedent(code)], subprocess.PIPE
+        started.append(subprocess.Popen(command, cwd=REPOSITORY, stdin=pipe, stdout=pipe, stderr=pipe, text=True))
+        return started[-1]
 
     yield begin
     for process in started:
@@ -158,19 +151,3 @@ def test_error_in_the_block_leaves_the_old_file_and_no_temporary_one(tmp_path: P
         raise RuntimeError
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
-
-
-def test_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("in the way")
-    with pytest.raises(UserError, match="cannot write") as caught:
-        write_text(tmp_path / "file" / "below.txt", "x")
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize("content", [None, b"", b"{", b"\xff\xfe\x00"])
-def test_json_that_cannot_be_read(tmp_path: Path, content: bytes | None) -> None:
-    path = tmp_path / "value.json"
-    if content is not None:
-        path.write_bytes(content)
-    with pytest.raises(UserError, match=r"cannot read .*value\.json"):
-        read_json(path)

@@ -1,7 +1,7 @@
 """A small run folder as the training stage leaves it, with the data folder it was made of."""
 
+import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -37,34 +37,20 @@ def informed(random: np.random.Generator, labels: np.ndarray, skill: float) -> n
     return exponentials / exponentials.sum(axis=1, keepdims=True)
 
 
-@dataclass
 class SmallRun:
     """Paths and truth of a generated run."""
 
-    root: Path
-    name: str = "trial"
-    folds: pd.DataFrame = field(default_factory=pd.DataFrame)
-    test_labels: pd.DataFrame = field(default_factory=pd.DataFrame)
+    def __init__(self, root: Path, folds: pd.DataFrame, test_labels: pd.DataFrame) -> None:
+        self.root, self.name = root, "trial"
+        self.folds, self.test_labels = folds, test_labels
+        self.run, self.data = root / "runs" / self.name, root / "data"
+        self.sample, self.labels = self.data / "sample_submission.csv", root / "labels.csv"
+        self.submission = root / "submissions" / f"{self.name}.csv"
 
-    @property
-    def run(self) -> Path:
-        return self.root / "runs" / self.name
-
-    @property
-    def data(self) -> Path:
-        return self.root / "data"
-
-    @property
-    def sample(self) -> Path:
-        return self.data / "sample_submission.csv"
-
-    @property
-    def submission(self) -> Path:
-        return self.root / "submissions" / f"{self.name}.csv"
-
-    @property
-    def labels(self) -> Path:
-        return self.root / "labels.csv"
+    def moved(self, root: Path) -> "SmallRun":
+        """A copy of all its files in another folder."""
+        shutil.copytree(self.root, root, dirs_exist_ok=True)
+        return SmallRun(root, self.folds, self.test_labels)
 
     def fold_folder(self, model: str, fold: int) -> Path:
         return self.run / model / f"fold_{fold}"
@@ -101,30 +87,24 @@ def small(tmp_path: Path) -> SmallRun:
 
 def make_small(root: Path) -> SmallRun:
     """Three models of unequal skill on three folds of nine drivers, and 45 test images in no particular order."""
-    small = SmallRun(root)
     rows = [
         (f"img_{driver}_{number}_{copy}.jpg", f"p{driver:03}", classname, driver % FOLDS)
         for driver in range(DRIVERS)
         for number, classname in enumerate(CLASSES)
         for copy in range(2)
     ]
-    small.folds = pd.DataFrame(rows, columns=["img", "subject", "classname", "fold"])
+    folds = pd.DataFrame(rows, columns=["img", "subject", "classname", "fold"])
     random = np.random.default_rng(7)
     images = [f"img_{number}.jpg" for number in random.permutation(TEST_IMAGES)]
     classes = random.choice(CLASSES, size=TEST_IMAGES)
     subjects = random.choice(["p901", "p902"], size=TEST_IMAGES)
-    small.test_labels = pd.DataFrame({"img": images, "classname": classes, "subject": subjects})
-
-    small.run.mkdir(parents=True)
-    small.folds.to_csv(small.run / "folds.csv", index=False)
-    small.data.mkdir()
-    small.folds[["subject", "classname", "img"]].to_csv(small.data / "driver_imgs_list.csv", index=False)
-    sample = pd.DataFrame(0.1, index=range(TEST_IMAGES), columns=list(CLASSES))
-    sample.insert(0, "img", images)
-    sample.to_csv(small.sample, index=False)
+    small = SmallRun(root, folds, pd.DataFrame({"img": images, "classname": classes, "subject": subjects}))
+    for folder in (small.run, small.data / "imgs/train", small.data / "imgs/test"):
+        folder.mkdir(parents=True)
+    folds.to_csv(small.run / "folds.csv", index=False)
+    folds[["subject", "classname", "img"]].to_csv(small.data / "driver_imgs_list.csv", index=False)
+    pd.DataFrame(0.1, index=pd.Index(images, name="img"), columns=list(CLASSES)).to_csv(small.sample)
     small.test_labels.to_csv(small.labels, index=False)
-    for folder in ("imgs/train", "imgs/test"):
-        (small.data / folder).mkdir(parents=True)
     small.add_model("vgg16", 2.0, 1)
     small.add_model("resnet50", 2.5, 2)
     small.add_model("inception_v3", 1.0, 3)

@@ -112,18 +112,13 @@ def test_malformed_tables(small, name: str, change: object, words: str) -> None:
         ("ensemble.submit", ("nothing-of-this-name",), "no such submission"),
         ("ensemble.submit", ("trial", "--wait", "nan"), "expected 0 to 1000000, found nan"),
         ("ensemble.blend", ("--label", "x"), "Did you mean --labels?"),
+        ("ensemble.blend", ("--labels", "absent.csv"), "absent.csv: cannot be read as labels"),
         ("ensemble.score", ("no.csv", "--labels", "no.csv"), "no.csv: cannot be read as a prediction table"),
         ("ensemble.score", ("--labels", "absent.csv"), "expected either a prediction table or --run NAME"),
     ],
 )
-def test_commands_end_with_one_line_and_status_2(small, module: str, words: tuple[str, ...], expected: str) -> None:
-    more = ["--data", str(small.data)] if module == "ensemble.blend" else []
-    done = here(module, *more, *words)
+def test_commands_end_with_one_line_before_any_work(small, module: str, words: tuple[str, ...], expected: str) -> None:
+    done = here(module, *(small.command if module == "ensemble.blend" else ()), *words)
+    assert not small.submission.exists()
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and expected in done.stderr
-
-
-def test_mistake_in_the_labels_is_told_before_the_work(small) -> None:
-    done = here("ensemble.blend", *small.command, "--labels", small.root / "none.csv")
-    assert done.returncode == 2 and "cannot be read as labels" in done.stderr
-    assert not small.submission.exists()

@@ -6,14 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.metric import log_loss
-from ensemble.calibration import (
-    CLIPS,
-    clip,
-    fit_calibration,
-    fit_prior,
-    mean_entropy,
-    sharpened,
-)
+from ensemble.calibration import CLIPS, clip, fit_calibration, fit_prior, mean_entropy, sharpened
 from ensemble.report import reliabilities
 from tests.ensemble.conftest import SEEDS, labels_of, predictions
 

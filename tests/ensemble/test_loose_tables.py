@@ -70,16 +70,16 @@ def test_with_the_data_the_rows_are_those_of_the_sample_submission_in_its_order(
     for name in ("train", "test"):
         Path(f"complete/imgs/{name}").mkdir(parents=True)
     Path("complete/driver_imgs_list.csv").write_text("subject,classname,img\n")
-    sample = pd.DataFrame(0.1, index=range(60), columns=list(CLASSES))
-    sample.insert(0, "img", [f"t{number}.jpg" for number in reversed(range(60))])
-    sample.to_csv("complete/sample_submission.csv", index=False)
+    images = pd.Index([f"t{number}.jpg" for number in reversed(range(60))], name="img")
+    sample = pd.DataFrame(0.1, index=images, columns=list(CLASSES))
+    sample.to_csv("complete/sample_submission.csv")
     assert blend(WITH_TEST).returncode == 0
     as_in_tables = read_predictions(SUBMISSION)
     assert blend(WITH_TEST, "--data complete").returncode == 0
-    pd.testing.assert_frame_equal(read_predictions(SUBMISSION), as_in_tables.loc[list(sample["img"])])
+    pd.testing.assert_frame_equal(read_predictions(SUBMISSION), as_in_tables.loc[images])
     assert "nothing to do" in blend(WITH_TEST, "--data complete").stdout
 
-    sample.iloc[1:].to_csv("complete/sample_submission.csv", index=False)
+    sample.iloc[1:].to_csv("complete/sample_submission.csv")
     done = blend(WITH_TEST, "--data complete")
     assert done.returncode == 2
     assert "a_test.csv: expected exactly the images of the sample submission (59)" in done.stderr

@@ -11,8 +11,7 @@ from ensemble.methods import METHODS, OBJECTIVES, POOLS, Blend, fitted_weights
 from ensemble.nested import NestedCrossValidation
 from tests.ensemble.conftest import SEEDS, predictions
 
-FITTED = sorted(OBJECTIVES)  # pools whose weights are fitted
-POOL_NAMES = st.sampled_from(FITTED)
+POOL_NAMES = st.sampled_from(sorted(OBJECTIVES))  # of those whose weights are fitted
 
 
 @settings(max_examples=40)

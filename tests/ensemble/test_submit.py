@@ -1,9 +1,6 @@
 """Submitting: through Kaggle's client, here a stand-in of the same command line that keeps its list in a file."""
 
-import csv
-import dataclasses
 import re
-import shutil
 from pathlib import Path
 from subprocess import CompletedProcess
 
@@ -29,8 +26,7 @@ def blended(tmp_path_factory: pytest.TempPathFactory) -> SmallRun:
 
 @pytest.fixture
 def small(blended: SmallRun, tmp_path: Path) -> SmallRun:
-    shutil.copytree(blended.root, tmp_path, dirs_exist_ok=True)
-    return dataclasses.replace(blended, root=tmp_path)
+    return blended.moved(tmp_path)
 
 
 @pytest.fixture
@@ -51,8 +47,7 @@ def board(small: SmallRun) -> pd.DataFrame:
 
 
 def uploads(small: SmallRun) -> int:
-    with (small.root / "state" / "submissions.csv").open(newline="") as stream:
-        return len(list(csv.reader(stream)))
+    return len(pd.read_csv(small.root / "state" / "submissions.csv", header=None))
 
 
 def test_it_submits_waits_for_the_score_and_writes_it_beside_the_estimate(small: SmallRun, machine: Machine) -> None:

@@ -37,12 +37,6 @@ def first_test_image(root: Path) -> Path:
     return root / TEST_FOLDER / (root / SAMPLE_SUBMISSION).read_text().splitlines()[1].split(",")[0]
 
 
-def edit(path: Path, old: str, new: str) -> None:
-    text = path.read_text()
-    assert old in text
-    path.write_text(text.replace(old, new, 1))
-
-
 def faults_of(root: Path, cache: Path) -> str:
     with pytest.raises(UserError) as caught:
         load(root, cache)
@@ -82,7 +76,8 @@ def test_the_fingerprint_changes_with_any_file_and_with_nothing_else(root: Path,
     os.utime(first_test_image(root), ns=(1, 1))
     changed = load(root, cache).fingerprint
     assert changed != fingerprint
-    edit(root / SAMPLE_SUBMISSION, "0.1", "0.2")
+    sample = root / SAMPLE_SUBMISSION
+    sample.write_text(sample.read_text().replace("0.1", "0.2", 1))
     assert load(root, cache).fingerprint not in (fingerprint, changed)
 
 
@@ -202,16 +197,11 @@ def test_an_image_listed_twice_and_one_that_leaves_the_folder_are_refused(root: 
     assert f"{DRIVER_LIST}: images listed more than once: 1 (" in message
     assert "each name must be unique, over all classes and drivers" in message
     assert f"{SAMPLE_SUBMISSION}: images listed more than once: 1 (" in message
-    edit(root / SAMPLE_SUBMISSION, "img_", "../img_")
+    (root / SAMPLE_SUBMISSION).write_text((root / SAMPLE_SUBMISSION).read_text().replace("img_", "../img_", 1))
     assert f"{SAMPLE_SUBMISSION}: expected plain names of JPEG files such as img_1.jpg" in faults_of(root, cache)
 
 
 # The files
-
-
-def link_elsewhere(path: Path) -> None:
-    path.unlink()
-    path.symlink_to("nowhere.jpg")
 
 
 LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
@@ -229,11 +219,14 @@ LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
             ["IMAGE: its content is PNG", "); only JPEG is read: convert other formats"],
         ),
         (lambda path: path.write_text(LFS), ["IMAGE: its content is a Git LFS pointer: git lfs pull"]),
-        (link_elsewhere, ["without a file: 1 (", "links to files that are not there: 2 (", "git annex get"]),
+        (
+            lambda path: (path.unlink(), path.symlink_to("nowhere.jpg")),
+            ["without a file: 1 (", "links to files that are not there: 2 (", "git annex get"],
+        ),
     ],
 )
 def test_a_broken_image_is_a_fault_or_left_out(
-    root: Path, cache: Path, capsys: pytest.CaptureFixture, damage: Callable[[Path], None], words: list[str]
+    root: Path, cache: Path, capsys: pytest.CaptureFixture, damage: Callable[[Path], object], words: list[str]
 ) -> None:
     train_image, test_image = training_image(root), first_test_image(root)
     damage(train_image)

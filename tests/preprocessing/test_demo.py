@@ -1,39 +1,26 @@
 """The demo set: Kaggle's layout, the same bytes each time, and the trap of the real photographs."""
 
-import csv
 import dataclasses
 import hashlib
 import itertools
-from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
 import cv2
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold, StratifiedShuffleSplit
 from threadpoolctl import threadpool_limits
 
-from common.competition import (
-    CLASSES,
-    DRIVER_LIST,
-    SAMPLE_SUBMISSION,
-    TEST_FOLDER,
-    TRAIN_FOLDER,
-    held_out_labels_path,
-)
+from common.competition import CLASSES, DRIVER_LIST, SAMPLE_SUBMISSION, TRAIN_FOLDER, held_out_labels_path
 from common.errors import UserError
 from common.metric import log_loss
-from preprocessing import demo
+from preprocessing import dataset, demo
 from preprocessing.demo import DemoSettings, ensure_demo, render_demo
 
 TINY = DemoSettings(seed=3, drivers=2, test_drivers=1, images_per_class=1, test_images_per_class=1, workers=1)
-
-
-def rows_of(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as stream:
-        return list(csv.DictReader(stream))
 
 
 def digests(root: Path) -> dict[str, str]:
@@ -50,26 +37,16 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_layout_is_kaggles(tiny: Path) -> None:
+def test_layout_is_kaggles(tiny: Path, tmp_path: Path) -> None:
     assert sorted(path.name for path in tiny.iterdir()) == [DRIVER_LIST, "imgs", SAMPLE_SUBMISSION]
-    rows = rows_of(tiny / DRIVER_LIST)
-    assert list(rows[0]) == ["subject", "classname", "img"]
-    listed = {f"{TRAIN_FOLDER}/{row['classname']}/{row['img']}" for row in rows}
-    assert listed == {str(path.relative_to(tiny)) for path in (tiny / TRAIN_FOLDER).glob("*/*")}
-    assert Counter((row["subject"], row["classname"]) for row in rows) == Counter(
-        {(subject, behaviour): 1 for subject in ("p001", "p002") for behaviour in CLASSES}
-    )
-    sample = rows_of(tiny / SAMPLE_SUBMISSION)
-    assert list(sample[0]) == ["img", *CLASSES]
-    assert {float(row[name]) for row in sample for name in CLASSES} == {0.1}
-    assert {row["img"] for row in sample} == {path.name for path in (tiny / TEST_FOLDER).iterdir()}
-
-    # the test labels lie beside the data and never in it
-    labels = rows_of(tiny.parent / "demo_test_labels.csv")
-    assert list(labels[0]) == ["img", "subject", "classname"]
-    assert {row["img"] for row in labels} == {path.name for path in (tiny / TEST_FOLDER).iterdir()}
-    assert Counter(row["classname"] for row in labels) == Counter(CLASSES)
-    assert {row["subject"] for row in labels} == {"p003"}
+    data = dataset.load(tiny, tmp_path)  # checks every file against the tables
+    rows = sorted(zip(data.train["subject"], data.train["classname"], strict=True))
+    assert rows == list(itertools.product(("p001", "p002"), CLASSES))
+    labels = pd.read_csv(tiny.parent / "demo_test_labels.csv")  # beside the data and never in it
+    assert list(labels.columns) == ["img", "subject", "classname"]
+    assert sorted(labels["img"]) == sorted(data.test)
+    assert sorted(labels["classname"]) == list(CLASSES)
+    assert set(labels["subject"]) == {"p003"}
     assert cv2.imread(str(next(tiny.rglob("*.jpg")))).shape == (480, 640, 3)
 
 
@@ -131,12 +108,11 @@ def test_a_random_split_leaks_and_a_split_by_driver_does_not(tmp_path: Path) -> 
     """What the competition is known for: pixels recognise the sequence, not the behaviour."""
     root = tmp_path / "demo"
     render_demo(root, DemoSettings(drivers=12, test_drivers=1, images_per_class=6, test_images_per_class=1))
-    rows = rows_of(root / DRIVER_LIST)
-    labels = np.array([CLASSES.index(row["classname"]) for row in rows])
-    drivers = np.array([row["subject"] for row in rows])
+    rows = pd.read_csv(root / DRIVER_LIST)
+    labels, drivers = rows["classname"].map(CLASSES.index).to_numpy(), rows["subject"].to_numpy()
     thumbnails = []
-    for row in rows:
-        path = root / TRAIN_FOLDER / row["classname"] / row["img"]
+    for row in rows.itertuples():
+        path = root / TRAIN_FOLDER / row.classname / row.img
         picture = cv2.imread(str(path), cv2.IMREAD_REDUCED_COLOR_4)
         thumbnails.append(cv2.resize(picture, (16, 16), interpolation=cv2.INTER_AREA).ravel() / 255)
     pixels = np.stack(thumbnails)

@@ -199,10 +199,7 @@ def test_a_file_by_image_or_by_driver_gives_the_same_folds(tmp_path: Path, train
     ],
 )
 def test_a_file_of_folds_with_a_mistake_is_refused(
-    tmp_path: Path,
-    train: pd.DataFrame,
-    change: Callable[[pd.DataFrame, pd.DataFrame], pd.DataFrame],
-    words: str,
+    tmp_path: Path, train: pd.DataFrame, change: Callable[[pd.DataFrame, pd.DataFrame], pd.DataFrame], words: str
 ) -> None:
     path = own_file(tmp_path, change(by_image(train), by_driver()))
     with pytest.raises(UserError, match=words) as caught:

@@ -116,8 +116,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> SmallRun:
 @pytest.fixture
 def copy(finished: SmallRun, tmp_path: Path) -> SmallRun:
     """The same run, to change."""
-    shutil.copytree(finished.root, tmp_path / "copy")
-    return SmallRun(tmp_path / "copy", folds=finished.folds, test_labels=finished.test_labels)
+    return finished.moved(tmp_path / "copy")
 
 
 def report(small: SmallRun, photographs: bool = True, labels: Path | None = None) -> Page:
@@ -223,21 +222,15 @@ def test_one_model_of_one_fold_without_features(copy: SmallRun) -> None:
         assert words in page.text
 
 
-def browser() -> str:
-    found = shutil.which("chromium") or shutil.which("chromium-browser")
-    if not found:
-        pytest.skip("needs chromium")
-    return found
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["report", "comparison"])
 def test_in_a_real_browser(finished: SmallRun, tmp_path: Path, kind: str) -> None:
     playwright: Callable = pytest.importorskip("playwright.sync_api").sync_playwright
+    browser = shutil.which("chromium") or shutil.which("chromium-browser") or pytest.skip("needs chromium")
     path = write_report(Request(RunFolder(finished.run), finished.data))
     path = path if kind == "report" else side_by_side(finished, tmp_path)
     with playwright() as driver:
-        chromium = driver.chromium.launch(executable_path=browser(), args=["--no-sandbox"])
+        chromium = driver.chromium.launch(executable_path=browser, args=["--no-sandbox"])
         backgrounds = set()
         for scheme in ("light", "dark"):
             for width in (390, 1440):
