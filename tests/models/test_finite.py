@@ -1,30 +1,18 @@
 """No weight ever becomes NaN or infinite, whatever the gradients, the logits or the photographs are."""
 
-import dataclasses
-from collections.abc import Iterator
-from pathlib import Path
-
 import keras
 import numpy as np
 import pytest
 
 from common.environment import THREADS
-from common.settings import ImageSize
-from models.finetuning import architecture as zoo
 from models.finetuning import runtime
 from models.finetuning.architecture import Recipe
-from models.finetuning.data.sources import FoldData, Source
-from models.finetuning.network.build import build
 from models.finetuning.network.network import set_trainable
 from models.finetuning.training.optimisation import Stage, make_optimizer, stages
-from models.finetuning.training.trainer import DivergedError, Trainer
-from preprocessing.images import ImageStore
-from preprocessing.settings import Augmentation
 from tests.commands import run_python
-from tests.trees import make_tree
+from tests.models.test_networks import network_of
 
 LARGEST = float(np.finfo(np.float32).max)
-STILL = ImageSize(32, 40)
 
 
 def values(variables: list) -> list[np.ndarray]:
@@ -66,13 +54,12 @@ def test_large_and_vanishing_gradients_are_clipped_to_the_norm(norm: float) -> N
 @pytest.mark.parametrize("batch_norm", ["inference", pytest.param("training", marks=pytest.mark.slow)])
 def test_photographs_of_one_colour_and_any_logits_leave_finite_weights(batch_norm: str) -> None:
     precision = "mixed_bfloat16"
-    recipe = dataclasses.replace(zoo.find("mobilenet").recipe, image_size=STILL, batch_norm=batch_norm)
-    network = build(zoo.find("mobilenet"), recipe, "none", precision, seed=0)
+    network, recipe = network_of("mobilenet", precision=precision, batch_norm=batch_norm)
     set_trainable(network, recipe, head_only=False)
     network.compile(make_optimizer(recipe, stages(recipe)[0], precision), recipe.label_smoothing)
     targets = np.eye(10, dtype=np.float32)[[0, 4, 9, 9]]
     for level in (0, 255):
-        images = np.full((4, STILL.height, STILL.width, 3), level, np.uint8)
+        images = np.full((4, *network.training.input_shape[1:]), level, np.uint8)
         assert np.isfinite(network.train_on_batch(images, targets))
     kernel = network.head.get_layer("logits").kernel
     signs = np.sign(np.random.default_rng(0).normal(size=kernel.shape)).astype(np.float32)
@@ -81,68 +68,6 @@ def test_photographs_of_one_colour_and_any_logits_leave_finite_weights(batch_nor
         network.train_on_batch(images, targets)
         network.train_on_batch(np.random.default_rng(1).integers(0, 256, images.shape, dtype=np.uint8), targets)
         assert all(np.isfinite(array).all() for array in values(network.training.trainable_variables))
-
-
-class WildTargets(Source):
-    """Gives targets that are no numbers in some steps of an epoch."""
-
-    wild: tuple[int, ...] = ()
-
-    def batches(self, targets: np.ndarray, order: np.ndarray, copy: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        for number, (images, wanted) in enumerate(super().batches(targets, order, copy)):
-            yield images, wanted * (np.nan if number in self.wild else 1)
-
-
-def trainer_of(
-    folder: Path, name: str, precision: str, wild: tuple[int, ...], lines: list[str], **changes: object
-) -> Trainer:
-    """Of twenty photographs, with as many held out."""
-    tree = make_tree(folder / "data", drivers=2, images_per_class=2)
-    paths = sorted(tree.rglob("imgs/train/*/*.jpg"))
-    labels, rows = np.array([int(path.parent.name[1]) for path in paths]), np.arange(len(paths))
-    data = FoldData(ImageStore(paths, STILL, folder / "cache", "", 2**30), labels, rows[::2], rows[1::2])
-    settings = {"image_size": STILL, "batch_size": 2, "head_start": "random"} | changes
-    recipe = dataclasses.replace(zoo.find(name).recipe, **settings)
-    network = build(zoo.find(name), recipe, "none", precision, seed=1)
-    source = WildTargets(network, data.store, Augmentation(), 1, 1)
-    source.wild = wild
-    return Trainer(network, recipe, data, source, precision, 1, folder / "state.npz", lines.append)
-
-
-def test_a_fold_leaves_a_wild_step_out_and_says_so(tmp_path: Path) -> None:
-    lines: list[str] = []
-    trainer = trainer_of(tmp_path, "vgg16", "float32", (1,), lines, epochs=1, trainable="head")
-    trainer.train()
-    assert any(line.startswith("note: epoch 1: 1 of 10 steps were skipped") for line in lines)
-    assert np.isfinite(trainer.progress.history[0]["training_loss"])
-    assert all(np.isfinite(array).all() for array in values(trainer.network.training.variables))
-
-
-@pytest.mark.parametrize(
-    ("precision", "changes", "words"),
-    [
-        # in the precision of a T4, where a smaller loss scale may help, and with BatchNorm fused into the kernels
-        (
-            "mixed_float16",
-            {"trainable": "from conv_dw_12", "pooled_layers": (), "epochs": 3},
-            r"in epoch 2, step 10 of 10, .* in the 20 steps up to there",
-        ),
-        (
-            "float32",
-            {"batch_norm": "training", "pooled_layers": ("conv_pw_2_relu",), "epochs": 1},
-            "the training loss became nan in epoch 1, step 5 of",
-        ),
-    ],
-)
-def test_steps_that_come_to_nothing_leave_no_trace_and_stop_a_fold_in_the_end(
-    tmp_path: Path, precision: str, changes: dict[str, object], words: str
-) -> None:
-    trainer = trainer_of(tmp_path, "mobilenet", precision, tuple(range(10)), [], **changes)
-    before = values(trainer.network.training.weights)
-    with pytest.raises(DivergedError, match=words):
-        trainer.train()
-    for one, other in zip(before, values(trainer.network.training.weights), strict=True):
-        np.testing.assert_array_equal(one, other)
 
 
 POISONED = """
