@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import keras
 import ml_dtypes
 import numpy as np
 import pandas as pd
@@ -92,7 +93,6 @@ def test_blocks_hold_what_the_trunk_makes_and_a_damaged_one_is_made_again(
     images = images_in(tmp_path, SIZE)
     store = ActivationStore(tmp_path / "cache", "vgg16", {}, parts.trunk, images, 2)
     rows = np.array([70, 3, 5])
-    assert store.missing_bytes([PLAIN], rows) == 80 * 24 * 32 * 64 * np.dtype(dtype).itemsize
     part = store.part(PLAIN, images, rows)
     expected = parts.trunk.predict_on_batch(np.stack([images.read(int(row)) for row in rows]))
     values = np.stack([part.read(int(row)) for row in rows])
@@ -139,10 +139,8 @@ def test_what_does_not_fit_is_computed_again_from_photographs(tmp_path: Path, mo
 def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("material")
     make_tree(folder / "data", drivers=3)
-    recipe, _ = zoo.find("mobilenet").settings_for({"image_size": SIZE})
-    whole = build(zoo.find("mobilenet"), recipe, "none", "float32", seed=3).backbone
     (folder / "weights").mkdir()
-    whole.save_weights(folder / "weights" / "mobilenet.weights.h5")
+    keras.applications.MobileNet(weights=None, include_top=False).save_weights(folder / "weights/mobilenet.weights.h5")
     return folder
 
 

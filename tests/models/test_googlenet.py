@@ -1,7 +1,5 @@
 """GoogLeNet against its paper's table, and the importer of its published weights."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import keras
@@ -11,10 +9,10 @@ import pytest
 from onnx import helper, numpy_helper
 
 from common.errors import UserError
-from common.run_folder import REPOSITORY
 from models.finetuning import architecture as zoo
 from models.finetuning.network import weights
 from models.finetuning.network.googlenet import GoogLeNet, import_weights, local_response_normalization
+from tests.commands import run_python
 
 pytestmark = pytest.mark.slow  # builds many networks
 
@@ -73,9 +71,8 @@ def written(arrays: dict[str, np.ndarray], path: Path) -> Path:
 def test_an_onnx_file_is_imported_for_every_size(tmp_path: Path) -> None:
     arrays = tensors()
     source = written(arrays, tmp_path / "googlenet-9.onnx")
-    command = ["-m", "models.finetuning.network.googlenet", str(source), "--out", str(tmp_path / "weights")]
-    done = subprocess.run([sys.executable, *command], cwd=REPOSITORY, check=True, capture_output=True, text=True)
-    assert done.stdout.startswith(f"wrote {tmp_path / 'weights' / 'googlenet.weights.h5'}")
+    done = run_python("-m", "models.finetuning.network.googlenet", source, "--out", tmp_path / "weights")
+    assert done.stdout.startswith(f"wrote {tmp_path / 'weights' / 'googlenet.weights.h5'}"), done.stderr
     assert [path.name for path in (tmp_path / "weights").iterdir()] == ["googlenet.weights.h5"]
 
     network = GoogLeNet(input_shape=(96, 128, 3), auxiliary=True)  # another size, between the auxiliary branches

@@ -1,6 +1,5 @@
 """What a training step would meet on a GPU, read from TensorFlow's own list of kernels: none is needed for that."""
 
-import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,10 +8,10 @@ import pytest
 
 from common.settings import ImageSize
 from models.finetuning import architecture as zoo
-from models.finetuning.network.build import build
 from models.finetuning.network.network import set_trainable
 from models.finetuning.training.optimisation import make_optimizer, stages
 from tests.commands import run_python
+from tests.models.test_networks import network_of
 
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="they are TensorFlow's kernels")
 NOT_DETERMINISTIC = {  # on GPUs, by the messages of TensorFlow's kernels
@@ -46,15 +45,13 @@ def test_every_operation_of_a_training_step_runs_on_gpus_and_deterministically(n
     import tensorflow
     from tensorflow.python.framework import kernels
 
-    size = ImageSize(96, 96)
-    recipe = dataclasses.replace(zoo.find(name).recipe, image_size=size)
-    network = build(zoo.find(name), recipe, "none", precision, seed=0)
+    network, recipe = network_of(name, precision=precision, image_size=ImageSize(96, 96))
     set_trainable(network, recipe, head_only=False)
     optimizer = make_optimizer(recipe, stages(recipe)[0], precision)
     network.compile(optimizer, recipe.label_smoothing)
     optimizer.build(network.training.trainable_variables)
     outputs = len(network.loss_weights)
-    images = tensorflow.TensorSpec((4, size.height, size.width, 3), tensorflow.uint8)
+    images = tensorflow.TensorSpec((4, 96, 96, 3), tensorflow.uint8)
     wanted = tensorflow.TensorSpec((4, 10), tensorflow.float32)
     targets = [wanted] * outputs if outputs > 1 else wanted
     network.training._symbolic_build(data_batch=(images, targets))  # metrics

@@ -151,4 +151,6 @@ def test_a_dry_run_says_what_would_train_for_how_long_and_writes_nothing(data: P
         "time     about",
     ):
         assert words in told.stdout, told.stdout
+    features = run_python("models/bottleneck.py", "--dry-run", *places, "--folds", "2", "--weights", "none")
+    assert "nothing was started" in features.stdout, features.stderr
     assert not (tmp_path / "runs").exists()

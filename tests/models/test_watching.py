@@ -1,6 +1,5 @@
 """Curves to TensorBoard, Weights & Biases and MLflow: absent until asked for, complete after an interruption."""
 
-import argparse
 import importlib.util
 import json
 import subprocess
@@ -22,13 +21,6 @@ def train(data: Path, folder: Path, *options: object) -> subprocess.CompletedPro
     words = "--weights none --image-size 32x40 --epochs 2 --head-start random --trainable head --batch-size 20 --fold 0"
     words += f" --folds 2 --precision float32 --run watched --runs {folder / 'runs'} --cache {folder / 'cache'}"
     return run_python("models/mobilenet.py", "--data", data, *words.split(), *options, WANDB_MODE="offline")
-
-
-def test_what_is_asked_for_is_read_and_wrong_names_are_told_with_the_nearest() -> None:
-    assert watching.read_names("tensorboard, wandb,tensorboard") == ("tensorboard", "wandb")
-    assert watching.read_names("none") == ()
-    with pytest.raises(argparse.ArgumentTypeError, match=r"Did you mean mlflow\?"):
-        watching.read_names("mlflov")
 
 
 @pytest.mark.parametrize("name", watching.NAMES)

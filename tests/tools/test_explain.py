@@ -1,6 +1,5 @@
 """Heat maps: at the place that decides, of every kind of network that we train."""
 
-import dataclasses
 from pathlib import Path
 
 import cv2
@@ -10,22 +9,22 @@ import pytest
 
 from common.competition import CLASSES
 from common.errors import UserError
-from common.settings import ImageSize
 from models.finetuning import architecture as zoo
-from models.finetuning.network.build import build, plain_copy
+from models.finetuning.network.build import plain_copy
 from tests.commands import here
+from tests.models.test_networks import images, network_of
 from tests.tools.conftest import TrainedRun
 from tools.explain import CAPTION, GAP, TILE_WIDTH, HeatMaps, lit
 
 
 def toy(pooling: str) -> keras.Model:
     """A network that looks for brightness: class 0 where it is bright, class 1 where it is not, 2 to 9 nowhere."""
-    images = keras.Input((16, 24, 3), dtype="uint8")
-    pixels = keras.layers.Rescaling(1 / 255)(images)
+    inputs = keras.Input((16, 24, 3), dtype="uint8")
+    pixels = keras.layers.Rescaling(1 / 255)(inputs)
     maps = keras.layers.AveragePooling2D(2)(pixels)
     features = {"avg": keras.layers.GlobalAveragePooling2D, "flatten": keras.layers.Flatten}[pooling]()(maps)
     logits = keras.layers.Dense(10, name="logits")
-    model = keras.Model(images, keras.layers.Softmax(name="probabilities")(logits(features)))
+    model = keras.Model(inputs, keras.layers.Softmax(name="probabilities")(logits(features)))
     kernel = np.zeros(logits.kernel.shape, np.float32)
     kernel[:, 0], kernel[:, 1] = 5.0, -5.0
     logits.set_weights([kernel, np.zeros(10, np.float32)])
@@ -83,14 +82,10 @@ def test_bad_input_is_one_line(trained: TrainedRun, options: list[str], message:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", zoo.names())
 def test_every_architecture_of_the_zoo_has_heat_maps(name: str, tmp_path: Path) -> None:
-    architecture = zoo.find(name)
-    size = ImageSize(architecture.least_size, architecture.least_size + 21)
-    recipe = dataclasses.replace(architecture.recipe, image_size=size)
-    plain = build(architecture, recipe, "none", "float32", seed=0)
-    plain_copy(plain, architecture, recipe).save(tmp_path / "model.keras")
+    trained, recipe = network_of(name)
+    plain_copy(trained, zoo.find(name), recipe).save(tmp_path / "model.keras")
     network = HeatMaps(keras.saving.load_model(tmp_path / "model.keras"))
-    images = np.random.default_rng(0).integers(0, 256, (1, size.height, size.width, 3), dtype=np.uint8)
-    maps, _ = network.predict(images)
+    maps, _ = network.predict(images(trained, 1))
     assert len(maps) == max(1, len(recipe.pooled_layers))
     heat = network.heat([np.repeat(array, 10, axis=0) for array in maps], np.arange(10))
     assert np.isfinite(heat).all()
@@ -98,6 +93,6 @@ def test_every_architecture_of_the_zoo_has_heat_maps(name: str, tmp_path: Path) 
 
 
 def test_a_network_without_feature_maps_is_refused() -> None:
-    images = keras.Input((4,))
+    inputs = keras.Input((4,))
     with pytest.raises(UserError, match="pools no feature map"):
-        HeatMaps(keras.Model(images, keras.layers.Softmax(name="probabilities")(keras.layers.Dense(10)(images))))
+        HeatMaps(keras.Model(inputs, keras.layers.Softmax(name="probabilities")(keras.layers.Dense(10)(inputs))))
