@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 
 from common.run_folder import REPOSITORY
-from tests.reliability.pipeline import FOLDS, MODEL, RECIPE
+from tests.reliability.pipeline import FOLDS, MODEL, RECIPE, trainings
 
 TABLES = [f"{MODEL}/fold_{fold}/{name}.csv" for fold in range(FOLDS) for name in ("out_of_fold", "test")]
 # Workers get as much of a busy machine as other processes; Ray would give them less (nice 15).
@@ -47,18 +47,9 @@ def cluster(cores: Sequence[int] = (1, 1), store: int = 100 * 2**20) -> Iterator
         process.communicate("", timeout=60)
 
 
-def trainings(raylet: psutil.Process) -> list[psutil.Process]:
-    """The processes of the jobs that a node trains now."""
-    found = []
-    for child in raylet.children(recursive=True):
-        with contextlib.suppress(psutil.Error):
-            found += [child] if "--config" in child.cmdline() else []
-    return found
-
-
 def kill_node(raylet: psutil.Process) -> list[psutil.Process]:
     """SIGKILL to a node's raylet and workers; returns the processes that it trained in, which get no signal."""
-    jobs = trainings(raylet)
+    jobs = list(trainings(raylet))
     for process in [raylet, *raylet.children(recursive=True)]:
         if process not in jobs:
             with contextlib.suppress(psutil.NoSuchProcess):

@@ -1,6 +1,5 @@
 """Real Ray clusters on this machine: the same bytes as without, what is lost or killed, and what cannot work."""
 
-import contextlib
 import importlib.util
 import json
 import os
@@ -20,9 +19,9 @@ import pytest
 from common import STOPPED
 from common.run_folder import CHECKPOINT, RunFolder
 from models.mobilenet import ARCHITECTURE
-from tests.cluster import AS_OTHERS, cluster, ended, kill_node, start, tables, trainings
+from tests.cluster import AS_OTHERS, cluster, ended, kill_node, start, tables
 from tests.commands import run_python
-from tests.reliability.pipeline import MODEL
+from tests.reliability.pipeline import MODEL, command_line, trainings
 from tests.tools.conftest import EXPERIMENTS
 from tests.trees import make_tree
 
@@ -64,8 +63,7 @@ def checkpoints(raylet: psutil.Process) -> list[Path]:
     """Of the folds that a node trains now: an epoch of each has ended."""
     found: list[Path] = []
     for job in trainings(raylet):
-        with contextlib.suppress(psutil.Error):
-            words = job.cmdline()
+        if words := command_line(job.pid):
             found += Path(words[words.index("--config") + 1]).parent.glob(f"fold_*/{CHECKPOINT}")
     return found
 

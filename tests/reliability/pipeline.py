@@ -105,11 +105,7 @@ class Pipeline:
 
     def fold(self) -> str:
         """The fold that one of its processes trains; '' where none does."""
-        for pid in descendants(self.process.pid):
-            words = command_line(pid)
-            if "--config" in words and "--fold" in words:
-                return words[words.index("--fold") + 1]
-        return ""
+        return next(iter(trainings(self.process).values()), "")
 
     def stop(self, number: signal.Signals) -> None:
         """Sends a signal to the group, as Ctrl-C does; SIGTERM to the first process only, as `kill` does."""
@@ -126,11 +122,13 @@ class Pipeline:
         return found
 
 
-def descendants(pid: int) -> list[int]:
-    """The processes that it started, and those that these started."""
+def trainings(parent: subprocess.Popen | psutil.Process) -> dict[psutil.Process, str]:
+    """The processes below another that train now, each with its fold."""
     with contextlib.suppress(psutil.NoSuchProcess):
-        return [process.pid for process in psutil.Process(pid).children(recursive=True)]
-    return []
+        children = psutil.Process(parent.pid).children(recursive=True)
+        commands = {process: command_line(process.pid) for process in children}
+        return {process: words[words.index("--fold") + 1] for process, words in commands.items() if "--config" in words}
+    return {}
 
 
 def command_line(pid: int) -> list[str]:

@@ -2,7 +2,6 @@
 
 import os
 import random
-import signal
 import subprocess
 import time
 from collections.abc import Callable
@@ -15,7 +14,7 @@ from common.run_folder import CONFIG, OUT_OF_FOLD, OUT_OF_FOLD_FEATURES, REPOSIT
 from tests.commands import run_python
 from tests.reliability import full_disk, kills
 from tests.reliability.fuzz import fuzz, readers
-from tests.reliability.pipeline import MODEL, command_line, descendants
+from tests.reliability.pipeline import MODEL, trainings
 from tests.reliability.rot import Run, flip, kinds, rot
 
 READERS = ("driver_list", "sample_submission", "fold_table", "prediction_table", "record", "jpeg_header")
@@ -88,13 +87,12 @@ def test_a_killed_fold_is_retried_then_left_out_and_the_blend_says_so(
     options = ["--weights", "none", "--image-size", "32x32", "--folds", "2", "--epochs", "1", "--jobs", "1"]
     command = ["./run_all.sh", *places, "--cache", str(tmp_path / "cache"), "--models", MODEL, *options]
     run = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    killed: set[int] = set()
+    killed = set()
     while run.poll() is None and len(killed) < 2:  # each time that fold 0 is started
-        for pid in descendants(run.pid):
-            words = command_line(pid)
-            if pid not in killed and "--config" in words and words[words.index("--fold") + 1] == "0":
-                killed.add(pid)
-                os.kill(pid, signal.SIGKILL)
+        for process, fold in trainings(run).items():
+            if fold == "0" and process not in killed:
+                killed.add(process)
+                process.kill()
         time.sleep(0.01)
     said, _ = run.communicate(timeout=600)
     assert len(killed) == 2
