@@ -324,17 +324,17 @@ def _made(run: RunFolder, model: str) -> dict[str, Any]:
 
 
 def _command(run: RunFolder, model: str) -> tuple[list[str], str]:
-    """The options that differ from the defaults, and the command that trains the model; none where no record is."""
+    """The options that its weights do not imply, and the command that trains the model; none where no record is."""
     from models.finetuning.fold_run import load
     from preprocessing.folds import read_folds
 
     if not run.job_file(model).is_file():
         return [], ""
     work = load(run.job_file(model))
-    network = work.augmentation is not None
-    default = work.architecture.recipe if network else work.architecture.bottleneck_settings(False, {})
+    network, own = work.augmentation is not None, work.architecture
+    defaults = own.settings_for({}, work.weights == "none") if network else (own.bottleneck_settings(False, {}),)
     differing: dict[str, Any] = {}
-    for ours, theirs in [(work.recipe, default), (work.augmentation, work.architecture.augmentation)][: 1 + network]:
+    for ours, theirs in zip((work.recipe, work.augmentation), defaults, strict=False):
         names = [field.name for field in fields(ours) if "help" in field.metadata]
         differing |= {name: getattr(ours, name) for name in names if getattr(ours, name) != getattr(theirs, name)}
     options, count = as_options(differing), read_folds(run.folds)["fold"].nunique()

@@ -1,6 +1,7 @@
 """The report of a run: complete, escaped, self-contained; correct for odd runs; in a real browser."""
 
 import json
+import shlex
 import shutil
 from collections.abc import Callable
 from html.parser import HTMLParser
@@ -17,11 +18,13 @@ from common.errors import UserError
 from common.run_folder import RunFolder
 from ensemble.blend import Request as Blend
 from ensemble.blend import blend_run
+from models.finetuning import architecture as zoo
 from pipeline import stages
+from pipeline.options import model_parser, network_of
 from tests.commands import here
 from tests.ensemble.conftest import FOLDS, SmallRun, make_small
 from tests.fold_runs import finish_fold
-from tools.report import Request, write_comparison, write_report
+from tools.report import Request, _command, write_comparison, write_report
 
 SECTIONS = ["headline", "sound", "models", "blend", "fails", "made"]
 VOID = {"meta", "link", "br", "img", "input", "hr"}
@@ -185,6 +188,17 @@ def test_a_report_that_fails_does_not_fail_the_run(copy: SmallRun, capsys: pytes
     done = here("tools.report", "--run", copy.name, "--runs", copy.run.parent)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "python -m ensemble.blend --run trial --allow-missing" in done.stderr
+
+
+@pytest.mark.parametrize("words", ["--dropout 0.2", "--quick --crop hands --model-name hands", "--epochs 6 --tta 0"])
+def test_the_command_that_it_shows_trains_the_same(copy: SmallRun, words: str) -> None:
+    run, architecture = RunFolder(copy.run), zoo.find("vgg16")
+    parser = model_parser(architecture)
+    work = network_of(architecture, parser.parse_args(["--weights", "none", *words.split()]), run, copy.data)
+    work.save()
+    shown = shlex.split(_command(run, work.model_name)[1])[2:]
+    again = network_of(architecture, parser.parse_args(shown), run, copy.data)
+    assert (again.recipe, again.augmentation, again.model_name) == (work.recipe, work.augmentation, work.model_name)
 
 
 def side_by_side(small: SmallRun, folder: Path) -> Path:
