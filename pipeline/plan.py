@@ -161,10 +161,6 @@ def plan_run(arguments: argparse.Namespace) -> Plan:
         arguments.weights = _weights_of_demo(architectures, arguments.weights, run)
     tracking.check_installed(arguments.log_to)
     labels, blending = arguments.labels, {}
-    if labels:
-        from common.tables import read_labels
-
-        read_labels(labels)
     if demo:
         from preprocessing.demo import DemoSettings
 

@@ -59,9 +59,14 @@ def get_data(plan: Plan) -> None:
 
 def check_data(plan: Plan) -> "Dataset":
     """Checks every file of the data folder against every table, and prints how much is in it."""
+    import pandas as pd
+
+    from common.tables import read_labels
     from preprocessing import check, dataset
 
     found = dataset.load(plan.work.data, plan.work.cache, plan.work.skip_broken)
+    if plan.labels is not None:  # a mistake there is reported before the work, not after it
+        read_labels(plan.labels, pd.Index(found.test), "the test set")
     say(f"data     {check.describe(found).splitlines()[0]}")
     return found
 
