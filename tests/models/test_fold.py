@@ -100,6 +100,7 @@ def test_each_row_is_the_saved_network_s_prediction_of_its_image(trained: Traine
         order = pd.read_csv(trained.work.folder / f"{table}.csv")["img"]
         stored = pd.DataFrame(np.load(trained.work.folder / f"{table}_features.npy"), order)
         np.testing.assert_allclose(stored.loc[images], features, rtol=2e-3, atol=1e-3)
+        assert not stored.drop(images).any(axis=None), "an image that cannot be read has none"
 
 
 def test_no_driver_who_is_held_out_is_trained_on(trained: Trained) -> None:
