@@ -67,6 +67,8 @@ def folder_written_whole(path: Path) -> Iterator[Path]:
 @contextlib.contextmanager
 def _temporary(path: Path) -> Iterator[Path]:
     """A temporary path beside `path`, which is gone in the end; so are those that killed processes left."""
+    if not path.name:  # '.' or '/'
+        raise UserError(f"cannot write {path}: expected the name of something new in it, such as {path / 'out'}.")
     temporary = path.with_name(f"{_start_of_temporary(path)}{os.getpid()}{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

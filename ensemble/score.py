@@ -11,8 +11,6 @@ its loss on the labelled test set. For reports, not for choosing: what is chosen
 it.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from common.errors import UserError, run_command

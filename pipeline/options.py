@@ -70,7 +70,7 @@ def pipeline_parser() -> CommandLine:
     add("--allow-missing", action="store_true", help="blend although folds are missing, and say so")
     add("--labels", type=Path, metavar="FILE", help="score the submission on these test labels")
     add("--submissions", type=Path, default=SUBMISSIONS, metavar="DIR", help="folder of the CSV [submissions]")
-    add_run_options(parser, "full; quick with --quick; demo without data")
+    add_run_options(parser, "full; quick or strong by --preset; demo without data")
     add_training_options(parser)
     add_settings(parser, Options(), "blending")
     add_settings(parser, Recipe(), "recipe")
@@ -111,7 +111,7 @@ def bottleneck_parser(architecture: Architecture, description: str = "") -> Comm
 def add_fold_options(parser: argparse.ArgumentParser, name: str) -> None:
     """Options about single folds; `name` is the model's where none is given."""
     add = parser.add_argument
-    text = "folds to train, from 0; 'all' trains on all drivers, for test predictions alone [every fold]"
+    text = "folds to train, from 0; 'all' trains a network on all drivers, for test predictions alone [every fold]"
     add("--fold", type=read_fold, nargs="+", metavar="K", help=text)
     add("--model-name", metavar="NAME", help=f"name in the run, to train it twice [{name}]")
     add("--dry-run", action="store_true", help="print what would train, how long, how large, and stop")

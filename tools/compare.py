@@ -109,8 +109,7 @@ def _rows_of(path: Path) -> list[Row]:
     blend = run.ensemble / OUT_OF_FOLD
     if blend.is_file():
         losses = losses_of(read_predictions(blend), folds, run.ensemble)
-        blended = int(folds.loc[folds["img"].isin(losses.index), "fold"].nunique())
-        rows.append(Row(name, BLEND, {}, losses, blended, of))
+        rows.append(Row(name, BLEND, {}, losses, folds["fold"][folds["img"].isin(losses.index)].nunique(), of))
     return rows
 
 

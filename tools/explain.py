@@ -19,7 +19,7 @@ from common.competition import CLASSES
 from common.errors import UserError, run_command
 from common.files import written_whole
 from common.run_folder import CACHE, FoldFolder
-from common.settings import CommandLine, whole_number
+from common.settings import CommandLine, names_in, whole_number
 from models.finetuning import runtime
 from preprocessing.settings import REGIONS
 from tools.predict import MOST_AT_ONCE, add_choice, chosen, in_batches, load, seen_by
@@ -34,7 +34,7 @@ DIMMED, GLOW = 0.8, 0.65  # shares: light of the picture under a heat map, and i
 
 
 def _classes(text: str) -> list[int]:
-    names = text.replace(",", " ").split()
+    names = names_in(text)
     if not names or not set(names) <= set(CLASSES):
         raise argparse.ArgumentTypeError(f"expected classes from c0 to c9, such as c0,c3, found {text!r}")
     return [CLASSES.index(name) for name in names]

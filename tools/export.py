@@ -66,7 +66,11 @@ def main() -> None:
     from tools.pictures import find
     from tools.report import Request
 
-    images = arguments.images or [(Request(run).data_folder or dataset.required(None)) / TEST_FOLDER]
+    images = arguments.images
+    if not images and (data := Request(run).data_folder or dataset.locate(None)):
+        images = [data / TEST_FOLDER]
+    if not images:
+        raise UserError("there is no test set to check the file on. Name photographs: --images FOLDER")
     photographs = find(images, videos=False).readable(CHECKED)
     os.environ["KERAS_BACKEND"] = "tensorflow"  # what the converters start from; the networks are of any backend
     print(export(folds, arguments.to, out, photographs))

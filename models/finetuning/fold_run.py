@@ -6,7 +6,6 @@ process that trains fold K reads that file: `python models/NAME.py --config runs
 
 import dataclasses
 import hashlib
-import json
 import platform
 import subprocess
 import sys
@@ -122,8 +121,7 @@ class FoldRun:
         content |= {"data": str(self.data.resolve()), "cache": str(self.cache.resolve())}
         content |= {"architecture": self.architecture.name, "classifies_features": self.script == "bottleneck"}
         content |= {"recipe": as_json(self.recipe), "augmentation": as_json(self.augmentation or Augmentation())}
-        if not path.is_file() or read_json(path) != json.loads(json.dumps(content)):
-            write_json(path, content)
+        write_json(path, content)
         return path
 
     def is_finished(self, settings: dict[str, Any]) -> bool:

@@ -133,10 +133,10 @@ def with_pseudo_labels(
     images = [img for img in dataset.test if img not in dataset.broken_test]
     soft = soft_targets(tables, images)
     if recipe.pseudo_prior:  # nearer to training's mix, for each driver of the test set
-        paths, cache = test.images.paths, test.images.folder.parents[1]
-        small = ImageStore(paths, SIZE, cache, dataset.fingerprint, test.images.limit)
-        small.prepare(test.workers, keep=[labelled.images, test.images])  # once for all folds
-        sets = same_driver(paths, soft, test.workers, small)
+        store = test.images
+        small = ImageStore(store.paths, SIZE, store.folder.parents[1], dataset.fingerprint, store.limit)
+        small.prepare(test.workers, keep=[labelled.images, store])  # once for all folds
+        sets = same_driver(store.paths, soft, test.workers, small)
         prior = smoothed_prior(data.labels[data.training], soft.shape[1])
         soft = np.exp(matched_logarithms(np.log(floored(soft)), prior, PRIOR_STRENGTH, sets)).astype(np.float32)
     return WithPseudoLabels(labelled, test, soft, recipe.pseudo_ratio)
