@@ -29,7 +29,7 @@ def print_plan(plan: Plan, dry_run: bool) -> None:
         f"run      {plan.run.name}: {' '.join(left)} on {plan.number_of_folds} folds of {plan.work.data} "
         f"({counts[0]:,} + {counts[1]:,} images)"
     )
-    if any(left.values()):
+    if any(left.values()) and not plan.cluster:  # its nodes are compared with the jobs instead
         say(resources.check(plan.needs(left), plan.run.path, plan.work.cache, plan.devices))
     if dry_run:
         jobs = [job for model in plan.models for job in train.jobs_of(plan, model, left[model.name], *counts)]

@@ -140,9 +140,9 @@ def check_layers(jobs: Sequence[Job], arguments: argparse.Namespace) -> None:
             sys.exit(status)
 
 
-def run_jobs(plan: Plan, jobs: Sequence[Job], executor: Executor | None = None) -> list[Result]:
+def run_jobs(plan: Plan, jobs: Sequence[Job]) -> list[Result]:
     """Runs jobs to their end, or to the deadline; exits where one was stopped or met a user's mistake."""
-    executor = executor or make_executor(plan)
+    executor = make_executor(plan)
     if plan.deadline:
         say(planned(plan, jobs, executor))
     results = executor.run(jobs, plan.deadline)

@@ -153,8 +153,8 @@ def panel_point(down: float, side: float) -> np.ndarray:
     return point
 
 
-def _sheet(*corners: tuple[float, float], z: float = FAR_SIDE) -> np.ndarray:
-    return np.array([(x, y, z) for x, y in corners])
+def _sheet(*corners: tuple[float, float]) -> np.ndarray:
+    return np.array([(x, y, FAR_SIDE) for x, y in corners])
 
 
 def draw_cabin(canvas: Canvas, driver: Driver) -> None:
