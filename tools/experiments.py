@@ -144,6 +144,8 @@ def main() -> None:
         raise UserError(f"--search: expected a [search] with settings in {arguments.file}, and no --only.")
     wanted = {plan.reference, *([] if arguments.search else only or plan.experiments)}
     arguments.run, seeds = arguments.run or arguments.file.stem, plan.seeds or [arguments.seed]
+    if arguments.report:
+        RunFolder.existing(arguments.run, arguments.runs)  # none is made
     for experiment in [plan.experiments[name] for name in wanted]:
         try:
             work_of(arguments, experiment, seeds[0])
