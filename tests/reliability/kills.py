@@ -76,6 +76,7 @@ def interrupt(place: Place, moment: Moment, number: signal.Signals) -> Hit | Non
         pipeline.stop(signal.SIGKILL)
     status = pipeline.process.wait()
     said = log.read_bytes()[offset:].decode(errors="replace")
+    ours = ours and (said != "" or status != -number)  # nor an interpreter that has not come to any code
     half_written = sorted(Path(name).name for name in place.temporaries() - before)
     found = {"a traceback": "Traceback" in said, f"processes left: {left}": bool(left)}
     if number != signal.SIGKILL:
