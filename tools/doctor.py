@@ -49,7 +49,7 @@ LOWEST = {
     ("scikit-learn",): "1.2.2",
     ("opencv-python-headless", "opencv-python", "opencv-contrib-python", "opencv-contrib-python-headless"): "4.10.0",
     ("matplotlib",): "3.7.2",
-    ("pillow",): "10.0.1",
+    ("pillow",): "10.1.0",
     ("filelock",): "3.13.1",
 }
 BACKENDS = {"tensorflow": (("tensorflow", "tensorflow-cpu"), "2.18.0"), "jax": (("jax",), "0.6.2")}

@@ -12,6 +12,9 @@ from typing import TypeVar
 
 import cv2
 import numpy as np
+import PIL.Image
+import PIL.ImageDraw
+import PIL.ImageFont
 
 from common.competition import CLASS_NAMES, CLASSES
 from common.errors import UserError, named, progress_bar
@@ -239,8 +242,11 @@ def class_words(number: int) -> str:
 
 
 @cache
-def _font() -> "cv2.FontFace":
-    return cv2.FontFace("sans")
+def _font(bold: bool, size: int) -> PIL.ImageFont.FreeTypeFont:
+    import matplotlib  # which has a font with letters of many languages; OpenCV 4 has none
+
+    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
+    return PIL.ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name, size)
 
 
 def write(
@@ -253,10 +259,12 @@ def write(
     faint: bool = False,
 ) -> None:
     """Writes on a picture, from a place (x, y) on the baseline; smaller where it would be wider than `most` pixels."""
-    weight = 700 if bold else 400
-    wide = cv2.getTextSize((0, 0), text, (0, 0), _font(), size, weight)[2]
-    size = size if wide <= most else max(1, int(size * most / wide))
-    cv2.putText(picture, text, place, FAINT if faint else INK, _font(), size, weight)
+    wide = _font(bold, size).getlength(text)
+    font = _font(bold, size if wide <= most else max(1, int(size * most / wide)))
+    top = max(0, place[1] - 2 * size)
+    band = PIL.Image.fromarray(picture[top : place[1] + size])
+    PIL.ImageDraw.Draw(band).text((place[0], place[1] - top), text, FAINT if faint else INK, font, "ls")
+    picture[top : place[1] + size] = np.asarray(band)
 
 
 def with_probabilities(picture: np.ndarray, probabilities: np.ndarray, title: str = "") -> np.ndarray:

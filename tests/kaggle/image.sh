@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The kernel's rehearsal, the zoo's tests and JAX's on the versions of Kaggle's image: tests/kaggle/image.sh [of pytest]
+# The kernel's rehearsal, the tests of networks, JAX and heat maps on the versions of Kaggle's image: tests/kaggle/image.sh [of pytest]
 # Before them, networks that are saved with the image's Keras are loaded with the one of requirements.txt.
 # Makes a virtual environment of its own in cache/kaggle/image, with Python 3.13 or 3.12 ($PYTHON names another).
 set -euo pipefail
@@ -23,4 +23,5 @@ if [ -x .venv/bin/python ]; then
     "$environment/bin/python" -m tests.kaggle.exchange save "$saved"
     .venv/bin/python -m tests.kaggle.exchange load "$saved"
 fi
-"$environment/bin/python" -m pytest tests/kaggle tests/models/test_networks.py tests/models/test_jax.py "$@"
+"$environment/bin/python" -m pytest tests/kaggle tests/models/test_networks.py tests/models/test_jax.py \
+    tests/tools/test_explain.py "$@"
