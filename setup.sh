@@ -52,7 +52,7 @@ make_environment() {
     local python message
     if [ ! -e .venv/bin/python ] && [ ! -L .venv/bin/python ] && [ ! -e .venv/pyvenv.cfg ] && [ ! -L .venv ]; then
         python="$(find_python)" || return 1
-        echo "Setting up .venv with $("$python" --version), once. This downloads about 700 MB and takes a few minutes."
+        echo "Setting up .venv with $("$python" --version), once. This downloads about 700 MB and takes a few minutes." >&2
     elif ! message="$(python_version 2>&1)"; then
         echo "error: expected a .venv with a Python 3.11 to 3.13 that runs here; .venv/bin/python says:" \
             "${message##*$'\n'}. Its Python may have been removed, or belong to another user or another machine, so" \
@@ -63,11 +63,11 @@ make_environment() {
             "start the same command, or work in a clone of your own." >&2
         return 1
     elif .venv/bin/python -m pip --version >/dev/null 2>&1; then
-        echo "Installing packages into .venv. This may take a few minutes."
+        echo "Installing packages into .venv. This may take a few minutes." >&2
         return
     else
         python=.venv/bin/python  # its creation was interrupted, or it was made without pip
-        echo "Setting up .venv with $("$python" --version), which has no pip yet. This may take a few minutes."
+        echo "Setting up .venv with $("$python" --version), which has no pip yet. This may take a few minutes." >&2
     fi
     if ! message="$("$python" -m venv .venv 2>&1)"; then
         printf '%s\n' "$message" >&2

@@ -71,7 +71,7 @@ def last_line(text: str) -> str:
 def test_it_is_made_once_and_updated_when_the_requirements_change(checkout: Path) -> None:
     first = set_up(checkout)
     assert (first.returncode, last_line(first.stdout)) == (0, str(checkout / ".venv")), first
-    assert "Setting up .venv" in first.stdout
+    assert "Setting up .venv" in first.stderr
     assert set_up(checkout).stdout == f"{checkout / '.venv'}\n"
     assert len((checkout / "installed.txt").read_text().splitlines()) == 1
     (checkout / "requirements.txt").write_text("# another\n")
