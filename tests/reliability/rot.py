@@ -148,7 +148,7 @@ def kinds(own: Run) -> dict[str, FileKind]:
         folder = folder_of(path)
         record = folder.finished()
         changed = record and any(sha256_of(folder / name) != recorded for name, recorded in record["sha256"].items())
-        return record is None or bool(changed) or record["sha256"] == sums[folder]
+        return record is None or bool(changed) or record["sha256"].keys() == sums[folder].keys()
 
     def of_blend(path: Path) -> bool:
         """The same command makes it again."""
