@@ -30,7 +30,7 @@ from pathlib import Path
 
 from common.competition import DRIVER_LIST, SAMPLE_SUBMISSION
 from common.errors import NOTHING_FINISHED, UserError, named, run_command
-from common.files import sha256_of, write_json, write_text
+from common.files import sha256_of, write_json, write_text, written_whole
 from common.kaggle_client import run_client, secrets
 from common.run_folder import BUNDLE_MANIFEST, CACHE, REPOSITORY, SUBMISSIONS, RunFolder
 from common.settings import CommandLine, names_in
@@ -157,6 +157,8 @@ def submit(folder: Path) -> None:
 
 def upload_weights(arguments: argparse.Namespace) -> None:
     """Packs the weights of networks as ARCHITECTURE.weights.h5, and uploads them as a dataset or its next version."""
+    if arguments.weights == "none":
+        raise UserError("--weights none: there is nothing to pack. Expected imagenet, or a folder of weights.")
     folder, networks = arguments.out / "weights", zoo.find_all(arguments.models)
     reference = f"{arguments.user}/{WEIGHTS}"
     write_json(folder / "dataset-metadata.json", {"title": WEIGHTS, "id": reference, "licenses": [{"name": "other"}]})
@@ -168,7 +170,8 @@ def upload_weights(arguments: argparse.Namespace) -> None:
             with pretrained.downloading(network):
                 network.build(weights="imagenet", include_top=False)
             source = pretrained.published_file(network)
-        shutil.copyfile(source, path)
+        with written_whole(path) as temporary:
+            shutil.copyfile(source, temporary)
         print(f"{path}: {path.stat().st_size / 1e6:.0f} MB", flush=True)
     if arguments.dry_run:
         return

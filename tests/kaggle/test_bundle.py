@@ -73,6 +73,10 @@ def test_the_weights_are_uploaded_once_and_then_as_versions_and_the_kernel_is_pu
     wrong = here(*pack, "--models", "vgg16")
     assert wrong.returncode == 2
     assert f"expected {find('vgg16').parameters:,} numbers" in wrong.stderr
+    nothing = here(*pack[:-1], "none")
+    assert (nothing.returncode, "there is nothing to pack" in nothing.stderr) == (2, True)
+    again = here(*pack[:-1], tmp_path / "out" / "weights", "--models", "mobilenet", "--dry-run")  # onto itself
+    assert again.returncode == 0, again.stderr
 
 
 def test_waiting_it_shows_the_log_downloads_the_output_and_submits_it(
