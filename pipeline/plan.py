@@ -241,7 +241,7 @@ def _members(
     """The models of the preset, the first round's before the second's."""
     preset = PRESETS[arguments.preset]
     two_rounds = preset.second_round and not getattr(arguments, "pseudo_labels", None)  # else it names other teachers
-    later = ("pseudo_ratio", "pseudo_prior") if two_rounds else ()
+    later = ("pseudo_ratio", "pseudo_prior", "pseudo_clusters") if two_rounds else ()
     works = [network_of(one, arguments, run, data, without=later) for one in architectures]
     if two_rounds:
         names = ",".join(one.name for one in architectures)

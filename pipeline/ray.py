@@ -32,7 +32,7 @@ from common import environment
 from common.environment import OF_EXECUTOR, THREADS, keras_backend, pinned, with_threads
 from common.errors import STOPPED, VERBOSE, UserError, say
 from common.files import written_whole
-from common.run_folder import CONFIG, FAILED, FINISHED, LOG, REPOSITORY
+from common.run_folder import CONFIG, FAILED, FINISHED, LOG, REPOSITORY, TEST_FEATURES
 from models.finetuning import fold_run
 from models.finetuning.fold_run import FoldRun
 from models.finetuning.network import weights
@@ -274,6 +274,7 @@ def files_of(work: FoldRun, folds: Sequence[int | str] = ()) -> dict[str, bytes]
     for fold in folds:
         for table in work.of_fold(fold).pseudo_tables():
             paths += [table, table.with_name(CONFIG), table.with_name(FINISHED), table.parents[2] / work.run.folds.name]
+            paths += [features for features in [table.with_name(TEST_FEATURES)] if features.is_file()]
     return {str(path.relative_to(work.run.path.parent)): path.read_bytes() for path in paths}
 
 

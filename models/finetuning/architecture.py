@@ -79,6 +79,7 @@ class Recipe:
     pseudo_prior: bool = setting(
         True, "move these predictions, driver by driver, towards training's mix (drivers are recognised by the images)"
     )
+    pseudo_clusters: bool = setting(True, "with that, also towards the clusters of each driver's images")
     pseudo_ratio: float = setting(2.0, "with them, training images for each test image", least=0.1, most=100)
     # predictions
     tta: int = setting(0, "test-time augmentation: copies to average over", unit="views", least=0, most=64)

@@ -13,8 +13,8 @@ import pandas as pd
 from common.competition import CLASSES, NUMBER_OF_CLASSES
 from common.environment import LESS_MEMORY
 from common.errors import UserError, named, progress_bar
-from common.metric import floored, matched_logarithms, smoothed_prior
-from common.run_folder import ALL_DRIVERS, verified
+from common.metric import clustered_logarithms, floored, matched_logarithms, smoothed_prior
+from common.run_folder import ALL_DRIVERS, TEST_FEATURES, verified
 from common.tables import geometric_mean, read_predictions
 from models.finetuning import runtime
 from models.finetuning.architecture import Recipe
@@ -138,7 +138,11 @@ def with_pseudo_labels(
         small.prepare(test.workers, keep=[labelled.images, store])  # once for all folds
         sets = same_driver(store.paths, soft, test.workers, small)
         prior = smoothed_prior(data.labels[data.training], soft.shape[1])
-        soft = np.exp(matched_logarithms(np.log(floored(soft)), prior, PRIOR_STRENGTH, sets)).astype(np.float32)
+        matched = matched_logarithms(np.log(floored(soft)), prior, PRIOR_STRENGTH, sets)
+        features = features_beside(tables, images) if recipe.pseudo_clusters else []
+        if features:
+            matched = clustered_logarithms(matched, features, prior, PRIOR_STRENGTH, sets)
+        soft = np.exp(matched).astype(np.float32)
     return WithPseudoLabels(labelled, test, soft, recipe.pseudo_ratio)
 
 
@@ -151,6 +155,16 @@ def soft_targets(tables: Sequence[Path], images: Sequence[str]) -> np.ndarray:
             raise UserError(f"{path}: expected every test image, it lacks {len(missing):,}: {named(missing)}.")
         found.append(table.loc[list(images), list(CLASSES)].to_numpy())
     return geometric_mean(found).astype(np.float32)
+
+
+def features_beside(tables: Sequence[Path], images: Sequence[str]) -> list[np.ndarray]:
+    """The networks' features of these images, which lie beside their prediction tables where they are kept."""
+    found = []
+    for path in tables:
+        if (features := path.with_name(TEST_FEATURES)).is_file():
+            rows = read_predictions(path).index.get_indexer(pd.Index(images))
+            found.append(np.load(verified(features), mmap_mode="r", allow_pickle=False)[rows])
+    return found
 
 
 def predict(
