@@ -17,6 +17,8 @@ TAIL = 10.0  # of the density, the distance squared to the power of minus this: 
 SHRINKAGE = 5.0  # images at the driver's mean, for each class, that keep the mean of an unlikely class in the middle
 SHARPNESS = 0.4  # the network and the clusters say much the same twice: what makes the result as sure as it is right
 
+Cloud = tuple[np.ndarray, np.ndarray]  # the rows of one driver, and their features: shape (rows, dimensions)
+
 
 def log_loss_per_image(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Multi-class log loss of each image, as Kaggle scores it.
@@ -124,52 +126,65 @@ def prior_bias(logarithms: np.ndarray, prior: np.ndarray, strength: float) -> np
 
 
 def clustered_logarithms(
-    logarithms: np.ndarray, features: Sequence[np.ndarray], prior: np.ndarray, strength: float, sets: np.ndarray
+    logarithms: np.ndarray, clouds: Sequence[Cloud], prior: np.ndarray, strength: float
 ) -> np.ndarray:
     """Log-probabilities, moved towards a cluster in feature space for each class of each driver.
 
     One driver's images of one class are frames of one video, so they are near each other, whatever the network takes
-    the whole video for. The clusters start where the predictions are, and are found by the EM algorithm, with a prior
-    for each driver as in `matched_logarithms`. A driver with few images stays as is.
+    the whole video for. The clusters start where the predictions are, and are found by the EM algorithm, perhaps with a
+    prior for each driver as in `matched_logarithms`. Images in no cloud stay as they are.
 
     Args:
         logarithms: log-probabilities, shape (images, classes), finite.
-        features: by each network, shape (images, dimensions), rows as in `logarithms`.
-        prior, strength: as for `matched_logarithms`.
-        sets: shape (images,): images of one value show one driver.
+        clouds: of these images, as `clouds_of` finds them.
+        prior, strength: as for `matched_logarithms`; without a prior where the strength is 0.
 
-    Source: Peel and McLachlan 2000, Robust mixture modelling using the t distribution; the balanced classes: Hu, Gripon
-    and Pateux 2021, Leveraging the feature distribution in transfer-based few-shot learning.
+    Source: Peel and McLachlan 2000, Robust mixture modelling using the t distribution; balanced classes: Hu, Gripon and
+    Pateux 2021, Leveraging the feature distribution in transfer-based few-shot learning.
     """
     from scipy.spatial.distance import cdist
     from scipy.special import log_softmax, softmax
 
     clustered = logarithms.astype(np.float64)
-    for value in np.unique(sets):
-        rows = np.flatnonzero(sets == value)
-        if len(rows) < FEWEST_CLUSTERED:
-            continue
-        points, own = _principal_components([one[rows] for one in features]), clustered[rows]
-        share, found = strength * len(rows) / (len(rows) + HALF_STRENGTH), own
+    for rows, points in clouds:
+        found = own = clustered[rows]
         for _ in range(CLUSTER_STEPS):
             weights = softmax(found, axis=1)
             means = weights.T @ points / (weights.sum(axis=0) + SHRINKAGE)[:, None]
             squares = cdist(points, means, "sqeuclidean")
             found = own - TAIL * np.log1p(squares / max(float((weights * squares).sum() / len(rows)), 1e-12))
-            found = found + prior_bias(found, prior, share)
+            if strength:
+                found = found + prior_bias(found, prior, strength * len(rows) / (len(rows) + HALF_STRENGTH))
         clustered[rows] = SHARPNESS * found
     return log_softmax(clustered, axis=1)
 
 
-def _principal_components(features: Sequence[np.ndarray]) -> np.ndarray:
-    """Of several networks' features, each centred and brought to length 1; shape (images, dimensions), float64."""
+def clouds_of(features: Sequence[np.ndarray], sets: np.ndarray) -> list[Cloud]:
+    """The features of each driver with `FEWEST_CLUSTERED` images or more, in few dimensions.
+
+    Args:
+        features: of each network, shape (images, dimensions). They are centred and brought to length 1, so networks are
+            worth the same.
+        sets: shape (images,): images of one value show one driver; below 0, nobody knows whom.
+
+    Returns:
+        of each such driver the rows, ascending, and the principal components, shape (rows, dimensions), float64.
+    """
     from sklearn.decomposition import PCA
 
-    parts = []
-    for one in features:
-        centred = one.astype(np.float32)
-        centred -= centred.mean(axis=0)
-        parts.append(centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-12))
-    joined = np.concatenate(parts, axis=1) / np.float32(np.sqrt(len(parts)))
-    reduced = PCA(min(CLUSTER_DIMENSIONS, *joined.shape), svd_solver="randomized", iterated_power=2, random_state=0)
-    return np.asarray(reduced.fit_transform(joined), dtype=np.float64)
+    clouds = []
+    for value in np.unique(sets[sets >= 0]):
+        rows, parts = np.flatnonzero(sets == value), []
+        if len(rows) < FEWEST_CLUSTERED or not features:
+            continue
+        for one in features:
+            centred = one[rows].astype(np.float32)
+            centred -= centred.mean(axis=0)
+            parts.append(centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-12))
+        joined = np.concatenate(parts, axis=1) / np.float32(np.sqrt(len(parts)))
+        if not joined.any():
+            continue  # all images are alike
+        dimensions = min(CLUSTER_DIMENSIONS, *joined.shape)
+        reduced = PCA(dimensions, svd_solver="randomized", iterated_power=2, random_state=0).fit_transform(joined)
+        clouds.append((rows, np.asarray(reduced, dtype=np.float64)))
+    return clouds

@@ -17,6 +17,11 @@ class Options:
         "move each driver, as recognised by the photographs, towards training's mix; auto: if it helps out of fold",
         choices=("auto", "yes", "no"),
     )
+    clusters: str = setting(
+        "auto",
+        "take each driver's images of one class for a cluster in the networks' features; auto: if it helps out of fold",
+        choices=("auto", "yes", "no"),
+    )
     all_drivers: str = setting(
         "no",
         "networks trained on all drivers (--fold all): beside a model's folds in its test mean, or instead of them",

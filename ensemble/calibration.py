@@ -1,4 +1,4 @@
-"""Calibration: temperature or vector scaling, the confidence of a fold mean, prior matching, and the final clip.
+"""Calibration: temperature or vector scaling, confidence of a fold mean, prior matching, clusters, the final clip.
 
 Calibrated log-probabilities are `scale` x log-probabilities + `bias`, up to the sum of the row: vector scaling with one
 temperature (1 / `scale`) for all classes. Source: Guo et al., On calibration of modern neural networks (2017).
@@ -6,11 +6,20 @@ temperature (1 / `scale`) for all classes. Source: Guo et al., On calibration of
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from scipy.special import log_softmax
 
-from common.metric import floored, log_loss, log_loss_per_image, matched_logarithms, not_clearly_worse, smoothed_prior
+from common.metric import (
+    clustered_logarithms,
+    floored,
+    log_loss,
+    log_loss_per_image,
+    matched_logarithms,
+    not_clearly_worse,
+    smoothed_prior,
+)
 
 RIDGE = 1e-3  # nats an image for a scale that is 1 off: negligible beside real evidence
 RIDGE_OF_ALL = 1.0  # nats for all images together: a handful of images cannot move the calibration far
@@ -19,7 +28,6 @@ SMALLEST_SCALE, LARGEST_SCALE = 0.02, 50.0  # above 0, so that the ranking of th
 # The smallest is not 0: a confident mistake, of which there may be none out of fold, costs 34.5 nats.
 CLIPS = tuple(float(f"{digits}e{exponent}") for exponent in range(-6, -1) for digits in (1, 1.5, 2, 3, 5, 7))
 MOST_ENTROPY_IMAGES = 20_000
-STRENGTHS = (30.0, 100.0, 300.0, 1000.0)
 
 
 @dataclass(frozen=True)
@@ -139,35 +147,53 @@ class PriorMatching:
     prior: tuple[float, ...]
     strength: float
     scale: float = 1.0
+    strengths: ClassVar[tuple[float, ...]] = (30.0, 100.0, 300.0, 1000.0)
 
-    def logarithms(self, probabilities: np.ndarray, sets: np.ndarray) -> np.ndarray:
-        """Log-probabilities before the temperature; images of one value in `sets` share a bias."""
-        return matched_logarithms(np.log(floored(probabilities)), np.array(self.prior), self.strength, sets)
+    def logarithms(self, probabilities: np.ndarray, drivers: Any) -> np.ndarray:
+        """Log-probabilities before the temperature; `drivers`, shape (images,): images of one value share a bias."""
+        return matched_logarithms(np.log(floored(probabilities)), np.array(self.prior), self.strength, drivers)
 
-    def predict(self, probabilities: np.ndarray, sets: np.ndarray) -> np.ndarray:
+    def predict(self, probabilities: np.ndarray, drivers: Any) -> np.ndarray:
         """Matched and tempered probabilities, shape (images, classes)."""
-        return np.exp(Calibration(self.scale).logarithms(self.logarithms(probabilities, sets)))
+        return np.exp(Calibration(self.scale).logarithms(self.logarithms(probabilities, drivers)))
+
+    @classmethod
+    def fitted(
+        cls, probabilities: np.ndarray, labels: np.ndarray, names: np.ndarray, drivers: Any, always: bool
+    ) -> Self | None:
+        """The strength with the least log loss; None where it does not clearly help, unless it is wanted `always`.
+
+        Args:
+            probabilities: shape (images, classes), of a blend that was not fitted on these images' drivers.
+            names: shape (images,), the driver of each image, as known.
+            drivers: of each image as `logarithms` takes them.
+        """
+        prior = tuple(smoothed_prior(labels, probabilities.shape[1]).tolist())
+        found = []
+        for strength in cls.strengths:
+            logarithms = cls(prior, strength).logarithms(probabilities, drivers)
+            calibration = fit_calibration(logarithms, labels, with_bias=False)
+            matched = np.exp(calibration.logarithms(logarithms))
+            found.append((log_loss(matched, labels), cls(prior, strength, calibration.scale), matched))
+        _, best, matched = min(found, key=lambda one: one[0])
+        if always:
+            return best
+        plain = clipped_losses(probabilities, labels)
+        return None if not_clearly_worse(plain, clipped_losses(matched, labels), names) else best
 
 
-def fit_prior(
-    probabilities: np.ndarray, labels: np.ndarray, drivers: np.ndarray, sets: np.ndarray, always: bool
-) -> PriorMatching | None:
-    """The strength with the least log loss; None where it does not clearly help, unless it is wanted `always`.
+@dataclass(frozen=True)
+class Clustering(PriorMatching):
+    """A fitted step towards each driver's clusters, as `clustered_logarithms`; `drivers` are clouds of features here.
 
-    The probabilities, of shape (images, classes), are of a blend that was not fitted on these drivers.
+    The strength is that of a prior for each driver besides; 0 is none.
     """
-    prior = tuple(smoothed_prior(labels, probabilities.shape[1]).tolist())
-    fitted = []
-    for strength in STRENGTHS:
-        logarithms = PriorMatching(prior, strength).logarithms(probabilities, sets)
-        calibration = fit_calibration(logarithms, labels, with_bias=False)
-        matched = np.exp(calibration.logarithms(logarithms))
-        fitted.append((log_loss(matched, labels), PriorMatching(prior, strength, calibration.scale), matched))
-    _, best, matched = min(fitted, key=lambda one: one[0])
-    if always:
-        return best
-    plain = clipped_losses(probabilities, labels)
-    return None if not_clearly_worse(plain, clipped_losses(matched, labels), drivers) else best
+
+    strengths: ClassVar[tuple[float, ...]] = (0.0, 100.0, 300.0)
+
+    def logarithms(self, probabilities: np.ndarray, drivers: Any) -> np.ndarray:
+        """Log-probabilities before the temperature; `drivers` as `clouds_of` finds them."""
+        return clustered_logarithms(np.log(floored(probabilities)), drivers, np.array(self.prior), self.strength)
 
 
 def dealt(sizes: Sequence[int] | np.ndarray, hands: int) -> np.ndarray:

@@ -139,14 +139,20 @@ class Space:
     networks: tuple[Network, ...]
 
 
-def out_of_fold_graphs(spaces: Sequence[Space], images: pd.DataFrame, test_size: int) -> dict[str, Graph]:
+def out_of_fold_features(spaces: Sequence[Space], names: pd.Index, test_size: int) -> list[np.ndarray]:
+    """The features of each model out of fold, shape (images, dimensions), rows of length 1.
+
+    The number of test images decides whether dimensions are reduced.
+    """
+    many = sum(len(space.networks) for space in spaces)
+    return [_rows(space, names, test_size, many) for space in spaces]
+
+
+def out_of_fold_graphs(spaces: Sequence[Space], every: Sequence[np.ndarray], folds: np.ndarray) -> dict[str, Graph]:
     """The neighbours of each image among those of its own fold, by model, and over all models where there are several.
 
-    The frame has the columns img and fold. The number of test images decides whether dimensions are reduced.
+    `every` are the models' `out_of_fold_features`, `folds` the fold of each image.
     """
-    folds, names = images["fold"].to_numpy(), pd.Index(images["img"])
-    many = sum(len(space.networks) for space in spaces)
-    every = [_rows(space, names, test_size, many) for space in spaces]
     found = {space.name: _within(features, folds) for space, features in zip(spaces, every, strict=True)}
     if len(spaces) > 1:
         found[ALL_MODELS] = _within(np.concatenate(every, axis=1) / np.float32(np.sqrt(len(every))), folds)
@@ -179,6 +185,11 @@ def _rows(space: Space, names: pd.Index, test_size: int, many: int) -> np.ndarra
 
 def graph_of_test(spaces: Sequence[Space], feature: str, names: pd.Index) -> Graph:
     """The neighbours of each test image, in the order of `names`; `feature` as `out_of_fold_graphs` names it."""
+    return nearest(np.concatenate(features_of_test(spaces, names, feature), axis=1))
+
+
+def features_of_test(spaces: Sequence[Space], names: pd.Index, feature: str = ALL_MODELS) -> list[np.ndarray]:
+    """The features of the test images, in the order of `names`, by each network of these models; all: of length 1."""
     many = sum(len(space.networks) for space in spaces)
     chosen = [space for space in spaces if feature in (space.name, ALL_MODELS)]
     parts = []
@@ -188,7 +199,7 @@ def graph_of_test(spaces: Sequence[Space], feature: str, names: pd.Index) -> Gra
             if network.test_images is not None:
                 order = network.test_images.get_indexer(names)
                 parts.append(_projected(network, len(names), many, test=True)[order] * weight)
-    return nearest(np.concatenate(parts, axis=1))
+    return parts
 
 
 def _projected(network: Network, test_size: int, many: int, test: bool) -> np.ndarray:

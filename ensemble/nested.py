@@ -4,7 +4,7 @@ A blend that is evaluated on the drivers it was fitted on looks too good. So the
 
 1. a method is evaluated on each group of drivers by blends fitted on the other groups ("cross-fitted");
 2. by these losses the method is chosen: the simplest one within one standard error of the best. Prior matching,
-   neighbour smoothing and the clip are fitted on its cross-fitted predictions, in this order (`fitted`);
+   neighbour smoothing, clusters and the clip are fitted on its cross-fitted predictions, in this order (`fitted`);
 3. for the estimate, each group is predicted by what the other groups alone would have chosen and fitted (`estimated`).
 """
 
@@ -13,8 +13,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from common.metric import accuracy, paired_difference
-from ensemble.calibration import PriorMatching, choose_clip, clip, clipped_losses, dealt, fit_prior
+from common.metric import Cloud, accuracy, paired_difference
+from ensemble.calibration import Clustering, PriorMatching, choose_clip, clip, clipped_losses, dealt
 from ensemble.methods import FALLBACK, Blend, Method
 from ensemble.neighbours import Graph, Smoothing, fit_smoothing, restricted
 
@@ -54,9 +54,9 @@ class FinalBlend:
         candidates: every method, the simplest first; empty where there were too few drivers to evaluate any.
         method, blend: the chosen ones.
         cross_fitted: the blend's cross-fitted predictions, shape (images, classes); rows not allowed are nan.
-        prior, smoothing: None where it is not applied.
-        clips: the smallest probability where the blend, prior matching or smoothing is the last step before it; the
-            last is that of the submission.
+        prior, smoothing, clustering: None where it is not applied.
+        clips: the smallest probability where the blend, prior matching, smoothing or clustering is the last step before
+            it; the last is that of the submission.
     """
 
     candidates: list[Candidate]
@@ -65,7 +65,8 @@ class FinalBlend:
     cross_fitted: np.ndarray
     prior: PriorMatching | None = None
     smoothing: Smoothing | None = None
-    clips: tuple[float, ...] = (0.0, 0.0, 0.0)
+    clustering: Clustering | None = None
+    clips: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,12 +76,14 @@ class Estimate:
     Attributes:
         blend: by the blend alone.
         without_neighbours: after prior matching.
-        final: after neighbour smoothing too.
+        without_clusters: after neighbour smoothing too.
+        final: after clustering too.
         methods: the names of the methods chosen without each group, in their order.
     """
 
     blend: np.ndarray
     without_neighbours: np.ndarray
+    without_clusters: np.ndarray
     final: np.ndarray
     methods: tuple[str, ...]
 
@@ -98,6 +101,8 @@ class NestedCrossValidation:
         graphs: neighbours of all images, by feature; empty for no smoothing.
         sets: shape (images,): which images share a bias in prior matching; no set is in two groups.
         match_prior: 'auto', 'yes' or 'no'.
+        clouds: the features of each set, for clustering; empty for none.
+        cluster: 'auto' or 'yes'.
     """
 
     probabilities: np.ndarray
@@ -108,6 +113,8 @@ class NestedCrossValidation:
     graphs: Mapping[str, Graph] = field(default_factory=dict)
     sets: np.ndarray = field(default_factory=lambda: np.zeros(0))
     match_prior: str = "no"
+    clouds: Sequence[Cloud] = ()
+    cluster: str = "auto"
     _blends: dict[tuple[str, frozenset[int]], Blend] = field(default_factory=dict)
 
     @property
@@ -156,14 +163,15 @@ class NestedCrossValidation:
             method = FALLBACK if FALLBACK in self.methods else self.methods[0]
             blend = self.blend(method, without)
             smallest = choose_clip(blend.predict(self.probabilities[:, rows]), self.labels[rows])
-            return FinalBlend([], method, blend, np.empty(0), clips=(smallest, smallest, smallest))
+            return FinalBlend([], method, blend, np.empty(0), clips=(smallest,) * 4)
         candidates = self.candidates(without)
         chosen = next(one for one in candidates if one.behind[0] <= one.behind[1] + 1e-9)  # within its standard error
         cross_fitted = self.cross_fitted(chosen.method, without, rows)
         predictions, labels, drivers = cross_fitted[rows], self.labels[rows], self.drivers[rows]
         prior, clips = None, [choose_clip(predictions, labels)]
         if self.match_prior != "no":
-            prior = fit_prior(predictions, labels, drivers, self.sets[rows], always=self.match_prior == "yes")
+            always = self.match_prior == "yes"
+            prior = PriorMatching.fitted(predictions, labels, drivers, self.sets[rows], always)
         if prior:
             predictions = prior.predict(predictions, self.sets[rows])
         clips.append(choose_clip(predictions, labels))
@@ -172,20 +180,28 @@ class NestedCrossValidation:
         if smoothing:
             predictions = smoothing.predict(predictions, graphs)
         clips.append(choose_clip(predictions, labels))
-        return FinalBlend(candidates, chosen.method, chosen.blend, cross_fitted, prior, smoothing, tuple(clips))
+        clustering, clouds = None, clouds_among(self.clouds, rows)
+        if clouds:
+            clustering = Clustering.fitted(predictions, labels, drivers, clouds, self.cluster == "yes")
+        if clustering:
+            predictions = clustering.predict(predictions, clouds)
+        clips.append(choose_clip(predictions, labels))
+        steps = prior, smoothing, clustering
+        return FinalBlend(candidates, chosen.method, chosen.blend, cross_fitted, *steps, tuple(clips))
 
     def estimated(self) -> Estimate:
         """Predicts each group by what is chosen and fitted on all the others."""
         fits = {group: self.fitted(frozenset({group})) for group in self.all_groups}
-        steps = np.empty((3, *self.probabilities.shape[1:]))
+        steps = np.empty((4, *self.probabilities.shape[1:]))
         for group, fit in fits.items():
             rows = np.flatnonzero(self.groups == group)
             blend = fit.blend.predict(self.probabilities[:, rows])
             plain = fit.prior.predict(blend, self.sets[rows]) if fit.prior else blend
-            final = fit.smoothing.predict(plain, restricted(self.graphs, rows)) if fit.smoothing else plain
-            for step, predictions, smallest in zip(steps, (blend, plain, final), fit.clips, strict=True):
+            smooth = fit.smoothing.predict(plain, restricted(self.graphs, rows)) if fit.smoothing else plain
+            final = fit.clustering.predict(smooth, clouds_among(self.clouds, rows)) if fit.clustering else smooth
+            for step, predictions, smallest in zip(steps, (blend, plain, smooth, final), fit.clips, strict=True):
                 step[rows] = clip(predictions, smallest)
-        return Estimate(steps[0], steps[1], steps[2], tuple(fit.method.name for fit in fits.values()))
+        return Estimate(steps[0], steps[1], steps[2], steps[3], tuple(fit.method.name for fit in fits.values()))
 
     def without_each(self, method: Method) -> list[np.ndarray]:
         """Cross-fitted predictions of a method that is fitted without each member in turn; two members at least."""
@@ -195,6 +211,11 @@ class NestedCrossValidation:
             reduced = NestedCrossValidation(others, self.labels, self.drivers, self.groups, [method])
             predictions.append(reduced.cross_fitted(method, frozenset(), np.arange(len(self.labels))))
         return predictions
+
+
+def clouds_among(clouds: Sequence[Cloud], rows: np.ndarray) -> list[Cloud]:
+    """Those of some images alone (ascending numbers), renumbered from 0; a cloud's rows are all among them, or none."""
+    return [(np.searchsorted(rows, own), points) for own, points in clouds if own[0] in rows]
 
 
 def groups_of(folds: np.ndarray, drivers: np.ndarray) -> np.ndarray:

@@ -19,7 +19,7 @@ from ensemble import Options
 from ensemble.calibration import clip, clipped_losses
 from ensemble.result import PUBLISHED, TEAMS, BlendResult, place_among_published
 
-FITTED, NESTED, WITH_NEIGHBOURS = "blend, fitted", "blend, nested", "blend with neighbours"
+FITTED, NESTED, FINAL = "blend, fitted", "blend, nested", "blend, with all steps"
 COSTLIEST = 30
 BINS = 15  # of a reliability curve
 MOST_MODELS_SHOWN = 12  # in the summary
@@ -33,8 +33,8 @@ def tables_of(result: BlendResult) -> dict[str, pd.DataFrame]:
     predictions, final, nested = result.predictions, result.final, result.nested
     labels, images, names, members = predictions.labels, predictions.images, predictions.names, predictions.out_of_fold
     blends = {FITTED: clip(final.blend.predict(members), final.clips[0]), NESTED: nested.without_neighbours}
-    if final.smoothing:
-        blends[WITH_NEIGHBOURS] = nested.final
+    if final.smoothing or final.clustering:
+        blends[FINAL] = nested.final
     plain = {"uniform mean" if len(names) > 1 else "the model alone": members.mean(axis=0)}
     return {
         "scores": scores(dict(zip(names, members, strict=True)) | blends, labels, images["fold"].to_numpy()),
@@ -217,6 +217,7 @@ def summary(folder: Path) -> str:
     steps = [record["method"]]
     steps += ["prior matched"] if record["prior"] else []
     steps += ["neighbours smoothed"] if record["neighbours"] else []
+    steps += ["clustered"] if record["clusters"] else []
     expected, loss = record["expectation"], record["nested_log_loss"]
     interval = (
         f"{expected['level']:.0%} interval {expected['lowest']:.3f} to {expected['highest']:.3f} "
@@ -253,11 +254,19 @@ def steps_text(options: Options, result: BlendResult) -> str:
         neighbours = "off, by --no-neighbours"
     elif not result.predictions.spaces:
         neighbours = "none, no model has features of all images"
-    steps = {"blend": nested.blend, "+ prior": nested.without_neighbours, "+ neighbours": nested.final}
+    clusters = "none, they do not clearly help out of fold"
+    if final.clustering:
+        clusters = f"of the images of each driver and class, strength of the prior {final.clustering.strength:g}"
+    elif options.clusters == "no":
+        clusters = "off, by --clusters no"
+    elif result.recognised is None or not result.predictions.spaces:
+        clusters = "none, that needs readable photographs and features of all images"
+    steps = {"blend": nested.blend, "+ prior": nested.without_neighbours}
+    steps |= {"+ neighbours": nested.without_clusters, "+ clusters": nested.final}
     rows = [[step, f"{log_loss(table, labels):.5f}"] for step, table in steps.items()]
     counts = [f"{name} {nested.methods.count(name)} times" for name in dict.fromkeys(nested.methods)]
     return (
-        f"blend: {final.method.name}\nprior: {prior}\nneighbours: {neighbours}\n"
+        f"blend: {final.method.name}\nprior: {prior}\nneighbours: {neighbours}\nclusters: {clusters}\n"
         f"clip: {final.clips[-1]:g}, applied last\n\n{formatted(['nested out of fold', 'log loss'], rows)}\n"
         f"chosen without each group of drivers: {'; '.join(counts)}"
     )

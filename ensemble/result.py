@@ -10,12 +10,12 @@ from scipy.special import softmax
 from threadpoolctl import threadpool_limits
 
 from common.errors import UserError
-from common.metric import accuracy, floored, log_loss, log_loss_per_image
+from common.metric import accuracy, clouds_of, floored, log_loss, log_loss_per_image
 from common.settings import as_json
 from ensemble import Options
 from ensemble.calibration import Calibration, PriorMatching, clip
 from ensemble.methods import Blend, methods_for
-from ensemble.neighbours import Space, graph_of_test, out_of_fold_graphs
+from ensemble.neighbours import Space, features_of_test, graph_of_test, out_of_fold_features, out_of_fold_graphs
 from ensemble.nested import Estimate, FinalBlend, NestedCrossValidation, groups_of
 from preprocessing.same_driver import UNKNOWN, same_driver
 
@@ -82,10 +82,11 @@ class BlendResult:
     Attributes:
         final: the chosen method and what follows it, fitted on all drivers.
         nested: predictions of each group of drivers by what was chosen and fitted without it.
-        test, test_without_neighbours: predictions of the test set with all that was chosen, and without smoothing.
+        test, test_without_neighbours: predictions of the test set with all that was chosen, and as they were before
+            smoothing.
         expectation: for new drivers, from `nested.final`.
         without_members: cross-fitted predictions without each member in turn; empty for one member.
-        recognised: how many drivers prior matching recognised in the test set; None where it could not.
+        recognised: how many drivers were recognised in the test set; None where none could be.
     """
 
     predictions: Predictions
@@ -112,10 +113,12 @@ class BlendResult:
             "prior": asdict(final.prior) if final.prior else None,
             "recognised_test_drivers": self.recognised,
             "neighbours": asdict(final.smoothing) if final.smoothing else None,
+            "clusters": asdict(final.clustering) if final.clustering else None,
             "clip": final.clips[-1],
             "scales_of_fold_means": list(predictions.scales),
             "nested_log_loss_of_blend": log_loss(nested.blend, predictions.labels),
             "nested_log_loss_without_neighbours": log_loss(nested.without_neighbours, predictions.labels),
+            "nested_log_loss_without_clusters": log_loss(nested.without_clusters, predictions.labels),
             "nested_log_loss": log_loss(nested.final, predictions.labels),
             "nested_accuracy": accuracy(nested.final, predictions.labels),
             "nested_methods": list(nested.methods),
@@ -142,20 +145,25 @@ def blended(predictions: Predictions, options: Options) -> BlendResult:
         )
     groups = groups_of(images["fold"].to_numpy(), drivers)
     test_drivers = options.test_drivers or max(1, round((test_size or len(images)) * known / len(images)))
-    spaces = predictions.spaces if options.neighbours else ()
-    recognised = recognised_sets(predictions, groups) if options.match_prior != "no" else None
+    spaces, names, folds = predictions.spaces, pd.Index(images["img"]), images["fold"].to_numpy()
+    asked_for = options.match_prior != "no" or (options.clusters != "no" and spaces)
+    recognised = recognised_sets(predictions, groups) if asked_for else None
     sets, test_sets = recognised or (groups, np.zeros(test_size))
     # One bias for the whole test set may help less than one for each group out of fold: only where it is asked for.
     match_prior = "no" if options.match_prior == "auto" and not recognised else options.match_prior
+    cluster = recognised is not None and options.clusters != "no"
+    features = out_of_fold_features(spaces, names, test_size) if cluster or options.neighbours else []
     validation = NestedCrossValidation(
         predictions.out_of_fold,
         labels,
         drivers,
         groups,
         methods_for(len(predictions.names)),
-        graphs=out_of_fold_graphs(spaces, images, test_size) if spaces else {},
+        graphs=out_of_fold_graphs(spaces, features, folds) if options.neighbours and spaces else {},
         sets=sets,
         match_prior=match_prior,
+        clouds=clouds_of(features, sets) if cluster else (),
+        cluster=options.clusters,
     )
     with threadpool_limits(1):  # many small fits: one thread a core takes three times as long, most of it waiting
         final, nested = validation.fitted(), validation.estimated()
@@ -167,6 +175,9 @@ def blended(predictions: Predictions, options: Options) -> BlendResult:
     if test_size and final.smoothing:
         graph = graph_of_test(spaces, final.smoothing.feature, predictions.test_images)
         test = final.smoothing.predict(without_neighbours, {final.smoothing.feature: graph})
+    if test_size and final.clustering:
+        clouds = clouds_of(features_of_test(spaces, predictions.test_images), test_sets)
+        test = final.clustering.predict(test, clouds)
     return BlendResult(
         predictions,
         final,

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from common.metric import paired_difference
+from common.metric import clouds_of, paired_difference
 from ensemble.methods import METHODS, Method, methods_for
 from ensemble.neighbours import nearest
 from ensemble.nested import NestedCrossValidation, groups_of
@@ -56,20 +56,22 @@ def test_drivers_who_are_evaluated_have_no_influence(match_prior: str) -> None:
     truth = predictions(random, 1, 200, 0.3)[0]
     labels, drivers = labels_of(random, truth), np.arange(200) // 50
     probabilities = 0.7 * truth + 0.3 * predictions(random, 2, 200)
-    graphs = {"x": nearest(unit(random, 200))}
+    graphs, clouds = {"x": nearest(unit(random, 200))}, clouds_of([unit(random, 200)], np.arange(200) // 100)
 
     def estimate(labels: np.ndarray) -> np.ndarray:
         return (
-            NestedCrossValidation(probabilities, labels, drivers, drivers, METHODS, graphs, drivers, match_prior)
+            NestedCrossValidation(
+                probabilities, labels, drivers, drivers // 2, METHODS, graphs, drivers, match_prior, clouds, "yes"
+            )
             .estimated()
             .final
         )
 
     first, changed = estimate(labels), labels.copy()
-    changed[:50] = (changed[:50] + 1) % 10
+    changed[:100] = (changed[:100] + 1) % 10
     second = estimate(changed)
-    np.testing.assert_array_equal(first[:50], second[:50])
-    assert not np.array_equal(first[50:], second[50:])
+    np.testing.assert_array_equal(first[:100], second[:100])
+    assert not np.array_equal(first[100:], second[100:])
 
 
 def test_groups_keep_drivers_together_and_are_never_too_few_or_many() -> None:

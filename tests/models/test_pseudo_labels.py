@@ -13,7 +13,7 @@ from common.run_folder import ALL_DRIVERS, RunFolder
 from common.settings import ImageSize
 from common.tables import geometric_mean, read_predictions, write_predictions
 from models.finetuning import architecture as zoo
-from models.finetuning.data.sources import Source, WithPseudoLabels, soft_targets
+from models.finetuning.data.sources import Source, WithPseudoLabels, features_beside, soft_targets
 from models.finetuning.fold_run import FoldRun, find_tables
 from models.finetuning.network.network import Network
 from pipeline.train import unfinished
@@ -101,6 +101,18 @@ def test_a_run_of_other_folds_and_a_table_without_an_image_are_refused(runs: Pat
         find_tables(RunFolder(runs / "second").fold("mine", 0), "first")
     with pytest.raises(UserError, match=r"lacks 1: img_99\.jpg"):
         soft_targets([runs / "first" / "vgg16" / "fold_0" / "test.csv"], [*IMAGES, "img_99.jpg"])
+
+
+def test_features_are_those_of_the_images_whatever_the_order_of_the_table(tmp_path: Path) -> None:
+    random, names = np.random.default_rng(0), ["b.jpg", "a.jpg", "c.jpg"]
+    tables = [tmp_path / model / "test.csv" for model in ("one", "two")]
+    for table in tables:
+        table.parent.mkdir()
+        write_predictions(table, names, random.dirichlet(np.ones(10), 3))
+    features = np.arange(6, dtype=np.float16).reshape(3, 2)
+    np.save(tables[0].with_name("test_features.npy"), features)
+    (found,) = features_beside(tables, ["a.jpg", "b.jpg"])
+    np.testing.assert_array_equal(found, features[[1, 0]])
 
 
 def test_folds_that_would_learn_from_other_models_than_each_other_are_refused_before_any_trains(runs: Path) -> None:

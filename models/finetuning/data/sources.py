@@ -13,7 +13,7 @@ import pandas as pd
 from common.competition import CLASSES, NUMBER_OF_CLASSES
 from common.environment import LESS_MEMORY
 from common.errors import UserError, named, progress_bar
-from common.metric import clustered_logarithms, floored, matched_logarithms, smoothed_prior
+from common.metric import clouds_of, clustered_logarithms, floored, matched_logarithms, smoothed_prior
 from common.run_folder import ALL_DRIVERS, TEST_FEATURES, verified
 from common.tables import geometric_mean, read_predictions
 from models.finetuning import runtime
@@ -139,9 +139,9 @@ def with_pseudo_labels(
         sets = same_driver(store.paths, soft, test.workers, small)
         prior = smoothed_prior(data.labels[data.training], soft.shape[1])
         matched = matched_logarithms(np.log(floored(soft)), prior, PRIOR_STRENGTH, sets)
-        features = features_beside(tables, images) if recipe.pseudo_clusters else []
-        if features:
-            matched = clustered_logarithms(matched, features, prior, PRIOR_STRENGTH, sets)
+        if recipe.pseudo_clusters:
+            clouds = clouds_of(features_beside(tables, images), sets)
+            matched = clustered_logarithms(matched, clouds, prior, PRIOR_STRENGTH)
         soft = np.exp(matched).astype(np.float32)
     return WithPseudoLabels(labelled, test, soft, recipe.pseudo_ratio)
 
