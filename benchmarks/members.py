@@ -86,10 +86,10 @@ def hours(run: RunFolder) -> dict[str, float]:
 def line(title: str, result: BlendResult, labels: np.ndarray | None) -> str:
     """Nested losses before neighbours and after all steps, and those on the test set, each as clipped."""
     truth, nested = result.predictions.labels, result.nested
-    losses = [log_loss(nested.without_neighbours, truth), log_loss(nested.final, truth)]
+    losses = [log_loss(nested.steps["prior"], truth), log_loss(nested.final, truth)]
     text = f"{title:28}out of fold {losses[0]:.4f}, with neighbours and clusters {losses[1]:.4f}"
     if labels is not None:
-        text += f"; test {log_loss(result.test_without_neighbours, labels):.4f}, {log_loss(result.test, labels):.4f}"
+        text += f"; test {log_loss(result.test_steps['prior'], labels):.4f}, {log_loss(result.test, labels):.4f}"
     return f"{text}; {result.final.method.name}"
 
 

@@ -17,7 +17,7 @@ class Options:
         "move each driver, as recognised by the photographs, towards training's mix; auto: if it helps out of fold",
         choices=("auto", "yes", "no"),
     )
-    clusters: str = setting(
+    driver_clusters: str = setting(
         "auto",
         "take each driver's images of one class for a cluster in the networks' features; auto: if it helps out of fold",
         choices=("auto", "yes", "no"),

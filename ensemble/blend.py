@@ -7,9 +7,10 @@
 Reads the photographs, by which drivers are recognised, runs/NAME/folds.csv and
 runs/NAME/MODEL/fold_K/{out_of_fold,test}{.csv,_features.npy}; or, with --predictions, those tables, whose rows are of
 images that the models were not trained on. Compares blending methods (weights, pooling, calibration) on drivers that
-they were not fitted on and takes the simplest that is not clearly worse than the best; matches each driver's mix of
-classes and smooths over neighbouring frames where that helps; clips. Writes runs/NAME/ensemble/ (report.txt,
-blend.json, tables) and submissions/NAME.csv. With unchanged inputs a second start does nothing.
+they were not fitted on and takes the simplest that is not clearly worse than the best. Where it helps, matches each
+driver's mix of classes, smooths over neighbouring frames and clusters each driver's frames; clips. Writes
+runs/NAME/ensemble/ (report.txt, blend.json, tables) and submissions/NAME.csv. With unchanged inputs a second start does
+nothing.
 
 The rows of the submission are in the order of the sample submission. With --predictions and without --data they keep
 the order of the first test table.
@@ -111,10 +112,10 @@ def _write(request: Request, result: BlendResult, tables: Mapping[str, Any]) -> 
         write_table(folder / f"{name}.csv", table)
     images, test_images = predictions.images["img"], predictions.test_images
     predicted = {"out_of_fold": (images, nested.final)}
-    predicted["out_of_fold_without_neighbours"] = (images, nested.without_neighbours)
+    predicted["out_of_fold_without_neighbours"] = (images, nested.steps["prior"])
     if len(test_images):
         predicted["test"] = (test_images, result.test)
-        predicted["test_without_neighbours"] = (test_images, result.test_without_neighbours)
+        predicted["test_without_neighbours"] = (test_images, result.test_steps["prior"])
     for name, (rows, probabilities) in predicted.items():
         write_predictions(folder / f"{name}.csv", list(rows), probabilities)
     outputs = {f"{name}.csv": folder / f"{name}.csv" for name in (*tables, *predicted)}

@@ -196,6 +196,13 @@ class Clustering(PriorMatching):
         return clustered_logarithms(np.log(floored(probabilities)), drivers, np.array(self.prior), self.strength)
 
 
+@dataclass(frozen=True)
+class ClusteringAlone(Clustering):
+    """Clustering without a prior."""
+
+    strengths: ClassVar[tuple[float, ...]] = (0.0,)
+
+
 def dealt(sizes: Sequence[int] | np.ndarray, hands: int) -> np.ndarray:
     """Deals things of these sizes, the largest first, each to the hand that has least; shape (things,), from 0."""
     totals, hand_of = np.zeros(hands), np.zeros(len(sizes), dtype=np.int64)

@@ -14,12 +14,13 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from common.metric import Cloud, accuracy, paired_difference
-from ensemble.calibration import Clustering, PriorMatching, choose_clip, clip, clipped_losses, dealt
+from ensemble.calibration import Clustering, ClusteringAlone, PriorMatching, choose_clip, clip, clipped_losses, dealt
 from ensemble.methods import FALLBACK, Blend, Method
 from ensemble.neighbours import Graph, Smoothing, fit_smoothing, restricted
 
 MOST_ROWS = 40_000  # members x images that a method is fitted and evaluated on: of more images, every n-th
 FEWEST_GROUPS, MOST_GROUPS = 4, 6
+STEPS = ("blend", "prior", "neighbours", "clusters")  # one after the other; all but the first only where they help
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,8 +56,7 @@ class FinalBlend:
         method, blend: the chosen ones.
         cross_fitted: the blend's cross-fitted predictions, shape (images, classes); rows not allowed are nan.
         prior, smoothing, clustering: None where it is not applied.
-        clips: the smallest probability where the blend, prior matching, smoothing or clustering is the last step before
-            it; the last is that of the submission.
+        clips: the smallest probability where each of `STEPS` is the last; the last is that of the submission.
     """
 
     candidates: list[Candidate]
@@ -71,21 +71,20 @@ class FinalBlend:
 
 @dataclass(frozen=True, eq=False)
 class Estimate:
-    """Nested predictions, shape (images, classes): each group by what was fitted without it. All are clipped.
+    """Nested predictions: each group by what was fitted without it.
 
     Attributes:
-        blend: by the blend alone.
-        without_neighbours: after prior matching.
-        without_clusters: after neighbour smoothing too.
-        final: after clustering too.
+        steps: clipped predictions after each of `STEPS`, shape (images, classes).
         methods: the names of the methods chosen without each group, in their order.
     """
 
-    blend: np.ndarray
-    without_neighbours: np.ndarray
-    without_clusters: np.ndarray
-    final: np.ndarray
+    steps: dict[str, np.ndarray]
     methods: tuple[str, ...]
+
+    @property
+    def final(self) -> np.ndarray:
+        """After the last step."""
+        return self.steps[STEPS[-1]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,7 +162,7 @@ class NestedCrossValidation:
             method = FALLBACK if FALLBACK in self.methods else self.methods[0]
             blend = self.blend(method, without)
             smallest = choose_clip(blend.predict(self.probabilities[:, rows]), self.labels[rows])
-            return FinalBlend([], method, blend, np.empty(0), clips=(smallest,) * 4)
+            return FinalBlend([], method, blend, np.empty(0), clips=(smallest,) * len(STEPS))
         candidates = self.candidates(without)
         chosen = next(one for one in candidates if one.behind[0] <= one.behind[1] + 1e-9)  # within its standard error
         cross_fitted = self.cross_fitted(chosen.method, without, rows)
@@ -182,7 +181,8 @@ class NestedCrossValidation:
         clips.append(choose_clip(predictions, labels))
         clustering, clouds = None, clouds_among(self.clouds, rows)
         if clouds:
-            clustering = Clustering.fitted(predictions, labels, drivers, clouds, self.cluster == "yes")
+            kind = Clustering if self.match_prior != "no" else ClusteringAlone
+            clustering = kind.fitted(predictions, labels, drivers, clouds, self.cluster == "yes")
         if clustering:
             predictions = clustering.predict(predictions, clouds)
         clips.append(choose_clip(predictions, labels))
@@ -192,7 +192,7 @@ class NestedCrossValidation:
     def estimated(self) -> Estimate:
         """Predicts each group by what is chosen and fitted on all the others."""
         fits = {group: self.fitted(frozenset({group})) for group in self.all_groups}
-        steps = np.empty((4, *self.probabilities.shape[1:]))
+        steps = np.empty((len(STEPS), *self.probabilities.shape[1:]))
         for group, fit in fits.items():
             rows = np.flatnonzero(self.groups == group)
             blend = fit.blend.predict(self.probabilities[:, rows])
@@ -201,7 +201,7 @@ class NestedCrossValidation:
             final = fit.clustering.predict(smooth, clouds_among(self.clouds, rows)) if fit.clustering else smooth
             for step, predictions, smallest in zip(steps, (blend, plain, smooth, final), fit.clips, strict=True):
                 step[rows] = clip(predictions, smallest)
-        return Estimate(steps[0], steps[1], steps[2], steps[3], tuple(fit.method.name for fit in fits.values()))
+        return Estimate(dict(zip(STEPS, steps, strict=True)), tuple(fit.method.name for fit in fits.values()))
 
     def without_each(self, method: Method) -> list[np.ndarray]:
         """Cross-fitted predictions of a method that is fitted without each member in turn; two members at least."""

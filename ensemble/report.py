@@ -32,7 +32,7 @@ def tables_of(result: BlendResult) -> dict[str, pd.DataFrame]:
     """Every table, by the name of its file without '.csv'; losses are in nats, accuracies and shares from 0 to 1."""
     predictions, final, nested = result.predictions, result.final, result.nested
     labels, images, names, members = predictions.labels, predictions.images, predictions.names, predictions.out_of_fold
-    blends = {FITTED: clip(final.blend.predict(members), final.clips[0]), NESTED: nested.without_neighbours}
+    blends = {FITTED: clip(final.blend.predict(members), final.clips[0]), NESTED: nested.steps["prior"]}
     if final.smoothing or final.clustering:
         blends[FINAL] = nested.final
     plain = {"uniform mean" if len(names) > 1 else "the model alone": members.mean(axis=0)}
@@ -254,16 +254,14 @@ def steps_text(options: Options, result: BlendResult) -> str:
         neighbours = "off, by --no-neighbours"
     elif not result.predictions.spaces:
         neighbours = "none, no model has features of all images"
-    clusters = "none, they do not clearly help out of fold"
+    clusters = "none, they do not clearly help out of fold, or no driver has 60 images"
     if final.clustering:
         clusters = f"of the images of each driver and class, strength of the prior {final.clustering.strength:g}"
-    elif options.clusters == "no":
-        clusters = "off, by --clusters no"
+    elif options.driver_clusters == "no":
+        clusters = "off, by --driver-clusters no"
     elif result.recognised is None or not result.predictions.spaces:
-        clusters = "none, that needs readable photographs and features of all images"
-    steps = {"blend": nested.blend, "+ prior": nested.without_neighbours}
-    steps |= {"+ neighbours": nested.without_clusters, "+ clusters": nested.final}
-    rows = [[step, f"{log_loss(table, labels):.5f}"] for step, table in steps.items()]
+        clusters = "none, they need readable photographs and features of all images"
+    rows = [[step, f"{log_loss(table, labels):.5f}"] for step, table in nested.steps.items()]
     counts = [f"{name} {nested.methods.count(name)} times" for name in dict.fromkeys(nested.methods)]
     return (
         f"blend: {final.method.name}\nprior: {prior}\nneighbours: {neighbours}\nclusters: {clusters}\n"

@@ -16,7 +16,7 @@ from ensemble import Options
 from ensemble.calibration import Calibration, PriorMatching, clip
 from ensemble.methods import Blend, methods_for
 from ensemble.neighbours import Space, features_of_test, graph_of_test, out_of_fold_features, out_of_fold_graphs
-from ensemble.nested import Estimate, FinalBlend, NestedCrossValidation, groups_of
+from ensemble.nested import STEPS, Estimate, FinalBlend, NestedCrossValidation, groups_of
 from preprocessing.same_driver import UNKNOWN, same_driver
 
 MOST_UNREADABLE = 0.1  # of the photographs, for drivers to be recognised
@@ -82,8 +82,7 @@ class BlendResult:
     Attributes:
         final: the chosen method and what follows it, fitted on all drivers.
         nested: predictions of each group of drivers by what was chosen and fitted without it.
-        test, test_without_neighbours: predictions of the test set with all that was chosen, and as they were before
-            smoothing.
+        test_steps: clipped predictions of the test set after each of `STEPS`.
         expectation: for new drivers, from `nested.final`.
         without_members: cross-fitted predictions without each member in turn; empty for one member.
         recognised: how many drivers were recognised in the test set; None where none could be.
@@ -92,11 +91,15 @@ class BlendResult:
     predictions: Predictions
     final: FinalBlend
     nested: Estimate
-    test: np.ndarray
-    test_without_neighbours: np.ndarray
+    test_steps: dict[str, np.ndarray]
     expectation: Expectation
     without_members: list[np.ndarray]
     recognised: int | None
+
+    @property
+    def test(self) -> np.ndarray:
+        """Predictions of the test set with all that was chosen."""
+        return self.test_steps[STEPS[-1]]
 
     @property
     def weights(self) -> dict[str, float]:
@@ -116,9 +119,7 @@ class BlendResult:
             "clusters": asdict(final.clustering) if final.clustering else None,
             "clip": final.clips[-1],
             "scales_of_fold_means": list(predictions.scales),
-            "nested_log_loss_of_blend": log_loss(nested.blend, predictions.labels),
-            "nested_log_loss_without_neighbours": log_loss(nested.without_neighbours, predictions.labels),
-            "nested_log_loss_without_clusters": log_loss(nested.without_clusters, predictions.labels),
+            "nested_log_losses": {step: log_loss(table, predictions.labels) for step, table in nested.steps.items()},
             "nested_log_loss": log_loss(nested.final, predictions.labels),
             "nested_accuracy": accuracy(nested.final, predictions.labels),
             "nested_methods": list(nested.methods),
@@ -146,12 +147,12 @@ def blended(predictions: Predictions, options: Options) -> BlendResult:
     groups = groups_of(images["fold"].to_numpy(), drivers)
     test_drivers = options.test_drivers or max(1, round((test_size or len(images)) * known / len(images)))
     spaces, names, folds = predictions.spaces, pd.Index(images["img"]), images["fold"].to_numpy()
-    asked_for = options.match_prior != "no" or (options.clusters != "no" and spaces)
+    asked_for = options.match_prior != "no" or (options.driver_clusters != "no" and spaces)
     recognised = recognised_sets(predictions, groups) if asked_for else None
     sets, test_sets = recognised or (groups, np.zeros(test_size))
     # One bias for the whole test set may help less than one for each group out of fold: only where it is asked for.
     match_prior = "no" if options.match_prior == "auto" and not recognised else options.match_prior
-    cluster = recognised is not None and options.clusters != "no"
+    cluster = recognised is not None and options.driver_clusters != "no"
     features = out_of_fold_features(spaces, names, test_size) if cluster or options.neighbours else []
     validation = NestedCrossValidation(
         predictions.out_of_fold,
@@ -163,27 +164,26 @@ def blended(predictions: Predictions, options: Options) -> BlendResult:
         sets=sets,
         match_prior=match_prior,
         clouds=clouds_of(features, sets) if cluster else (),
-        cluster=options.clusters,
+        cluster=options.driver_clusters,
     )
     with threadpool_limits(1):  # many small fits: one thread a core takes three times as long, most of it waiting
         final, nested = validation.fitted(), validation.estimated()
         without_members = validation.without_each(final.method) if len(predictions.names) > 1 else []
 
-    test = without_neighbours = final.blend.predict(predictions.test)
+    tests = [final.blend.predict(predictions.test)] * len(STEPS)
     if test_size and final.prior:
-        test = without_neighbours = matched_test(predictions, final.blend, final.prior, test_sets)
+        tests[1:] = [matched_test(predictions, final.blend, final.prior, test_sets)] * 3
     if test_size and final.smoothing:
         graph = graph_of_test(spaces, final.smoothing.feature, predictions.test_images)
-        test = final.smoothing.predict(without_neighbours, {final.smoothing.feature: graph})
+        tests[2:] = [final.smoothing.predict(tests[1], {final.smoothing.feature: graph})] * 2
     if test_size and final.clustering:
         clouds = clouds_of(features_of_test(spaces, predictions.test_images), test_sets)
-        test = final.clustering.predict(test, clouds)
+        tests[3] = final.clustering.predict(tests[2], clouds)
     return BlendResult(
         predictions,
         final,
         nested,
-        clip(test, final.clips[-1]),
-        clip(without_neighbours, final.clips[1]),
+        {step: clip(table, least) for step, table, least in zip(STEPS, tests, final.clips, strict=True)},
         expected_loss(log_loss_per_image(nested.final, labels), drivers, test_drivers),
         without_members,
         len(set(test_sets.tolist()) - {UNKNOWN}) if recognised else None,
@@ -206,7 +206,7 @@ def matched_test(predictions: Predictions, blend: Blend, prior: PriorMatching, s
 
 
 def recognised_sets(predictions: Predictions, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-    """Which images share a bias in prior matching, out of fold and of the test set: those that show one driver.
+    """Which images show one driver, out of fold and of the test set; below 0: nobody knows whom.
 
     Drivers are recognised in both in the same way, so that what is fitted out of fold holds for the test set. No set is
     in two groups: drivers of different ones that are taken for one are divided. None without readable photographs.
@@ -217,7 +217,8 @@ def recognised_sets(predictions: Predictions, groups: np.ndarray) -> tuple[np.nd
     test = same_driver(predictions.test_photographs, predictions.test.mean(axis=0))
     if (np.concatenate([known, test]) == UNKNOWN).mean() >= MOST_UNREADABLE:
         return None
-    return np.unique(np.stack([groups, known]), axis=1, return_inverse=True)[1], test
+    sets = np.unique(np.stack([groups, known]), axis=1, return_inverse=True)[1]
+    return np.where(known == UNKNOWN, UNKNOWN - groups, sets), test
 
 
 def expected_loss(losses: np.ndarray, drivers: np.ndarray, test_drivers: int) -> Expectation:

@@ -49,9 +49,8 @@ def comparison(request: Request, labels: Path) -> str:
         for one in final.candidates
     ]
     rows += [
-        ("blend, nested", log_loss(nested.blend, known), clip(final.blend.predict(predictions.test), smallest)),
-        ("+ prior, nested", log_loss(nested.without_neighbours, known), result.test_without_neighbours),
-        ("+ neighbours, nested", log_loss(nested.final, known), result.test),
+        (f"{'+ ' * (step != 'blend')}{step}, nested", log_loss(table, known), result.test_steps[step])
+        for step, table in nested.steps.items()
     ]
     reference, cells = log_loss(uniform, truth), []
     for name, out_of_fold, test in rows:

@@ -1,7 +1,5 @@
 """EfficientNetV2-S (Tan & Le 2021, https://arxiv.org/abs/2104.00298).
 
-    python models/efficientnet_v2_s.py --fold 0
-
 About 12 minutes a fold of 2,100 images on 2 cores, by its operations; not timed.
 
 240x320 pixels (the shape of the photographs), 0 to 255 RGB, which the network itself brings to [-1, 1]; 20.3 million

@@ -1,7 +1,5 @@
 """GoogLeNet, the first Inception (Szegedy et al. 2014, https://arxiv.org/abs/1409.4842).
 
-    python models/googlenet.py --fold 0
-
 About 5 minutes a fold of 2,100 images on 2 cores, by its operations; not timed.
 
 224x224 pixels, BGR minus the ImageNet mean, 6.0 million parameters; no BatchNorm. AdamW at 5e-5, 4 epochs (reasoned,

@@ -1,7 +1,5 @@
 """InceptionV3 (Szegedy et al. 2015, https://arxiv.org/abs/1512.00567).
 
-    python models/inception_v3.py --fold 0
-
 About 3 minutes a fold on 2 cores. README's practice set: 0.352 out of fold, 0.262 on the test drivers.
 160x208 pixels (nearly their shape), [-1, 1] RGB. The head sees the pooled outputs of mixed4, mixed7 and mixed8, where
 the network is cut: 10.7 million parameters. AdamW at 6e-4.

@@ -1,7 +1,5 @@
 """MobileNet (Howard et al. 2017, https://arxiv.org/abs/1704.04861).
 
-    python models/mobilenet.py --fold 0
-
 About 4 minutes a fold of 2,100 images on 2 cores. On the README's practice set, 2026-11-21: 0.456 out of fold (single
 networks), 0.328 on the test drivers (mean of five folds).
 

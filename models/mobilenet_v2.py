@@ -1,7 +1,5 @@
 """MobileNetV2 (Sandler et al. 2018, https://arxiv.org/abs/1801.04381).
 
-    python models/mobilenet_v2.py --fold 0
-
 About 5 minutes a fold of 2,100 images on one core. On the README's practice set, 2026-11-21: 0.375 out of fold (single
 networks), 0.242 on the test drivers (mean of five folds).
 

@@ -1,7 +1,5 @@
 """VGG16 (Simonyan & Zisserman 2014, https://arxiv.org/abs/1409.1556).
 
-    python models/vgg16.py --fold 0
-
 Two folds of 2,100 images take about 30 minutes side by side on 2 busy cores, at the lowest priority.
 Held-out log loss on the sample's five folds: 0.611, 0.655, 0.868, 0.454 and 0.729, or 0.658 over all images; 0.677
 without test-time augmentation (2 cores of an Intel Xeon with AMX, 2026-11-29; docs/experiments.md). The weights

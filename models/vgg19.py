@@ -1,7 +1,5 @@
 """VGG19 (Simonyan & Zisserman 2014, https://arxiv.org/abs/1409.1556).
 
-    python models/vgg19.py --fold 0
-
 About a quarter longer than models/vgg16.py by its operations; not timed.
 
 112x144 pixels, BGR minus the ImageNet mean, 20.0 million parameters: VGG16 with one convolution more in each

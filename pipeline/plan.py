@@ -245,7 +245,7 @@ def _members(
     works = [network_of(one, arguments, run, data, without=later) for one in architectures]
     if two_rounds:
         names = ",".join(one.name for one in architectures)
-        settings = {"pseudo_labels": f"{run.name}/{names}"}
+        settings = {"pseudo_labels": f"{run.name}/{names}", "pseudo_clusters": True}
         again = [one for one in architectures if arguments.models or one.name in names_in(preset.second_round)]
         works += [network_of(one, arguments, run, data, settings, SECOND_ROUND) for one in again]
     return works

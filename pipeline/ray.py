@@ -8,6 +8,7 @@ data at the same path or at $STATEFARM_DATA, and the weights at the same path.
 import contextlib
 import dataclasses
 import importlib.metadata
+import json
 import logging
 import os
 import platform
@@ -31,8 +32,8 @@ import psutil
 from common import environment
 from common.environment import OF_EXECUTOR, THREADS, keras_backend, pinned, with_threads
 from common.errors import STOPPED, VERBOSE, UserError, say
-from common.files import written_whole
-from common.run_folder import CONFIG, FAILED, FINISHED, LOG, REPOSITORY, TEST_FEATURES
+from common.files import read_json, written_whole
+from common.run_folder import CONFIG, FAILED, FINISHED, LOG, REPOSITORY, TEST, TEST_FEATURES
 from models.finetuning import fold_run
 from models.finetuning.fold_run import FoldRun
 from models.finetuning.network import weights
@@ -269,13 +270,20 @@ def _line(error: Exception) -> str:
 
 
 def files_of(work: FoldRun, folds: Sequence[int | str] = ()) -> dict[str, bytes]:
-    """The small files that a job reads, by their path below the folder of runs; the configuration first."""
-    paths = [work.save(), *([work.run.folds] if folds else [])]
+    """The files of the run that a job reads, by their path below the folder of runs; the configuration first.
+
+    Of a fold whose predictions are pseudo-labels only some of its outputs: its finished.json lists no others.
+    """
+    paths, records = [work.save(), *([work.run.folds] if folds else [])], {}
     for fold in folds:
         for table in work.of_fold(fold).pseudo_tables():
-            paths += [table, table.with_name(CONFIG), table.with_name(FINISHED), table.parents[2] / work.run.folds.name]
-            paths += [features for features in [table.with_name(TEST_FEATURES)] if features.is_file()]
-    return {str(path.relative_to(work.run.path.parent)): path.read_bytes() for path in paths}
+            names = (CONFIG, TEST, *([TEST_FEATURES] if work.recipe.pseudo_clusters else []))
+            paths += [table.parents[2] / work.run.folds.name, *(table.with_name(name) for name in names)]
+            record = read_json(table.with_name(FINISHED))
+            record["sha256"] = {name: record["sha256"][name] for name in names}
+            records[table.with_name(FINISHED)] = json.dumps(record).encode()
+    contents = {path: path.read_bytes() for path in paths} | records
+    return {str(path.relative_to(work.run.path.parent)): content for path, content in contents.items()}
 
 
 # What follows runs on the machines of the cluster.

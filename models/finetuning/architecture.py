@@ -79,7 +79,10 @@ class Recipe:
     pseudo_prior: bool = setting(
         True, "move these predictions, driver by driver, towards training's mix (drivers are recognised by the images)"
     )
-    pseudo_clusters: bool = setting(True, "with that, also towards the clusters of each driver's images")
+    pseudo_clusters: bool = setting(
+        False,
+        "with that, also towards the clusters of each driver's images in the features; strong's default",
+    )
     pseudo_ratio: float = setting(2.0, "with them, training images for each test image", least=0.1, most=100)
     # predictions
     tta: int = setting(0, "test-time augmentation: copies to average over", unit="views", least=0, most=64)
@@ -224,6 +227,7 @@ ONLY_WITH: Mapping[str, tuple[str, Callable[[Any], bool], str]] = {
     "layer_decay": ("trainable", lambda what: what != "head", "another --trainable"),
     "unfreeze_epochs": ("trainable", lambda what: what != "head", "another --trainable"),
     "pseudo_ratio": ("pseudo_labels", bool, "--pseudo-labels RUN"),
+    "pseudo_clusters": ("pseudo_labels", bool, "--pseudo-labels RUN"),
 }
 """Settings that do something only where another one is so, and what makes it so."""
 

@@ -59,7 +59,7 @@ def test_whole_path(truth: pd.DataFrame) -> None:
     labels = np.array([truth["classname"].map(CLASSES.index)[int(name[1:-4])] for name in submission.index])
     assert log_loss(submission.to_numpy(), labels) < log_loss(single.to_numpy(), labels) - 0.2
     record = json.loads(Path("runs/tables/ensemble/blend.json").read_text())
-    assert record["nested_log_loss"] < record["nested_log_loss_without_neighbours"]
+    assert record["nested_log_loss"] < record["nested_log_losses"]["prior"]
     assert set(record["weights"]) == {"a", "b"}
     assert "nothing to do" in blend(words).stdout
     off = blend(words, "--no-neighbours")

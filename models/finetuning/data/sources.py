@@ -131,7 +131,7 @@ def with_pseudo_labels(
     if not tables:
         return labelled
     images = [img for img in dataset.test if img not in dataset.broken_test]
-    soft = soft_targets(tables, images)
+    soft, features = teachings(tables, images, recipe.pseudo_clusters)
     if recipe.pseudo_prior:  # nearer to training's mix, for each driver of the test set
         store = test.images
         small = ImageStore(store.paths, SIZE, store.folder.parents[1], dataset.fingerprint, store.limit)
@@ -140,31 +140,28 @@ def with_pseudo_labels(
         prior = smoothed_prior(data.labels[data.training], soft.shape[1])
         matched = matched_logarithms(np.log(floored(soft)), prior, PRIOR_STRENGTH, sets)
         if recipe.pseudo_clusters:
-            clouds = clouds_of(features_beside(tables, images), sets)
-            matched = clustered_logarithms(matched, clouds, prior, PRIOR_STRENGTH)
+            matched = clustered_logarithms(matched, clouds_of(features, sets), prior, PRIOR_STRENGTH)
         soft = np.exp(matched).astype(np.float32)
     return WithPseudoLabels(labelled, test, soft, recipe.pseudo_ratio)
 
 
-def soft_targets(tables: Sequence[Path], images: Sequence[str]) -> np.ndarray:
-    """What prediction tables say of these images: their mean in log space, shape (images, classes), float32."""
-    found = []
+def teachings(
+    tables: Sequence[Path], images: Sequence[str], with_features: bool = False
+) -> tuple[np.ndarray, list[np.ndarray]]:
+    """What prediction tables say of these images: their mean in log space, shape (images, classes), float32.
+
+    And the features of these images by each network, shape (images, dimensions), from the files beside the tables.
+    """
+    found, features = [], []
     for path in tables:
         table = read_predictions(verified(path))
         if missing := sorted(set(images).difference(table.index)):
             raise UserError(f"{path}: expected every test image, it lacks {len(missing):,}: {named(missing)}.")
         found.append(table.loc[list(images), list(CLASSES)].to_numpy())
-    return geometric_mean(found).astype(np.float32)
-
-
-def features_beside(tables: Sequence[Path], images: Sequence[str]) -> list[np.ndarray]:
-    """The networks' features of these images, which lie beside their prediction tables where they are kept."""
-    found = []
-    for path in tables:
-        if (features := path.with_name(TEST_FEATURES)).is_file():
-            rows = read_predictions(path).index.get_indexer(pd.Index(images))
-            found.append(np.load(verified(features), mmap_mode="r", allow_pickle=False)[rows])
-    return found
+        if with_features:
+            file, rows = verified(path.with_name(TEST_FEATURES)), table.index.get_indexer(pd.Index(images))
+            features.append(np.load(file, mmap_mode="r", allow_pickle=False)[rows])
+    return geometric_mean(found).astype(np.float32), features
 
 
 def predict(
