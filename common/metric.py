@@ -126,7 +126,7 @@ def prior_bias(logarithms: np.ndarray, prior: np.ndarray, strength: float) -> np
 
 
 def clustered_logarithms(
-    logarithms: np.ndarray, clouds: Sequence[Cloud], prior: np.ndarray, strength: float
+    logarithms: np.ndarray, clouds: Sequence[Cloud], prior: np.ndarray | None = None, strength: float = 0.0
 ) -> np.ndarray:
     """Log-probabilities, moved towards a cluster in feature space for each class of each driver.
 
@@ -137,7 +137,7 @@ def clustered_logarithms(
     Args:
         logarithms: log-probabilities, shape (images, classes), finite.
         clouds: of these images, as `clouds_of` finds them.
-        prior, strength: as for `matched_logarithms`; without a prior where the strength is 0.
+        prior, strength: as for `matched_logarithms`; perhaps none.
 
     Source: Peel and McLachlan 2000, Robust mixture modelling using the t distribution; balanced classes: Hu, Gripon and
     Pateux 2021, Leveraging the feature distribution in transfer-based few-shot learning.
@@ -153,7 +153,7 @@ def clustered_logarithms(
             means = weights.T @ points / (weights.sum(axis=0) + SHRINKAGE)[:, None]
             squares = cdist(points, means, "sqeuclidean")
             found = own - TAIL * np.log1p(squares / max(float((weights * squares).sum() / len(rows)), 1e-12))
-            if strength:
+            if prior is not None:
                 found = found + prior_bias(found, prior, strength * len(rows) / (len(rows) + HALF_STRENGTH))
         clustered[rows] = SHARPNESS * found
     return log_softmax(clustered, axis=1)
@@ -181,7 +181,7 @@ def clouds_of(features: Sequence[np.ndarray], sets: np.ndarray) -> list[Cloud]:
             centred = one[rows].astype(np.float32)
             centred -= centred.mean(axis=0)
             parts.append(centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-12))
-        joined = np.concatenate(parts, axis=1) / np.float32(np.sqrt(len(parts)))
+        joined = np.concatenate(parts, axis=1)
         if not joined.any():
             continue  # all images are alike
         dimensions = min(CLUSTER_DIMENSIONS, *joined.shape)

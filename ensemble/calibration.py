@@ -6,12 +6,12 @@ temperature (1 / `scale`) for all classes. Source: Guo et al., On calibration of
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
 
 import numpy as np
 from scipy.special import log_softmax
 
 from common.metric import (
+    Cloud,
     clustered_logarithms,
     floored,
     log_loss,
@@ -28,6 +28,7 @@ SMALLEST_SCALE, LARGEST_SCALE = 0.02, 50.0  # above 0, so that the ranking of th
 # The smallest is not 0: a confident mistake, of which there may be none out of fold, costs 34.5 nats.
 CLIPS = tuple(float(f"{digits}e{exponent}") for exponent in range(-6, -1) for digits in (1, 1.5, 2, 3, 5, 7))
 MOST_ENTROPY_IMAGES = 20_000
+STRENGTHS = (30.0, 100.0, 300.0, 1000.0)
 
 
 @dataclass(frozen=True)
@@ -147,60 +148,57 @@ class PriorMatching:
     prior: tuple[float, ...]
     strength: float
     scale: float = 1.0
-    strengths: ClassVar[tuple[float, ...]] = (30.0, 100.0, 300.0, 1000.0)
 
-    def logarithms(self, probabilities: np.ndarray, drivers: Any) -> np.ndarray:
-        """Log-probabilities before the temperature; `drivers`, shape (images,): images of one value share a bias."""
-        return matched_logarithms(np.log(floored(probabilities)), np.array(self.prior), self.strength, drivers)
+    def logarithms(self, probabilities: np.ndarray, sets: np.ndarray) -> np.ndarray:
+        """Log-probabilities before the temperature; images of one value in `sets` share a bias."""
+        return matched_logarithms(np.log(floored(probabilities)), np.array(self.prior), self.strength, sets)
 
-    def predict(self, probabilities: np.ndarray, drivers: Any) -> np.ndarray:
+    def predict(self, probabilities: np.ndarray, sets: np.ndarray) -> np.ndarray:
         """Matched and tempered probabilities, shape (images, classes)."""
-        return np.exp(Calibration(self.scale).logarithms(self.logarithms(probabilities, drivers)))
-
-    @classmethod
-    def fitted(
-        cls, probabilities: np.ndarray, labels: np.ndarray, names: np.ndarray, drivers: Any, always: bool
-    ) -> Self | None:
-        """The strength with the least log loss; None where it does not clearly help, unless it is wanted `always`.
-
-        Args:
-            probabilities: shape (images, classes), of a blend that was not fitted on these images' drivers.
-            names: shape (images,), the driver of each image, as known.
-            drivers: of each image as `logarithms` takes them.
-        """
-        prior = tuple(smoothed_prior(labels, probabilities.shape[1]).tolist())
-        found = []
-        for strength in cls.strengths:
-            logarithms = cls(prior, strength).logarithms(probabilities, drivers)
-            calibration = fit_calibration(logarithms, labels, with_bias=False)
-            matched = np.exp(calibration.logarithms(logarithms))
-            found.append((log_loss(matched, labels), cls(prior, strength, calibration.scale), matched))
-        _, best, matched = min(found, key=lambda one: one[0])
-        if always:
-            return best
-        plain = clipped_losses(probabilities, labels)
-        return None if not_clearly_worse(plain, clipped_losses(matched, labels), names) else best
+        return np.exp(Calibration(self.scale).logarithms(self.logarithms(probabilities, sets)))
 
 
-@dataclass(frozen=True)
-class Clustering(PriorMatching):
-    """A fitted step towards each driver's clusters, as `clustered_logarithms`; `drivers` are clouds of features here.
+def fit_prior(
+    probabilities: np.ndarray, labels: np.ndarray, drivers: np.ndarray, sets: np.ndarray, always: bool
+) -> PriorMatching | None:
+    """The strength with the least log loss; None where it does not clearly help, unless it is wanted `always`.
 
-    The strength is that of a prior for each driver besides; 0 is none.
+    The probabilities, of shape (images, classes), are of a blend that was not fitted on these drivers.
     """
-
-    strengths: ClassVar[tuple[float, ...]] = (0.0, 100.0, 300.0)
-
-    def logarithms(self, probabilities: np.ndarray, drivers: Any) -> np.ndarray:
-        """Log-probabilities before the temperature; `drivers` as `clouds_of` finds them."""
-        return clustered_logarithms(np.log(floored(probabilities)), drivers, np.array(self.prior), self.strength)
+    prior = tuple(smoothed_prior(labels, probabilities.shape[1]).tolist())
+    fitted = []
+    for strength in STRENGTHS:
+        logarithms = PriorMatching(prior, strength).logarithms(probabilities, sets)
+        calibration = fit_calibration(logarithms, labels, with_bias=False)
+        matched = np.exp(calibration.logarithms(logarithms))
+        fitted.append((log_loss(matched, labels), PriorMatching(prior, strength, calibration.scale), matched))
+    _, best, matched = min(fitted, key=lambda one: one[0])
+    if always:
+        return best
+    plain = clipped_losses(probabilities, labels)
+    return None if not_clearly_worse(plain, clipped_losses(matched, labels), drivers) else best
 
 
 @dataclass(frozen=True)
-class ClusteringAlone(Clustering):
-    """Clustering without a prior."""
+class Clustering:
+    """A fitted step towards each driver's clusters, as `clustered_logarithms`, after which `scale` follows."""
 
-    strengths: ClassVar[tuple[float, ...]] = (0.0,)
+    scale: float = 1.0
+
+    def predict(self, probabilities: np.ndarray, clouds: Sequence[Cloud]) -> np.ndarray:
+        """Clustered and tempered probabilities, shape (images, classes); of clouds as `clouds_of` finds them."""
+        logarithms = clustered_logarithms(np.log(floored(probabilities)), clouds)
+        return np.exp(Calibration(self.scale).logarithms(logarithms))
+
+
+def fit_clustering(
+    probabilities: np.ndarray, labels: np.ndarray, drivers: np.ndarray, clouds: Sequence[Cloud], always: bool
+) -> Clustering | None:
+    """The temperature with the least log loss; None where clusters do not clearly help, unless wanted `always`."""
+    logarithms = clustered_logarithms(np.log(floored(probabilities)), clouds)
+    fitted = Clustering(fit_calibration(logarithms, labels, with_bias=False).scale)
+    before, after = (clipped_losses(one, labels) for one in (probabilities, fitted.predict(probabilities, clouds)))
+    return fitted if always or not not_clearly_worse(before, after, drivers) else None
 
 
 def dealt(sizes: Sequence[int] | np.ndarray, hands: int) -> np.ndarray:

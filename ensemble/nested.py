@@ -14,7 +14,16 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from common.metric import Cloud, accuracy, paired_difference
-from ensemble.calibration import Clustering, ClusteringAlone, PriorMatching, choose_clip, clip, clipped_losses, dealt
+from ensemble.calibration import (
+    Clustering,
+    PriorMatching,
+    choose_clip,
+    clip,
+    clipped_losses,
+    dealt,
+    fit_clustering,
+    fit_prior,
+)
 from ensemble.methods import FALLBACK, Blend, Method
 from ensemble.neighbours import Graph, Smoothing, fit_smoothing, restricted
 
@@ -169,8 +178,7 @@ class NestedCrossValidation:
         predictions, labels, drivers = cross_fitted[rows], self.labels[rows], self.drivers[rows]
         prior, clips = None, [choose_clip(predictions, labels)]
         if self.match_prior != "no":
-            always = self.match_prior == "yes"
-            prior = PriorMatching.fitted(predictions, labels, drivers, self.sets[rows], always)
+            prior = fit_prior(predictions, labels, drivers, self.sets[rows], always=self.match_prior == "yes")
         if prior:
             predictions = prior.predict(predictions, self.sets[rows])
         clips.append(choose_clip(predictions, labels))
@@ -181,8 +189,7 @@ class NestedCrossValidation:
         clips.append(choose_clip(predictions, labels))
         clustering, clouds = None, clouds_among(self.clouds, rows)
         if clouds:
-            kind = Clustering if self.match_prior != "no" else ClusteringAlone
-            clustering = kind.fitted(predictions, labels, drivers, clouds, self.cluster == "yes")
+            clustering = fit_clustering(predictions, labels, drivers, clouds, always=self.cluster == "yes")
         if clustering:
             predictions = clustering.predict(predictions, clouds)
         clips.append(choose_clip(predictions, labels))

@@ -256,7 +256,7 @@ def steps_text(options: Options, result: BlendResult) -> str:
         neighbours = "none, no model has features of all images"
     clusters = "none, they do not clearly help out of fold, or no driver has 60 images"
     if final.clustering:
-        clusters = f"of the images of each driver and class, strength of the prior {final.clustering.strength:g}"
+        clusters = "of the images of each driver and class"
     elif options.driver_clusters == "no":
         clusters = "off, by --driver-clusters no"
     elif result.recognised is None or not result.predictions.spaces:

@@ -135,13 +135,8 @@ def add_run_options(parser: argparse.ArgumentParser, default_run: str = "full; q
     add("--quick", action="store_true", help="a miniature: small images, few epochs, two folds")
     add("--verbose", action="store_true", help="print every line of the folds' logs")
     add("--skip-broken", action="store_true", help="leave unreadable images out instead of stopping")
-    add(
-        "--workers",
-        type=whole_number(1, 256),
-        default=environment.cores(),
-        metavar="N",
-        help="threads of batches [cores]",
-    )
+    threads = environment.cores()
+    add("--workers", type=whole_number(1, 256), default=threads, metavar="N", help="threads of batches [cores]")
     add("--cache", type=Path, default=CACHE, metavar="DIR", help="decoded images, activations, features [cache]")
     add("--cache-limit", type=number(0, 999_999), default=64.0, metavar="X", help="its largest size, in GiB [64]")
 

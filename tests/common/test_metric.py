@@ -26,20 +26,23 @@ def test_a_video_that_is_taken_for_another_class_becomes_a_cluster_of_its_own() 
     labels, drivers = np.tile(np.repeat(np.arange(10), 20), 2), np.repeat([0, 1], 200)
     centres = random.normal(size=(2, 10, 16))
     features = [centres[drivers, labels] + 0.3 * random.normal(size=(400, 16)) for _ in range(2)]
-    clouds, prior = clouds_of(features, drivers), np.full(10, 0.1)
+    clouds = clouds_of(features, drivers)
     video = np.flatnonzero((drivers == 1) & (labels == 9))
-    for strength, mistaken in ((0.0, video[:8]), (300.0, video)):  # some of it is taken for safe driving, or all
+    for prior, mistaken in (
+        ((), video[:8]),
+        ((np.full(10, 0.1), 300.0), video),
+    ):  # some of it is taken for safe driving, or all
         predicted = np.full((400, 10), 0.02)
         predicted[np.arange(400), labels] = 0.82
         predicted[mistaken, 0], predicted[mistaken, 9] = 0.7, 0.14
         before = np.log(predicted)
-        after = clustered_logarithms(before, clouds, prior, strength)
+        after = clustered_logarithms(before, clouds, *prior)
         assert accuracy(before, labels) == 1 - len(mistaken) / 400 and accuracy(after, labels) == 1
         np.testing.assert_allclose(np.exp(after).sum(axis=1), 1)
-        np.testing.assert_array_equal(clustered_logarithms(before, clouds, prior, strength), after)
+        np.testing.assert_array_equal(clustered_logarithms(before, clouds, *prior), after)
 
-    np.testing.assert_allclose(clustered_logarithms(before, [], prior, 300.0), before, atol=1e-6)
+    np.testing.assert_allclose(clustered_logarithms(before, []), before, atol=1e-6)
     assert clouds_of(features, np.full(400, -1)) == clouds_of([], drivers) == []
     assert clouds_of(features, np.arange(400) // 50) == [], "50 images of a driver are too few"
     alike = [np.zeros((400, 16), dtype=np.float16)]
-    assert np.isfinite(clustered_logarithms(before, clouds_of(alike, drivers), prior, 300.0)).all()
+    assert np.isfinite(clustered_logarithms(before, clouds_of(alike, drivers))).all()

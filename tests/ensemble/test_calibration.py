@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.metric import clouds_of, log_loss
-from ensemble.calibration import CLIPS, Clustering, PriorMatching, clip, fit_calibration, mean_entropy, sharpened
+from ensemble.calibration import CLIPS, clip, fit_calibration, fit_clustering, fit_prior, mean_entropy, sharpened
 from ensemble.report import reliabilities
 from tests.ensemble.conftest import SEEDS, informed, labels_of, predictions
 
@@ -45,19 +45,19 @@ def test_prior_is_matched_where_it_helps_and_not_elsewhere() -> None:
     random = np.random.default_rng(0)
     truth = predictions(random, 1, 2000, 0.3)[0]
     labels, drivers = labels_of(random, truth), np.arange(2000) // 200
-    unneeded = PriorMatching.fitted(truth, labels, drivers, drivers, always=False)
+    unneeded = fit_prior(truth, labels, drivers, drivers, always=False)
     after = truth if unneeded is None else unneeded.predict(truth, drivers)  # one in six is near enough by chance
     assert log_loss(after, labels) == pytest.approx(log_loss(truth, labels), abs=0.01)
     shares = np.full((10, 10), 0.02)
     shares[np.arange(10)[:, None], (np.arange(10)[:, None] + np.arange(3)) % 10] = 1  # each driver does three things
     uneven = truth * shares[drivers] / (truth * shares[drivers]).sum(axis=1, keepdims=True)
-    assert PriorMatching.fitted(uneven, labels_of(random, uneven), drivers, drivers, always=False) is None
+    assert fit_prior(uneven, labels_of(random, uneven), drivers, drivers, always=False) is None
     factors = np.exp(random.normal(size=(10, 10)))[drivers]  # each driver is mistaken in another way
     biased = truth * factors / (truth * factors).sum(axis=1, keepdims=True)
-    fitted = PriorMatching.fitted(biased, labels, drivers, drivers, always=False)
+    fitted = fit_prior(biased, labels, drivers, drivers, always=False)
     assert fitted is not None
     assert log_loss(fitted.predict(biased, drivers), labels) < log_loss(biased, labels) - 0.05
-    assert PriorMatching.fitted(truth, labels, drivers, drivers, always=True) is not None
+    assert fit_prior(truth, labels, drivers, drivers, always=True) is not None
 
 
 def test_a_mean_of_fold_networks_gets_the_confidence_of_single_ones() -> None:
@@ -78,8 +78,8 @@ def test_clusters_are_used_where_they_help_and_not_elsewhere() -> None:
     centres = random.normal(size=(6, 10, 16))
     videos = clouds_of([centres[drivers, labels] + 0.3 * random.normal(size=(600, 16))], drivers)
     noise = clouds_of([random.normal(size=(600, 16))], drivers)
-    fitted = Clustering.fitted(doubtful, labels, drivers, videos, always=False)
+    fitted = fit_clustering(doubtful, labels, drivers, videos, always=False)
     assert fitted is not None
     assert log_loss(fitted.predict(doubtful, videos), labels) < 0.7 * log_loss(doubtful, labels)
-    assert Clustering.fitted(doubtful, labels, drivers, noise, always=False) is None
-    assert Clustering.fitted(doubtful, labels, drivers, noise, always=True) is not None
+    assert fit_clustering(doubtful, labels, drivers, noise, always=False) is None
+    assert fit_clustering(doubtful, labels, drivers, noise, always=True) is not None
