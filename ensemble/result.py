@@ -1,5 +1,6 @@
 """Computes everything about a blend, from `Predictions` to `BlendResult`, before anything is written or printed."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,8 @@ from common.errors import UserError
 from common.metric import accuracy, clouds_of, floored, log_loss, log_loss_per_image
 from common.settings import as_json
 from ensemble import Options
-from ensemble.calibration import Calibration, PriorMatching, clip
-from ensemble.methods import Blend, methods_for
+from ensemble.calibration import clip
+from ensemble.methods import methods_for
 from ensemble.neighbours import Space, features_of_test, graph_of_test, out_of_fold_features, out_of_fold_graphs
 from ensemble.nested import STEPS, Estimate, FinalBlend, NestedCrossValidation, groups_of
 from preprocessing.same_driver import UNKNOWN, same_driver
@@ -41,8 +42,8 @@ class Predictions:
             sharpened to their confidence.
         scales: what the log-probabilities of that mean were multiplied by, for each member.
         spaces: the members whose features are known.
-        matched: the members whose pseudo-labels were moved towards the prior of each driver of the test set, so that
-            their test predictions are near it already.
+        matched: the members whose pseudo-labels were moved towards the prior of each driver of the test set, and
+            perhaps towards clusters, so that their test predictions are near these already.
         photographs, test_photographs: the files of all images, in the order of both; empty where they are not known.
     """
 
@@ -170,39 +171,44 @@ def blended(predictions: Predictions, options: Options) -> BlendResult:
         final, nested = validation.fitted(), validation.estimated()
         without_members = validation.without_each(final.method) if len(predictions.names) > 1 else []
 
-    tests = [final.blend.predict(predictions.test)] * len(STEPS)
-    if test_size and final.prior:
-        tests[1:] = [matched_test(predictions, final.blend, final.prior, test_sets)] * 3
-    if test_size and final.smoothing:
-        graph = graph_of_test(spaces, final.smoothing.feature, predictions.test_images)
-        tests[2:] = [final.smoothing.predict(tests[1], {final.smoothing.feature: graph})] * 2
-    if test_size and final.clustering:
-        clouds = clouds_of(features_of_test(spaces, predictions.test_images), test_sets)
-        tests[3] = final.clustering.predict(tests[2], clouds)
     return BlendResult(
         predictions,
         final,
         nested,
-        {step: clip(table, least) for step, table, least in zip(STEPS, tests, final.clips, strict=True)},
+        test_steps(predictions, final, spaces, test_sets),
         expected_loss(log_loss_per_image(nested.final, labels), drivers, test_drivers),
         without_members,
         len(set(test_sets.tolist()) - {UNKNOWN}) if recognised else None,
     )
 
 
-def matched_test(predictions: Predictions, blend: Blend, prior: PriorMatching, sets: np.ndarray) -> np.ndarray:
-    """Predictions of the test set after prior matching; shape (test images, classes).
+def test_steps(
+    predictions: Predictions, final: FinalBlend, spaces: Sequence[Space], sets: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Predictions of the test set after each of `STEPS`, clipped; shape (test images, classes).
 
-    Members whose test predictions were matched before, in their pseudo-labels, are not matched again: the biases are
-    those of the other members' blend, times these members' share of the weights.
+    Members of a second round learned from predictions that had such steps, and are not moved again: the steps are those
+    of the other members' blend, times these members' share of the weights.
     """
+    blend, names = final.blend, predictions.test_images
     others = blend.weights * [name not in predictions.matched for name in predictions.names]
-    share = others.sum()
-    logarithms = np.log(floored(blend.predict(predictions.test)))
-    if share > 0:
-        unmatched = replace(blend, weights=others / share).predict(predictions.test)
-        logarithms += share * (prior.logarithms(unmatched, sets) - np.log(floored(unmatched)))
-    return Calibration(prior.scale).predict(softmax(logarithms, axis=1))
+    share = float(others.sum())
+    pooled = blend.predict(predictions.test)
+    first = replace(blend, weights=others / share).predict(predictions.test) if 0 < share < 1 else pooled
+    moved = [first] * len(STEPS)
+    if len(names) and share:
+        if final.prior:
+            moved[1:] = [final.prior.predict(first, sets)] * 3
+        if final.smoothing:
+            graph = graph_of_test(spaces, final.smoothing.feature, names)
+            moved[2:] = [final.smoothing.predict(moved[1], {final.smoothing.feature: graph})] * 2
+        if final.clustering:
+            moved[3] = final.clustering.predict(moved[2], clouds_of(features_of_test(spaces, names), sets))
+    logarithms = [np.log(floored(pooled)) + share * (np.log(floored(one)) - np.log(floored(first))) for one in moved]
+    return {
+        step: clip(softmax(one, axis=1), smallest)
+        for step, one, smallest in zip(STEPS, logarithms, final.clips, strict=True)
+    }
 
 
 def recognised_sets(predictions: Predictions, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:

@@ -17,8 +17,10 @@ from ensemble import Options
 from ensemble.blend import RECORD, Request, blend_run
 from ensemble.calibration import Calibration, PriorMatching, clip
 from ensemble.members import find_members, read_members
-from ensemble.methods import Blend
-from ensemble.result import Predictions, matched_test
+from ensemble.methods import METHODS, Blend
+from ensemble.nested import FinalBlend
+from ensemble.result import Predictions
+from ensemble.result import test_steps as steps_on_test
 from tests.commands import here, module
 from tests.ensemble.conftest import predictions
 from tests.fold_runs import finish_fold
@@ -158,9 +160,10 @@ def test_a_member_that_was_matched_in_its_pseudo_labels_is_not_matched_again() -
     test, sets = predictions(random, 2, 60), np.zeros(60)
     both = Predictions(("a", "b"), pd.DataFrame(), np.zeros(0), test, images, test, matched=frozenset({"b"}))
     prior = PriorMatching((0.1,) * 10, 300.0, scale=1.2)
-    first, second = (matched_test(both, Blend("geometric", np.eye(2)[row]), prior, sets) for row in range(2))
-    np.testing.assert_allclose(first, prior.predict(test[0], sets), atol=1e-9)
-    np.testing.assert_allclose(second, Calibration(1.2).predict(test[1]), atol=1e-9)
+    for weights, expected in ((np.eye(2)[0], prior.predict(test[0], sets)), (np.eye(2)[1], test[1])):
+        method = METHODS[0]
+        final = FinalBlend([], method, Blend("geometric", weights), test[0], prior)
+        np.testing.assert_allclose(steps_on_test(both, final, (), sets)["clusters"], expected, atol=1e-9)
 
 
 def test_again_does_nothing_until_an_input_or_output_changes(small) -> None:
