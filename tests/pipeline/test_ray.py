@@ -84,6 +84,15 @@ def test_a_cluster_gives_the_bytes_of_one_machine(
 
 
 @pytest.mark.slow
+def test_a_second_round_on_a_cluster_gives_the_bytes_of_one_machine(data: Path, tmp_path: Path) -> None:
+    ended(start(tmp_path / "local", data, "--preset", "strong"))
+    with cluster((1, 1)) as (address, _):
+        ended(start(tmp_path / "ray", data, "--preset", "strong", "--cluster", address))
+    found = [{path.name: path.read_bytes() for path in (tmp_path / name).glob("*.csv")} for name in ("local", "ray")]
+    assert found[0] == found[1] != {}
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", [trainings, checkpoints], ids=["as it starts", "after an epoch"])
 def test_a_node_that_is_killed_costs_time_and_nothing_else(
     moment: Callable[[psutil.Process], Any], data: Path, expected: list[bytes], tmp_path: Path
