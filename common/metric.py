@@ -100,8 +100,8 @@ def matched_logarithms(logarithms: np.ndarray, prior: np.ndarray, strength: floa
     matched = logarithms.copy()
     for value in np.unique(sets):
         rows = sets == value
-        if (images := int(rows.sum())) >= FEWEST_IMAGES:
-            matched[rows] += prior_bias(logarithms[rows], prior, strength * images / (images + HALF_STRENGTH))
+        if rows.sum() >= FEWEST_IMAGES:
+            matched[rows] += prior_bias(logarithms[rows], prior, strength)
     return log_softmax(matched, axis=-1)
 
 
@@ -109,10 +109,13 @@ def prior_bias(logarithms: np.ndarray, prior: np.ndarray, strength: float) -> np
     """The bias of each class, shape (classes,), that brings the mean prediction nearer to `prior`.
 
     It minimises |bias|^2 / 2 - strength * sum of prior * log(mean prediction): a normal prior of the bias and a
-    Dirichlet prior of the classes' shares. Doubtful images move; none moves by more than twice `LARGEST_BIAS`.
+    Dirichlet prior of the classes' shares. The strength is that for very many images; few have less. Doubtful images
+    move; none moves by more than twice `LARGEST_BIAS`.
     """
     from scipy.optimize import minimize
     from scipy.special import softmax
+
+    strength *= len(logarithms) / (len(logarithms) + HALF_STRENGTH)
 
     def objective(bias: np.ndarray) -> tuple[float, np.ndarray]:
         shifted = softmax(logarithms + bias, axis=1)
@@ -154,7 +157,7 @@ def clustered_logarithms(
             squares = cdist(points, means, "sqeuclidean")
             found = own - TAIL * np.log1p(squares / max(float((weights * squares).sum() / len(rows)), 1e-12))
             if prior is not None:
-                found = found + prior_bias(found, prior, strength * len(rows) / (len(rows) + HALF_STRENGTH))
+                found = found + prior_bias(found, prior, strength)
         clustered[rows] = SHARPNESS * found
     return log_softmax(clustered, axis=1)
 

@@ -196,9 +196,11 @@ def fit_clustering(
 ) -> Clustering | None:
     """The temperature with the least log loss; None where clusters do not clearly help, unless wanted `always`."""
     logarithms = clustered_logarithms(np.log(floored(probabilities)), clouds)
-    fitted = Clustering(fit_calibration(logarithms, labels, with_bias=False).scale)
-    before, after = (clipped_losses(one, labels) for one in (probabilities, fitted.predict(probabilities, clouds)))
-    return fitted if always or not not_clearly_worse(before, after, drivers) else None
+    calibration = fit_calibration(logarithms, labels, with_bias=False)
+    plain, clustered = (
+        clipped_losses(one, labels) for one in (probabilities, np.exp(calibration.logarithms(logarithms)))
+    )
+    return None if not always and not_clearly_worse(plain, clustered, drivers) else Clustering(calibration.scale)
 
 
 def dealt(sizes: Sequence[int] | np.ndarray, hands: int) -> np.ndarray:

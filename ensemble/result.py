@@ -175,14 +175,14 @@ def blended(predictions: Predictions, options: Options) -> BlendResult:
         predictions,
         final,
         nested,
-        test_steps(predictions, final, spaces, test_sets),
+        steps_of_test(predictions, final, spaces, test_sets),
         expected_loss(log_loss_per_image(nested.final, labels), drivers, test_drivers),
         without_members,
         len(set(test_sets.tolist()) - {UNKNOWN}) if recognised else None,
     )
 
 
-def test_steps(
+def steps_of_test(
     predictions: Predictions, final: FinalBlend, spaces: Sequence[Space], sets: np.ndarray
 ) -> dict[str, np.ndarray]:
     """Predictions of the test set after each of `STEPS`, clipped; shape (test images, classes).

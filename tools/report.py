@@ -130,7 +130,8 @@ def _context(request: Request, prefix: str) -> dict[str, Any]:
     run, data = request.run, request.data_folder
     record = read_record(run.ensemble / RECORD)
     if "nested_log_losses" not in record:
-        raise UserError(f"{run.ensemble / RECORD}: made by another version. Blend again: python -m ensemble.blend")
+        again = f"Blend again: python -m ensemble.blend --run {run.name}"
+        raise UserError(f"{run.ensemble / RECORD}: made by another version. {again}")
     written = [(run.ensemble / name, stamp["sha256"]) for name, stamp in record["outputs"].items() if "/" not in name]
     tables = {path.stem: _table(path, sha256) for path, sha256 in written if path.suffix == ".csv"}
     for name in ("by_class", "by_driver"):

@@ -28,10 +28,8 @@ def test_a_video_that_is_taken_for_another_class_becomes_a_cluster_of_its_own() 
     features = [centres[drivers, labels] + 0.3 * random.normal(size=(400, 16)) for _ in range(2)]
     clouds = clouds_of(features, drivers)
     video = np.flatnonzero((drivers == 1) & (labels == 9))
-    for prior, mistaken in (
-        ((), video[:8]),
-        ((np.full(10, 0.1), 300.0), video),
-    ):  # some of it is taken for safe driving, or all
+    some, every = ((), video[:8]), ((np.full(10, 0.1), 300.0), video)
+    for prior, mistaken in (some, every):  # so much of it is taken for safe driving
         predicted = np.full((400, 10), 0.02)
         predicted[np.arange(400), labels] = 0.82
         predicted[mistaken, 0], predicted[mistaken, 9] = 0.7, 0.14

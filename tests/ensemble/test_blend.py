@@ -19,8 +19,7 @@ from ensemble.calibration import Calibration, PriorMatching, clip
 from ensemble.members import find_members, read_members
 from ensemble.methods import METHODS, Blend
 from ensemble.nested import FinalBlend
-from ensemble.result import Predictions
-from ensemble.result import test_steps as steps_on_test
+from ensemble.result import Predictions, steps_of_test
 from tests.commands import here, module
 from tests.ensemble.conftest import predictions
 from tests.fold_runs import finish_fold
@@ -163,7 +162,7 @@ def test_a_member_that_was_matched_in_its_pseudo_labels_is_not_matched_again() -
     for weights, expected in ((np.eye(2)[0], prior.predict(test[0], sets)), (np.eye(2)[1], test[1])):
         method = METHODS[0]
         final = FinalBlend([], method, Blend("geometric", weights), test[0], prior)
-        np.testing.assert_allclose(steps_on_test(both, final, (), sets)["clusters"], expected, atol=1e-9)
+        np.testing.assert_allclose(steps_of_test(both, final, (), sets)["clusters"], expected, atol=1e-9)
 
 
 def test_again_does_nothing_until_an_input_or_output_changes(small) -> None:

@@ -53,15 +53,15 @@ def test_standard_error_is_over_drivers() -> None:
 @pytest.mark.parametrize("match_prior", ["auto", "yes"])
 def test_drivers_who_are_evaluated_have_no_influence(match_prior: str) -> None:
     random = np.random.default_rng(0)
-    truth = predictions(random, 1, 200, 0.3)[0]
-    labels, drivers = labels_of(random, truth), np.arange(200) // 50
-    probabilities = 0.7 * truth + 0.3 * predictions(random, 2, 200)
-    graphs, clouds = {"x": nearest(unit(random, 200))}, clouds_of([unit(random, 200)], np.arange(200) // 100)
+    truth = predictions(random, 1, 400, 0.3)[0]
+    labels, drivers = labels_of(random, truth), np.arange(400) // 100
+    probabilities = 0.7 * truth + 0.3 * predictions(random, 2, 400)
+    graphs, clouds = {"x": nearest(unit(random, 400))}, clouds_of([unit(random, 400)], drivers)
 
     def estimate(labels: np.ndarray) -> np.ndarray:
         return (
             NestedCrossValidation(
-                probabilities, labels, drivers, drivers // 2, METHODS, graphs, drivers, match_prior, clouds, "yes"
+                probabilities, labels, drivers, drivers, METHODS, graphs, drivers, match_prior, clouds, "yes"
             )
             .estimated()
             .final

@@ -131,7 +131,7 @@ def with_pseudo_labels(
     if not tables:
         return labelled
     images = [img for img in dataset.test if img not in dataset.broken_test]
-    soft, features = teachings(tables, images, recipe.pseudo_clusters)
+    soft, features = teachings(tables, images, recipe.pseudo_prior and recipe.pseudo_clusters)
     if recipe.pseudo_prior:  # nearer to training's mix, for each driver of the test set
         store = test.images
         small = ImageStore(store.paths, SIZE, store.folder.parents[1], dataset.fingerprint, store.limit)
