@@ -90,18 +90,12 @@ def run_command(main: Callable[[], None]) -> None:
         if is_out_of_memory(error):
             _end(f"out of memory: {last_line(error)}", OUT_OF_MEMORY)
         if type(error).__name__ == "UnimplementedError" and "determinis" in str(error):  # TensorFlow, on GPUs
-            _end(
-                f"{last_line(error)} Start the same command with --deterministic no: two runs may then differ in the "
-                "last digits.",
-                USER_ERROR,
-            )
+            advice = "Start the same command with --deterministic no: two runs may then differ in the last digits."
+            _end(f"{last_line(error)} {advice}", USER_ERROR)
         if not (isinstance(error, OSError) and error.errno in OF_THE_SYSTEM and error.filename):
             raise
-        _end(
-            f"{error.filename}: {error.strerror}. What is finished is kept. See to the disk or the permissions; then "
-            "the same command goes on.",
-            1,  # not 2: other folds may go on
-        )
+        advice = "What is finished is kept. See to the disk or the permissions; then the same command goes on."
+        _end(f"{error.filename}: {error.strerror}. {advice}", 1)  # not 2: other folds may go on
 
 
 def _end(message: str, status: int) -> NoReturn:

@@ -210,11 +210,8 @@ class CommandLine(argparse.ArgumentParser):
 
     def __init__(self, everyday: Collection[str] = (), **keywords: Any) -> None:
         self.everyday = frozenset(everyday)
-        keywords.setdefault(
-            "formatter_class",
-            lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=36, width=120),
-        )
-        super().__init__(allow_abbrev=False, **keywords)
+        layout = functools.partial(argparse.RawDescriptionHelpFormatter, max_help_position=36, width=120)
+        super().__init__(allow_abbrev=False, formatter_class=layout, **keywords)
         if everyday:
             self.add_argument("--help-all", action=_HelpAll, nargs=0, help="show every option, in groups, and exit")
 

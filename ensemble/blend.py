@@ -81,12 +81,8 @@ def blend_run(request: Request) -> str:
     from ensemble.result import blended
 
     source, folder = request.source(), request.run / "ensemble"
-    identity = {
-        "code": code_version(),
-        "options": as_json(request.options),
-        "submission": str(request.submission.resolve()) if source.has_test else None,
-        **source.identity,
-    }
+    target = str(request.submission.resolve()) if source.has_test else None
+    identity = {"code": code_version(), "options": as_json(request.options), "submission": target, **source.identity}
     if is_done(folder / RECORD, identity, source.inputs):
         return (folder / REPORT).read_text(encoding="utf-8") + "\nunchanged since the last blend: nothing to do\n"
     with locked(request.run / ".ensemble.lock", f"{folder} is being written", wait=True):

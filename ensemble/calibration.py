@@ -141,6 +141,11 @@ def clipped_losses(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return log_loss_per_image(clip(probabilities, choose_clip(probabilities, labels)), labels)
 
 
+def clearly_helps(changed: np.ndarray, probabilities: np.ndarray, labels: np.ndarray, drivers: np.ndarray) -> bool:
+    """Whether changed predictions have less loss by more than one standard error over drivers."""
+    return not not_clearly_worse(clipped_losses(probabilities, labels), clipped_losses(changed, labels), drivers)
+
+
 @dataclass(frozen=True)
 class PriorMatching:
     """A fitted step towards the prior, as `matched_logarithms`, after which `scale` (1 / temperature) follows."""
@@ -173,10 +178,7 @@ def fit_prior(
         matched = np.exp(calibration.logarithms(logarithms))
         fitted.append((log_loss(matched, labels), PriorMatching(prior, strength, calibration.scale), matched))
     _, best, matched = min(fitted, key=lambda one: one[0])
-    if always:
-        return best
-    plain = clipped_losses(probabilities, labels)
-    return None if not_clearly_worse(plain, clipped_losses(matched, labels), drivers) else best
+    return best if always or clearly_helps(matched, probabilities, labels, drivers) else None
 
 
 @dataclass(frozen=True)
@@ -197,16 +199,6 @@ def fit_clustering(
     """The temperature with the least log loss; None where clusters do not clearly help, unless wanted `always`."""
     logarithms = clustered_logarithms(np.log(floored(probabilities)), clouds)
     calibration = fit_calibration(logarithms, labels, with_bias=False)
-    plain, clustered = (
-        clipped_losses(one, labels) for one in (probabilities, np.exp(calibration.logarithms(logarithms)))
-    )
-    return None if not always and not_clearly_worse(plain, clustered, drivers) else Clustering(calibration.scale)
-
-
-def dealt(sizes: Sequence[int] | np.ndarray, hands: int) -> np.ndarray:
-    """Deals things of these sizes, the largest first, each to the hand that has least; shape (things,), from 0."""
-    totals, hand_of = np.zeros(hands), np.zeros(len(sizes), dtype=np.int64)
-    for thing in np.argsort(-np.asarray(sizes), kind="stable"):
-        hand_of[thing] = int(totals.argmin())
-        totals[hand_of[thing]] += sizes[thing]
-    return hand_of
+    clustered = np.exp(calibration.logarithms(logarithms))
+    helps = always or clearly_helps(clustered, probabilities, labels, drivers)
+    return Clustering(calibration.scale) if helps else None

@@ -12,15 +12,7 @@ import pandas as pd
 from common.competition import CLASSES, SAMPLE_SUBMISSION, TEST_FOLDER, TRAIN_FOLDER
 from common.errors import UserError, named
 from common.files import listed_again, read_record, sha256_of
-from common.run_folder import (
-    ALL_DRIVERS,
-    OUT_OF_FOLD,
-    OUT_OF_FOLD_FEATURES,
-    TEST,
-    TEST_FEATURES,
-    RunFolder,
-    verified,
-)
+from common.run_folder import ALL_DRIVERS, OUT_OF_FOLD, OUT_OF_FOLD_FEATURES, TEST, TEST_FEATURES, RunFolder, verified
 from common.settings import as_json
 from common.tables import class_numbers, read_labels, read_predictions, read_sample_images, require_images
 from ensemble.calibration import sharpened
@@ -306,9 +298,9 @@ class LooseTables:
     def _check_counts(self) -> None:
         expected = len(self.predictions)
         lists = {"--test-predictions": self.test_predictions, "--features": self.features}
+        needed = {"--features": self.test_features, "--test-features": all(lists.values())}
         for option, files in (lists | {"--test-features": self.test_features}).items():
-            needed = option == "--test-features" and all(lists.values())
-            if len(files) != expected and (files or needed):
+            if len(files) != expected and (files or needed.get(option)):
                 raise UserError(
                     f"{option}: expected a file for each of --predictions, in that order ({expected}), found "
                     f"{len(files)}."

@@ -17,9 +17,10 @@ import numpy as np
 import pandas as pd
 from scipy.special import log_softmax
 
-from common.errors import UserError, named
-from common.metric import log_loss, not_clearly_worse
-from ensemble.calibration import Calibration, clip, clipped_losses, fit_calibration
+from common.errors import UserError
+from common.metric import log_loss
+from common.tables import load_features
+from ensemble.calibration import Calibration, clearly_helps, clip, fit_calibration
 
 MOST_NEIGHBOURS = 20
 BLOCK_BYTES = 2**28  # of similarities at once
@@ -183,23 +184,28 @@ def _rows(space: Space, names: pd.Index, test_size: int, many: int) -> np.ndarra
     return features
 
 
-def graph_of_test(spaces: Sequence[Space], feature: str, names: pd.Index) -> Graph:
-    """The neighbours of each test image, in the order of `names`; `feature` as `out_of_fold_graphs` names it."""
-    return nearest(np.concatenate(features_of_test(spaces, names, feature), axis=1))
+def features_of_test(spaces: Sequence[Space], names: pd.Index, feature: str) -> dict[str, list[np.ndarray]]:
+    """The features of the test images, in the order of `names`, by each network of each model; rows of length 1.
 
-
-def features_of_test(spaces: Sequence[Space], names: pd.Index, feature: str = ALL_MODELS) -> list[np.ndarray]:
-    """The features of the test images, in the order of `names`, by each network of these models; all: of length 1."""
+    `feature` is a model, or all of them, as `out_of_fold_graphs` names it.
+    """
     many = sum(len(space.networks) for space in spaces)
-    chosen = [space for space in spaces if feature in (space.name, ALL_MODELS)]
-    parts = []
-    for space in chosen:
-        weight = np.float32(1 / np.sqrt(len(space.networks) * len(chosen)))
-        for network in space.networks:
-            if network.test_images is not None:
-                order = network.test_images.get_indexer(names)
-                parts.append(_projected(network, len(names), many, test=True)[order] * weight)
-    return parts
+    return {
+        space.name: [
+            _projected(network, len(names), many, test=True)[network.test_images.get_indexer(names)]
+            for network in space.networks
+            if network.test_images is not None
+        ]
+        for space in spaces
+        if feature in (space.name, ALL_MODELS)
+    }
+
+
+def graph_of_test(features: Mapping[str, Sequence[np.ndarray]], feature: str) -> Graph:
+    """The neighbours of each test image in some of the `features_of_test`."""
+    chosen = [networks for name, networks in features.items() if feature in (name, ALL_MODELS)]
+    weighted = [one * np.float32(1 / np.sqrt(len(networks) * len(chosen))) for networks in chosen for one in networks]
+    return nearest(np.concatenate(weighted, axis=1))
 
 
 def _projected(network: Network, test_size: int, many: int, test: bool) -> np.ndarray:
@@ -226,27 +232,6 @@ def _projected(network: Network, test_size: int, many: int, test: bool) -> np.nd
         (wanted[start : start + CHUNK].astype(np.float32) - centre) @ basis for start in range(0, len(wanted), CHUNK)
     ]
     return normalised(np.concatenate(parts), np.zeros(dimensions, np.float32))
-
-
-def load_features(path: Path, rows: int) -> np.ndarray:
-    """A file of features, mapped into memory, shape (rows, dimensions).
-
-    Raises:
-        UserError: it is missing, no such array, has another number of rows, or values that are not finite.
-    """
-    try:
-        features = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{path}: cannot be read as an array of features (.npy): {error}") from error
-    if features.ndim != 2 or features.dtype.kind != "f" or len(features) != rows:
-        raise UserError(
-            f"{path}: expected floats of shape ({rows}, features), a row for each of the table beside it, found "
-            f"{features.dtype} {features.shape}."
-        )
-    bad = np.flatnonzero(~np.isfinite(features.sum(axis=1, dtype=np.float64)))
-    if len(bad):
-        raise UserError(f"{path}: rows with values that are not finite: {named([str(row) for row in bad])}.")
-    return np.asarray(features) if features.nbytes < 2**26 else features
 
 
 @dataclass(frozen=True)
@@ -299,8 +284,7 @@ def fit_smoothing(
     if not graphs:
         return None
     best = _best(probabilities, labels, graphs)
-    plain, smooth = clipped_losses(probabilities, labels), clipped_losses(best.predict(probabilities, graphs), labels)
-    return None if not_clearly_worse(plain, smooth, drivers) else best
+    return best if clearly_helps(best.predict(probabilities, graphs), probabilities, labels, drivers) else None
 
 
 def _best(probabilities: np.ndarray, labels: np.ndarray, graphs: Mapping[str, Graph]) -> Smoothing:

@@ -14,16 +14,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from common.metric import Cloud, accuracy, paired_difference
-from ensemble.calibration import (
-    Clustering,
-    PriorMatching,
-    choose_clip,
-    clip,
-    clipped_losses,
-    dealt,
-    fit_clustering,
-    fit_prior,
-)
+from ensemble.calibration import Clustering, PriorMatching, choose_clip, clip, clipped_losses, fit_clustering, fit_prior
 from ensemble.methods import FALLBACK, Blend, Method
 from ensemble.neighbours import Graph, Smoothing, fit_smoothing, restricted
 
@@ -223,6 +214,15 @@ class NestedCrossValidation:
 def clouds_among(clouds: Sequence[Cloud], rows: np.ndarray) -> list[Cloud]:
     """Those of some images alone (ascending numbers), renumbered from 0; a cloud's rows are all among them, or none."""
     return [(np.searchsorted(rows, own), points) for own, points in clouds if own[0] in rows]
+
+
+def dealt(sizes: Sequence[int] | np.ndarray, hands: int) -> np.ndarray:
+    """Deals things of these sizes, the largest first, each to the hand that has least; shape (things,), from 0."""
+    totals, hand_of = np.zeros(hands), np.zeros(len(sizes), dtype=np.int64)
+    for thing in np.argsort(-np.asarray(sizes), kind="stable"):
+        hand_of[thing] = int(totals.argmin())
+        totals[hand_of[thing]] += sizes[thing]
+    return hand_of
 
 
 def groups_of(folds: np.ndarray, drivers: np.ndarray) -> np.ndarray:

@@ -214,23 +214,14 @@ def summary(folder: Path) -> str:
     ]
     if more := len(weights) - len(rows):
         rows.append([f"and {more:,} more", "", ""])
-    steps = [record["method"]]
-    steps += ["prior matched"] if record["prior"] else []
-    steps += ["neighbours smoothed"] if record["neighbours"] else []
-    steps += ["clustered"] if record["clusters"] else []
+    words = {"prior": "prior matched", "neighbours": "neighbours smoothed", "clusters": "clustered"}
+    steps = [record["method"], *(text for step, text in words.items() if record[step])]
     expected, loss = record["expectation"], record["nested_log_loss"]
-    interval = (
-        f"{expected['level']:.0%} interval {expected['lowest']:.3f} to {expected['highest']:.3f} "
-        f"for {expected['test_drivers']} new drivers"
-    )
-    return "\n".join(
-        [
-            *record["remarks"],
-            formatted(["models", "", ""], rows),
-            f"blend       {', '.join(steps)}",
-            f"expected    log loss {loss:.3f}; {interval}; accuracy {record['nested_accuracy']:.1%}",
-        ]
-    )
+    bounds = f"{expected['lowest']:.3f} to {expected['highest']:.3f}"
+    interval = f"{expected['level']:.0%} interval {bounds} for {expected['test_drivers']} new drivers"
+    lines = [*record["remarks"], formatted(["models", "", ""], rows), f"blend       {', '.join(steps)}"]
+    lines.append(f"expected    log loss {loss:.3f}; {interval}; accuracy {record['nested_accuracy']:.1%}")
+    return "\n".join(lines)
 
 
 def steps_text(options: Options, result: BlendResult) -> str:

@@ -16,7 +16,14 @@ from common.settings import as_json
 from ensemble import Options
 from ensemble.calibration import clip
 from ensemble.methods import methods_for
-from ensemble.neighbours import Space, features_of_test, graph_of_test, out_of_fold_features, out_of_fold_graphs
+from ensemble.neighbours import (
+    ALL_MODELS,
+    Space,
+    features_of_test,
+    graph_of_test,
+    out_of_fold_features,
+    out_of_fold_graphs,
+)
 from ensemble.nested import STEPS, Estimate, FinalBlend, NestedCrossValidation, groups_of
 from preprocessing.same_driver import UNKNOWN, same_driver
 
@@ -199,11 +206,14 @@ def steps_of_test(
     if len(names) and share:
         if final.prior:
             moved[1:] = [final.prior.predict(first, sets)] * 3
+        feature = final.smoothing.feature if final.smoothing and not final.clustering else ALL_MODELS
+        features = features_of_test(spaces, names, feature) if final.smoothing or final.clustering else {}
         if final.smoothing:
-            graph = graph_of_test(spaces, final.smoothing.feature, names)
+            graph = graph_of_test(features, final.smoothing.feature)
             moved[2:] = [final.smoothing.predict(moved[1], {final.smoothing.feature: graph})] * 2
         if final.clustering:
-            moved[3] = final.clustering.predict(moved[2], clouds_of(features_of_test(spaces, names), sets))
+            clouds = clouds_of([one for networks in features.values() for one in networks], sets)
+            moved[3] = final.clustering.predict(moved[2], clouds)
     logarithms = [np.log(floored(pooled)) + share * (np.log(floored(one)) - np.log(floored(first))) for one in moved]
     return {
         step: clip(softmax(one, axis=1), smallest)

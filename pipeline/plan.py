@@ -193,22 +193,17 @@ def plan_model(architecture: Architecture, arguments: argparse.Namespace, bottle
         tracking.check_installed(arguments.log_to)
     make(architecture, arguments, run, Path())  # wrong settings are reported before missing data
     work = make(architecture, arguments, run, dataset.required(arguments.data))
-    return _plan([work], arguments, "found", arguments.fold)
+    return _plan([work], arguments, "found")
 
 
-def _plan(
-    works: Sequence[FoldRun],
-    arguments: argparse.Namespace,
-    source: str,
-    wanted: Sequence[int | str] | None = None,
-    **others: Any,
-) -> Plan:
+def _plan(works: Sequence[FoldRun], arguments: argparse.Namespace, source: str, **others: Any) -> Plan:
     """Divides the machine among the folds of each model, the same with a time budget and without."""
     if arguments.verbose:
         os.environ[VERBOSE] = "1"
     devices = resources.find_devices()
     folds = number_of_folds(works[0].run.folds, arguments.folds, arguments.folds_file, 2 if arguments.quick else 5)
-    asked, count = getattr(arguments, "jobs", None), folds if wanted is None else len(set(wanted))
+    asked, wanted = getattr(arguments, "jobs", None), getattr(arguments, "fold", None)  # not all commands have them
+    count = folds if wanted is None else len(set(wanted))
     precision, cluster = resources.resolve_precision(arguments.precision, devices), None
     if arguments.cluster:
         from pipeline.ray import RayCluster
@@ -269,18 +264,16 @@ def _find_data(arguments: argparse.Namespace) -> tuple[Path, str]:
     """The data folder, and 'found', 'download' or 'demo'."""
     from preprocessing import dataset, demo
 
-    if arguments.demo:
-        return demo.demo_root(arguments.cache, arguments.seed), "demo"
-    root = dataset.locate(arguments.data)
-    if root is not None:
-        return root, "found"
-    if arguments.download:
-        return REPOSITORY / "data", "download"
-    print(
-        "There is no competition data (--data, $STATEFARM_DATA, Kaggle's mounts, data/), so this runs on a demo set "
-        "that it renders.\nFor the real thing: ./run_all.sh --download (needs a Kaggle account).",
-        file=sys.stderr,
-    )
+    if not arguments.demo:
+        if root := dataset.locate(arguments.data):
+            return root, "found"
+        if arguments.download:
+            return REPOSITORY / "data", "download"
+        print(
+            "There is no competition data (--data, $STATEFARM_DATA, Kaggle's mounts, data/), so this runs on a demo "
+            "set that it renders.\nFor the real thing: ./run_all.sh --download (needs a Kaggle account).",
+            file=sys.stderr,
+        )
     return demo.demo_root(arguments.cache, arguments.seed), "demo"
 
 

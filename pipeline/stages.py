@@ -38,11 +38,8 @@ def print_plan(plan: Plan, dry_run: bool) -> None:
 
 def folds_left(plan: Plan) -> dict[str, list[int | str]]:
     """The folds of each model that are still to be trained, by the model's name."""
-    folds = range(plan.number_of_folds)
-    return {
-        model.name: [fold for fold in folds if not plan.run.fold(model.name, fold).is_finished()]
-        for model in plan.models
-    }
+    names, folds = [model.name for model in plan.models], range(plan.number_of_folds)
+    return {name: [fold for fold in folds if not plan.run.fold(name, fold).is_finished()] for name in names}
 
 
 def get_data(plan: Plan) -> None:

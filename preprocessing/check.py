@@ -17,12 +17,8 @@ def describe(data: Dataset) -> str:
     broken = f" ({len(data.broken_test):,} without a picture)" if data.broken_test else ""
     counts = data.train["classname"].value_counts()
     training = f"{images:,} training images of {drivers:,} drivers"
-    return "\n".join(
-        [
-            f"{data.root}: {whole}{training}, {len(data.test):,} test images{broken}",
-            *(f"{counts.get(name, 0):>8,} {name} {words}" for name, words in CLASS_NAMES.items()),
-        ]
-    )
+    first = f"{data.root}: {whole}{training}, {len(data.test):,} test images{broken}"
+    return "\n".join([first, *(f"{counts.get(name, 0):>8,} {name} {words}" for name, words in CLASS_NAMES.items())])
 
 
 def main() -> None:

@@ -24,13 +24,8 @@ def run_python(
     return subprocess.run(command, cwd=cwd, env=variables, capture_output=True, text=True, timeout=timeout, check=False)
 
 
-def module(name: str, *words: object) -> subprocess.CompletedProcess[str]:
-    """python -m NAME WORDS, in the repository's root."""
-    return run_python("-m", name, *words)
-
-
 def here(name: str, *words: object) -> subprocess.CompletedProcess[str]:
-    """As `module`, in this process: seconds less, which the imports take. Not for what loads a backend."""
+    """python -m NAME WORDS, in this process: seconds less, which the imports take. Not for what loads a backend."""
     main, status = importlib.import_module(name).main, 0
     with (
         mock.patch.object(sys, "argv", [name, *map(str, words)]),
@@ -45,6 +40,19 @@ def here(name: str, *words: object) -> subprocess.CompletedProcess[str]:
         except SystemExit as end:
             status = int(end.code or 0)
     return subprocess.CompletedProcess([name, *map(str, words)], status, out.getvalue(), err.getvalue())
+
+
+def succeeded(done: subprocess.CompletedProcess[str]) -> subprocess.CompletedProcess[str]:
+    """A command that ended with status 0."""
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def refusal(done: subprocess.CompletedProcess[str]) -> str:
+    """The one line of a command that ended with a user's mistake, before it said anything else."""
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done.stdout + done.stderr
+    assert done.stderr.startswith("error: ")
+    return done.stderr
 
 
 def heavy_packages(*words: str) -> set[str]:

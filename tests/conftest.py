@@ -26,3 +26,9 @@ def tiny_tree(tmp_path: Path) -> Callable[..., Path]:
         return make_tree(tmp_path / f"data_{count}", **options)
 
     return make
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny data folder for all tests of a module, alone in its parent."""
+    return make_tree(tmp_path_factory.mktemp("module") / "data")

@@ -8,7 +8,6 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import keras
 import numpy as np
 import pandas as pd
 import pytest
@@ -16,10 +15,8 @@ import pytest
 from common.competition import CLASSES
 from common.files import locked
 from common.run_folder import REPOSITORY
-from common.settings import ImageSize
 from common.tables import read_predictions
-from preprocessing.images import read_image
-from tests.commands import heavy_packages
+from tests.commands import heavy_packages, refusal, succeeded
 
 Command = Callable[..., subprocess.CompletedProcess]
 
@@ -49,8 +46,7 @@ def test_the_whole_path_and_again_and_after_a_lost_submission(
 ) -> None:
     data = tiny_tree(drivers=4, images_per_class=2, test_images=7)
     options = ("--models", "vgg16", "--image-size", "32x40", "--run", "tiny")
-    done = run_all(type_command, data, tmp_path, *options)
-    assert done.returncode == 0, done.stderr
+    done = succeeded(run_all(type_command, data, tmp_path, *options))
     sample = pd.read_csv(data / "sample_submission.csv")
     submission = tmp_path / "tiny.csv"
     table = read_predictions(submission)
@@ -78,20 +74,13 @@ def test_the_whole_path_and_again_and_after_a_lost_submission(
     assert set(out_of_fold.index) == set(folds["img"][folds["fold"] == 1])
     assert len(np.load(fold_folder / "test_features.npy", allow_pickle=False)) == len(sample)
 
-    network = keras.saving.load_model(fold_folder / "model.keras", safe_mode=True)
-    pixels = np.stack([read_image(data / "imgs" / "test" / img, ImageSize(32, 40)) for img in sample["img"]])
-    stored = read_predictions(fold_folder / "test.csv")[list(CLASSES)].to_numpy()
-    np.testing.assert_allclose(network.predict(pixels, verbose=0), stored, atol=0.03)  # stored in bfloat16 on some
-
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("*") if path.is_file()}
-    again = run_all(type_command, data, tmp_path, *options)
-    assert again.returncode == 0
+    succeeded(run_all(type_command, data, tmp_path, *options))
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("*") if path.is_file()}
 
     content = submission.read_bytes()
     submission.unlink()
-    rewritten = run_all(type_command, data, tmp_path, *options)
-    assert rewritten.returncode == 0, rewritten.stderr
+    succeeded(run_all(type_command, data, tmp_path, *options))
     assert submission.read_bytes() == content
 
     other = run_all(type_command, data, tmp_path, *options, "--learning-rate", "0.01")
@@ -108,8 +97,7 @@ def test_broken_images_are_left_out(type_command: Command, tiny_tree: Callable[.
     broken_train.write_bytes(broken_train.read_bytes()[:300])
     broken_test.write_bytes(b"")
     options = ("--models", "mobilenet", "--image-size", "32x32", "--run", "broken", "--folds", 2)
-    done = run_all(type_command, data, tmp_path, *options, "--skip-broken", "--epochs", 1)
-    assert done.returncode == 0, done.stderr
+    succeeded(run_all(type_command, data, tmp_path, *options, "--skip-broken", "--epochs", 1))
     fold = tmp_path / "runs" / "broken" / "mobilenet" / "fold_1"
     folds = pd.read_csv(tmp_path / "runs" / "broken" / "folds.csv")
     assert broken_train.name not in set(folds["img"])
@@ -130,8 +118,7 @@ def test_the_strong_preset_trains_a_second_round_on_the_first_rounds_predictions
     options = (*network, *training.split())
     listed = run_all(type_command, data, tmp_path, *options, "--list-jobs")
     assert "second round's jobs can be listed when these are finished" in listed.stderr
-    done = run_all(type_command, data, tmp_path, *options)
-    assert done.returncode == 0, done.stderr
+    succeeded(run_all(type_command, data, tmp_path, *options))
     run = tmp_path / "runs" / "two"
     for name in ("mobilenet", "mobilenet_round2"):
         settings = json.loads((run / name / "fold_1" / "config.json").read_text())["settings"]
@@ -145,7 +132,6 @@ def test_the_strong_preset_trains_a_second_round_on_the_first_rounds_predictions
 WRONG = [
     ("models/vgg16.py --epoch 3", "Did you mean --epochs?"),
     ("./run_all.sh --models resnet5", "Did you mean resnet50?"),
-    ("models/resnet50.py --epochs many", "expected a whole number, found 'many'"),
     ("models/vgg16.py --log-to tensorboard,mlflov", "Did you mean mlflow?"),
     ("models/vgg16.py --weights tests", "expected vgg16.weights.h5"),
     ("models/vgg16.py --weights none --data /nowhere", "does not exist"),
@@ -161,11 +147,7 @@ WRONG = [
 
 @pytest.mark.parametrize(("command", "message"), WRONG)
 def test_a_wrong_command_line_is_one_clear_message(command: str, message: str, type_command: Command) -> None:
-    told = type_command(*command.split(), outputs=False)
-    assert told.returncode == 2, told
-    assert message in told.stderr
-    assert "Traceback" not in told.stderr
-    assert len(told.stderr.strip().splitlines()) == 1, told.stderr
+    assert message in refusal(type_command(*command.split(), outputs=False))
 
 
 def test_a_second_start_of_the_same_run_reports_who_works_on_it(

@@ -108,14 +108,7 @@ class Bottleneck:
 
     def network_recipe(self) -> Recipe:
         """The recipe of the network that gives these features and whose head holds the classifier."""
-        return Recipe(
-            image_size=self.image_size,
-            crop=self.crop,
-            pooled_layers=self.pooled_layers,
-            pooling=self.pooling,
-            dropout=0.0,
-            trainable="head",
-        )
+        return _replaced(Recipe(dropout=0.0, trainable="head"), vars(self))
 
 
 SCRATCH: Mapping[str, Any] = {

@@ -15,7 +15,7 @@ from common import environment
 from common.competition import CLASSES, NUMBER_OF_CLASSES
 from common.errors import UserError
 from common.files import written_whole
-from common.run_folder import LOG, NETWORK
+from common.run_folder import LOG, NETWORK, OUT_OF_FOLD_FEATURES, TEST_FEATURES
 from models.finetuning import fold as engine
 from models.finetuning import runtime
 from models.finetuning.architecture import Recipe
@@ -71,8 +71,10 @@ def _train(work: Sequence[tuple[FoldRun, dict[str, Any]]], dataset: Dataset, fol
     for (own, own_settings), (linear, regularisation) in zip(work, choices, strict=True):
         data = FoldData(labelled, labels, np.flatnonzero(numbers != own.fold), np.flatnonzero(numbers == own.fold))
         held_out = features[data.held_out]
-        scores = engine.leave_out_of_fold(own, data, folds, softmax(linear(held_out)), held_out)
-        engine.leave_test(own, data, dataset, softmax(linear(test_features)), test_features)
+        scores = engine.leave_out_of_fold(own, data, folds, softmax(linear(held_out)))
+        engine.leave_features(own.folder / OUT_OF_FOLD_FEATURES, held_out, np.ones(len(held_out), bool))
+        engine.leave_test(own, data, dataset, softmax(linear(test_features)))
+        engine.leave_features(own.folder / TEST_FEATURES, test_features, engine.readable(dataset))
         engine.leave_history(own, [])
         model.get_layer("head").get_layer("logits").set_weights([linear.kernel, linear.bias])
         with written_whole(own.folder / NETWORK) as temporary:

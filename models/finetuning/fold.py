@@ -81,7 +81,7 @@ def _train(work: FoldRun, dataset: Dataset, folds: pd.DataFrame, settings: dict[
     checkpoint = work.folder / run_folder.CHECKPOINT
     trainer = train_network(work, network, data, trained_on, policy, checkpoint, say, settings)
 
-    results: dict[str, Any] = dict(_leave_predictions(work, network, data, dataset, folds, trained_on, tested_on))
+    results = _leave_predictions(work, network.predictor, data, dataset, folds, trained_on, tested_on)
     leave_history(work, trainer.progress.history)
     with written_whole(work.folder / run_folder.NETWORK) as temporary:
         plain_copy(network, work.architecture, work.recipe).save(temporary)
@@ -193,26 +193,19 @@ def failure_recorded(folders: Sequence[FoldFolder]) -> Iterator[None]:
 
 
 def _leave_predictions(
-    work: FoldRun,
-    network: Network,
-    data: FoldData,
-    dataset: Dataset,
-    folds: pd.DataFrame,
-    trained_on: Source,
-    tested_on: Source,
-) -> dict[str, float]:
+    work: FoldRun, predictor: Any, data: FoldData, dataset: Dataset, folds: pd.DataFrame, labelled: Source, test: Source
+) -> dict[str, Any]:
     """Writes the out-of-fold and test tables and their features; returns the held-out scores."""
-    copies, scores = work.recipe.tta, dict[str, float]()
+    copies, scores = work.recipe.tta, dict[str, Any]()
     if len(data.held_out):
-        plain, features = trained_on.predict(data.held_out, "held-out drivers")
-        probabilities = with_tta(network.predictor, trained_on, data.held_out, plain, copies)
-        scores = leave_out_of_fold(work, data, folds, probabilities, features)
+        plain, features = labelled.predict(data.held_out, "held-out drivers")
+        scores = leave_out_of_fold(work, data, folds, with_tta(predictor, labelled, data.held_out, plain, copies))
+        leave_features(work.folder / run_folder.OUT_OF_FOLD_FEATURES, features, np.ones(len(features), bool))
         if copies:
             without = leave_out_of_fold(work, data, folds, plain, name=run_folder.OUT_OF_FOLD_WITHOUT_TTA)
             scores |= {f"{score}_without_tta": value for score, value in without.items()}
-    plain = _predict_test(work, dataset, tested_on)
-    rows = np.arange(len(plain))
-    leave_test(work, data, dataset, with_tta(network.predictor, tested_on, rows, plain, copies))
+    plain = _predict_test(work, dataset, test)
+    leave_test(work, data, dataset, with_tta(predictor, test, np.arange(len(plain)), plain, copies))
     if copies:
         leave_test(work, data, dataset, plain, name=run_folder.TEST_WITHOUT_TTA)
     return scores
@@ -220,7 +213,7 @@ def _leave_predictions(
 
 def _predict_test(work: FoldRun, dataset: Dataset, source: Source) -> np.ndarray:
     """Probabilities of the readable test images, part by part; their features go to the disk on the way."""
-    places, width = np.flatnonzero(_readable(dataset)), source.network.predictor.outputs[1].shape[-1]
+    places, width = np.flatnonzero(readable(dataset)), source.network.predictor.outputs[1].shape[-1]
     found = np.empty((len(places), NUMBER_OF_CLASSES), np.float32)
     with _stored_features(work.folder / run_folder.TEST_FEATURES, len(dataset.test), width) as stored:
         for start in range(0, len(places), PART):
@@ -231,41 +224,30 @@ def _predict_test(work: FoldRun, dataset: Dataset, source: Source) -> np.ndarray
 
 
 def leave_out_of_fold(
-    work: FoldRun,
-    data: FoldData,
-    folds: pd.DataFrame,
-    probabilities: np.ndarray,
-    features: np.ndarray | None = None,
-    name: str = run_folder.OUT_OF_FOLD,
+    work: FoldRun, data: FoldData, folds: pd.DataFrame, probabilities: np.ndarray, name: str = run_folder.OUT_OF_FOLD
 ) -> dict[str, float]:
-    """Writes the table and the features of the held-out drivers; returns their scores."""
+    """Writes the table of the held-out drivers; returns their scores."""
     write_predictions(work.folder / name, folds["img"].iloc[data.held_out].tolist(), probabilities)
-    if features is not None:
-        with _stored_features(work.folder / run_folder.OUT_OF_FOLD_FEATURES, *features.shape) as stored:
-            stored[:] = _as_half(features)
     labels = data.labels[data.held_out]
     return {"log_loss": log_loss(probabilities, labels), "accuracy": accuracy(probabilities, labels)}
 
 
 def leave_test(
-    work: FoldRun,
-    data: FoldData,
-    dataset: Dataset,
-    probabilities: np.ndarray,
-    features: np.ndarray | None = None,
-    name: str = run_folder.TEST,
+    work: FoldRun, data: FoldData, dataset: Dataset, probabilities: np.ndarray, name: str = run_folder.TEST
 ) -> None:
-    """Writes the table and the features of the test images, of which the readable ones are given."""
-    readable = _readable(dataset)
+    """Writes the table of the test images, of which the readable ones are given."""
     prior = np.bincount(data.labels[data.training], minlength=NUMBER_OF_CLASSES) / len(data.training)
     every = np.tile(prior, (len(dataset.test), 1))  # a test image that cannot be read gets the class prior
-    every[readable] = probabilities
+    every[readable(dataset)] = probabilities
     write_predictions(work.folder / name, dataset.test, every)
-    if features is not None:
-        with _stored_features(work.folder / run_folder.TEST_FEATURES, len(readable), features.shape[1]) as stored:
-            for start in range(0, len(features), PART):
-                rows = np.flatnonzero(readable)[start : start + PART]
-                stored[rows] = _as_half(features[start : start + PART])
+
+
+def leave_features(path: Path, features: np.ndarray, known: np.ndarray) -> None:
+    """Writes the features of the `known` images, shape (images,), bool; those of the others are zeros."""
+    places = np.flatnonzero(known)
+    with _stored_features(path, len(known), features.shape[1]) as stored:
+        for start in range(0, len(features), PART):
+            stored[places[start : start + PART]] = _as_half(features[start : start + PART])
 
 
 def leave_history(work: FoldRun, epochs: Sequence[dict[str, Any]]) -> None:
@@ -275,7 +257,7 @@ def leave_history(work: FoldRun, epochs: Sequence[dict[str, Any]]) -> None:
         pd.DataFrame(epochs, columns=columns).to_csv(temporary, index=False, lineterminator="\n")
 
 
-def _readable(dataset: Dataset) -> np.ndarray:
+def readable(dataset: Dataset) -> np.ndarray:
     """Shape (test images,), bool."""
     return np.array([img not in dataset.broken_test for img in dataset.test])
 

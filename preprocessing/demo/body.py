@@ -5,8 +5,8 @@ import itertools
 
 import numpy as np
 
-from preprocessing.demo.raster import Canvas
-from preprocessing.demo.scene import Colour, Driver, shaded
+from preprocessing.demo.raster import Canvas, Colour
+from preprocessing.demo.scene import Driver, shaded
 
 WHITE: Colour = (245, 243, 238)
 DARK: Colour = (26, 22, 24)

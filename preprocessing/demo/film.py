@@ -105,7 +105,7 @@ def _phone(driver: Driver, centre: np.ndarray, along: np.ndarray, normal: np.nda
 
     def draw(canvas: Canvas) -> None:
         sizes = (0.043, 0.086, 0.009)
-        canvas.box(centre, np.stack([across, along, normal]), sizes, (driver.phone, driver.phone))
+        canvas.box(centre, np.stack([across, along, normal]), sizes, driver.phone)
         lift = normal * 0.0105
         corners = [(-0.036, -0.068), (0.036, -0.068), (0.036, 0.072), (-0.036, 0.072)]
         screen = np.stack([centre + lift + across * wide + along * high for wide, high in corners])

@@ -11,6 +11,8 @@ import dataclasses
 import cv2
 import numpy as np
 
+Colour = tuple[float, float, float]  # red, green, blue from 0 to 255
+
 HEIGHT, WIDTH = 480, 640  # pixels, as the competition's photographs
 SOFT_EDGE = 0.004  # metres over which two surfaces that cut each other blend, against jagged lines
 FRACTION_BITS = 4  # OpenCV draws polygons in sixteenths of a pixel
@@ -21,7 +23,7 @@ class Pattern:
     """A second colour on a round cone: 'stripes' around it, 'lines' along it, or 'checks'."""
 
     kind: str
-    colour: tuple[float, float, float]
+    colour: Colour
     period: float  # metres
 
 
@@ -80,7 +82,7 @@ class Canvas:
         end: np.ndarray,
         start_radius: float,
         end_radius: float,
-        colour: tuple[float, float, float],
+        colour: Colour,
         *,
         pattern: Pattern | None = None,
         flat_ends: bool = False,
@@ -135,9 +137,7 @@ class Canvas:
             )
         self._blend(slice(top, bottom), slice(left, right), paint * bright[..., None], cover, depth)
 
-    def polygon(
-        self, points: np.ndarray, colour: tuple[float, float, float], *, window: float = 0.0, behind: bool = False
-    ) -> None:
+    def polygon(self, points: np.ndarray, colour: Colour, *, window: float = 0.0, behind: bool = False) -> None:
         """Draws a flat convex polygon in its own colour, unshaded.
 
         Args:
@@ -166,14 +166,8 @@ class Canvas:
         depth = np.clip(depth, np.float32(depths.min()), np.float32(depths.max()))
         self._blend(*area, paint, cover, depth)
 
-    def box(
-        self,
-        centre: np.ndarray,
-        axes: np.ndarray,
-        half_sizes: tuple[float, float, float],
-        colours: tuple[tuple[float, float, float], tuple[float, float, float]],
-    ) -> None:
-        """Draws a box (a phone); its axes are rows of length 1; colours of the face along the third, and of others."""
+    def box(self, centre: np.ndarray, axes: np.ndarray, half_sizes: tuple[float, float, float], colour: Colour) -> None:
+        """Draws a box (a phone) of one colour; its axes are rows of length 1; the face along the third is unshaded."""
         for axis in range(3):
             for sign in (-1.0, 1.0):
                 normal = sign * axes[axis]
@@ -183,9 +177,8 @@ class Canvas:
                 one, two = ((axis + 1) % 3, (axis + 2) % 3)
                 across, along = axes[one] * half_sizes[one], axes[two] * half_sizes[two]
                 corners = middle + np.stack([-across - along, across - along, across + along, -across + along])
-                front = axis == 2 and sign > 0
-                shade = 1.0 if front else 0.8 + 0.2 * normal[1]
-                red, green, blue = colours[0] if front else colours[1]
+                shade = 1.0 if axis == 2 and sign > 0 else 0.8 + 0.2 * normal[1]
+                red, green, blue = colour
                 self.polygon(corners, (red * shade, green * shade, blue * shade))
 
     def _blend(self, rows: slice, columns: slice, paint: np.ndarray, cover: np.ndarray, depth: np.ndarray) -> None:

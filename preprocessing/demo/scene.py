@@ -7,9 +7,7 @@ import itertools
 import cv2
 import numpy as np
 
-from preprocessing.demo.raster import HEIGHT, WIDTH, Camera, Canvas, Light, Pattern
-
-Colour = tuple[float, float, float]  # red, green, blue from 0 to 255
+from preprocessing.demo.raster import HEIGHT, WIDTH, Camera, Canvas, Colour, Light, Pattern
 
 SKINS: tuple[Colour, ...] = (
     (244, 206, 180), (232, 184, 152), (216, 164, 126), (190, 134, 98), (154, 102, 72), (112, 72, 50), (82, 54, 40),

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from common.environment import THREADS
-from tests.commands import run_python
+from tests.commands import run_python, succeeded
 
 HOSTILE = {
     "MPLBACKEND": "module://not_installed_here",
@@ -40,8 +40,8 @@ def test_what_changes_results_goes_and_what_people_set_on_purpose_stays() -> Non
         "print(sys.flags.optimize, sys.warnoptions, sys.stdout.encoding, sys.flags.utf8_mode, chr(0x2192))\n"
         "print(json.dumps(dict(os.environ)))\n"
     )
-    done = run_python("-c", code, **HOSTILE, **ON_PURPOSE, LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")
-    assert done.returncode == 0, done.stderr
+    locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = succeeded(run_python("-c", code, **HOSTILE, **ON_PURPOSE, **locale))
     flags, found = done.stdout.splitlines()
     assert flags == "0 [] utf-8 1 →"
     kept = {"MPLBACKEND": HOSTILE["MPLBACKEND"], "OPENCV_IO_MAX_IMAGE_PIXELS": "100000000"}  # matplotlib's is set later
@@ -64,8 +64,7 @@ def test_keras_is_configured_by_us_alone_and_keeps_its_downloads_where_it_does(
         "print(config.max_epochs(), config.keras_home(), keras_home() / 'models', os.environ.get('KERAS_HOME'))"
     )
     variables = HOSTILE | {"HOME": str(tmp_path), "PYTHONOPTIMIZE": "0", "PYTHONWARNINGS": "ignore"}
-    done = run_python("-c", code, **variables)
-    assert done.returncode == 0, done.stderr
+    done = succeeded(run_python("-c", code, **variables))
     backend = os.environ.get("KERAS_BACKEND", "tensorflow")
     assert done.stdout.splitlines()[-2:] == [
         f"float32 1e-07 channels_last {backend}",

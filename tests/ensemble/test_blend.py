@@ -20,7 +20,7 @@ from ensemble.members import find_members, read_members
 from ensemble.methods import METHODS, Blend
 from ensemble.nested import FinalBlend
 from ensemble.result import Predictions, steps_of_test
-from tests.commands import here, module
+from tests.commands import here, run_python, succeeded
 from tests.ensemble.conftest import predictions
 from tests.fold_runs import finish_fold
 from tests.trees import scene, write_noisy
@@ -36,8 +36,7 @@ def record_of(small) -> dict:
 
 
 def test_whole_path_from_the_command_line(small) -> None:
-    done = module("ensemble.blend", *small.command, "--labels", small.labels)
-    assert done.returncode == 0, done.stderr
+    done = succeeded(run_python("-m", "ensemble.blend", *small.command, "--labels", small.labels))
     assert done.stderr == ""
     lines = done.stdout.splitlines()
     assert lines[-1] == str(small.submission)
@@ -59,8 +58,7 @@ def test_whole_path_from_the_command_line(small) -> None:
 
 
 def test_every_method_is_scored_on_a_labelled_test_set_and_nothing_is_written(small) -> None:
-    done = here("ensemble.score", *small.command[:6], "--labels", small.labels)
-    assert done.returncode == 0, done.stderr
+    done = succeeded(here("ensemble.score", *small.command[:6], "--labels", small.labels))
     assert not (small.run / "ensemble").exists()
     blend_run(request_of(small))
     methods = pd.read_csv(small.run / "ensemble" / "methods.csv").set_index("method")

@@ -59,13 +59,8 @@ def test_drivers_who_are_evaluated_have_no_influence(match_prior: str) -> None:
     graphs, clouds = {"x": nearest(unit(random, 400))}, clouds_of([unit(random, 400)], drivers)
 
     def estimate(labels: np.ndarray) -> np.ndarray:
-        return (
-            NestedCrossValidation(
-                probabilities, labels, drivers, drivers, METHODS, graphs, drivers, match_prior, clouds, "yes"
-            )
-            .estimated()
-            .final
-        )
+        options = (drivers, drivers, METHODS, graphs, drivers, match_prior, clouds, "yes")
+        return NestedCrossValidation(probabilities, labels, *options).estimated().final
 
     first, changed = estimate(labels), labels.copy()
     changed[:100] = (changed[:100] + 1) % 10

@@ -19,7 +19,7 @@ from common.errors import UserError
 from common.files import sha256_of
 from common.run_folder import REPOSITORY
 from models.finetuning.architecture import find, find_all
-from tests.commands import here, run_python
+from tests.commands import here, refusal, run_python, succeeded
 from tests.fold_runs import finish_fold
 from tests.models.test_weights import save_as_published
 from tests.stand_in import calls, install_client
@@ -58,11 +58,9 @@ def test_the_weights_are_uploaded_once_and_then_as_versions_and_the_kernel_is_pu
     weights = save_weights(network, tmp_path / "mine" / "mobilenet.weights.h5")
     pack = ("tools.kaggle", "pack_weights", "someone", "--out", tmp_path / "out", "--weights", weights.parent)
     for _ in range(2):
-        done = here(*pack, "--models", "mobilenet")
-        assert done.returncode == 0, done.stderr
+        done = succeeded(here(*pack, "--models", "mobilenet"))
         assert "uploaded: https://www.kaggle.com/datasets/someone/statefarm-weights" in done.stdout
-    done = push(tmp_path / "out")
-    assert done.returncode == 0, done.stderr
+    done = succeeded(push(tmp_path / "out"))
     assert "Kernel version 3 successfully pushed" in done.stdout
     topics = [" ".join(words[:2]) for words in calls(tmp_path / "state")]
     assert topics == ["kernels push", *("datasets create", "datasets create", "datasets version"), "kernels push"]
@@ -70,13 +68,9 @@ def test_the_weights_are_uploaded_once_and_then_as_versions_and_the_kernel_is_pu
     assert TOKEN not in done.stdout + done.stderr + lacking.stdout + lacking.stderr
 
     weights.rename(weights.with_name("vgg16.weights.h5"))
-    wrong = here(*pack, "--models", "vgg16")
-    assert wrong.returncode == 2
-    assert f"expected {find('vgg16').parameters:,} numbers" in wrong.stderr
-    nothing = here(*pack[:-1], "none")
-    assert (nothing.returncode, "there is nothing to pack" in nothing.stderr) == (2, True)
-    again = here(*pack[:-1], tmp_path / "out" / "weights", "--models", "mobilenet", "--dry-run")  # onto itself
-    assert again.returncode == 0, again.stderr
+    assert f"expected {find('vgg16').parameters:,} numbers" in refusal(here(*pack, "--models", "vgg16"))
+    assert "there is nothing to pack" in refusal(here(*pack[:-1], "none"))
+    succeeded(here(*pack[:-1], tmp_path / "out" / "weights", "--models", "mobilenet", "--dry-run"))  # onto itself
 
 
 def test_waiting_it_shows_the_log_downloads_the_output_and_submits_it(
@@ -122,8 +116,7 @@ def test_a_dry_run_builds_the_same_bytes_each_time_and_pushes_nothing(tmp_path: 
     script, again = (tmp_path / name / "kernel" / "kernel.py" for name in ("one", "two"))
     for folder in (tmp_path / "one", tmp_path / "two"):
         command = ["kaggle/push.sh", "someone", "--allow-changes", "--out", folder, *options]
-        done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
+        done = succeeded(subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False))
     assert calls(tmp_path / "state") == []
     assert script.read_bytes() == again.read_bytes()
     code = re.search(r'(?s)^CODE = """(.*?)"""$', script.read_text(), re.MULTILINE)

@@ -20,7 +20,7 @@ from models.finetuning.network.network import Network, set_trainable
 from preprocessing import dataset
 from preprocessing.images import ImageStore
 from preprocessing.settings import Augmentation
-from tests.commands import run_python
+from tests.commands import run_python, succeeded
 from tests.trees import make_tree
 
 SIZE = ImageSize(48, 64)
@@ -148,9 +148,8 @@ def train(material: Path, run: str, fold: int, *options: str) -> str:
     places = [word for name in ("data", "weights", "runs", "cache") for word in (f"--{name}", material / name)]
     words = ["--folds", "3", "--image-size", "48x64", "--epochs", "2", "--batch-size", "8", "--precision", "float32"]
     words += ["--verbose", "--trainable", "from conv_pw_11", *options]  # the last of two options wins
-    done = run_python("models/mobilenet.py", "--run", run, "--fold", fold, *places, *words, timeout=400)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    words += ["--run", run, "--fold", str(fold)]
+    return succeeded(run_python("models/mobilenet.py", *places, *words, timeout=400)).stdout
 
 
 @pytest.mark.slow

@@ -20,7 +20,7 @@ from models.finetuning.bottleneck import inner_folds
 from models.finetuning.network import head as linear
 from models.finetuning.network.head import Linear, calibration, fit_path, search, softmax, standardisation
 from preprocessing.images import read_image
-from tests.commands import run_python
+from tests.commands import run_python, succeeded
 
 
 def some_features(images: int, size: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -119,8 +119,7 @@ def test_from_photographs_to_a_member_of_the_blend(tiny_tree: Callable[..., Path
     data = tiny_tree(drivers=5, images_per_class=2, test_images=7)
     places = ("--data", data, "--runs", tmp_path / "runs", "--cache", tmp_path / "cache", "--run", "tiny", "--folds", 4)
     options = ("--architecture", "mobilenet", "--weights", "none", "--image-size", "32x40", "--precision", "float32")
-    done = type_command(*options, *places)
-    assert done.returncode == 0, done.stderr
+    succeeded(type_command(*options, *places))
     model = tmp_path / "runs" / "tiny" / "bottleneck_mobilenet_logistic"
     fold_folder = model / "fold_1"
     tables = {"history.csv", "out_of_fold.csv", "out_of_fold_features.npy", "test.csv", "test_features.npy"}
@@ -140,8 +139,7 @@ def test_from_photographs_to_a_member_of_the_blend(tiny_tree: Callable[..., Path
 
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*.npy")}
     assert kept, "the features are kept in the cache"
-    svm = type_command(*options, *places, "--classifier", "svm")
-    assert svm.returncode == 0, svm.stderr
+    succeeded(type_command(*options, *places, "--classifier", "svm"))
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*.npy")} == kept
 
     alone = ("--fold", 2, "--model-name", "alone", *options, *places)
@@ -150,8 +148,7 @@ def test_from_photographs_to_a_member_of_the_blend(tiny_tree: Callable[..., Path
     assert ours.read_bytes() == theirs.read_bytes()
 
     words = ("--run", "tiny", "--runs", tmp_path / "runs", "--data", data, "--submissions", tmp_path)
-    blended = run_python("-m", "ensemble.blend", *words, "--models", f"{model.name} bottleneck_mobilenet_svm")
-    assert blended.returncode == 0, blended.stderr
+    succeeded(run_python("-m", "ensemble.blend", *words, "--models", f"{model.name} bottleneck_mobilenet_svm"))
     assert list(read_predictions(tmp_path / "tiny.csv").index) == list(stored.index)
 
 

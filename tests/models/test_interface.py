@@ -15,15 +15,9 @@ from common.settings import ImageSize
 from models import finetune
 from models.finetuning.interface import Model
 from preprocessing.images import read_image
-from tests.commands import run_python
-from tests.trees import make_tree
+from tests.commands import run_python, succeeded
 
 SETTINGS = {"weights": "none", "image_size": "32x40", "epochs": 1, "folds": 2, "precision": "float32", "workers": 2}
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tree(tmp_path_factory.mktemp("interface") / "data")
 
 
 @pytest.fixture(scope="module")
@@ -140,8 +134,7 @@ except SystemExit:
 def test_a_dry_run_says_what_would_train_for_how_long_and_writes_nothing(data: Path, tmp_path: Path) -> None:
     places = ["--data", data, "--runs", tmp_path / "runs", "--cache", tmp_path / "cache"]
     options = ["--folds", "2", "--image-size", "32x40", "--batch-size", "16", "--epochs", "2", "--fold", "1"]
-    told = run_python("models/vgg16.py", "--dry-run", *places, *options, "--trainable", "from block5")
-    assert told.returncode == 0, told.stderr
+    told = succeeded(run_python("models/vgg16.py", "--dry-run", *places, *options, "--trainable", "from block5"))
     for words in (
         "settings: image size 32x40, trainable from block5, epochs 2, batch size 16 beside the defaults of",
         "optimizer adamw, learning rate 0.0002,",

@@ -10,7 +10,7 @@ import pytest
 from common.settings import ImageSize
 from common.tables import read_predictions
 from preprocessing.images import read_image
-from tests.commands import run_python
+from tests.commands import run_python, succeeded
 from tests.trees import make_tree
 
 pytestmark = [
@@ -22,9 +22,7 @@ SIZE = ImageSize(32, 40)
 
 def on_jax(*words: object) -> str:
     """Runs `python WORDS...` in the repository, on JAX's CPU; returns what it says."""
-    done = run_python(*words, timeout=400, KERAS_BACKEND="jax", JAX_PLATFORMS="cpu")
-    assert done.returncode == 0, done.stderr + done.stdout
-    return done.stdout
+    return succeeded(run_python(*words, timeout=400, KERAS_BACKEND="jax", JAX_PLATFORMS="cpu")).stdout
 
 
 def test_a_fold_trained_on_jax_predicts_the_same_on_tensorflow(tmp_path: Path) -> None:

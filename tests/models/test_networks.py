@@ -15,7 +15,7 @@ from models.finetuning.architecture import Recipe
 from models.finetuning.network.build import build, plain_copy, preprocessed
 from models.finetuning.network.googlenet import GoogLeNet
 from models.finetuning.network.network import Network, blocks, set_trainable
-from tests.commands import run_python
+from tests.commands import run_python, succeeded
 
 QUICKLY_TESTED = ("vgg16", "mobilenet")  # by what a developer runs; the others in the slow tests
 ZOO = [pytest.param(name, marks=[] if name in QUICKLY_TESTED else [pytest.mark.slow]) for name in zoo.names()]
@@ -99,8 +99,7 @@ def test_a_saved_network_loads_without_our_code(name: str, tmp_path: Path) -> No
         "np.save('seen.npy', model.predict_on_batch(np.load('images.npy')))\n"
         "assert not any(name.split('.')[0] in ('models', 'preprocessing') for name in sys.modules)\n"
     )
-    done = run_python("-c", script, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    succeeded(run_python("-c", script, cwd=tmp_path))
     expected, _ = network.predictor.predict_on_batch(batch)
     np.testing.assert_allclose(np.load(tmp_path / "seen.npy"), expected, atol=1e-6)
 

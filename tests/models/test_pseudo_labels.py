@@ -24,7 +24,7 @@ from preprocessing.batches import training_order
 from preprocessing.folds import ensure_folds
 from preprocessing.images import ImageStore
 from preprocessing.settings import Augmentation
-from tests.commands import run_python
+from tests.commands import run_python, succeeded
 from tests.fold_runs import finish_fold
 from tests.trees import make_tree, write_image
 
@@ -161,8 +161,7 @@ def train(folder: Path, runs: str, *words: str) -> None:
     places = ["--data", folder / "data", "--runs", folder / runs, "--cache", folder / "cache", "--folds", "2"]
     options = "--weights none --image-size 32x32 --precision float32 --epochs 1 --run second --head-start logistic"
     options += " --trainable head --batch-norm inference --learning-rate 1e-4"
-    told = run_python("models/mobilenet.py", *places, *options.split(), *words, timeout=400)
-    assert told.returncode == 0, told.stderr
+    succeeded(run_python("models/mobilenet.py", *places, *options.split(), *words, timeout=400))
 
 
 @pytest.mark.slow

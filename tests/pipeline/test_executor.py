@@ -200,6 +200,8 @@ def test_who_stops_it_stops_its_jobs(tmp_path: Path, deaf: bool, number: int) ->
     _, printed = parent.communicate(timeout=30)  # half of what the jobs would sleep
     assert parent.returncode == STOPPED
     assert printed.count(b"The same command goes on from here") == 1
-    for path in tmp_path.glob("pid_*"):
+    pids = list(tmp_path.glob("pid_*"))
+    assert len(pids) == 2
+    for path in pids:
         with pytest.raises(ProcessLookupError):
             os.kill(int(path.read_text()), 0)

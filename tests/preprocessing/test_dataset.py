@@ -12,7 +12,7 @@ from common.competition import DRIVER_LIST, SAMPLE_SUBMISSION, TEST_FOLDER, TRAI
 from common.errors import UserError
 from preprocessing import dataset
 from preprocessing.dataset import Dataset, load, locate
-from tests.commands import module
+from tests.commands import run_python
 
 Factory = Callable[..., Path]
 
@@ -58,11 +58,11 @@ def test_a_good_folder_becomes_tables_and_is_never_written_to(root: Path, cache:
 
 
 def test_the_command_prints_what_it_found(root: Path, cache: Path) -> None:
-    good = module("preprocessing.check", "--data", root, "--cache", cache)
+    good = run_python("-m", "preprocessing.check", "--data", root, "--cache", cache)
     assert "20 training images of 2 drivers" in good.stdout
     assert "4 test images" in good.stdout
     training_image(root).unlink()
-    bad = module("preprocessing.check", "--data", root, "--cache", cache)
+    bad = run_python("-m", "preprocessing.check", "--data", root, "--cache", cache)
     assert bad.returncode == 2
     assert "error: " in bad.stderr and "Traceback" not in bad.stderr
 

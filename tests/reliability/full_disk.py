@@ -119,6 +119,7 @@ def run(root: Path, points: int) -> list[Failure]:
                 mount(tight, f"remount,size={size}")
         differ = differing(expected, place.results())
     counts = Counter(failure.stage for failure in failures)
+    assert set(counts) == set(growth), "each stage must have met a disk without room"
     print(
         f"{len(failures)} times no room or read-only: {dict(counts)}; differing results: {', '.join(differ) or 'none'}"
     )

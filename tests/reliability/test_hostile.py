@@ -13,7 +13,7 @@ import pytest
 from common.errors import UserError, masked, run_command
 from common.kaggle_client import secrets
 from common.run_folder import NETWORK, REPOSITORY, FoldFolder, RunFolder
-from ensemble.neighbours import load_features
+from common.tables import load_features
 from tools import predict
 
 
@@ -39,11 +39,7 @@ def test_no_code_of_ours_lets_numpy_or_keras_run_what_they_load() -> None:
     for path in (p for room in rooms for p in (REPOSITORY / room).rglob("*.py")):
         text = path.read_text(encoding="utf-8")
         assert not re.search(r"^\s*(import|from) (pickle|marshal|shelve|dill|joblib)\b", text, re.MULTILINE), path
-        for call in re.findall(r"np\.load\((?:[^()]|\([^()]*\))*\)", text):
-            assert "allow_pickle=False" in call, (path, call)
-        for call in re.findall(r"load_model\((?:[^()]|\([^()]*\))*\)", text):
-            if "keras" in text:
-                assert "safe_mode=True" in call, (path, call)
+        assert not re.search(r"allow_pickle=(?!False)|safe_mode=(?!True)|unsafe_deserialization", text), path
 
 
 def test_an_array_with_a_pickle_in_it_is_refused(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import filelock
 import pytest
 
-from tests.commands import run_python
+from tests.commands import run_python, succeeded
 from tests.trees import make_tree
 
 EXPERIMENTS = """
@@ -60,5 +60,4 @@ def _train(data: Path, runs: Path, folder: Path) -> None:
     options = "--weights none --image-size 32x48 --pooled-layers conv_pw_11_relu,conv_pw_13_relu --epochs 0"
     options += " --head-start logistic --head-regularisation 10 --precision float32 --folds 2 --fold 0 --run tiny"
     where = ["--data", data, "--runs", runs, "--cache", folder / "cache"]
-    told = run_python("models/mobilenet.py", *options.split(), *where)
-    assert told.returncode == 0, told.stderr
+    succeeded(run_python("models/mobilenet.py", *options.split(), *where))

@@ -9,7 +9,7 @@ import pytest
 from common.competition import CLASSES
 from common.errors import UserError
 from common.metric import log_loss
-from tests.commands import here
+from tests.commands import here, refusal, succeeded
 from tests.ensemble.conftest import FOLDS, SmallRun, make_small
 from tests.fold_runs import finish_fold
 from tools import compare
@@ -29,8 +29,7 @@ def small(tmp_path: Path) -> SmallRun:
 def test_the_command_prints_the_best_model_first_and_writes_the_table(small: SmallRun, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("as runs/* may find it")
     out = tmp_path / "table.csv"
-    told = here("tools.compare", small.run, tmp_path / "notes.txt", "--out", out)
-    assert told.returncode == 0, told.stderr
+    told = succeeded(here("tools.compare", small.run, tmp_path / "notes.txt", "--out", out))
     lines = told.stdout.splitlines()
     assert lines[1].startswith("trial/resnet50") and lines[1].endswith("learning_rate 1e-05")
     assert lines[2].startswith("trial/vgg16") and lines[2].endswith("learning_rate 0.01")
@@ -66,8 +65,7 @@ def test_a_blend_is_a_row_too_and_a_run_without_finished_models_is_left_out(
 
 
 def test_bad_input_is_one_line(small: SmallRun, tmp_path: Path) -> None:
-    told = here("tools.compare", tmp_path / "nothing")
-    assert (told.returncode, "no such run" in told.stderr) == (2, True)
+    assert "no such run" in refusal(here("tools.compare", tmp_path / "nothing"))
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="none of these holds"):
         compare.read_rows([tmp_path / "empty"])

@@ -15,7 +15,7 @@ from common.metric import log_loss_per_image, paired_difference
 from common.run_folder import REPOSITORY
 from common.tables import read_predictions
 from models.finetuning.architecture import NoEffectError
-from tests.commands import here, run_python
+from tests.commands import here, refusal, run_python, succeeded
 from tests.ensemble.conftest import make_small
 from tests.tools.conftest import EXPERIMENTS
 from tests.trees import make_tree
@@ -52,8 +52,7 @@ def test_it_trains_compares_records_what_fails_and_resumes(tmp_path: Path) -> No
     make_tree(tmp_path / "data")
     file, path = tmp_path / "file.toml", tmp_path / "runs" / "tried" / "experiments.csv"
     file.write_text(TINY)
-    done = type_command(tmp_path, file)
-    assert done.returncode == 0, done.stderr
+    done = succeeded(type_command(tmp_path, file))
     table = pd.read_csv(path).set_index("experiment")
     assert table.loc["reference", "result"] == "reference"
     assert table.loc["wild", "result"].startswith("failed: ")
@@ -62,12 +61,10 @@ def test_it_trains_compares_records_what_fails_and_resumes(tmp_path: Path) -> No
 
     finished = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("finished.json")}
     assert len(finished) == 4
-    again = type_command(tmp_path, file, "--only", "features")
-    assert again.returncode == 0, again.stderr
+    succeeded(type_command(tmp_path, file, "--only", "features"))
     assert finished == {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("finished.json")}
     assert set(pd.read_csv(path)["experiment"]) == {"reference", "wild", "features"}, "earlier rows stay"
-    report = type_command(tmp_path, file, "--report")
-    assert report.returncode == 0, report.stderr
+    succeeded(type_command(tmp_path, file, "--report"))
 
     file.write_text(TINY.replace("epochs = 0", "epochs = 1"))
     other = type_command(tmp_path, file)
@@ -86,8 +83,7 @@ def test_a_search_proposes_records_and_resumes(tmp_path: Path) -> None:
     )
     for trials in (1, 2):
         file.write_text(file.read_text().replace("trials = 1\n", f"trials = {trials}\n"))
-        done = type_command(tmp_path, file, "--search")
-        assert done.returncode == 0, done.stderr
+        done = succeeded(type_command(tmp_path, file, "--search"))
         table = pd.read_csv(tmp_path / "runs" / "tried" / "search.csv").set_index("experiment")
         assert set(table.index) == {"base", *[f"search_{number:03}" for number in range(trials)]}
         assert np.isfinite(table["log_loss"]).all()
@@ -150,12 +146,11 @@ def test_the_command_line_and_the_values_are_checked_before_any_work(tmp_path: P
         ("[experiments.a]", ("--search",), "expected a [search] with settings"),
     ):
         file.write_text(HEAD + text)
-        done = here("tools.experiments", file, *words, "--data", tmp_path)
-        assert (done.returncode, message in done.stderr, done.stdout) == (2, True, ""), done.stderr
+        assert message in refusal(here("tools.experiments", file, *words, "--data", tmp_path))
     (tmp_path / "empty").mkdir()
     file.write_text(HEAD + "[experiments.a]")
-    done = here("tools.experiments", file, "--weights", tmp_path / "empty", "--data", tmp_path)
-    assert (done.returncode, "vgg16.weights.h5" in done.stderr) == (2, True), done.stderr
+    words = ("--weights", tmp_path / "empty", "--data", tmp_path)
+    assert "vgg16.weights.h5" in refusal(here("tools.experiments", file, *words))
 
 
 def test_differences_are_paired_by_image_with_an_error_over_drivers(tmp_path: Path) -> None:

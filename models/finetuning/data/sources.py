@@ -15,7 +15,7 @@ from common.environment import LESS_MEMORY
 from common.errors import UserError, named, progress_bar
 from common.metric import clouds_of, clustered_logarithms, floored, matched_logarithms, smoothed_prior
 from common.run_folder import ALL_DRIVERS, TEST_FEATURES, verified
-from common.tables import geometric_mean, read_predictions
+from common.tables import geometric_mean, load_features, read_predictions
 from models.finetuning import runtime
 from models.finetuning.architecture import Recipe
 from models.finetuning.network.network import Network
@@ -49,11 +49,8 @@ def stores(
     """The labelled and the readable test images at the recipe's size and crop, nothing decoded yet."""
     labelled = [dataset.train_path(row.img, row.classname) for row in folds.itertuples()]
     test = [dataset.test_path(img) for img in dataset.test if img not in dataset.broken_test]
-    size, crop, fingerprint = recipe.image_size, recipe.crop, dataset.fingerprint
-    return (
-        ImageStore(labelled, size, cache, fingerprint, limit, crop),
-        ImageStore(test, size, cache, fingerprint, limit, crop),
-    )
+    how = recipe.image_size, cache, dataset.fingerprint, limit, recipe.crop
+    return ImageStore(labelled, *how), ImageStore(test, *how)
 
 
 def fold_data(recipe: Recipe, fold: int | str, folds: pd.DataFrame, store: ImageStore) -> FoldData:
@@ -159,8 +156,8 @@ def teachings(
             raise UserError(f"{path}: expected every test image, it lacks {len(missing):,}: {named(missing)}.")
         found.append(table.loc[list(images), list(CLASSES)].to_numpy())
         if with_features:
-            file, rows = verified(path.with_name(TEST_FEATURES)), table.index.get_indexer(pd.Index(images))
-            features.append(np.load(file, mmap_mode="r", allow_pickle=False)[rows])
+            rows = table.index.get_indexer(pd.Index(images))
+            features.append(load_features(verified(path.with_name(TEST_FEATURES)), len(table))[rows])
     return geometric_mean(found).astype(np.float32), features
 
 

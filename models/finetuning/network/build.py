@@ -12,16 +12,10 @@ import numpy as np
 from common.competition import NUMBER_OF_CLASSES
 from models.finetuning.architecture import Architecture, Recipe
 from models.finetuning.network import weights as pretrained
-from models.finetuning.network.network import (
-    BACKBONE,
-    Network,
-    backbone_layer,
-    leaves,
-    pooled_features,
-    trainable_layers,
-)
+from models.finetuning.network.network import Network, backbone_layer, leaves, pooled_features, trainable_layers
 from preprocessing.images import ImageStore
 
+BACKBONE = "backbone"  # name of that part in a saved network
 CAFFE_MEAN_RGB = (123.68, 116.779, 103.939)  # ImageNet's mean, 0 to 255
 TORCH_MEAN_RGB, TORCH_DEVIATION_RGB = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # the same, 0 to 1
 BATCH_NORM_MOMENTUM = 0.9  # of random weights: Keras's 0.99 needs thousands of steps before inference mode is right

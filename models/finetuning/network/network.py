@@ -12,7 +12,6 @@ from common.settings import nearest
 from models.finetuning import runtime
 from models.finetuning.architecture import Recipe
 
-BACKBONE = "backbone"
 OPENING = re.compile(  # the start of a layer's name that says which block it belongs to, in keras.applications
     r"(convnext_\w+?_)?(stem|top|block_?\d+|stage_\d+|expanded_conv|conv_dw_\d+|conv_?\d+(?!\d|d)|inception_\d[a-z])",
     re.IGNORECASE,
