@@ -17,7 +17,7 @@ def main() -> None:
     from pipeline.plan import plan_run
 
     plan = plan_run(arguments)  # the command line, checked as a whole before any work
-    stages.print_plan(plan, arguments.dry_run)  # disk, memory and time; stops where they cannot suffice
+    stages.print_plan(plan, arguments)  # disk, memory and time; stops where they cannot suffice
     if arguments.dry_run:
         print("nothing was started (--dry-run)", file=sys.stderr)
         return

@@ -22,16 +22,17 @@ if TYPE_CHECKING:
 MOST_BLENDS = 3  # a corrupted output is trained again, and the blend tried again
 
 
-def print_plan(plan: Plan, dry_run: bool) -> None:
+def print_plan(plan: Plan, arguments: argparse.Namespace) -> None:
     """Prints what the run is and what it needs; with a dry run, when each job starts."""
     counts, left = plan.counts(), folds_left(plan)
     say(
         f"run      {plan.run.name}: {' '.join(left)} on {plan.number_of_folds} folds of {plan.work.data} "
         f"({counts[0]:,} + {counts[1]:,} images)"
     )
-    if any(left.values()) and not plan.cluster:  # its nodes are compared with the jobs instead
+    elsewhere = plan.cluster or arguments.list_jobs  # a cluster's nodes are compared with the jobs instead
+    if any(left.values()) and not elsewhere:
         say(resources.check(plan.needs(left), plan.run.path, plan.work.cache, plan.devices))
-    if dry_run:
+    if arguments.dry_run:
         jobs = [job for model in plan.models for job in train.jobs_of(plan, model, left[model.name], *counts)]
         say(train.planned(plan, jobs))
 
