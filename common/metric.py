@@ -3,6 +3,7 @@ clusters, of one driver's images of one class.
 """
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 
@@ -13,11 +14,19 @@ HALF_STRENGTH = 100  # images at which the strength is half of what it is for ve
 FEWEST_CLUSTERED = 60  # images of one driver: fewer are no clusters, since some class would have one or two
 CLUSTER_DIMENSIONS = 32
 CLUSTER_STEPS = 10
-TAIL = 10.0  # of the density, the distance squared to the power of minus this: what a cluster says against the network
-SHRINKAGE = 5.0  # images at the driver's mean, for each class, that keep the mean of an unlikely class in the middle
-SHARPNESS = 0.4  # the network and the clusters say much the same twice: what makes the result as sure as it is right
+TAIL = 20.0  # of the density, the distance squared to the power of minus this: what a cluster says against the network
+SHRINKAGES = 5.0, 10.0  # images at the driver's mean, for each class, that keep the mean of an unlikely class there
+SHARPNESS = 0.5  # the frames of a video say much the same many times: what makes the result as sure as it is right
 
 Cloud = tuple[np.ndarray, np.ndarray]  # the rows of one driver, and their features: shape (rows, dimensions)
+
+
+class Features(Protocol):
+    """What `clouds_of` reads of some images, such as an array of shape (images, dimensions)."""
+
+    def __getitem__(self, rows: np.ndarray, /) -> np.ndarray:
+        """Shape (rows, dimensions)."""
+        ...
 
 
 def log_loss_per_image(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -128,19 +137,17 @@ def prior_bias(logarithms: np.ndarray, prior: np.ndarray, strength: float) -> np
     return np.asarray(minimize(objective, np.zeros(len(prior)), jac=True, method="L-BFGS-B", bounds=bounds).x)
 
 
-def clustered_logarithms(
-    logarithms: np.ndarray, clouds: Sequence[Cloud], prior: np.ndarray | None = None, strength: float = 0.0
-) -> np.ndarray:
+def clustered_logarithms(logarithms: np.ndarray, clouds: Sequence[Cloud]) -> np.ndarray:
     """Log-probabilities, moved towards a cluster in feature space for each class of each driver.
 
     One driver's images of one class are frames of one video, so they are near each other, whatever the network takes
-    the whole video for. The clusters start where the predictions are, and are found by the EM algorithm, perhaps with a
-    prior for each driver as in `matched_logarithms`. Images in no cloud stay as they are.
+    the whole video for. The clusters start where the predictions are, and are found by the EM algorithm, once for each
+    of `SHRINKAGES`: where these differ, the mean of their probabilities is in doubt. Images in no cloud stay as they
+    are.
 
     Args:
         logarithms: log-probabilities, shape (images, classes), finite.
         clouds: of these images, as `clouds_of` finds them.
-        prior, strength: as for `matched_logarithms`; perhaps none.
 
     Source: Peel and McLachlan 2000, Robust mixture modelling using the t distribution; balanced classes: Hu, Gripon and
     Pateux 2021, Leveraging the feature distribution in transfer-based few-shot learning.
@@ -148,26 +155,26 @@ def clustered_logarithms(
     from scipy.spatial.distance import cdist
     from scipy.special import log_softmax, softmax
 
-    clustered = logarithms.astype(np.float64)
+    clustered = log_softmax(logarithms.astype(np.float64), axis=1)
     for rows, points in clouds:
-        found = own = clustered[rows]
-        for _ in range(CLUSTER_STEPS):
-            weights = softmax(found, axis=1)
-            means = weights.T @ points / (weights.sum(axis=0) + SHRINKAGE)[:, None]
-            squares = cdist(points, means, "sqeuclidean")
-            found = own - TAIL * np.log1p(squares / max(float((weights * squares).sum() / len(rows)), 1e-12))
-            if prior is not None:
-                found = found + prior_bias(found, prior, strength)
-        clustered[rows] = SHARPNESS * found
-    return log_softmax(clustered, axis=1)
+        own, results = clustered[rows], []
+        for shrinkage in SHRINKAGES:
+            found = own
+            for _ in range(CLUSTER_STEPS):
+                weights = softmax(found, axis=1)
+                means = weights.T @ points / (weights.sum(axis=0) + shrinkage)[:, None]
+                squares = cdist(points, means, "sqeuclidean")
+                found = own - TAIL * np.log1p(squares / max(float((weights * squares).sum() / len(rows)), 1e-12))
+            results.append(softmax(SHARPNESS * found, axis=1))
+        clustered[rows] = np.log(floored(np.mean(results, axis=0)))
+    return clustered
 
 
-def clouds_of(features: Sequence[np.ndarray], sets: np.ndarray) -> list[Cloud]:
+def clouds_of(features: Features, sets: np.ndarray) -> list[Cloud]:
     """The features of each driver with `FEWEST_CLUSTERED` images or more, in few dimensions.
 
     Args:
-        features: of each network, shape (images, dimensions). They are centred and brought to length 1, so networks are
-            worth the same.
+        features: of the images, read driver by driver; they are centred and brought to length 1.
         sets: shape (images,): images of one value show one driver; below 0, nobody knows whom.
 
     Returns:
@@ -177,17 +184,13 @@ def clouds_of(features: Sequence[np.ndarray], sets: np.ndarray) -> list[Cloud]:
 
     clouds = []
     for value in np.unique(sets[sets >= 0]):
-        rows, parts = np.flatnonzero(sets == value), []
-        if len(rows) < FEWEST_CLUSTERED or not features:
-            continue
-        for one in features:
-            centred = one[rows].astype(np.float32)
+        rows = np.flatnonzero(sets == value)
+        if len(rows) >= FEWEST_CLUSTERED:
+            centred = features[rows].astype(np.float32)
             centred -= centred.mean(axis=0)
-            parts.append(centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-12))
-        joined = np.concatenate(parts, axis=1)
-        if not joined.any():
-            continue  # all images are alike
-        dimensions = min(CLUSTER_DIMENSIONS, *joined.shape)
-        reduced = PCA(dimensions, svd_solver="randomized", iterated_power=2, random_state=0).fit_transform(joined)
-        clouds.append((rows, np.asarray(reduced, dtype=np.float64)))
+            centred /= np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-12)
+            if centred.any():  # else all images are alike
+                dimensions = min(CLUSTER_DIMENSIONS, *centred.shape)
+                reduce = PCA(dimensions, svd_solver="randomized", iterated_power=2, random_state=0)
+                clouds.append((rows, np.asarray(reduce.fit_transform(centred), dtype=np.float64)))
     return clouds

@@ -19,7 +19,7 @@ class Options:
     )
     driver_clusters: str = setting(
         "auto",
-        "take each driver's images of one class for a cluster in the networks' features; auto: if it helps out of fold",
+        "take each driver's images of one class for a cluster, by their outlines; auto: if it helps out of fold",
         choices=("auto", "yes", "no"),
     )
     all_drivers: str = setting(

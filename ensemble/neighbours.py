@@ -140,20 +140,14 @@ class Space:
     networks: tuple[Network, ...]
 
 
-def out_of_fold_features(spaces: Sequence[Space], names: pd.Index, test_size: int) -> list[np.ndarray]:
-    """The features of each model out of fold, shape (images, dimensions), rows of length 1.
-
-    The number of test images decides whether dimensions are reduced.
-    """
-    many = sum(len(space.networks) for space in spaces)
-    return [_rows(space, names, test_size, many) for space in spaces]
-
-
-def out_of_fold_graphs(spaces: Sequence[Space], every: Sequence[np.ndarray], folds: np.ndarray) -> dict[str, Graph]:
+def out_of_fold_graphs(spaces: Sequence[Space], names: pd.Index, folds: np.ndarray, test_size: int) -> dict[str, Graph]:
     """The neighbours of each image among those of its own fold, by model, and over all models where there are several.
 
-    `every` are the models' `out_of_fold_features`, `folds` the fold of each image.
+    `folds` has the fold of each of the images `names`; the number of test images decides whether dimensions are
+    reduced.
     """
+    many = sum(len(space.networks) for space in spaces)
+    every = [_rows(space, names, test_size, many) for space in spaces]
     found = {space.name: _within(features, folds) for space, features in zip(spaces, every, strict=True)}
     if len(spaces) > 1:
         found[ALL_MODELS] = _within(np.concatenate(every, axis=1) / np.float32(np.sqrt(len(every))), folds)
@@ -184,28 +178,18 @@ def _rows(space: Space, names: pd.Index, test_size: int, many: int) -> np.ndarra
     return features
 
 
-def features_of_test(spaces: Sequence[Space], names: pd.Index, feature: str) -> dict[str, list[np.ndarray]]:
-    """The features of the test images, in the order of `names`, by each network of each model; rows of length 1.
-
-    `feature` is a model, or all of them, as `out_of_fold_graphs` names it.
-    """
+def graph_of_test(spaces: Sequence[Space], feature: str, names: pd.Index) -> Graph:
+    """The neighbours of each test image, in the order of `names`; `feature` as `out_of_fold_graphs` names it."""
     many = sum(len(space.networks) for space in spaces)
-    return {
-        space.name: [
-            _projected(network, len(names), many, test=True)[network.test_images.get_indexer(names)]
-            for network in space.networks
-            if network.test_images is not None
-        ]
-        for space in spaces
-        if feature in (space.name, ALL_MODELS)
-    }
-
-
-def graph_of_test(features: Mapping[str, Sequence[np.ndarray]], feature: str) -> Graph:
-    """The neighbours of each test image in some of the `features_of_test`."""
-    chosen = [networks for name, networks in features.items() if feature in (name, ALL_MODELS)]
-    weighted = [one * np.float32(1 / np.sqrt(len(networks) * len(chosen))) for networks in chosen for one in networks]
-    return nearest(np.concatenate(weighted, axis=1))
+    chosen = [space for space in spaces if feature in (space.name, ALL_MODELS)]
+    parts = []
+    for space in chosen:
+        weight = np.float32(1 / np.sqrt(len(space.networks) * len(chosen)))
+        for network in space.networks:
+            if network.test_images is not None:
+                order = network.test_images.get_indexer(names)
+                parts.append(_projected(network, len(names), many, test=True)[order] * weight)
+    return nearest(np.concatenate(parts, axis=1))
 
 
 def _projected(network: Network, test_size: int, many: int, test: bool) -> np.ndarray:

@@ -4,7 +4,7 @@ A blend that is evaluated on the drivers it was fitted on looks too good. So the
 
 1. a method is evaluated on each group of drivers by blends fitted on the other groups ("cross-fitted");
 2. by these losses the method is chosen: the simplest one within one standard error of the best. Prior matching,
-   neighbour smoothing, clusters and the clip are fitted on its cross-fitted predictions, in this order (`fitted`);
+   clusters, neighbour smoothing and the clip are fitted on its cross-fitted predictions, in this order (`fitted`);
 3. for the estimate, each group is predicted by what the other groups alone would have chosen and fitted (`estimated`).
 """
 
@@ -20,7 +20,7 @@ from ensemble.neighbours import Graph, Smoothing, fit_smoothing, restricted
 
 MOST_ROWS = 40_000  # members x images that a method is fitted and evaluated on: of more images, every n-th
 FEWEST_GROUPS, MOST_GROUPS = 4, 6
-STEPS = ("blend", "prior", "neighbours", "clusters")  # one after the other; all but the first only where they help
+STEPS = ("blend", "prior", "clusters", "neighbours")  # one after the other; all but the first only where they help
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +55,7 @@ class FinalBlend:
         candidates: every method, the simplest first; empty where there were too few drivers to evaluate any.
         method, blend: the chosen ones.
         cross_fitted: the blend's cross-fitted predictions, shape (images, classes); rows not allowed are nan.
-        prior, smoothing, clustering: None where it is not applied.
+        prior, clustering, smoothing: None where it is not applied.
         clips: the smallest probability where each of `STEPS` is the last; the last is that of the submission.
     """
 
@@ -64,8 +64,8 @@ class FinalBlend:
     blend: Blend
     cross_fitted: np.ndarray
     prior: PriorMatching | None = None
-    smoothing: Smoothing | None = None
     clustering: Clustering | None = None
+    smoothing: Smoothing | None = None
     clips: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0)
 
 
@@ -100,7 +100,7 @@ class NestedCrossValidation:
         graphs: neighbours of all images, by feature; empty for no smoothing.
         sets: shape (images,): which images share a bias in prior matching; no set is in two groups.
         match_prior: 'auto', 'yes' or 'no'.
-        clouds: the features of each set, for clustering; empty for none.
+        clouds: the features of each set; empty for no clustering.
         cluster: 'auto' or 'yes'.
     """
 
@@ -173,18 +173,17 @@ class NestedCrossValidation:
         if prior:
             predictions = prior.predict(predictions, self.sets[rows])
         clips.append(choose_clip(predictions, labels))
-        graphs = restricted(self.graphs, rows)
-        smoothing = fit_smoothing(predictions, labels, drivers, graphs)
-        if smoothing:
-            predictions = smoothing.predict(predictions, graphs)
-        clips.append(choose_clip(predictions, labels))
         clustering, clouds = None, clouds_among(self.clouds, rows)
         if clouds:
             clustering = fit_clustering(predictions, labels, drivers, clouds, always=self.cluster == "yes")
         if clustering:
             predictions = clustering.predict(predictions, clouds)
         clips.append(choose_clip(predictions, labels))
-        steps = prior, smoothing, clustering
+        graphs = restricted(self.graphs, rows)
+        if smoothing := fit_smoothing(predictions, labels, drivers, graphs):
+            predictions = smoothing.predict(predictions, graphs)
+        clips.append(choose_clip(predictions, labels))
+        steps = prior, clustering, smoothing
         return FinalBlend(candidates, chosen.method, chosen.blend, cross_fitted, *steps, tuple(clips))
 
     def estimated(self) -> Estimate:
@@ -195,9 +194,9 @@ class NestedCrossValidation:
             rows = np.flatnonzero(self.groups == group)
             blend = fit.blend.predict(self.probabilities[:, rows])
             plain = fit.prior.predict(blend, self.sets[rows]) if fit.prior else blend
-            smooth = fit.smoothing.predict(plain, restricted(self.graphs, rows)) if fit.smoothing else plain
-            final = fit.clustering.predict(smooth, clouds_among(self.clouds, rows)) if fit.clustering else smooth
-            for step, predictions, smallest in zip(steps, (blend, plain, smooth, final), fit.clips, strict=True):
+            moved = fit.clustering.predict(plain, clouds_among(self.clouds, rows)) if fit.clustering else plain
+            final = fit.smoothing.predict(moved, restricted(self.graphs, rows)) if fit.smoothing else moved
+            for step, predictions, smallest in zip(steps, (blend, plain, moved, final), fit.clips, strict=True):
                 step[rows] = clip(predictions, smallest)
         return Estimate(dict(zip(STEPS, steps, strict=True)), tuple(fit.method.name for fit in fits.values()))
 

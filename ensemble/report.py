@@ -214,7 +214,7 @@ def summary(folder: Path) -> str:
     ]
     if more := len(weights) - len(rows):
         rows.append([f"and {more:,} more", "", ""])
-    words = {"prior": "prior matched", "neighbours": "neighbours smoothed", "clusters": "clustered"}
+    words = {"prior": "prior matched", "clusters": "clustered", "neighbours": "neighbours smoothed"}
     steps = [record["method"], *(text for step, text in words.items() if record[step])]
     expected, loss = record["expectation"], record["nested_log_loss"]
     bounds = f"{expected['lowest']:.3f} to {expected['highest']:.3f}"
@@ -247,15 +247,15 @@ def steps_text(options: Options, result: BlendResult) -> str:
         neighbours = "none, no model has features of all images"
     clusters = "none, they do not clearly help out of fold, or no driver has 60 images"
     if final.clustering:
-        clusters = "of the images of each driver and class"
+        clusters = "of the images of each driver and class, by their outlines"
     elif options.driver_clusters == "no":
         clusters = "off, by --driver-clusters no"
-    elif result.recognised is None or not result.predictions.spaces:
-        clusters = "none, they need readable photographs and features of all images"
+    elif result.recognised is None:
+        clusters = "none, without readable photographs no driver is recognised"
     rows = [[step, f"{log_loss(table, labels):.5f}"] for step, table in nested.steps.items()]
     counts = [f"{name} {nested.methods.count(name)} times" for name in dict.fromkeys(nested.methods)]
     return (
-        f"blend: {final.method.name}\nprior: {prior}\nneighbours: {neighbours}\nclusters: {clusters}\n"
+        f"blend: {final.method.name}\nprior: {prior}\nclusters: {clusters}\nneighbours: {neighbours}\n"
         f"clip: {final.clips[-1]:g}, applied last\n\n{formatted(['nested out of fold', 'log loss'], rows)}\n"
         f"chosen without each group of drivers: {'; '.join(counts)}"
     )

@@ -16,16 +16,9 @@ from common.settings import as_json
 from ensemble import Options
 from ensemble.calibration import clip
 from ensemble.methods import methods_for
-from ensemble.neighbours import (
-    ALL_MODELS,
-    Space,
-    features_of_test,
-    graph_of_test,
-    out_of_fold_features,
-    out_of_fold_graphs,
-)
+from ensemble.neighbours import Space, graph_of_test, out_of_fold_graphs
 from ensemble.nested import STEPS, Estimate, FinalBlend, NestedCrossValidation, groups_of
-from preprocessing.same_driver import UNKNOWN, same_driver
+from preprocessing.same_driver import UNKNOWN, Outlines, same_driver
 
 MOST_UNREADABLE = 0.1  # of the photographs, for drivers to be recognised
 LEVEL = 0.9  # of the prediction interval
@@ -155,23 +148,22 @@ def blended(predictions: Predictions, options: Options) -> BlendResult:
     groups = groups_of(images["fold"].to_numpy(), drivers)
     test_drivers = options.test_drivers or max(1, round((test_size or len(images)) * known / len(images)))
     spaces, names, folds = predictions.spaces, pd.Index(images["img"]), images["fold"].to_numpy()
-    asked_for = options.match_prior != "no" or (options.driver_clusters != "no" and spaces)
+    asked_for = options.match_prior != "no" or options.driver_clusters != "no"
     recognised = recognised_sets(predictions, groups) if asked_for else None
     sets, test_sets = recognised or (groups, np.zeros(test_size))
     # One bias for the whole test set may help less than one for each group out of fold: only where it is asked for.
     match_prior = "no" if options.match_prior == "auto" and not recognised else options.match_prior
     cluster = recognised is not None and options.driver_clusters != "no"
-    features = out_of_fold_features(spaces, names, test_size) if cluster or options.neighbours else []
     validation = NestedCrossValidation(
         predictions.out_of_fold,
         labels,
         drivers,
         groups,
         methods_for(len(predictions.names)),
-        graphs=out_of_fold_graphs(spaces, features, folds) if options.neighbours and spaces else {},
+        graphs=out_of_fold_graphs(spaces, names, folds, test_size) if options.neighbours and spaces else {},
         sets=sets,
         match_prior=match_prior,
-        clouds=clouds_of(features, sets) if cluster else (),
+        clouds=clouds_of(Outlines.of(predictions.photographs), sets) if cluster else (),
         cluster=options.driver_clusters,
     )
     with threadpool_limits(1):  # many small fits: one thread a core takes three times as long, most of it waiting
@@ -206,14 +198,12 @@ def steps_of_test(
     if len(names) and share:
         if final.prior:
             moved[1:] = [final.prior.predict(first, sets)] * 3
-        feature = final.smoothing.feature if final.smoothing and not final.clustering else ALL_MODELS
-        features = features_of_test(spaces, names, feature) if final.smoothing or final.clustering else {}
-        if final.smoothing:
-            graph = graph_of_test(features, final.smoothing.feature)
-            moved[2:] = [final.smoothing.predict(moved[1], {final.smoothing.feature: graph})] * 2
         if final.clustering:
-            clouds = clouds_of([one for networks in features.values() for one in networks], sets)
-            moved[3] = final.clustering.predict(moved[2], clouds)
+            clouds = clouds_of(Outlines.of(predictions.test_photographs), sets)
+            moved[2:] = [final.clustering.predict(moved[1], clouds)] * 2
+        if final.smoothing:
+            graph = graph_of_test(spaces, final.smoothing.feature, names)
+            moved[3] = final.smoothing.predict(moved[2], {final.smoothing.feature: graph})
     logarithms = [np.log(floored(pooled)) + share * (np.log(floored(one)) - np.log(floored(first))) for one in moved]
     return {
         step: clip(softmax(one, axis=1), smallest)

@@ -33,7 +33,7 @@ from common import environment
 from common.environment import OF_EXECUTOR, THREADS, keras_backend, pinned, with_threads
 from common.errors import STOPPED, VERBOSE, UserError, say
 from common.files import read_json, written_whole
-from common.run_folder import CONFIG, FAILED, FINISHED, LOG, REPOSITORY, TEST, TEST_FEATURES
+from common.run_folder import CONFIG, FAILED, FINISHED, LOG, REPOSITORY, TEST
 from models.finetuning import fold_run
 from models.finetuning.fold_run import FoldRun
 from models.finetuning.network import weights
@@ -277,10 +277,9 @@ def files_of(work: FoldRun, folds: Sequence[int | str] = ()) -> dict[str, bytes]
     paths, records = [work.save(), *([work.run.folds] if folds else [])], {}
     for fold in folds:
         for table in work.of_fold(fold).pseudo_tables():
-            names = (CONFIG, TEST, *([TEST_FEATURES] if work.recipe.pseudo_clusters else []))
-            paths += [table.parents[2] / work.run.folds.name, *(table.with_name(name) for name in names)]
+            paths += [table.parents[2] / work.run.folds.name, table.with_name(CONFIG), table]
             record = read_json(table.with_name(FINISHED))
-            record["sha256"] = {name: record["sha256"][name] for name in names}
+            record["sha256"] = {name: record["sha256"][name] for name in (CONFIG, TEST)}
             records[table.with_name(FINISHED)] = json.dumps(record).encode()
     contents = {path: path.read_bytes() for path in paths} | records
     return {str(path.relative_to(work.run.path.parent)): content for path, content in contents.items()}

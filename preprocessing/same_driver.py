@@ -1,23 +1,27 @@
-"""Which photographs show the same driver, found without labels: the cabin, the seat and the clothes differ more between
-drivers than one driver's behaviours differ from each other, on a picture of 16x12 pixels.
+"""What photographs tell without labels and networks: who shows the same driver, and the outlines of what they show.
+
+The cabin, the seat and the clothes differ more between drivers than one driver's behaviours differ from each other, on
+a picture of 16x12 pixels.
 
 Clusters of such pictures are divided as long as both parts show the same mix of behaviours, as the predictions have it:
 parts of different mixes are not two drivers but two behaviours of one. Drivers who look alike may share a group.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
 
 from common.environment import cores
 from common.errors import UserError
 from common.metric import FEWEST_IMAGES
 from common.settings import ImageSize
-from preprocessing.images import ImageStore, read_image
+from preprocessing.images import ImageStore, fitted, read_image
 
-SIZE = ImageSize(12, 16)
+SIZE, SIZE_OF_OUTLINES = ImageSize(12, 16), ImageSize(96, 128)
 DIMENSIONS = 32  # principal components of the pixels
 SAMPLE = 6_000  # images that the groups are found in; the others go to the nearest mean
 CHUNK = 8_192  # images that are compared at a time
@@ -69,6 +73,33 @@ def _thumbnail(path: Path) -> np.ndarray | None:
         return read_image(path, SIZE)
     except UserError:
         return None
+
+
+@dataclass(frozen=True)
+class Outlines:
+    """Features that tell a driver's behaviours apart: the root of the brightness's gradient, at each of 128x96 pixels.
+
+    Attributes:
+        read: an image by its row, of at least this size or a bit smaller: shape (height, width, 3), uint8, RGB.
+        workers: threads that read; 0 for one a core.
+    """
+
+    read: Callable[[int], np.ndarray]
+    workers: int = 0
+
+    @classmethod
+    def of(cls, paths: Sequence[Path]) -> "Outlines":
+        """Those of photographs, which are decoded when they are asked for."""
+        return cls(lambda row: read_image(paths[row], SIZE_OF_OUTLINES))
+
+    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+        """Shape (rows, pixels), float32."""
+        with ThreadPoolExecutor(self.workers or cores()) as pool:
+            return np.stack(list(pool.map(self._outline, rows.tolist())))
+
+    def _outline(self, row: int) -> np.ndarray:
+        grey = cv2.cvtColor(fitted(self.read(row), SIZE_OF_OUTLINES), cv2.COLOR_RGB2GRAY).astype(np.float32)
+        return np.sqrt(np.hypot(cv2.Sobel(grey, -1, 1, 0), cv2.Sobel(grey, -1, 0, 1))).ravel()
 
 
 def _parts(points: np.ndarray, predictions: np.ndarray) -> list[list[int]]:

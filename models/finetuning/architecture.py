@@ -80,8 +80,7 @@ class Recipe:
         True, "move these predictions, driver by driver, towards training's mix (drivers are recognised by the images)"
     )
     pseudo_clusters: bool = setting(
-        False,
-        "with that, also towards the clusters of each driver's images in the features; strong's default",
+        False, "with that, also towards clusters of each driver's images by their outlines; strong's default"
     )
     pseudo_ratio: float = setting(2.0, "with them, training images for each test image", least=0.1, most=100)
     # predictions

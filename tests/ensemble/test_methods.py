@@ -119,8 +119,8 @@ def test_clusters_are_used_where_they_help_and_not_elsewhere() -> None:
     labels, drivers = np.tile(np.repeat(np.arange(10), 10), 6), np.repeat(np.arange(6), 100)
     doubtful = informed(random, labels, 1.5)
     centres = random.normal(size=(6, 10, 16))
-    videos = clouds_of([centres[drivers, labels] + 0.3 * random.normal(size=(600, 16))], drivers)
-    noise = clouds_of([random.normal(size=(600, 16))], drivers)
+    videos = clouds_of(centres[drivers, labels] + 0.3 * random.normal(size=(600, 16)), drivers)
+    noise = clouds_of(random.normal(size=(600, 16)), drivers)
     fitted = fit_clustering(doubtful, labels, drivers, videos, always=False)
     assert fitted is not None
     assert log_loss(fitted.predict(doubtful, videos), labels) < 0.7 * log_loss(doubtful, labels)

@@ -56,7 +56,7 @@ def test_drivers_who_are_evaluated_have_no_influence(match_prior: str) -> None:
     truth = predictions(random, 1, 400, 0.3)[0]
     labels, drivers = labels_of(random, truth), np.arange(400) // 100
     probabilities = 0.7 * truth + 0.3 * predictions(random, 2, 400)
-    graphs, clouds = {"x": nearest(unit(random, 400))}, clouds_of([unit(random, 400)], drivers)
+    graphs, clouds = {"x": nearest(unit(random, 400))}, clouds_of(unit(random, 400), drivers)
 
     def estimate(labels: np.ndarray) -> np.ndarray:
         options = (drivers, drivers, METHODS, graphs, drivers, match_prior, clouds, "yes")

@@ -14,15 +14,15 @@ from common.competition import CLASSES, NUMBER_OF_CLASSES
 from common.environment import LESS_MEMORY
 from common.errors import UserError, named, progress_bar
 from common.metric import clouds_of, clustered_logarithms, floored, matched_logarithms, smoothed_prior
-from common.run_folder import ALL_DRIVERS, TEST_FEATURES, verified
-from common.tables import geometric_mean, load_features, read_predictions
+from common.run_folder import ALL_DRIVERS, verified
+from common.tables import geometric_mean, read_predictions
 from models.finetuning import runtime
 from models.finetuning.architecture import Recipe
 from models.finetuning.network.network import Network
 from preprocessing.batches import Augmented, plain_batches, training_batches
 from preprocessing.dataset import Dataset
 from preprocessing.images import ImageStore, Rows
-from preprocessing.same_driver import SIZE, same_driver
+from preprocessing.same_driver import SIZE, Outlines, same_driver
 from preprocessing.settings import Augmentation
 
 # A quarter where the process before ran out of memory: features and predictions are rounded differently, no more.
@@ -128,7 +128,7 @@ def with_pseudo_labels(
     if not tables:
         return labelled
     images = [img for img in dataset.test if img not in dataset.broken_test]
-    soft, features = teachings(tables, images, recipe.pseudo_prior and recipe.pseudo_clusters)
+    soft = teachings(tables, images)
     if recipe.pseudo_prior:  # nearer to training's mix, for each driver of the test set
         store = test.images
         small = ImageStore(store.paths, SIZE, store.folder.parents[1], dataset.fingerprint, store.limit)
@@ -137,28 +137,20 @@ def with_pseudo_labels(
         prior = smoothed_prior(data.labels[data.training], soft.shape[1])
         matched = matched_logarithms(np.log(floored(soft)), prior, PRIOR_STRENGTH, sets)
         if recipe.pseudo_clusters:
-            matched = clustered_logarithms(matched, clouds_of(features, sets), prior, PRIOR_STRENGTH)
+            matched = clustered_logarithms(matched, clouds_of(Outlines(store.read, test.workers), sets))
         soft = np.exp(matched).astype(np.float32)
     return WithPseudoLabels(labelled, test, soft, recipe.pseudo_ratio)
 
 
-def teachings(
-    tables: Sequence[Path], images: Sequence[str], with_features: bool = False
-) -> tuple[np.ndarray, list[np.ndarray]]:
-    """What prediction tables say of these images: their mean in log space, shape (images, classes), float32.
-
-    And the features of these images by each network, shape (images, dimensions), from the files beside the tables.
-    """
-    found, features = [], []
+def teachings(tables: Sequence[Path], images: Sequence[str]) -> np.ndarray:
+    """What prediction tables say of these images: their mean in log space, shape (images, classes), float32."""
+    found = []
     for path in tables:
         table = read_predictions(verified(path))
         if missing := sorted(set(images).difference(table.index)):
             raise UserError(f"{path}: expected every test image, it lacks {len(missing):,}: {named(missing)}.")
         found.append(table.loc[list(images), list(CLASSES)].to_numpy())
-        if with_features:
-            rows = table.index.get_indexer(pd.Index(images))
-            features.append(load_features(verified(path.with_name(TEST_FEATURES)), len(table))[rows])
-    return geometric_mean(found).astype(np.float32), features
+    return geometric_mean(found).astype(np.float32)
 
 
 def predict(
