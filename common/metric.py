@@ -16,6 +16,7 @@ CLUSTER_DIMENSIONS = 32
 CLUSTER_STEPS = 10
 TAIL = 20.0  # of the density, the distance squared to the power of minus this: what a cluster says against the network
 SHRINKAGES = 5.0, 10.0  # images at the driver's mean, for each class, that keep the mean of an unlikely class there
+MOST_SURPRISE = 0.2  # nats that clusters cost by the predictions, above these's own entropy; of two drivers: 0.24 to 3
 SHARPNESS = 0.5  # the frames of a video say much the same many times: what makes the result as sure as it is right
 
 Cloud = tuple[np.ndarray, np.ndarray]  # the rows of one driver, and their features: shape (rows, dimensions)
@@ -143,7 +144,7 @@ def clustered_logarithms(logarithms: np.ndarray, clouds: Sequence[Cloud]) -> np.
     One driver's images of one class are frames of one video, so they are near each other, whatever the network takes
     the whole video for. The clusters start where the predictions are, and are found by the EM algorithm, once for each
     of `SHRINKAGES`: where these differ, the mean of their probabilities is in doubt. Images in no cloud stay as they
-    are.
+    are, and those of a cloud whose clusters the predictions contradict: it may be of two drivers.
 
     Args:
         logarithms: log-probabilities, shape (images, classes), finite.
@@ -166,7 +167,10 @@ def clustered_logarithms(logarithms: np.ndarray, clouds: Sequence[Cloud]) -> np.
                 squares = cdist(points, means, "sqeuclidean")
                 found = own - TAIL * np.log1p(squares / max(float((weights * squares).sum() / len(rows)), 1e-12))
             results.append(softmax(SHARPNESS * found, axis=1))
-        clustered[rows] = np.log(floored(np.mean(results, axis=0)))
+        mean = np.mean(results, axis=0)
+        surprise = ((np.exp(own) - mean) * own).sum(axis=1).mean()
+        if surprise <= MOST_SURPRISE:  # else these are hardly the videos of one driver
+            clustered[rows] = np.log(floored(mean))
     return clustered
 
 

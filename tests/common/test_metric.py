@@ -24,7 +24,7 @@ def test_sure_mistake_costs_what_the_competition_charges_even_in_float32() -> No
 def test_a_video_that_is_taken_for_another_class_becomes_a_cluster_of_its_own() -> None:
     random = np.random.default_rng(0)
     labels, drivers = np.tile(np.repeat(np.arange(10), 20), 2), np.repeat([0, 1], 200)
-    centres = random.normal(size=(2, 10, 16))
+    centres = random.normal(size=(2, 10, 16)) + 3 * random.normal(size=(2, 1, 16))
     features = centres[drivers, labels] + 0.3 * random.normal(size=(400, 16))
     clouds = clouds_of(features, drivers)
     video = np.flatnonzero((drivers == 1) & (labels == 9))
@@ -43,3 +43,5 @@ def test_a_video_that_is_taken_for_another_class_becomes_a_cluster_of_its_own() 
     assert clouds_of(features, np.arange(400) // 50) == [], "50 images of a driver are too few"
     alike = np.zeros((400, 16), dtype=np.float16)
     assert np.isfinite(clustered_logarithms(before, clouds_of(alike, drivers))).all()
+    two_in_one = clustered_logarithms(before, clouds_of(features, np.zeros(400)))
+    np.testing.assert_allclose(two_in_one, before, atol=1e-6)

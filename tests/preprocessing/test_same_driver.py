@@ -1,4 +1,4 @@
-"""Drivers are recognised by what their photographs look like, and behaviours are not taken for drivers."""
+"""Drivers are recognised by what their photographs look like, and behaviours are not taken for drivers; outlines."""
 
 import os
 from pathlib import Path
@@ -9,8 +9,9 @@ import pytest
 from sklearn.metrics import homogeneity_score
 
 from common.competition import CLASSES, DRIVER_LIST, TRAIN_FOLDER
+from common.metric import accuracy, clouds_of, clustered_logarithms
 from preprocessing.demo import DemoSettings, render_demo
-from preprocessing.same_driver import UNKNOWN, same_driver
+from preprocessing.same_driver import UNKNOWN, Outlines, same_driver
 from tests.trees import scene, write_noisy
 
 SAMPLE = os.environ.get("STATEFARM_SAMPLE")
@@ -81,3 +82,20 @@ def test_drivers_of_the_competition(count: int) -> None:
     groups = same_driver([paths[place] for place in chosen], predictions)
     assert homogeneity_score(part["subject"], groups) > 0.9
     assert homogeneity_score(part["classname"], groups) < 0.05
+
+
+@pytest.mark.skipif(not SAMPLE, reason="STATEFARM_SAMPLE is not set")
+def test_outlines_correct_a_video_that_is_taken_for_another() -> None:
+    rows, paths = listed(Path(str(SAMPLE)))
+    chosen = np.flatnonzero(rows["subject"].isin(rows["subject"].unique()[:3]))
+    labels = rows["classname"].iloc[chosen].map(CLASSES.index).to_numpy()
+    drivers = rows["subject"].iloc[chosen].astype("category").cat.codes.to_numpy()
+    taken = labels.copy()
+    video = np.flatnonzero((labels == 9) & (drivers == 1))
+    taken[video[: len(video) * 2 // 3]] = 0  # two thirds of it
+    random = np.random.default_rng(0).random(len(taken)) < 0.1
+    taken[random] = (taken[random] + 1) % 10  # and a tenth of all
+    predictions = np.full((len(taken), 10), 0.04) + 0.6 * np.eye(10)[taken]
+    clouds = clouds_of(Outlines.of([paths[place] for place in chosen]), drivers)
+    after = clustered_logarithms(np.log(predictions), clouds)
+    assert accuracy(predictions, labels) < 0.9 and accuracy(after, labels) > 0.97
