@@ -12,6 +12,7 @@ LARGEST_BIAS = 2.0  # nats: images that are certain stay so
 FEWEST_IMAGES = 20  # of one driver: fewer say nothing of their mix, and are no group of their own
 HALF_STRENGTH = 100  # images at which the strength is half of what it is for very many
 FEWEST_CLUSTERED = 60  # images of one driver: fewer are no clusters, since some class would have one or two
+MOST_CLUSTERED = 5_000  # more are hardly one driver, and their features would take 250 MB or more
 CLUSTER_DIMENSIONS = 32
 CLUSTER_STEPS = 10
 TAIL = 20.0  # of the density, the distance squared to the power of minus this: what a cluster says against the network
@@ -175,7 +176,7 @@ def clustered_logarithms(logarithms: np.ndarray, clouds: Sequence[Cloud]) -> np.
 
 
 def clouds_of(features: Features, sets: np.ndarray) -> list[Cloud]:
-    """The features of each driver with `FEWEST_CLUSTERED` images or more, in few dimensions.
+    """The features of each driver with `FEWEST_CLUSTERED` to `MOST_CLUSTERED` images, in few dimensions.
 
     Args:
         features: of the images, read driver by driver; they are centred and brought to length 1.
@@ -189,7 +190,7 @@ def clouds_of(features: Features, sets: np.ndarray) -> list[Cloud]:
     clouds = []
     for value in np.unique(sets[sets >= 0]):
         rows = np.flatnonzero(sets == value)
-        if len(rows) >= FEWEST_CLUSTERED:
+        if FEWEST_CLUSTERED <= len(rows) <= MOST_CLUSTERED:
             centred = features[rows].astype(np.float32)
             centred -= centred.mean(axis=0)
             centred /= np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-12)
