@@ -70,8 +70,7 @@ def similar(predictions: Predictions, count: int) -> Predictions:
             logarithms = np.log(floored(table[number])) + NOISE * random.standard_normal(table[number].shape)
             table[number] = np.exp(logarithms - np.logaddexp.reduce(logarithms, axis=1, keepdims=True))
     names = tuple(f"{name} {number}" for number, name in enumerate(found.names))
-    matched = frozenset(name for name in names if name.rpartition(" ")[0] in predictions.matched)
-    return dataclasses.replace(found, names=names, spaces=predictions.spaces, matched=matched)
+    return dataclasses.replace(found, names=names, spaces=predictions.spaces)
 
 
 def hours(run: RunFolder) -> dict[str, float]:
@@ -84,10 +83,10 @@ def hours(run: RunFolder) -> dict[str, float]:
 
 
 def line(title: str, result: BlendResult, labels: np.ndarray | None) -> str:
-    """Nested losses before neighbours and after all steps, and those on the test set, each as clipped."""
+    """Nested losses with the prior and after all steps, and those on the test set, each as clipped."""
     truth, nested = result.predictions.labels, result.nested
     losses = [log_loss(nested.steps["prior"], truth), log_loss(nested.final, truth)]
-    text = f"{title:28}out of fold {losses[0]:.4f}, with neighbours and clusters {losses[1]:.4f}"
+    text = f"{title:28}out of fold {losses[0]:.4f}, with clusters and neighbours {losses[1]:.4f}"
     if labels is not None:
         text += f"; test {log_loss(result.test_steps['prior'], labels):.4f}, {log_loss(result.test, labels):.4f}"
     return f"{text}; {result.final.method.name}"

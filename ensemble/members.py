@@ -204,14 +204,11 @@ def read_members(
     images = folds[folds["fold"].isin(common)].reset_index(drop=True)
     out_of_fold = np.empty((len(members), len(images), len(CLASSES)))
     test = np.empty((len(members), len(test_images), len(CLASSES)))
-    scales, spaces, matched = [], [], set()
+    scales, spaces = [], []
     for place, member in enumerate(members):
         singles, networks = [], []
         for fold in member.folds:
             folder = run.fold(member.name, fold)
-            settings = folder.settings()
-            if settings.get("pseudo_labels") and settings.get("pseudo_prior"):
-                matched.add(member.name)
             expected = pd.Index(folds.loc[folds["fold"] == fold, "img"])
             table = read_exactly(folder / OUT_OF_FOLD, expected, f"the images of fold {fold} in folds.csv")
             own = read_exactly(folder / TEST, test_images, OF_SAMPLE)
@@ -229,9 +226,7 @@ def read_members(
         if len(networks) == len(common):
             spaces.append(Space(member.name, tuple(networks)))
     names, labels = tuple(member.name for member in members), class_numbers(images["classname"])
-    return Predictions(
-        names, images, labels, out_of_fold, test_images, test, tuple(scales), tuple(spaces), frozenset(matched)
-    )
+    return Predictions(names, images, labels, out_of_fold, test_images, test, tuple(scales), tuple(spaces))
 
 
 def read_exactly(path: Path, images: pd.Index, what: str) -> pd.DataFrame:

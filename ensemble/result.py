@@ -1,17 +1,16 @@
 """Computes everything about a blend, from `Predictions` to `BlendResult`, before anything is written or printed."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.special import softmax
 from threadpoolctl import threadpool_limits
 
 from common.errors import UserError
-from common.metric import accuracy, clouds_of, floored, log_loss, log_loss_per_image
+from common.metric import accuracy, clouds_of, log_loss, log_loss_per_image
 from common.settings import as_json
 from ensemble import Options
 from ensemble.calibration import clip
@@ -42,8 +41,6 @@ class Predictions:
             sharpened to their confidence.
         scales: what the log-probabilities of that mean were multiplied by, for each member.
         spaces: the members whose features are known.
-        matched: the members whose pseudo-labels were moved towards the prior of each driver of the test set, and
-            perhaps towards clusters, so that their test predictions are near these already.
         photographs, test_photographs: the files of all images, in the order of both; empty where they are not known.
     """
 
@@ -55,7 +52,6 @@ class Predictions:
     test: np.ndarray
     scales: tuple[float, ...] = ()
     spaces: tuple[Space, ...] = ()
-    matched: frozenset[str] = frozenset()
     photographs: tuple[Path, ...] = ()
     test_photographs: tuple[Path, ...] = ()
 
@@ -184,31 +180,19 @@ def blended(predictions: Predictions, options: Options) -> BlendResult:
 def steps_of_test(
     predictions: Predictions, final: FinalBlend, spaces: Sequence[Space], sets: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """Predictions of the test set after each of `STEPS`, clipped; shape (test images, classes).
-
-    Members of a second round learned from predictions that had such steps, and are not moved again: the steps are those
-    of the other members' blend, times these members' share of the weights.
-    """
-    blend, names = final.blend, predictions.test_images
-    others = blend.weights * [name not in predictions.matched for name in predictions.names]
-    share = float(others.sum())
-    pooled = blend.predict(predictions.test)
-    first = replace(blend, weights=others / share).predict(predictions.test) if 0 < share < 1 else pooled
-    moved = [first] * len(STEPS)
-    if len(names) and share:
+    """Predictions of the test set after each of `STEPS`, clipped; shape (test images, classes)."""
+    names, pooled = predictions.test_images, final.blend.predict(predictions.test)
+    moved = [pooled] * len(STEPS)
+    if len(names):
         if final.prior:
-            moved[1:] = [final.prior.predict(first, sets)] * 3
+            moved[1:] = [final.prior.predict(pooled, sets)] * 3
         if final.clustering:
             clouds = clouds_of(Outlines.of(predictions.test_photographs), sets)
             moved[2:] = [final.clustering.predict(moved[1], clouds)] * 2
         if final.smoothing:
             graph = graph_of_test(spaces, final.smoothing.feature, names)
             moved[3] = final.smoothing.predict(moved[2], {final.smoothing.feature: graph})
-    logarithms = [np.log(floored(pooled)) + share * (np.log(floored(one)) - np.log(floored(first))) for one in moved]
-    return {
-        step: clip(softmax(one, axis=1), smallest)
-        for step, one, smallest in zip(STEPS, logarithms, final.clips, strict=True)
-    }
+    return {step: clip(one, smallest) for step, one, smallest in zip(STEPS, moved, final.clips, strict=True)}
 
 
 def recognised_sets(predictions: Predictions, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:

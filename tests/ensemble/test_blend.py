@@ -15,13 +15,9 @@ from common.run_folder import RunFolder
 from common.tables import read_predictions
 from ensemble import Options
 from ensemble.blend import RECORD, Request, blend_run
-from ensemble.calibration import Calibration, PriorMatching, clip
+from ensemble.calibration import Calibration, clip
 from ensemble.members import find_members, read_members
-from ensemble.methods import METHODS, Blend
-from ensemble.nested import FinalBlend
-from ensemble.result import Predictions, steps_of_test
 from tests.commands import here, run_python, succeeded
-from tests.ensemble.conftest import predictions
 from tests.fold_runs import finish_fold
 from tests.trees import scene, write_noisy
 
@@ -149,18 +145,6 @@ def test_drivers_are_recognised_and_each_is_moved_towards_the_prior(small) -> No
     text, record = blend_run(replace(one, options=Options(match_prior="yes"))), record_of(small)
     assert record["nested_log_loss"] < 0.8 * without
     assert f"each of {record['recognised_test_drivers']} drivers in the test set" in text
-
-
-def test_a_member_that_was_matched_in_its_pseudo_labels_is_not_matched_again() -> None:
-    random = np.random.default_rng(0)
-    images = pd.Index([f"img_{number}.jpg" for number in range(60)])
-    test, sets = predictions(random, 2, 60), np.zeros(60)
-    both = Predictions(("a", "b"), pd.DataFrame(), np.zeros(0), test, images, test, matched=frozenset({"b"}))
-    prior = PriorMatching((0.1,) * 10, 300.0, scale=1.2)
-    for weights, expected in ((np.eye(2)[0], prior.predict(test[0], sets)), (np.eye(2)[1], test[1])):
-        method = METHODS[0]
-        final = FinalBlend([], method, Blend("geometric", weights), test[0], prior)
-        np.testing.assert_allclose(steps_of_test(both, final, (), sets)["clusters"], expected, atol=1e-9)
 
 
 def test_again_does_nothing_until_an_input_or_output_changes(small) -> None:
