@@ -17,7 +17,7 @@ CLUSTER_DIMENSIONS = 32
 CLUSTER_STEPS = 10
 TAIL = 20.0  # of the density, the distance squared to the power of minus this: what a cluster says against the network
 SHRINKAGES = 5.0, 10.0  # images at the driver's mean, for each class, that keep the mean of an unlikely class there
-MOST_SURPRISE = 0.2  # nats that clusters cost by the predictions, above these's own entropy; of two drivers: 0.24 to 3
+MOST_SURPRISE = 0.2  # nats that clusters cost by the predictions, above their own entropy; of two drivers: 0.24 to 3
 SHARPNESS = 0.5  # the frames of a video say much the same many times: what makes the result as sure as it is right
 
 Cloud = tuple[np.ndarray, np.ndarray]  # the rows of one driver, and their features: shape (rows, dimensions)
@@ -143,36 +143,59 @@ def clustered_logarithms(logarithms: np.ndarray, clouds: Sequence[Cloud]) -> np.
     """Log-probabilities, moved towards a cluster in feature space for each class of each driver.
 
     One driver's images of one class are frames of one video, so they are near each other, whatever the network takes
-    the whole video for. The clusters start where the predictions are, and are found by the EM algorithm, once for each
-    of `SHRINKAGES`: where these differ, the mean of their probabilities is in doubt. Images in no cloud stay as they
-    are, and those of a cloud whose clusters the predictions contradict: it may be of two drivers.
+    the whole video for. A cloud whose clusters the predictions contradict may be of two drivers: it is divided, and
+    both parts are tried. Images in no cloud stay as they are, and those of small parts.
 
     Args:
         logarithms: log-probabilities, shape (images, classes), finite.
         clouds: of these images, as `clouds_of` finds them.
+    """
+    from scipy.special import log_softmax
+    from sklearn.cluster import KMeans
+    from threadpoolctl import threadpool_limits
+
+    clustered, waiting = log_softmax(logarithms.astype(np.float64), axis=1), list(clouds)
+    while waiting:
+        rows, points = waiting.pop()
+        own = clustered[rows]
+        found = _of_clusters(own, points)
+        if ((np.exp(own) - found) * own).sum(axis=1).mean() <= MOST_SURPRISE:
+            clustered[rows] = np.log(floored(found))
+            continue
+        right = points[:, 0] > 0
+        if right.any() and not right.all():  # else all images are alike
+            start = np.stack([points[side].mean(axis=0) for side in (right, ~right)])
+            with threadpool_limits(1):  # the same bits each time
+                sides = KMeans(2, init=start, n_init=1).fit_predict(points)
+            parts = [np.flatnonzero(sides == side) for side in (0, 1)]
+            if min(map(len, parts)) >= FEWEST_IMAGES:
+                large = [part for part in parts if len(part) >= FEWEST_CLUSTERED]
+                waiting += [(rows[part], points[part] - points[part].mean(axis=0)) for part in large]
+    return clustered
+
+
+def _of_clusters(logarithms: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Probabilities of the classes of one driver's images, by a cluster for each class and the log-probabilities.
+
+    The clusters start where the predictions are, and are found by the EM algorithm, once for each of `SHRINKAGES`:
+    where these differ, the mean of their probabilities is in doubt.
 
     Source: Peel and McLachlan 2000, Robust mixture modelling using the t distribution; balanced classes: Hu, Gripon and
     Pateux 2021, Leveraging the feature distribution in transfer-based few-shot learning.
     """
     from scipy.spatial.distance import cdist
-    from scipy.special import log_softmax, softmax
+    from scipy.special import softmax
 
-    clustered = log_softmax(logarithms.astype(np.float64), axis=1)
-    for rows, points in clouds:
-        own, results = clustered[rows], []
-        for shrinkage in SHRINKAGES:
-            found = own
-            for _ in range(CLUSTER_STEPS):
-                weights = softmax(found, axis=1)
-                means = weights.T @ points / (weights.sum(axis=0) + shrinkage)[:, None]
-                squares = cdist(points, means, "sqeuclidean")
-                found = own - TAIL * np.log1p(squares / max(float((weights * squares).sum() / len(rows)), 1e-12))
-            results.append(softmax(SHARPNESS * found, axis=1))
-        mean = np.mean(results, axis=0)
-        surprise = ((np.exp(own) - mean) * own).sum(axis=1).mean()
-        if surprise <= MOST_SURPRISE:  # else these are hardly the videos of one driver
-            clustered[rows] = np.log(floored(mean))
-    return clustered
+    results = []
+    for shrinkage in SHRINKAGES:
+        found = logarithms
+        for _ in range(CLUSTER_STEPS):
+            weights = softmax(found, axis=1)
+            means = weights.T @ points / (weights.sum(axis=0) + shrinkage)[:, None]
+            squares = cdist(points, means, "sqeuclidean")
+            found = logarithms - TAIL * np.log1p(squares / max(float((weights * squares).sum() / len(points)), 1e-12))
+        results.append(softmax(SHARPNESS * found, axis=1))
+    return np.asarray(np.mean(results, axis=0))
 
 
 def clouds_of(features: Features, sets: np.ndarray) -> list[Cloud]:
@@ -191,7 +214,7 @@ def clouds_of(features: Features, sets: np.ndarray) -> list[Cloud]:
     for value in np.unique(sets[sets >= 0]):
         rows = np.flatnonzero(sets == value)
         if FEWEST_CLUSTERED <= len(rows) <= MOST_CLUSTERED:
-            centred = features[rows].astype(np.float32)
+            centred = features[rows].astype(np.float32, copy=False)  # a copy already, of these rows
             centred -= centred.mean(axis=0)
             centred /= np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-12)
             if centred.any():  # else all images are alike

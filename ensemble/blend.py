@@ -4,11 +4,11 @@
     python -m ensemble.blend --run full --models "vgg16 inception_v3" --no-neighbours
     python -m ensemble.blend --predictions A.csv B.csv --labels labels.csv --test-predictions A_test.csv B_test.csv
 
-Reads the photographs, by which drivers are recognised, runs/NAME/folds.csv and
+Reads the photographs, by which drivers are recognised and their frames compared, runs/NAME/folds.csv and
 runs/NAME/MODEL/fold_K/{out_of_fold,test}{.csv,_features.npy}; or, with --predictions, those tables, whose rows are of
 images that the models were not trained on. Compares blending methods (weights, pooling, calibration) on drivers that
 they were not fitted on and takes the simplest that is not clearly worse than the best. Where it helps, matches each
-driver's mix of classes, smooths over neighbouring frames and clusters each driver's frames; clips. Writes
+driver's mix of classes, clusters each driver's frames and smooths over neighbouring ones; clips. Writes
 runs/NAME/ensemble/ (report.txt, blend.json, tables) and submissions/NAME.csv. With unchanged inputs a second start does
 nothing.
 
@@ -125,7 +125,8 @@ def _write(request: Request, result: BlendResult, tables: Mapping[str, Any]) -> 
 def code_version() -> str:
     """SHA-256 of the sources that decide a blend: another version of them blends again."""
     own = Path(__file__).parent
-    others = [own.parent / name for name in ("common/metric.py", "preprocessing/same_driver.py")]
+    names = "common/metric.py", "preprocessing/same_driver.py", "preprocessing/images.py"
+    others = [own.parent / name for name in names]
     return hashlib.sha256(b"".join(path.read_bytes() for path in [*sorted(own.glob("*.py")), *others])).hexdigest()
 
 

@@ -245,9 +245,9 @@ def steps_text(options: Options, result: BlendResult) -> str:
         neighbours = "off, by --no-neighbours"
     elif not result.predictions.spaces:
         neighbours = "none, no model has features of all images"
-    clusters = "none, they do not clearly help out of fold, or no driver has 60 images"
+    clusters = "none, they do not clearly help out of fold, or no driver has 60 to 5,000 images"
     if final.clustering:
-        clusters = "of the images of each driver and class, by their outlines"
+        clusters = "of each driver's images of a class, by their outlines, unless the predictions contradict them"
     elif options.driver_clusters == "no":
         clusters = "off, by --driver-clusters no"
     elif result.recognised is None:

@@ -29,7 +29,8 @@ def print_plan(plan: Plan, arguments: argparse.Namespace) -> None:
         f"run      {plan.run.name}: {' '.join(left)} on {plan.number_of_folds} folds of {plan.work.data} "
         f"({counts[0]:,} + {counts[1]:,} images)"
     )
-    elsewhere = plan.cluster or arguments.list_jobs  # a cluster's nodes are compared with the jobs instead
+    # A cluster's nodes are compared with the jobs instead, and listed jobs may run on other machines.
+    elsewhere = plan.cluster or (arguments.list_jobs and not arguments.dry_run)
     if any(left.values()) and not elsewhere:
         say(resources.check(plan.needs(left), plan.run.path, plan.work.cache, plan.devices))
     if arguments.dry_run:

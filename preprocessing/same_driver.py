@@ -80,7 +80,7 @@ class Outlines:
     """Features that tell a driver's behaviours apart: the root of the brightness's gradient, at each of 128x96 pixels.
 
     Attributes:
-        read: an image by its row, of at least this size or a bit smaller: shape (height, width, 3), uint8, RGB.
+        read: the complete image by its row, at any size: shape (height, width, 3), uint8, RGB.
         workers: threads that read; 0 for one a core.
     """
 
@@ -88,14 +88,17 @@ class Outlines:
     workers: int = 0
 
     @classmethod
-    def of(cls, paths: Sequence[Path]) -> "Outlines":
+    def of(cls, paths: Sequence[Path], workers: int = 0) -> "Outlines":
         """Those of photographs, which are decoded when they are asked for."""
-        return cls(lambda row: read_image(paths[row], SIZE_OF_OUTLINES))
+        return cls(lambda row: read_image(paths[row], SIZE_OF_OUTLINES), workers)
 
     def __getitem__(self, rows: np.ndarray) -> np.ndarray:
         """Shape (rows, pixels), float32."""
+        found = np.empty((len(rows), SIZE_OF_OUTLINES.height * SIZE_OF_OUTLINES.width), np.float32)
         with ThreadPoolExecutor(self.workers or cores()) as pool:
-            return np.stack(list(pool.map(self._outline, rows.tolist())))
+            for place, outline in enumerate(pool.map(self._outline, rows.tolist())):
+                found[place] = outline
+        return found
 
     def _outline(self, row: int) -> np.ndarray:
         grey = cv2.cvtColor(fitted(self.read(row), SIZE_OF_OUTLINES), cv2.COLOR_RGB2GRAY).astype(np.float32)

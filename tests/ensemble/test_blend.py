@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -10,13 +11,14 @@ import pytest
 
 from common.competition import CLASSES
 from common.errors import UserError
-from common.metric import log_loss
+from common.metric import accuracy, log_loss
 from common.run_folder import RunFolder
 from common.tables import read_predictions
 from ensemble import Options
 from ensemble.blend import RECORD, Request, blend_run
 from ensemble.calibration import Calibration, clip
 from ensemble.members import find_members, read_members
+from ensemble.result import Predictions, blended
 from tests.commands import here, run_python, succeeded
 from tests.fold_runs import finish_fold
 from tests.trees import scene, write_noisy
@@ -145,6 +147,33 @@ def test_drivers_are_recognised_and_each_is_moved_towards_the_prior(small) -> No
     text, record = blend_run(replace(one, options=Options(match_prior="yes"))), record_of(small)
     assert record["nested_log_loss"] < 0.8 * without
     assert f"each of {record['recognised_test_drivers']} drivers in the test set" in text
+
+
+def test_photographs_of_one_video_share_their_class(tmp_path: Path) -> None:
+    """Six drivers, one square in the picture for each class; a tenth of the predictions is wrong."""
+    random = np.random.default_rng(0)
+    drivers, labels = np.repeat(np.arange(6), 160), np.tile(np.repeat(np.arange(10), 16), 6)
+    scenes, paths = [scene(random, (96, 128)) for _ in range(6)], []
+    for driver, label in zip(drivers, labels, strict=True):
+        picture, row, column = scenes[driver].copy(), *divmod(int(label), 5)
+        picture[20 + 36 * row : 40 + 36 * row, 4 + 25 * column : 24 + 25 * column] = 255
+        paths.append(tmp_path / f"img_{len(paths)}.jpg")
+        write_noisy(paths[-1], picture, random)
+    wrong = np.where(random.random(960) < 0.1, random.integers(0, 10, 960), labels)
+    table = (0.02 + 0.8 * np.eye(10)[wrong])[None]
+    subjects, classes = [f"p{driver}" for driver in drivers], np.array(CLASSES)[labels]
+    images = pd.DataFrame({"img": [path.name for path in paths], "subject": subjects, "classname": classes})
+    known, new = images[:640].assign(fold=drivers[:640]), pd.Index(images["img"][640:])
+    every = Predictions(
+        *(("a",), known, labels[:640], table[:, :640], new, table[:, 640:]),
+        photographs=tuple(paths[:640]),
+        test_photographs=tuple(paths[640:]),
+    )
+    steps, truth = blended(every, Options(match_prior="no")).test_steps, labels[640:]
+    assert accuracy(steps["prior"], truth) < 0.95 and accuracy(steps["clusters"], truth) == 1
+    assert log_loss(steps["clusters"], truth) < 0.3 * log_loss(steps["prior"], truth)
+    off = blended(every, Options(match_prior="no", driver_clusters="no")).test_steps
+    np.testing.assert_array_equal(off["clusters"], off["prior"])
 
 
 def test_again_does_nothing_until_an_input_or_output_changes(small) -> None:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from common.metric import clouds_of, paired_difference
+from common.metric import clouds_of, clustered_logarithms, paired_difference
 from ensemble.methods import METHODS, Method, methods_for
 from ensemble.neighbours import nearest
 from ensemble.nested import NestedCrossValidation, groups_of
@@ -56,7 +56,10 @@ def test_drivers_who_are_evaluated_have_no_influence(match_prior: str) -> None:
     truth = predictions(random, 1, 400, 0.3)[0]
     labels, drivers = labels_of(random, truth), np.arange(400) // 100
     probabilities = 0.7 * truth + 0.3 * predictions(random, 2, 400)
-    graphs, clouds = {"x": nearest(unit(random, 400))}, clouds_of(unit(random, 400), drivers)
+    videos = random.normal(size=(4, 10, 16))[drivers, labels] + 0.3 * random.normal(size=(400, 16))
+    graphs, clouds = {"x": nearest(unit(random, 400))}, clouds_of(videos, drivers)
+    moved = clustered_logarithms(np.log(probabilities[0]), clouds)
+    assert (np.exp(moved[:100]) - probabilities[0, :100]).any(), "or clusters are not tested here"
 
     def estimate(labels: np.ndarray) -> np.ndarray:
         options = (drivers, drivers, METHODS, graphs, drivers, match_prior, clouds, "yes")

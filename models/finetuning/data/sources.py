@@ -23,7 +23,7 @@ from preprocessing.batches import Augmented, plain_batches, training_batches
 from preprocessing.dataset import Dataset
 from preprocessing.images import ImageStore, Rows
 from preprocessing.same_driver import SIZE, Outlines, same_driver
-from preprocessing.settings import Augmentation
+from preprocessing.settings import WHOLE, Augmentation
 
 # A quarter where the process before ran out of memory: features and predictions are rounded differently, no more.
 PREDICTION_BATCH = 16 if os.environ.get(LESS_MEMORY) else 64
@@ -130,14 +130,15 @@ def with_pseudo_labels(
     images = [img for img in dataset.test if img not in dataset.broken_test]
     soft = teachings(tables, images)
     if recipe.pseudo_prior:  # nearer to training's mix, for each driver of the test set
-        store = test.images
+        store, whole = test.images, test.images.crop == WHOLE
         small = ImageStore(store.paths, SIZE, store.folder.parents[1], dataset.fingerprint, store.limit)
         small.prepare(test.workers, keep=[labelled.images, store])  # once for all folds
         sets = same_driver(store.paths, soft, test.workers, small)
         prior = smoothed_prior(data.labels[data.training], soft.shape[1])
         matched = matched_logarithms(np.log(floored(soft)), prior, PRIOR_STRENGTH, sets)
         if recipe.pseudo_clusters:
-            matched = clustered_logarithms(matched, clouds_of(Outlines(store.read, test.workers), sets))
+            outlines = Outlines(store.read, test.workers) if whole else Outlines.of(store.paths, test.workers)
+            matched = clustered_logarithms(matched, clouds_of(outlines, sets))
         soft = np.exp(matched).astype(np.float32)
     return WithPseudoLabels(labelled, test, soft, recipe.pseudo_ratio)
 
