@@ -1,4 +1,4 @@
-"""How well drivers are recognised without labels, on random sets of a run's known ones, and how long it takes.
+"""How well drivers are recognised without labels, on random sets of a run's known ones; how long it and clusters take.
 
     python -m benchmarks.same_driver --data DIR --run NAME
     python -m benchmarks.same_driver --data DIR --run NAME --sets 0 --images 79726     only the time, images repeated
@@ -13,8 +13,9 @@ from sklearn.metrics import homogeneity_score
 
 from benchmarks.common import machine, predictions_of, run_parser
 from common.errors import UserError, run_command
+from common.metric import clouds_of, clustered_logarithms, floored
 from preprocessing.dataset import required
-from preprocessing.same_driver import same_driver
+from preprocessing.same_driver import Outlines, same_driver
 
 
 def main() -> None:
@@ -43,6 +44,12 @@ def main() -> None:
         begun = time.perf_counter()
         same_driver([known.photographs[row] for row in rows], predictions[rows])
         print(f"{arguments.images:,} images: {time.perf_counter() - begun:.0f} s")
+    begun = time.perf_counter()
+    clouds = clouds_of(Outlines.of(known.photographs), np.unique(subjects, return_inverse=True)[1])
+    found_in = sum(len(rows) for rows, _ in clouds)
+    read = time.perf_counter() - begun
+    clustered_logarithms(np.log(floored(predictions)), clouds)
+    print(f"outlines of {found_in:,} images: {read:.1f} s; clusters: {time.perf_counter() - begun - read:.1f} s")
 
 
 if __name__ == "__main__":
