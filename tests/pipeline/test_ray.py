@@ -83,10 +83,11 @@ def test_a_second_round_on_a_cluster_gives_the_bytes_of_one_machine(data: Path, 
     ended(start(tmp_path / "local", data, "--preset", "strong"))
     with cluster((1, 1)) as (address, _):
         ended(start(tmp_path / "ray", data, "--preset", "strong", "--cluster", address))
-    files = sorted(path.relative_to(tmp_path / "local") for path in (tmp_path / "local").glob("**/fold_*/*.csv"))
-    assert any(f"{MODEL}_round2" in file.parts for file in files)
-    for file in [*files, Path("r.csv")]:
-        assert (tmp_path / "local" / file).read_bytes() == (tmp_path / "ray" / file).read_bytes(), file
+    local = tmp_path / "local"
+    found = [*local.glob("**/fold_*/out_of_fold.csv"), *local.glob("**/fold_*/test.csv"), local / "r.csv"]
+    assert any(f"{MODEL}_round2" in path.parts for path in found)
+    for path in found:
+        assert path.read_bytes() == (tmp_path / "ray" / path.relative_to(local)).read_bytes(), path
 
 
 @pytest.mark.slow
