@@ -77,12 +77,6 @@ def paired_difference(losses: np.ndarray, others: np.ndarray, drivers: np.ndarra
     return mean, float(np.sqrt(len(deviations) / (len(deviations) - 1) * (deviations**2).sum()) / len(difference))
 
 
-def not_clearly_worse(losses: np.ndarray, best: np.ndarray, drivers: np.ndarray) -> bool:
-    """Whether `losses` are within one standard error of the `best`."""
-    mean, error = paired_difference(losses, best, drivers)
-    return mean <= error + 1e-9
-
-
 def floored(probabilities: np.ndarray) -> np.ndarray:
     """Probabilities of at least 1e-15, below which the metric sees no difference: their logarithms are finite."""
     return np.maximum(np.asarray(probabilities, dtype=np.float64), SMALLEST_PROBABILITY)

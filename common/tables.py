@@ -183,24 +183,3 @@ def read_sample_images(path: Path) -> pd.Index:
             "formats, and change the names in the tables."
         )
     return pd.Index(images, name="img", dtype="str")
-
-
-def load_features(path: Path, rows: int) -> np.ndarray:
-    """A file of features, mapped into memory, shape (rows, dimensions).
-
-    Raises:
-        UserError: it is missing, no such array, has another number of rows, or values that are not finite.
-    """
-    try:
-        features = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{path}: cannot be read as an array of features (.npy): {error}") from error
-    if features.ndim != 2 or features.dtype.kind != "f" or len(features) != rows:
-        raise UserError(
-            f"{path}: expected floats of shape ({rows}, features), a row for each of the table beside it, found "
-            f"{features.dtype} {features.shape}."
-        )
-    bad = np.flatnonzero(~np.isfinite(features.sum(axis=1, dtype=np.float64)))
-    if len(bad):
-        raise UserError(f"{path}: rows with values that are not finite: {named([str(row) for row in bad])}.")
-    return np.asarray(features) if features.nbytes < 2**26 else features

@@ -17,7 +17,7 @@ from common.metric import (
     log_loss,
     log_loss_per_image,
     matched_logarithms,
-    not_clearly_worse,
+    paired_difference,
     smoothed_prior,
 )
 
@@ -143,7 +143,8 @@ def clipped_losses(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 def clearly_helps(changed: np.ndarray, probabilities: np.ndarray, labels: np.ndarray, drivers: np.ndarray) -> bool:
     """Whether changed predictions have less loss by more than one standard error over drivers."""
-    return not not_clearly_worse(clipped_losses(probabilities, labels), clipped_losses(changed, labels), drivers)
+    gain, error = paired_difference(clipped_losses(probabilities, labels), clipped_losses(changed, labels), drivers)
+    return gain > error + 1e-9
 
 
 @dataclass(frozen=True)

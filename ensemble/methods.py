@@ -55,10 +55,16 @@ def fitted_weights(probabilities: np.ndarray, labels: np.ndarray, pool: str) -> 
     """The weights with the least log loss of the pool, which is convex in them for both pools."""
     from scipy.optimize import minimize
 
-    uniform, bounds = uniform_weights(probabilities, labels, pool), [(0.0, 1.0)] * len(probabilities)
-    simplex = {"type": "eq", "fun": lambda weights: weights.sum() - 1, "jac": np.ones_like}
-    how: dict[str, Any] = {"bounds": bounds, "constraints": [simplex], "options": {"ftol": 1e-12, "maxiter": 200}}
-    result = minimize(OBJECTIVES[pool](probabilities, labels), uniform, jac=True, method="SLSQP", **how)
+    uniform = uniform_weights(probabilities, labels, pool)
+    result = minimize(
+        OBJECTIVES[pool](probabilities, labels),
+        uniform,
+        jac=True,
+        method="SLSQP",
+        bounds=[(0.0, 1.0)] * len(probabilities),
+        constraints=[{"type": "eq", "fun": lambda weights: weights.sum() - 1, "jac": np.ones_like}],
+        options={"ftol": 1e-12, "maxiter": 200},
+    )
     solved = np.where(result.x < SMALLEST_WEIGHT, 0.0, result.x) if np.isfinite(result.x).all() else uniform
     candidates = [solved / solved.sum(), uniform, best_single(probabilities, labels, pool)]
     losses = [log_loss(POOLS[pool](probabilities, weights), labels) for weights in candidates]

@@ -17,9 +17,8 @@ import numpy as np
 import pandas as pd
 from scipy.special import log_softmax
 
-from common.errors import UserError
+from common.errors import UserError, named
 from common.metric import log_loss
-from common.tables import load_features
 from ensemble.calibration import Calibration, clearly_helps, clip, fit_calibration
 
 MOST_NEIGHBOURS = 20
@@ -216,6 +215,27 @@ def _projected(network: Network, test_size: int, many: int, test: bool) -> np.nd
         (wanted[start : start + CHUNK].astype(np.float32) - centre) @ basis for start in range(0, len(wanted), CHUNK)
     ]
     return normalised(np.concatenate(parts), np.zeros(dimensions, np.float32))
+
+
+def load_features(path: Path, rows: int) -> np.ndarray:
+    """A file of features, mapped into memory, shape (rows, dimensions).
+
+    Raises:
+        UserError: it is missing, no such array, has another number of rows, or values that are not finite.
+    """
+    try:
+        features = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"{path}: cannot be read as an array of features (.npy): {error}") from error
+    if features.ndim != 2 or features.dtype.kind != "f" or len(features) != rows:
+        raise UserError(
+            f"{path}: expected floats of shape ({rows}, features), a row for each of the table beside it, found "
+            f"{features.dtype} {features.shape}."
+        )
+    bad = np.flatnonzero(~np.isfinite(features.sum(axis=1, dtype=np.float64)))
+    if len(bad):
+        raise UserError(f"{path}: rows with values that are not finite: {named([str(row) for row in bad])}.")
+    return np.asarray(features) if features.nbytes < 2**26 else features
 
 
 @dataclass(frozen=True)

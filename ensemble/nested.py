@@ -68,6 +68,22 @@ class FinalBlend:
     smoothing: Smoothing | None = None
     clips: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0)
 
+    def predict(
+        self, probabilities: np.ndarray, sets: np.ndarray, clouds: Sequence[Cloud], graphs: Mapping[str, Graph]
+    ) -> dict[str, np.ndarray]:
+        """Clipped predictions after each of `STEPS`, shape (images, classes); no graphs: no smoothing.
+
+        Args:
+            probabilities: shape (members, images, classes).
+            sets, clouds, graphs: of these images, as of `NestedCrossValidation`.
+        """
+        blend = self.blend.predict(probabilities)
+        matched = self.prior.predict(blend, sets) if self.prior else blend
+        clustered = self.clustering.predict(matched, clouds) if self.clustering else matched
+        smooth = self.smoothing.predict(clustered, graphs) if self.smoothing and graphs else clustered
+        tables = zip(STEPS, (blend, matched, clustered, smooth), self.clips, strict=True)
+        return {step: clip(table, smallest) for step, table, smallest in tables}
+
 
 @dataclass(frozen=True, eq=False)
 class Estimate:
@@ -189,16 +205,14 @@ class NestedCrossValidation:
     def estimated(self) -> Estimate:
         """Predicts each group by what is chosen and fitted on all the others."""
         fits = {group: self.fitted(frozenset({group})) for group in self.all_groups}
-        steps = np.empty((len(STEPS), *self.probabilities.shape[1:]))
+        steps = {step: np.empty(self.probabilities.shape[1:]) for step in STEPS}
         for group, fit in fits.items():
             rows = np.flatnonzero(self.groups == group)
-            blend = fit.blend.predict(self.probabilities[:, rows])
-            plain = fit.prior.predict(blend, self.sets[rows]) if fit.prior else blend
-            moved = fit.clustering.predict(plain, clouds_among(self.clouds, rows)) if fit.clustering else plain
-            final = fit.smoothing.predict(moved, restricted(self.graphs, rows)) if fit.smoothing else moved
-            for step, predictions, smallest in zip(steps, (blend, plain, moved, final), fit.clips, strict=True):
-                step[rows] = clip(predictions, smallest)
-        return Estimate(dict(zip(STEPS, steps, strict=True)), tuple(fit.method.name for fit in fits.values()))
+            graphs = restricted(self.graphs, rows) if fit.smoothing else {}
+            found = fit.predict(self.probabilities[:, rows], self.sets[rows], clouds_among(self.clouds, rows), graphs)
+            for step, predictions in found.items():
+                steps[step][rows] = predictions
+        return Estimate(steps, tuple(fit.method.name for fit in fits.values()))
 
     def without_each(self, method: Method) -> list[np.ndarray]:
         """Cross-fitted predictions of a method that is fitted without each member in turn; two members at least."""

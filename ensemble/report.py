@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import confusion_matrix
 
+from common import metric
 from common.competition import CLASS_NAMES, CLASSES, COMPLETE_TRAIN_IMAGES
 from common.files import read_json
 from common.metric import accuracy, log_loss, log_loss_per_image, paired_difference
@@ -245,7 +246,8 @@ def steps_text(options: Options, result: BlendResult) -> str:
         neighbours = "off, by --no-neighbours"
     elif not result.predictions.spaces:
         neighbours = "none, no model has features of all images"
-    clusters = "none, they do not clearly help out of fold, or no driver has 60 to 5,000 images"
+    sizes = f"{metric.FEWEST_CLUSTERED} to {metric.MOST_CLUSTERED:,} images"
+    clusters = f"none, they do not clearly help out of fold, or no driver has {sizes}"
     if final.clustering:
         clusters = "of each driver's images of a class, by their outlines, unless the predictions contradict them"
     elif options.driver_clusters == "no":

@@ -1,6 +1,5 @@
 """Computes everything about a blend, from `Predictions` to `BlendResult`, before anything is written or printed."""
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ from common.errors import UserError
 from common.metric import accuracy, clouds_of, log_loss, log_loss_per_image
 from common.settings import as_json
 from ensemble import Options
-from ensemble.calibration import clip
 from ensemble.methods import methods_for
 from ensemble.neighbours import Space, graph_of_test, out_of_fold_graphs
 from ensemble.nested import STEPS, Estimate, FinalBlend, NestedCrossValidation, groups_of
@@ -170,29 +168,22 @@ def blended(predictions: Predictions, options: Options) -> BlendResult:
         predictions,
         final,
         nested,
-        steps_of_test(predictions, final, spaces, test_sets),
+        steps_of_test(predictions, final, test_sets),
         expected_loss(log_loss_per_image(nested.final, labels), drivers, test_drivers),
         without_members,
         len(set(test_sets.tolist()) - {UNKNOWN}) if recognised else None,
     )
 
 
-def steps_of_test(
-    predictions: Predictions, final: FinalBlend, spaces: Sequence[Space], sets: np.ndarray
-) -> dict[str, np.ndarray]:
-    """Predictions of the test set after each of `STEPS`, clipped; shape (test images, classes)."""
-    names, pooled = predictions.test_images, final.blend.predict(predictions.test)
-    moved = [pooled] * len(STEPS)
-    if len(names):
-        if final.prior:
-            moved[1:] = [final.prior.predict(pooled, sets)] * 3
-        if final.clustering:
-            clouds = clouds_of(Outlines.of(predictions.test_photographs), sets)
-            moved[2:] = [final.clustering.predict(moved[1], clouds)] * 2
-        if final.smoothing:
-            graph = graph_of_test(spaces, final.smoothing.feature, names)
-            moved[3] = final.smoothing.predict(moved[2], {final.smoothing.feature: graph})
-    return {step: clip(one, smallest) for step, one, smallest in zip(STEPS, moved, final.clips, strict=True)}
+def steps_of_test(predictions: Predictions, final: FinalBlend, sets: np.ndarray) -> dict[str, np.ndarray]:
+    """Predictions of the test set after each of `STEPS`, clipped; reads its photographs and features where needed."""
+    clouds, graphs, images = [], {}, predictions.test_images
+    if len(images) and final.clustering:
+        clouds = clouds_of(Outlines.of(predictions.test_photographs), sets)
+    if len(images) and final.smoothing:
+        feature = final.smoothing.feature
+        graphs = {feature: graph_of_test(predictions.spaces, feature, images)}
+    return final.predict(predictions.test, sets, clouds, graphs)
 
 
 def recognised_sets(predictions: Predictions, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:

@@ -242,7 +242,8 @@ def _leak(finished: Sequence[FoldFolder]) -> dict[str, Any] | None:
     from threadpoolctl import threadpool_limits
 
     from common.metric import accuracy, log_loss
-    from common.tables import load_features, read_predictions
+    from common.tables import read_predictions
+    from ensemble.neighbours import load_features
     from preprocessing.folds import read_folds
 
     with_features = [one for one in finished if one.exists(OUT_OF_FOLD_FEATURES)]

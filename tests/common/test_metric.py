@@ -21,11 +21,17 @@ def test_sure_mistake_costs_what_the_competition_charges_even_in_float32() -> No
     assert log_loss_per_image(sure, np.array([1])).dtype == np.float64
 
 
-def test_a_video_that_is_taken_for_another_class_becomes_a_cluster_of_its_own() -> None:
-    random = np.random.default_rng(0)
+def videos(random: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Labels, drivers and features of two drivers, 20 frames of each class."""
     labels, drivers = np.tile(np.repeat(np.arange(10), 20), 2), np.repeat([0, 1], 200)
     centres = random.normal(size=(2, 10, 16)) + 3 * random.normal(size=(2, 1, 16))
     features = centres[drivers, labels] + 0.3 * random.normal(size=(400, 16))
+    return labels, drivers, features
+
+
+def test_a_video_that_is_taken_for_another_class_becomes_a_cluster_of_its_own() -> None:
+    random = np.random.default_rng(0)
+    labels, drivers, features = videos(random)
     clouds = clouds_of(features, drivers)
     video = np.flatnonzero((drivers == 1) & (labels == 9))
     for mistaken in (video[:8], video[:15]):  # so much of it is taken for safe driving
@@ -49,9 +55,7 @@ def test_a_video_that_is_taken_for_another_class_becomes_a_cluster_of_its_own() 
 
 def test_two_drivers_who_are_taken_for_one_are_divided_and_no_cloud_of_chaos_is_used() -> None:
     random = np.random.default_rng(0)
-    labels, drivers = np.tile(np.repeat(np.arange(10), 20), 2), np.repeat([0, 1], 200)
-    centres = random.normal(size=(2, 10, 16)) + 3 * random.normal(size=(2, 1, 16))
-    features = centres[drivers, labels] + 0.3 * random.normal(size=(400, 16))
+    labels, _, features = videos(random)
     wrong = np.where(random.random(400) < 0.1, (labels + 1) % 10, labels)
     before = np.log(np.full((400, 10), 0.02) + 0.8 * np.eye(10)[wrong])
     together = clustered_logarithms(before, clouds_of(features, np.zeros(400)))

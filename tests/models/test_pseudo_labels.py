@@ -15,7 +15,7 @@ from common.run_folder import ALL_DRIVERS, RunFolder
 from common.settings import ImageSize
 from common.tables import geometric_mean, read_predictions, write_predictions
 from models.finetuning import architecture as zoo
-from models.finetuning.data.sources import Source, WithPseudoLabels, teachings
+from models.finetuning.data.sources import Source, WithPseudoLabels, soft_targets
 from models.finetuning.fold_run import FoldRun, find_tables
 from models.finetuning.network.network import Network
 from pipeline.train import unfinished
@@ -36,7 +36,6 @@ def write_fold(run: Path, model: str, fold: int | str, seed: int, images: list[s
     probabilities = np.random.default_rng(seed).dirichlet(np.full(10, 0.3), len(images))
     folder = finish_fold(run, model, fold)
     write_predictions(folder / "test.csv", images[::-1], probabilities)
-    np.save(folder / "test_features.npy", probabilities.astype(np.float16))
     finish_fold(run, model, fold, settings)
 
 
@@ -62,7 +61,7 @@ def runs(tmp_path: Path) -> Path:
 def test_a_fold_reads_its_own_fold_of_every_model_in_log_space_and_notices_other_tables(runs: Path) -> None:
     tables = find_tables(RunFolder(runs / "second").fold("vgg16", 1), "first")
     assert tables == [runs / "first" / model / "fold_1" / "test.csv" for model in ("mobilenet", "vgg16")]
-    soft = teachings(tables, IMAGES)
+    soft = soft_targets(tables, IMAGES)
     expected = geometric_mean([read_predictions(path).loc[IMAGES].to_numpy() for path in tables])
     np.testing.assert_allclose(soft, expected, rtol=1e-6)
     assert soft.dtype == np.float32
@@ -103,7 +102,7 @@ def test_a_run_of_other_folds_and_a_table_without_an_image_are_refused(runs: Pat
     with pytest.raises(UserError, match="may have seen drivers that are held out here"):
         find_tables(RunFolder(runs / "second").fold("mine", 0), "first")
     with pytest.raises(UserError, match=r"lacks 1: img_99\.jpg"):
-        teachings([runs / "first" / "vgg16" / "fold_0" / "test.csv"], [*IMAGES, "img_99.jpg"])
+        soft_targets([runs / "first" / "vgg16" / "fold_0" / "test.csv"], [*IMAGES, "img_99.jpg"])
 
 
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs requirements/ray.txt")
@@ -115,7 +114,7 @@ def test_a_node_of_a_cluster_finds_what_it_learns_from(runs: Path) -> None:
     (runs / "node").mkdir()
     tables = received(runs / "node", files_of(work, [0])).pseudo_tables()
     assert len(tables) == 2 and all(runs / "node" in table.parents for table in tables)
-    np.testing.assert_array_equal(teachings(tables, IMAGES), teachings(work.pseudo_tables(), IMAGES))
+    np.testing.assert_array_equal(soft_targets(tables, IMAGES), soft_targets(work.pseudo_tables(), IMAGES))
 
 
 def test_folds_that_would_learn_from_other_models_than_each_other_are_refused_before_any_trains(runs: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from common.errors import UserError, masked, run_command
 from common.kaggle_client import secrets
 from common.run_folder import NETWORK, REPOSITORY, FoldFolder, RunFolder
-from common.tables import load_features
+from ensemble.neighbours import load_features
 from tools import predict
 
 

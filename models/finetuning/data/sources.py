@@ -128,7 +128,7 @@ def with_pseudo_labels(
     if not tables:
         return labelled
     images = [img for img in dataset.test if img not in dataset.broken_test]
-    soft = teachings(tables, images)
+    soft = soft_targets(tables, images)
     if recipe.pseudo_prior:  # nearer to training's mix, for each driver of the test set
         store, whole = test.images, test.images.crop == WHOLE
         small = ImageStore(store.paths, SIZE, store.folder.parents[1], dataset.fingerprint, store.limit)
@@ -143,7 +143,7 @@ def with_pseudo_labels(
     return WithPseudoLabels(labelled, test, soft, recipe.pseudo_ratio)
 
 
-def teachings(tables: Sequence[Path], images: Sequence[str]) -> np.ndarray:
+def soft_targets(tables: Sequence[Path], images: Sequence[str]) -> np.ndarray:
     """What prediction tables say of these images: their mean in log space, shape (images, classes), float32."""
     found = []
     for path in tables:
