@@ -30,12 +30,11 @@ def main() -> None:
     arguments = parser.parse_args()
     run = RunFolder.of(arguments.run, arguments.runs)
     folds = read_folds(run.folds).set_index("img")
-    for name in ("out_of_fold_without_neighbours.csv", "out_of_fold.csv"):
-        table = read_predictions(run.ensemble / name)
-        known = folds.loc[table.index]
-        losses = log_loss_per_image(table.to_numpy(), known["classname"].map(CLASSES.index).to_numpy())
-        share, width = coverage(losses, known["subject"].to_numpy(dtype=str), arguments)
-        print(f"{name:36}{share:6.1%} of {arguments.splits} splits, mean width {width:.3f}; nominal {LEVEL:.0%}")
+    table = read_predictions(run.ensemble / "out_of_fold.csv")
+    known = folds.loc[table.index]
+    losses = log_loss_per_image(table.to_numpy(), known["classname"].map(CLASSES.index).to_numpy())
+    share, width = coverage(losses, known["subject"].to_numpy(dtype=str), arguments)
+    print(f"{share:.1%} of {arguments.splits} splits, mean width {width:.3f}; nominal {LEVEL:.0%}")
 
 
 def coverage(losses: np.ndarray, drivers: np.ndarray, arguments: argparse.Namespace) -> tuple[float, float]:

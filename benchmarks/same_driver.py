@@ -13,9 +13,9 @@ from sklearn.metrics import homogeneity_score
 
 from benchmarks.common import machine, predictions_of, run_parser
 from common.errors import UserError, run_command
-from common.metric import clouds_of, clustered_logarithms, floored
+from common.metric import clustered_logarithms, floored
 from preprocessing.dataset import required
-from preprocessing.same_driver import Outlines, same_driver
+from preprocessing.same_driver import Outlines, clouds_of, same_driver
 
 
 def main() -> None:

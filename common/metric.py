@@ -3,7 +3,6 @@ clusters, of one driver's images of one class.
 """
 
 from collections.abc import Sequence
-from typing import Protocol
 
 import numpy as np
 
@@ -21,14 +20,6 @@ MOST_SURPRISE = 0.2  # nats that clusters cost by the predictions, above their o
 SHARPNESS = 0.5  # the frames of a video say much the same many times: what makes the result as sure as it is right
 
 Cloud = tuple[np.ndarray, np.ndarray]  # the rows of one driver, and their features: shape (rows, dimensions)
-
-
-class Features(Protocol):
-    """What `clouds_of` reads of some images, such as an array of shape (images, dimensions)."""
-
-    def __getitem__(self, rows: np.ndarray, /) -> np.ndarray:
-        """Shape (rows, dimensions)."""
-        ...
 
 
 def log_loss_per_image(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -190,29 +181,3 @@ def _of_clusters(logarithms: np.ndarray, points: np.ndarray) -> np.ndarray:
             found = logarithms - TAIL * np.log1p(squares / max(float((weights * squares).sum() / len(points)), 1e-12))
         results.append(softmax(SHARPNESS * found, axis=1))
     return np.asarray(np.mean(results, axis=0))
-
-
-def clouds_of(features: Features, sets: np.ndarray) -> list[Cloud]:
-    """The features of each driver with `FEWEST_CLUSTERED` to `MOST_CLUSTERED` images, in few dimensions.
-
-    Args:
-        features: of the images, read driver by driver; they are centred and brought to length 1.
-        sets: shape (images,): images of one value show one driver; below 0, nobody knows whom.
-
-    Returns:
-        of each such driver the rows, ascending, and the principal components, shape (rows, dimensions), float64.
-    """
-    from sklearn.decomposition import PCA
-
-    clouds = []
-    for value in np.unique(sets[sets >= 0]):
-        rows = np.flatnonzero(sets == value)
-        if FEWEST_CLUSTERED <= len(rows) <= MOST_CLUSTERED:
-            centred = features[rows].astype(np.float32, copy=False)  # a copy already, of these rows
-            centred -= centred.mean(axis=0)
-            centred /= np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-12)
-            if centred.any():  # else all images are alike
-                dimensions = min(CLUSTER_DIMENSIONS, *centred.shape)
-                reduce = PCA(dimensions, svd_solver="randomized", iterated_power=2, random_state=0)
-                clouds.append((rows, np.asarray(reduce.fit_transform(centred), dtype=np.float64)))
-    return clouds

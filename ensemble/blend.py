@@ -103,15 +103,13 @@ def _write(request: Request, result: BlendResult, tables: Mapping[str, Any]) -> 
     """Writes the tables and the submission; returns them by their names in the record."""
     from common.tables import check_submission, write_predictions, write_table
 
-    folder, predictions, nested = request.run / "ensemble", result.predictions, result.nested
+    folder, predictions = request.run / "ensemble", result.predictions
     for name, table in tables.items():
         write_table(folder / f"{name}.csv", table)
     images, test_images = predictions.images["img"], predictions.test_images
-    predicted = {"out_of_fold": (images, nested.final)}
-    predicted["out_of_fold_without_neighbours"] = (images, nested.steps["prior"])
+    predicted = {"out_of_fold": (images, result.nested.final)}
     if len(test_images):
         predicted["test"] = (test_images, result.test)
-        predicted["test_without_neighbours"] = (test_images, result.test_steps["prior"])
     for name, (rows, probabilities) in predicted.items():
         write_predictions(folder / f"{name}.csv", list(rows), probabilities)
     outputs = {f"{name}.csv": folder / f"{name}.csv" for name in (*tables, *predicted)}
@@ -125,7 +123,7 @@ def _write(request: Request, result: BlendResult, tables: Mapping[str, Any]) -> 
 def code_version() -> str:
     """SHA-256 of the sources that decide a blend: another version of them blends again."""
     own = Path(__file__).parent
-    names = "common/metric.py", "preprocessing/same_driver.py", "preprocessing/images.py"
+    names = "common/metric.py", "common/tables.py", "preprocessing/same_driver.py", "preprocessing/images.py"
     others = [own.parent / name for name in names]
     return hashlib.sha256(b"".join(path.read_bytes() for path in [*sorted(own.glob("*.py")), *others])).hexdigest()
 
@@ -188,9 +186,10 @@ def main() -> None:
     if arguments.data is not None or not arguments.predictions:
         sample = required(arguments.data) / SAMPLE_SUBMISSION
     if arguments.labels is not None:
-        from common.tables import read_labels
+        from common.tables import read_labels, read_sample_images
 
-        read_labels(arguments.labels)  # a mistake there is reported before the work, not after it
+        images = None if arguments.predictions else read_sample_images(cast(Path, sample))
+        read_labels(arguments.labels, images, "the test set")  # a mistake is reported before the work
 
     loose = None
     if arguments.predictions:

@@ -19,6 +19,7 @@ from ensemble.calibration import sharpened
 from ensemble.neighbours import Network, Space
 from ensemble.nested import groups_of
 from ensemble.result import Predictions
+from preprocessing.dataset import fingerprint_of_copy
 from preprocessing.folds import read_folds
 
 OF_SAMPLE = "the images of the sample submission"
@@ -45,8 +46,8 @@ class Source:
         """The `stamps` of the inputs; a UserError where one is missing, or is not what its fold run has written."""
         try:
             found = stamps(self.inputs)
-        except FileNotFoundError as error:
-            raise UserError(f"{error.filename}: not found. Correct its name; or train its fold again.") from error
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+            raise UserError(f"{error.filename}: {error.strerror}. Correct its name; or train that fold.") from error
         for name, path in self.inputs.items():
             verified(path, found[name]["sha256"])
         return found
@@ -106,15 +107,13 @@ def run_source(
     inputs += [file for file in features if file.is_file()]
     inputs += [run.fold(name, ALL_DRIVERS) / TEST for name in with_all] if all_drivers != "no" else []
     root = sample.parent
-    there = all((root / folder).is_dir() for folder in (TRAIN_FOLDER, TEST_FOLDER))
 
     def read() -> tuple[Predictions, list[str]]:
         found = read_members(run, members, folds, read_sample_images(sample), all_drivers)
-        if there:
-            rows = zip(found.images["classname"], found.images["img"], strict=True)
-            photographs = tuple(root / TRAIN_FOLDER / classname / img for classname, img in rows)
-            of_test = tuple(root / TEST_FOLDER / img for img in found.test_images)
-            found = replace(found, photographs=photographs, test_photographs=of_test)
+        rows = zip(found.images["classname"], found.images["img"], strict=True)
+        photographs = tuple(root / TRAIN_FOLDER / classname / img for classname, img in rows)
+        of_test = tuple(root / TEST_FOLDER / img for img in found.test_images)
+        found = replace(found, photographs=photographs, test_photographs=of_test)
         remarks = []
         if lacking:
             remarks.append(
@@ -133,7 +132,7 @@ def run_source(
             )
         return found, remarks
 
-    identity = {"members": [as_json(member) for member in every], "photographs": there}
+    identity = {"members": [as_json(member) for member in every], "photographs": fingerprint_of_copy(root)}
     named_inputs = {str(file.relative_to(path)): file for file in inputs} | {SAMPLE_SUBMISSION: sample}
     return Source(identity, named_inputs, True, read)
 
@@ -306,7 +305,7 @@ class LooseTables:
         remarks: list[str] = []
         images = read_labels(self.labels, names, str(self.predictions[0])).reset_index()
         if self.folds is not None:
-            folds, classes = read_folds(self.folds), images.set_index("img")["classname"]
+            folds, classes = read_folds(self.folds, advice=""), images.set_index("img")["classname"]
             kept = folds[folds["img"].isin(names)].reset_index(drop=True)
             require_images(self.predictions[0], classes.to_frame(), pd.Index(kept["img"]), f"images of {self.folds}")
             other = kept.loc[classes.reindex(kept["img"]).to_numpy() != kept["classname"].to_numpy(), "img"]

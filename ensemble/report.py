@@ -249,7 +249,7 @@ def steps_text(options: Options, result: BlendResult) -> str:
     sizes = f"{metric.FEWEST_CLUSTERED} to {metric.MOST_CLUSTERED:,} images"
     clusters = f"none, they do not clearly help out of fold, or no driver has {sizes}"
     if final.clustering:
-        clusters = "of each driver's images of a class, by their outlines, unless the predictions contradict them"
+        clusters = f"of each driver ({sizes}) and class, by their outlines, unless the predictions contradict them"
     elif options.driver_clusters == "no":
         clusters = "off, by --driver-clusters no"
     elif result.recognised is None:

@@ -9,15 +9,15 @@ import pandas as pd
 from threadpoolctl import threadpool_limits
 
 from common.errors import UserError
-from common.metric import accuracy, clouds_of, log_loss, log_loss_per_image
+from common.metric import accuracy, log_loss, log_loss_per_image
 from common.settings import as_json
 from ensemble import Options
 from ensemble.methods import methods_for
 from ensemble.neighbours import Space, graph_of_test, out_of_fold_graphs
 from ensemble.nested import STEPS, Estimate, FinalBlend, NestedCrossValidation, groups_of
-from preprocessing.same_driver import UNKNOWN, Outlines, same_driver
+from preprocessing.same_driver import UNKNOWN, Outlines, clouds_of, same_driver
 
-MOST_UNREADABLE = 0.1  # of the photographs, for drivers to be recognised
+MOST_UNREADABLE = 0.1  # of the photographs out of fold, or of the test set, for drivers to be recognised
 LEVEL = 0.9  # of the prediction interval
 DRAWS, RESAMPLINGS = 2000, 100  # of the bootstrap: of drivers, and of the images of each
 SMALLEST_LOSS = 1e-6  # nats; keeps logarithms finite where a driver has no loss
@@ -140,7 +140,8 @@ def blended(predictions: Predictions, options: Options) -> BlendResult:
             "on. Train another fold."
         )
     groups = groups_of(images["fold"].to_numpy(), drivers)
-    test_drivers = options.test_drivers or max(1, round((test_size or len(images)) * known / len(images)))
+    guess = round((test_size or len(images)) * known / len(images))
+    test_drivers = options.test_drivers or min(max(1, guess), 10_000)  # the most that the option takes
     spaces, names, folds = predictions.spaces, pd.Index(images["img"]), images["fold"].to_numpy()
     asked_for = options.match_prior != "no" or options.driver_clusters != "no"
     recognised = recognised_sets(predictions, groups) if asked_for else None
@@ -196,7 +197,7 @@ def recognised_sets(predictions: Predictions, groups: np.ndarray) -> tuple[np.nd
         return None
     known = same_driver(predictions.photographs, predictions.out_of_fold.mean(axis=0))
     test = same_driver(predictions.test_photographs, predictions.test.mean(axis=0))
-    if (np.concatenate([known, test]) == UNKNOWN).mean() >= MOST_UNREADABLE:
+    if any(len(part) and (part == UNKNOWN).mean() >= MOST_UNREADABLE for part in (known, test)):
         return None
     sets = np.unique(np.stack([groups, known]), axis=1, return_inverse=True)[1]
     return np.where(known == UNKNOWN, UNKNOWN - groups, sets), test

@@ -159,8 +159,13 @@ def job_disk(architecture: Architecture, images: float) -> float:
 def job_memory(architecture: Architecture, recipe: Recipe) -> int:
     """Bytes of one job's process."""
     pixels = recipe.image_size.height * recipe.image_size.width
-    batch = max(recipe.batch_size, 64 / TRAINING_COST) * pixels * BYTES_PER_PIXEL_OF_BATCH
+    batch = max(recipe.batch_size * with_test_images(recipe), 64 / TRAINING_COST) * pixels * BYTES_PER_PIXEL_OF_BATCH
     return int(BASE_MEMORY + 6 * architecture.weight_bytes + batch)
+
+
+def with_test_images(recipe: Recipe) -> float:
+    """Images of a training step for each labelled one: with pseudo-labels, test images are beside them."""
+    return 1 + (1 / recipe.pseudo_ratio if recipe.pseudo_labels else 0)
 
 
 def job_seconds(
@@ -172,6 +177,7 @@ def job_seconds(
     training = train_images - held_out
     if recipe.train_images:
         training = min(training, recipe.train_images)
+    training *= with_test_images(recipe)
     epochs = recipe.epochs + recipe.head_epochs
     passes = epochs * (TRAINING_COST * training + held_out) + training + 2 * held_out + test_images
     passes += recipe.tta * (held_out + test_images)

@@ -101,8 +101,10 @@ def train_and_blend(plan: Plan, dataset: "Dataset", folds: "pd.DataFrame", jobs:
             left = folds_left(plan)
             if any(left[model.name] for model in first):
                 say("the second round was not started: it learns from the first, which is not finished")
-            elif {model.name for model in second if left[model.name]} - {job.model for job in jobs}:  # not tried yet
-                train.run_jobs(plan, train.training_jobs(plan, dataset, folds, second))
+            elif not any(left[job.model] for job in jobs):  # else they were tried just now
+                jobs = train.training_jobs(plan, dataset, folds, second)  # checks those that are finished
+                if jobs:
+                    train.run_jobs(plan, jobs)
         try:
             blend(plan)
             return

@@ -66,11 +66,12 @@ def _check_training_parts(where: object, table: "pd.DataFrame") -> None:
             )
 
 
-def read_folds(path: Path, train: "pd.DataFrame | None" = None) -> "pd.DataFrame":
+def read_folds(path: Path, train: "pd.DataFrame | None" = None, advice: str = ADVICE) -> "pd.DataFrame":
     """Reads a fold table, img, subject, classname, fold (int64), in the file's order, and checks it for leaks.
 
     Args:
         train: if given, the table must have exactly these images, with the same drivers and classes.
+        advice: the end of the message about a malformed one.
     """
     if not path.exists():
         raise UserError(f"{path}: no such fold table. Make it: python -m preprocessing.folds --run NAME")
@@ -83,7 +84,7 @@ def read_folds(path: Path, train: "pd.DataFrame | None" = None) -> "pd.DataFrame
             )
         table = _checked(path, table[COLUMNS])
     except UserError as error:
-        raise UserError(f"{error} {ADVICE}") from None
+        raise UserError(f"{error} {advice}".rstrip()) from None
     if train is None:
         return table
     own, other = ({tuple(row) for row in frame[COLUMNS[:3]].to_numpy()} for frame in (table, train))

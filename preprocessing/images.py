@@ -283,11 +283,6 @@ class ImageStore:
     def __len__(self) -> int:
         return len(self.paths)
 
-    @property
-    def bytes(self) -> int:
-        """Size of all decoded images."""
-        return len(self) * math.prod(self.shape)
-
     def prepare(self, workers: int, say: Callable[[str], None] = print, keep: Sequence["ImageStore"] = ()) -> None:
         """Makes the missing blocks; says so where they do not fit in the cache. The stores to `keep` make no room."""
         blocks = {self._block_path(number): number for number in range(-(-len(self) // BLOCK))}
@@ -295,7 +290,7 @@ class ImageStore:
         needed = len(missing) * BLOCK * math.prod(self.shape)
         if missing and not make_room(self.folder, needed, self.limit, [store.folder for store in keep]):
             say(
-                f"note: decoded images would take {self.bytes / 2**30:.1f} GiB, more than the cache may hold "
+                f"note: decoded images would take {needed / 2**30:.1f} GiB, more than the cache may hold "
                 "(--cache-limit) or the disk has free: decoding them again in each epoch instead, which is slower."
             )
             return

@@ -17,13 +17,13 @@ import numpy as np
 
 from common.environment import cores
 from common.errors import UserError
-from common.metric import FEWEST_IMAGES
+from common.metric import CLUSTER_DIMENSIONS, FEWEST_CLUSTERED, FEWEST_IMAGES, MOST_CLUSTERED, Cloud
 from common.settings import ImageSize
 from preprocessing.images import ImageStore, fitted, read_image
 
 SIZE, SIZE_OF_OUTLINES = ImageSize(12, 16), ImageSize(96, 128)
 DIMENSIONS = 32  # principal components of the pixels
-SAMPLE = 6_000  # images that the groups are found in; the others go to the nearest mean
+SAMPLE = 10_000  # images that the groups are found in; the others go to the nearest mean
 CHUNK = 8_192  # images that are compared at a time
 MOST_INFORMATION = 0.05  # of the behaviours that may lie in a division, as a share of what there is; see `_information`
 UNKNOWN = -1
@@ -103,6 +103,32 @@ class Outlines:
     def _outline(self, row: int) -> np.ndarray:
         grey = cv2.cvtColor(fitted(self.read(row), SIZE_OF_OUTLINES), cv2.COLOR_RGB2GRAY).astype(np.float32)
         return np.sqrt(np.hypot(cv2.Sobel(grey, -1, 1, 0), cv2.Sobel(grey, -1, 0, 1))).ravel()
+
+
+def clouds_of(features: "Outlines | np.ndarray", sets: np.ndarray) -> list[Cloud]:
+    """The features of each driver with `FEWEST_CLUSTERED` to `MOST_CLUSTERED` images, in few dimensions.
+
+    Args:
+        features: of the images, read driver by driver; they are centred and brought to length 1.
+        sets: shape (images,): images of one value show one driver; below 0, nobody knows whom.
+
+    Returns:
+        of each such driver the rows, ascending, and the principal components, shape (rows, dimensions), float64.
+    """
+    from sklearn.decomposition import PCA
+
+    clouds = []
+    for value in np.unique(sets[sets >= 0]):
+        rows = np.flatnonzero(sets == value)
+        if FEWEST_CLUSTERED <= len(rows) <= MOST_CLUSTERED:
+            centred = features[rows].astype(np.float32, copy=False)  # a copy already, of these rows
+            centred -= centred.mean(axis=0)
+            centred /= np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-12)
+            if centred.any():  # else all images are alike
+                dimensions = min(CLUSTER_DIMENSIONS, *centred.shape)
+                reduce = PCA(dimensions, svd_solver="randomized", iterated_power=2, random_state=0)
+                clouds.append((rows, np.asarray(reduce.fit_transform(centred), dtype=np.float64)))
+    return clouds
 
 
 def _parts(points: np.ndarray, predictions: np.ndarray) -> list[list[int]]:

@@ -143,6 +143,10 @@ def _context(request: Request, prefix: str) -> dict[str, Any]:
     sets = {name: table for name, table in SETS.items() if table in tables}
     size = f"{record['images']:,} images of {record['drivers']} drivers out of fold, {record['test_images']:,} test"
     blend_options = {name: value for name, value in record["options"].items() if value != getattr(Options(), name)}
+    if "members" in record and {*record["weights"]} != {*run.models()}:
+        blend_options["models"] = " ".join(record["weights"])
+    if any(remark.startswith("INCOMPLETE") for remark in record["remarks"]):
+        blend_options["allow_missing"] = True
     submissions = [stamp | {"path": path} for path, stamp in record["outputs"].items() if Path(path).is_absolute()]
     context: dict[str, Any] = {
         "run": run.name,

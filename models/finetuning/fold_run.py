@@ -234,7 +234,7 @@ def pseudo_settings(tables: Sequence[Path]) -> dict[str, Any]:
     """What config.json says of the tables that pseudo-labels are made of; nothing without any."""
     if not tables:
         return {}
-    sums = "".join(sha256_of(path) for path in tables)
+    sums = "".join(sha256_of(run_folder.verified(path)) for path in tables)
     models = sorted({path.parts[-3] for path in tables})
     return {PSEUDO_MODELS: models, PSEUDO_SHA256: hashlib.sha256(sums.encode()).hexdigest()}
 

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from common.metric import accuracy, clouds_of, clustered_logarithms, log_loss, log_loss_per_image
+from common.metric import accuracy, clustered_logarithms, log_loss, log_loss_per_image
+from preprocessing.same_driver import clouds_of
 
 ROWS = np.array([(0.5, 0.5), (0.1, 0.9), (0.01, 0.99), (0.9, 0.1), (0.75, 0.25), (0.001, 0.999)])
 LABELS = np.array([0, 0, 0, 1, 1, 1])

@@ -5,11 +5,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.metric import clouds_of, log_loss
+from common.metric import log_loss
 from ensemble.calibration import CLIPS, clip, fit_calibration, fit_clustering, fit_prior, mean_entropy, sharpened
 from ensemble.methods import METHODS, OBJECTIVES, POOLS, Blend, fitted_weights
 from ensemble.nested import NestedCrossValidation
 from ensemble.report import reliabilities
+from preprocessing.same_driver import clouds_of
 from tests.ensemble.conftest import SEEDS, informed, labels_of, predictions
 
 POOL_NAMES = st.sampled_from(sorted(OBJECTIVES))  # of those whose weights are fitted

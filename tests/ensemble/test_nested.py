@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 
-from common.metric import clouds_of, clustered_logarithms, paired_difference
+from common.metric import clustered_logarithms, paired_difference
 from ensemble.methods import METHODS, Method, methods_for
 from ensemble.neighbours import nearest
 from ensemble.nested import NestedCrossValidation, groups_of
 from ensemble.result import expected_loss, place_among_published
+from preprocessing.same_driver import clouds_of
 from tests.ensemble.conftest import labels_of, predictions
 from tests.ensemble.test_neighbours import unit
 

@@ -11,7 +11,7 @@ import pytest
 
 from common.errors import UserError
 from common.files import sha256_of
-from common.run_folder import ALL_DRIVERS, RunFolder
+from common.run_folder import ALL_DRIVERS, CorruptedOutputError, RunFolder
 from common.settings import ImageSize
 from common.tables import geometric_mean, read_predictions, write_predictions
 from models.finetuning import architecture as zoo
@@ -71,6 +71,9 @@ def test_a_fold_reads_its_own_fold_of_every_model_in_log_space_and_notices_other
         write_fold(runs / "first", "vgg16", fold, 99)
         after = learner(runs, 1).settings(IMAGES)
         assert {name for name in before if before[name] != after[name]} == changes
+    tables[0].write_bytes(tables[0].read_bytes()[:-3])
+    with pytest.raises(CorruptedOutputError, match=r"mobilenet/fold_1/test\.csv is corrupted"):
+        learner(runs, 1).settings(IMAGES)
 
 
 def test_a_table_of_other_folds_than_its_run_has_now_is_refused(runs: Path) -> None:

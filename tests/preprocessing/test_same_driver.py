@@ -9,9 +9,9 @@ import pytest
 from sklearn.metrics import homogeneity_score
 
 from common.competition import CLASSES, DRIVER_LIST, TRAIN_FOLDER
-from common.metric import accuracy, clouds_of, clustered_logarithms
+from common.metric import accuracy, clustered_logarithms
 from preprocessing.demo import DemoSettings, render_demo
-from preprocessing.same_driver import UNKNOWN, Outlines, same_driver
+from preprocessing.same_driver import UNKNOWN, Outlines, clouds_of, same_driver
 from tests.trees import scene, write_noisy
 
 SAMPLE = os.environ.get("STATEFARM_SAMPLE")

@@ -223,6 +223,8 @@ def test_runs_side_by_side_have_the_same_parts(finished: SmallRun, tmp_path: Pat
 
 
 def test_one_model_of_one_fold_without_features(copy: SmallRun) -> None:
+    blend(copy, "vgg16")
+    assert "python -m ensemble.blend --run trial --data DIR --models vgg16\n" in report(copy).text
     for name in ("resnet50", "inception_v3", "vgg16/fold_1", "vgg16/fold_2"):
         shutil.rmtree(copy.run / name)
     for name in ("out_of_fold_features.npy", "test_features.npy", "history.csv"):
@@ -232,6 +234,7 @@ def test_one_model_of_one_fold_without_features(copy: SmallRun) -> None:
     page = report(copy)
     for words in ("vgg16: fold 1, 2 not finished", "Not measured", "No model of this run trains in epochs", "1 model,"):
         assert words in page.text
+    assert "python -m ensemble.blend --run trial --data DIR --allow-missing" in page.text
 
 
 @pytest.mark.slow

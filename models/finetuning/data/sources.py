@@ -13,7 +13,7 @@ import pandas as pd
 from common.competition import CLASSES, NUMBER_OF_CLASSES
 from common.environment import LESS_MEMORY
 from common.errors import UserError, named, progress_bar
-from common.metric import clouds_of, clustered_logarithms, floored, matched_logarithms, smoothed_prior
+from common.metric import clustered_logarithms, floored, matched_logarithms, smoothed_prior
 from common.run_folder import ALL_DRIVERS, verified
 from common.tables import geometric_mean, read_predictions
 from models.finetuning import runtime
@@ -22,7 +22,7 @@ from models.finetuning.network.network import Network
 from preprocessing.batches import Augmented, plain_batches, training_batches
 from preprocessing.dataset import Dataset
 from preprocessing.images import ImageStore, Rows
-from preprocessing.same_driver import SIZE, Outlines, same_driver
+from preprocessing.same_driver import SIZE, SIZE_OF_OUTLINES, Outlines, clouds_of, same_driver
 from preprocessing.settings import WHOLE, Augmentation
 
 # A quarter where the process before ran out of memory: features and predictions are rounded differently, no more.
@@ -129,15 +129,17 @@ def with_pseudo_labels(
         return labelled
     images = [img for img in dataset.test if img not in dataset.broken_test]
     soft = soft_targets(tables, images)
-    if recipe.pseudo_prior:  # nearer to training's mix, for each driver of the test set
-        store, whole = test.images, test.images.crop == WHOLE
+    if recipe.pseudo_prior or recipe.pseudo_clusters:
+        store, matched = test.images, np.log(floored(soft))
+        stored = store.crop == WHOLE and store.size.width >= SIZE_OF_OUTLINES.width
         small = ImageStore(store.paths, SIZE, store.folder.parents[1], dataset.fingerprint, store.limit)
         small.prepare(test.workers, keep=[labelled.images, store])  # once for all folds
         sets = same_driver(store.paths, soft, test.workers, small)
-        prior = smoothed_prior(data.labels[data.training], soft.shape[1])
-        matched = matched_logarithms(np.log(floored(soft)), prior, PRIOR_STRENGTH, sets)
+        if recipe.pseudo_prior:  # nearer to training's mix, for each driver of the test set
+            prior = smoothed_prior(data.labels[data.training], soft.shape[1])
+            matched = matched_logarithms(matched, prior, PRIOR_STRENGTH, sets)
         if recipe.pseudo_clusters:
-            outlines = Outlines(store.read, test.workers) if whole else Outlines.of(store.paths, test.workers)
+            outlines = Outlines(store.read, test.workers) if stored else Outlines.of(store.paths, test.workers)
             matched = clustered_logarithms(matched, clouds_of(outlines, sets))
         soft = np.exp(matched).astype(np.float32)
     return WithPseudoLabels(labelled, test, soft, recipe.pseudo_ratio)
