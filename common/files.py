@@ -55,7 +55,7 @@ def folder_written_whole(path: Path) -> Iterator[Path]:
 
     `path` may be an empty folder; one with something in it is a UserError, as is a disk that cannot be written to.
     """
-    path = Path(path)
+    path = Path(path).resolve() if Path(path).is_symlink() else Path(path)
     with _temporary(path) as temporary:
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise UserError(f"{path} is there already. Choose another place, or move it away first.")

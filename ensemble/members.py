@@ -161,12 +161,13 @@ def lacks(run: RunFolder, member: Member, folds: Sequence[int]) -> str:
 
 def command_for(run: RunFolder, model: str, folds: Sequence[int]) -> str:
     """The command that trains these folds of a model."""
-    path, fold = run.job_file(model), " ".join(map(str, folds))
+    path, together = run.job_file(model), " ".join(map(str, folds))
     if not path.is_file():
-        return f"python models/{model}.py --run {run.name} --runs {run.path.parent} --fold {fold}"
+        return f"python models/{model}.py --run {run.name} --runs {run.path.parent} --fold {together}"
     job = read_record(path)
-    script = "bottleneck" if job.get("classifies_features") else job.get("architecture", model)
-    return f"python models/{script}.py --config {path} --fold {fold}"
+    if job.get("classifies_features"):
+        return f"python models/bottleneck.py --config {path} --fold {together}"
+    return "; ".join(f"python models/{job.get('architecture', model)}.py --config {path} --fold {one}" for one in folds)
 
 
 def check_folds(run: RunFolder, members: Sequence[Member]) -> None:

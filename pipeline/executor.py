@@ -127,6 +127,8 @@ class Executor(ABC):
                 status = self.status(one.handle)
                 end(slot, "finished" if status == 0 else "stopped", status)
 
+        for each in waiting:  # memory is looked at before any job takes some
+            self.slots_for(each)
         try:
             while True:
                 over = any(result.status in (USER_ERROR, STOPPED) for result in results)

@@ -81,10 +81,14 @@ def find_devices() -> list[Device]:
     except (OSError, subprocess.SubprocessError):
         return []
     rows = [[part.strip() for part in line.split(",", 2)] for line in listed.splitlines() if line.count(",") >= 2]
-    kinds = {name: row[2] for row in rows for name in row[:2]}
     visible = os.environ.get(VISIBLE)
     names = [row[0] for row in rows] if visible is None else [name.strip() for name in visible.split(",")]
-    found = [Device(name, kinds[name]) for name in names if name in kinds]
+
+    def kind(name: str) -> str:  # a UUID may be shortened, or that of a part of a GPU
+        own = (row[2] for row in rows if name == row[0] or row[1].startswith(name) or name.startswith("MIG-"))
+        return next(own, "") if name else ""
+
+    found = [Device(name, kind(name)) for name in names if kind(name)]
     return found if found and _is_usable(found[0].kind) else []
 
 

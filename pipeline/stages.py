@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from common.competition import SAMPLE_SUBMISSION
-from common.errors import NOTHING_FINISHED, UserError, say
+from common.errors import NOTHING_FINISHED, UserError, named, say
 from common.run_folder import CorruptedOutputError
 from pipeline import resources, train
 from pipeline.jobs import Job
@@ -151,6 +151,8 @@ def _blendable(plan: Plan, models: Sequence[str]) -> list[str]:
     folds = {name: {one.fold for one in plan.run.finished([name]) if isinstance(one.fold, int)} for name in models}
     counts = Counter(fold for own in folds.values() for fold in sorted(own))
     if not counts:
+        if failed := [f"{one.path}: {why}" for one in plan.run.fold_folders(models) if (why := one.failure())]:
+            raise UserError(f"no fold is finished, and not for lack of time: {named(failed)}")
         if any(folder.has_outputs() for folder in plan.run.fold_folders(models)):
             say("nothing is finished yet, and nothing went wrong. The same command resumes.")
             sys.exit(NOTHING_FINISHED)

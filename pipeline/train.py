@@ -162,8 +162,16 @@ def planned(plan: Plan, jobs: Sequence[Job], executor: Executor | None = None) -
     executor = executor or make_executor(plan)
     slots = max([executor.slots_for(job) for job in jobs], default=1)
     names = [executor.slot_name(jobs[0], slot) for slot in range(slots)] if jobs else ["CPU"]
-    deadline = plan.deadline
-    entries, left_out = schedule.timetable(jobs, executor.durations, slots, deadline.left if deadline else None)
+    deadline, later = plan.deadline, [model.name for model in plan.rounds[1]]
+    left = deadline.left if deadline else None
+    first, again = [[job for job in jobs if (job.model in later) == second] for second in (False, True)]
+    entries, left_out = schedule.timetable(first, executor.durations, slots, left)
+    if left_out:
+        left_out += again  # a second round is only started when the first is finished
+    else:
+        begins = max([one.ends for one in entries], default=0.0)
+        more, left_out = schedule.timetable(again, executor.durations, slots, None if left is None else left - begins)
+        entries += [one._replace(starts=begins + one.starts, ends=begins + one.ends) for one in more]
     if deadline is None:
         return schedule.described(entries, left_out, names)
     ends = deadline.passed + max([entry.ends for entry in entries], default=0.0)

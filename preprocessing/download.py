@@ -34,6 +34,7 @@ class DamagedArchiveError(UserError):
 
 def download(out: Path, archive: Path | None = None) -> None:
     """Downloads, if no `archive` is given, and unpacks into `out`, which appears complete or not at all."""
+    out = out.resolve() if out.is_symlink() else out  # the archive, too, goes to where the link leads
     with locked(out.parent / f".{out.name}.lock", f"{out} is being filled", wait=True):
         if out.is_dir() and not missing_parts(out):
             print(f"{out}: the data is there already. Check it: python -m preprocessing.check --data {out}")

@@ -107,7 +107,7 @@ class Bottleneck:
 
     def network_recipe(self) -> Recipe:
         """The recipe of the network that gives these features and whose head holds the classifier."""
-        return _replaced(Recipe(dropout=0.0, trainable="head"), vars(self))
+        return _replaced(Recipe(dropout=0.0, trainable="head", epochs=0), vars(self))
 
 
 SCRATCH: Mapping[str, Any] = {

@@ -119,6 +119,8 @@ class FoldRun:
         path = self.run.job_file(self.model_name)
         content: dict[str, Any] = {name: getattr(self, name) for name in _PLAIN}
         content |= {"data": str(self.data.resolve()), "cache": str(self.cache.resolve())}
+        if self.weights not in ("none", "imagenet"):
+            content["weights"] = str(Path(self.weights).resolve())
         content |= {"architecture": self.architecture.name, "classifies_features": self.script == "bottleneck"}
         content |= {"recipe": as_json(self.recipe), "augmentation": as_json(self.augmentation or Augmentation())}
         write_json(path, content)
@@ -215,11 +217,12 @@ def find_tables(folder: FoldFolder, source: str) -> list[Path]:
             "here. Take a run of the same data and the same --folds."
         )
     found = [one for one in earlier.finished(wanted) if folder.fold in (ALL_DRIVERS, one.fold)]
-    if not found:
+    lacking = sorted({*wanted} - {one.model for one in found})
+    if lacking or not found:
         there = [f"{one.model}/{one.path.name}" for one in earlier.finished()]
+        expected = earlier.fold(lacking[0] if lacking else "MODEL", folder.fold).path
         raise UserError(
-            f"{option}: expected a finished {earlier.fold(models or 'MODEL', folder.fold).path}, found "
-            f"{named(there, 5) or 'nothing finished'}. Train it first."
+            f"{option}: expected a finished {expected}, found {named(there, 5) or 'nothing finished'}. Train it first."
         )
     for one in found:
         if one.has_other_folds(folds_sha256):

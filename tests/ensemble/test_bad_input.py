@@ -8,6 +8,7 @@ import pytest
 
 from common.errors import UserError
 from common.files import sha256_of
+from common.run_folder import RunFolder
 from common.tables import read_sample_images, write_predictions
 from ensemble import submit
 from ensemble.blend import Request, blend_run
@@ -31,6 +32,10 @@ def test_missing_folds_are_named(small) -> None:
     message = refused(small)
     assert "vgg16 lacks fold 1, 2: python models/vgg16.py --run trial" in message
     assert "--allow-missing" in message and "resnet50" not in message
+    path = RunFolder(small.run).job_file("vgg16")
+    path.write_text('{"architecture": "vgg16"}')
+    start = f"python models/vgg16.py --config {path} --fold"
+    assert f"vgg16 lacks fold 1, 2: {start} 1; {start} 2." in refused(small), "a process trains one fold"
 
 
 def test_nothing_to_blend(small) -> None:

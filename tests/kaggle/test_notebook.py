@@ -1,4 +1,4 @@
-"""The notebook: what its script writes, and run from its first cell to its last as Jupyter runs it."""
+"""The notebook: its code compiles, and runs from its first cell to its last as Jupyter runs it."""
 
 import importlib.util
 import json
@@ -13,9 +13,7 @@ from tools.kaggle import bundled_files
 NOTEBOOK = REPOSITORY / "kaggle" / "statefarm.ipynb"
 
 
-def test_it_is_what_its_script_writes(tmp_path: Path) -> None:
-    assert run_python("kaggle/notebook.py", tmp_path / "made.ipynb").returncode == 0
-    assert NOTEBOOK.read_bytes() == (tmp_path / "made.ipynb").read_bytes(), "run: python kaggle/notebook.py"
+def test_its_code_compiles_and_it_holds_no_outputs() -> None:
     for cell in json.loads(NOTEBOOK.read_text())["cells"]:
         if cell["cell_type"] == "code":
             compile("".join(cell["source"]), cell["id"], "exec")

@@ -109,6 +109,8 @@ def test_why_a_fold_failed_is_kept(finished: FoldRun, error: Callable[[], Except
 def test_its_configuration_file_gives_the_same_fold_run(finished: FoldRun) -> None:
     odd = dataclasses.replace(finished, threads=3, log_to=("mlflow",), cache=finished.cache.resolve(), fold=2)
     assert fold_run.load(odd.save(), 2) == odd
+    typed = dataclasses.replace(odd, weights="w")
+    assert fold_run.load(typed.save(), 2).weights == str(Path("w").resolve()), "the job starts in another folder"
     recipe = Bottleneck(classifier="svm", regularisation=0.5)
     classifier = dataclasses.replace(odd, model_name="svm", recipe=recipe, augmentation=None)
     assert fold_run.load(classifier.save(), 2) == classifier

@@ -91,6 +91,7 @@ def test_a_table_of_other_folds_than_its_run_has_now_is_refused(runs: Path) -> N
         ("third", "is no run"),
         ("../first", "expected letters"),
         ("first/vgg19", "expected a finished .*fold_0, found mobilenet/fold_0"),
+        ("first/vgg16,mobilnet", "expected a finished .*mobilnet/fold_0, found mobilenet/fold_0"),
         ("second", "that is this run itself"),
         ("second/mine", "that is this run itself"),
     ],

@@ -125,7 +125,7 @@ def test_gpus_are_those_that_the_driver_lists_the_user_leaves_and_the_backend_fi
     monkeypatch.setattr(resources, "_gpu_precision", lambda: "mixed_float16")
     resources._is_usable.cache_clear()
     assert [device.name for device in find_devices()] == ["0", "1"]
-    for visible, found in (("1", ["1"]), ("GPU-bb", ["GPU-bb"]), ("", []), ("-1", [])):
+    for visible, found in (("1", ["1"]), ("GPU-b", ["GPU-b"]), ("MIG-1", ["MIG-1"]), ("", []), ("-1", [])):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
         assert [device.name for device in find_devices()] == found
     assert resources.resolve_precision("auto", [Device("0", "Tesla T4")]) == "mixed_float16"

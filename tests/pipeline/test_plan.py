@@ -34,6 +34,9 @@ def test_a_dry_run_of_two_rounds_prints_the_timetable_and_writes_no_run(
     for words in ("disk", "memory", "time", *jobs, "nothing was started"):
         assert words in done.stderr
     assert "mobilenet_v2_round2" not in done.stderr
+    times = [line.split() for line in done.stderr.splitlines() if ", fold " in line]
+    first = max(ends for _, ends, *rest in times if "round2" not in str(rest))
+    assert first == min(starts for starts, _, *rest in times if "round2" in str(rest)), "it waits for all of the first"
     assert "mobilenet_round2, fold 0" in pipeline(*options, "--models", "mobilenet").stderr
     assert not (tmp_path / "runs" / "strong").exists()
 

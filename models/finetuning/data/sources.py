@@ -47,6 +47,7 @@ def stores(
     recipe: Any, dataset: Dataset, folds: pd.DataFrame, cache: Path, limit: int
 ) -> tuple[ImageStore, ImageStore]:
     """The labelled and the readable test images at the recipe's size and crop, nothing decoded yet."""
+    dataset = dataclasses.replace(dataset, root=dataset.root.resolve())  # one cache, whatever the path that was typed
     labelled = [dataset.train_path(row.img, row.classname) for row in folds.itertuples()]
     test = [dataset.test_path(img) for img in dataset.test if img not in dataset.broken_test]
     how = recipe.image_size, cache, dataset.fingerprint, limit, recipe.crop
