@@ -11,14 +11,14 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import confusion_matrix
 
-from common import metric
 from common.competition import CLASS_NAMES, CLASSES, COMPLETE_TRAIN_IMAGES
 from common.files import read_json
-from common.metric import accuracy, log_loss, log_loss_per_image, paired_difference
+from common.metric import FEWEST_CLUSTERED, accuracy, log_loss, log_loss_per_image, paired_difference
 from common.tables import class_numbers, read_labels, read_predictions
 from ensemble import Options
 from ensemble.calibration import clip, clipped_losses
 from ensemble.result import PUBLISHED, TEAMS, BlendResult, place_among_published
+from preprocessing.same_driver import MOST_CLUSTERED
 
 FITTED, NESTED, FINAL = "blend, fitted", "blend, nested", "blend, with all steps"
 COSTLIEST = 30
@@ -246,7 +246,7 @@ def steps_text(options: Options, result: BlendResult) -> str:
         neighbours = "off, by --no-neighbours"
     elif not result.predictions.spaces:
         neighbours = "none, no model has features of all images"
-    sizes = f"{metric.FEWEST_CLUSTERED} to {metric.MOST_CLUSTERED:,} images"
+    sizes = f"{FEWEST_CLUSTERED} to {MOST_CLUSTERED:,} images"
     clusters = f"none, they do not clearly help out of fold, or no driver has {sizes}"
     if final.clustering:
         clusters = f"of each driver ({sizes}) and class, by their outlines, unless the predictions contradict them"

@@ -126,20 +126,18 @@ class Plan:
 
     def needs(self, left: Mapping[str, Collection[int | str]]) -> Needs:
         """Estimates for the folds that are left of each model."""
-        seconds, disk, (train_images, test_images) = 20.0, 0.0, self.counts()
+        seconds, disk, memory, (train_images, test_images) = 20.0, 0.0, 0, self.counts()
         for model in self.models:
             architecture, folds = model.work.architecture, len(left[model.name])
             jobs = min(folds, 1) if model.work.script == "bottleneck" else folds  # its folds share one pass
             seconds += jobs * self.seconds(model, train_images, test_images, self.rate)
             disk += folds * resources.job_disk(architecture, test_images + train_images / self.number_of_folds)
             disk += 4 * architecture.weight_bytes
+            if folds:
+                at_a_time = self.jobs or environment.at_a_time(model.side_by_side, model.memory)
+                memory = max(memory, model.memory * min(at_a_time, sum(map(len, left.values()))))
         sizes = {(model.recipe.image_size, model.recipe.crop) for model in self.models}
         cache = sum(3 * size.height * size.width * (train_images + test_images) for size, _ in sizes)
-        jobs, memory = sum(map(len, left.values())), 0
-        for model in self.models:
-            if left[model.name]:
-                at_a_time = self.jobs or environment.at_a_time(model.side_by_side, model.memory)
-                memory = max(memory, model.memory * min(at_a_time, jobs))
         return Needs(int(disk), cache, memory, seconds)
 
     def seconds(self, model: Model, train_images: int, test_images: int, rate: float) -> float:

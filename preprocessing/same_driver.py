@@ -17,7 +17,7 @@ import numpy as np
 
 from common.environment import cores
 from common.errors import UserError
-from common.metric import CLUSTER_DIMENSIONS, FEWEST_CLUSTERED, FEWEST_IMAGES, MOST_CLUSTERED, Cloud
+from common.metric import FEWEST_CLUSTERED, FEWEST_IMAGES, Cloud
 from common.settings import ImageSize
 from preprocessing.images import ImageStore, fitted, read_image
 
@@ -26,6 +26,8 @@ DIMENSIONS = 32  # principal components of the pixels
 SAMPLE = 10_000  # images that the groups are found in; the others go to the nearest mean
 CHUNK = 8_192  # images that are compared at a time
 MOST_INFORMATION = 0.05  # of the behaviours that may lie in a division, as a share of what there is; see `_information`
+MOST_CLUSTERED = 5_000  # images of a group: more are hardly one driver, and their outlines would take 250 MB or more
+CLUSTER_DIMENSIONS = 32  # principal components of the outlines
 UNKNOWN = -1
 
 

@@ -237,9 +237,11 @@ def pseudo_settings(tables: Sequence[Path]) -> dict[str, Any]:
     """What config.json says of the tables that pseudo-labels are made of; nothing without any."""
     if not tables:
         return {}
-    sums = "".join(sha256_of(run_folder.verified(path)) for path in tables)
+    sums = {path: sha256_of(path) for path in tables}
+    for path, own in sums.items():
+        run_folder.verified(path, own)
     models = sorted({path.parts[-3] for path in tables})
-    return {PSEUDO_MODELS: models, PSEUDO_SHA256: hashlib.sha256(sums.encode()).hexdigest()}
+    return {PSEUDO_MODELS: models, PSEUDO_SHA256: hashlib.sha256("".join(sums.values()).encode()).hexdigest()}
 
 
 def require_same_models(settings: Mapping[int | str, dict[str, Any]]) -> None:
